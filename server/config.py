@@ -1,0 +1,318 @@
+"""The settings: every key with its type, unit, range and default. ``config_check`` reads them from a file."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema, WrapValidator
+from pydantic_core import PydanticCustomError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from pydantic import ValidatorFunctionWrapHandler as Inner
+
+YEAR = 31_536_000.0  # the longest time: event loops overflow on timers far beyond it
+BILLION = 1_000_000_000
+TERABYTE = 1 << 40
+
+
+# Types. Each says in one phrase what it wants; that phrase is the message for every way of getting it wrong.
+
+
+def _wants(wanted: str, test: Callable[[Any], Any] = lambda value: value) -> WrapValidator:
+    """Replace every failure of the type before it, and of ``test``, by the phrase ``wanted``."""
+
+    def validate(value: object, inner: Inner) -> object:
+        try:
+            return test(inner(value))
+        except ValueError:
+            raise PydanticCustomError("wanted", "{wanted}", {"wanted": wanted}) from None
+
+    return WrapValidator(validate)
+
+
+def _like(pattern: str, wanted: str) -> WrapValidator:
+    def test(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError
+        return value
+
+    return _wants(wanted, test)
+
+
+def _url(value: str) -> str:
+    """Return an http(s) URL without its trailing slash."""
+    url = urlsplit(value)  # raises ValueError itself on a bad IPv6 host; `port` does on a bad port
+    if not re.fullmatch(r"(?i)https?://[!-~]+", value) or not url.hostname or url.port == 0 or set("?#") & set(value):
+        raise ValueError
+    return value.rstrip("/")
+
+
+def _base_url(value: str) -> str:
+    if "@" in value or (url := _url(value)).endswith("/chat/completions"):
+        raise ValueError
+    return url
+
+
+def _host(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", value):
+        ipaddress.ip_address(value)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One place to send a request to: an upstream's name, and its model or None to keep the client's name."""
+
+    upstream: str
+    model: str | None
+
+    @classmethod
+    def parse(cls, text: object) -> Self:
+        """Read ``"upstream/model"`` or ``"upstream/*"``; raise ValueError for anything else."""
+        if isinstance(text, cls):
+            return text
+        if not isinstance(text, str) or not re.fullmatch(r"[!-.0-~]+/[!-~]+", text):
+            raise ValueError
+        upstream, _, model = text.partition("/")
+        return cls(upstream, None if model == "*" else model)
+
+    def __str__(self) -> str:
+        return f"{self.upstream}/{self.model or '*'}"
+
+
+def _whole(low: int, high: int, unit: str) -> tuple[Any, Any]:
+    return Field(ge=low, le=high), _wants(f"a whole number from {low} to {high}{unit}")
+
+
+Port = Annotated[int, *_whole(0, 65535, " (a port; 0: any free one)")]
+Count = Annotated[int, *_whole(1, BILLION, "")]
+Times = Annotated[int, *_whole(0, 1000, "")]
+Bytes = Annotated[int, *_whole(1, TERABYTE, " (bytes)")]
+BufferBytes = Annotated[int, *_whole(1024, 1 << 30, " (bytes)")]
+Seconds = Annotated[float, Field(gt=0, le=YEAR), _wants("seconds above 0, at most a year")]
+SecondsOrZero = Annotated[float, Field(ge=0, le=YEAR), _wants("seconds from 0, at most a year")]
+Flag = Annotated[bool, _wants("true or false")]
+Text = Annotated[str, _like(r"[^\x00-\x1f\x7f]+", "text, not empty, without control characters")]
+Name = Annotated[str, _like(r"[!-.0-~]+", 'a name: visible ASCII without spaces and "/"')]
+ModelName = Annotated[str, _like(r"[!-~]+", 'a model name without spaces, or "*"')]
+Entry = Annotated[str, _like(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", '"module:function"')]
+FunctionName = Annotated[str, _like(r"[A-Za-z0-9_-]{1,64}", "a function name: 1 to 64 letters, digits, _ and -")]
+Variable = Annotated[str, _like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
+HeaderName = Annotated[str, _like(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "an HTTP header name")]
+HeaderValue = Annotated[str, _like(r"[ -~]*", "printable ASCII")]
+Sha256 = Annotated[str, _like(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits, the SHA-256 of the token")]
+Host = Annotated[str, _wants("an IP address or a host name, without brackets and port", _host)]
+Origin = Annotated[str, _like(r"\*|https?://[A-Za-z0-9.\[\]:-]+", '"https://host[:port]", or "*"')]
+Url = Annotated[str, _wants('"http(s)://host[:port][/path]" without query', _url)]
+BaseUrl = Annotated[str, _wants('"http(s)://host[:port]/v1": without user, query, and "/chat/completions"', _base_url)]
+RedisUrl = Annotated[str, _like(r"(rediss?://[!-~]+|unix://[!-~]+)", '"redis://…", "rediss://…" or "unix://…"')]
+EventLoop = Annotated[Literal["uvloop", "asyncio"], _wants('"uvloop" or "asyncio"')]
+OnDisconnect = Annotated[Literal["cancel", "continue"], _wants('"cancel" or "continue"')]
+Continuation = Annotated[
+    Literal["none", "assistant", "continue_final_message", "prefix", "partial", "user_turn"],
+    _wants('"none", "assistant", "continue_final_message", "prefix", "partial" or "user_turn"'),
+]
+TargetText = Annotated[
+    Target,
+    BeforeValidator(Target.parse),
+    _wants('"upstream/model" or "upstream/*"'),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string"}),
+]
+# TOML knows arrays only: the tuple is made from a list, its items stay strict.
+ARRAY = Field(strict=False)
+
+
+class Table(BaseModel):
+    """A TOML table: frozen, strict in its types, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Server(Table):
+    """``[server]``: the listener and its limits."""
+
+    host: Host = Field("127.0.0.1", description="Address to listen on; anything but a loopback one needs [[keys]].")
+    port: Port = Field(8080, description="TCP port to listen on; 0 takes any free one.")
+    max_streams: Count = Field(10_000, description="Live streams; past it: 429 with Retry-After.")
+    max_body_bytes: Bytes = Field(8_388_608, description="Bytes of one request body; past it: 413.")
+    shutdown_grace: SecondsOrZero = Field(30.0, description="Seconds for running streams after SIGTERM.")
+    event_loop: EventLoop = Field("uvloop", description='Event loop: "uvloop" or "asyncio".')
+    cors_origins: Annotated[tuple[Origin, ...], ARRAY] = Field(
+        (), description='Origins of other sites whose pages may call; "*" (any) needs [[keys]].'
+    )
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine can reach the listener."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+class Flow(Table):
+    """``[flow]``: transport-level flow control of one client connection."""
+
+    drain_timeout: Seconds = Field(
+        30.0, description="Seconds of a blocked write without one acknowledged byte; then the client is detached."
+    )
+    max_lag_bytes: BufferBytes = Field(
+        65_536, description="Bytes that the upstream may run ahead of its reader before it is paused."
+    )
+    send_buffer_bytes: BufferBytes = Field(
+        65_536, description="Bytes, target for the send side of one connection, kernel and user space."
+    )
+    heartbeat_interval: Seconds = Field(15.0, description="Seconds of silence until a heartbeat is sent.")
+    early_open_after: SecondsOrZero = Field(
+        5.0, description="Seconds without a first token before the response opens and heartbeats begin; 0: at once."
+    )
+
+
+class Streams(Table):
+    """``[streams]``: how long a stream lives and stays readable."""
+
+    on_disconnect: OnDisconnect = Field(
+        "cancel", description='When the last reader leaves: "cancel", or "continue" for linger seconds.'
+    )
+    linger: SecondsOrZero = Field(60.0, description="Seconds that a stream without a reader waits for one.")
+    total_timeout: Seconds = Field(300.0, description="Seconds for the whole stream.")
+    retention: SecondsOrZero = Field(600.0, description="Seconds that a stream can still be read after its ending.")
+    max_stream_bytes: Bytes = Field(
+        16_777_216, description="Bytes of one stream's log; past it the stream fails: stream_too_large."
+    )
+
+
+class Store(Table):
+    """``[store]``: where the logs are kept."""
+
+    kind: Name = Field("memory", description='A registered store: "memory", "sqlite" or "redis".')
+    path: Text = Field("data/streams.db", description="Database file (sqlite), from the working directory.")
+    url: RedisUrl = Field("redis://127.0.0.1:6379/0", description="Redis to use (redis).")
+    max_bytes: Bytes = Field(1_073_741_824, description="Bytes of all logs; the oldest ended streams go first.")
+    lease: Seconds = Field(10.0, description="Seconds until an orphaned stream can be taken over (sqlite, redis).")
+
+
+class Upstream(Table):
+    """``[[upstreams]]``: one OpenAI-compatible server."""
+
+    name: Name = Field(description="Unique name, used in targets.")
+    base_url: BaseUrl = Field(description="URL below which /chat/completions is found.")
+    api_key_env: Variable | None = Field(
+        None, description="Environment variable with the API key; unset: none is sent."
+    )
+    organization_env: Variable | None = Field(None, description="Environment variable with the organization.")
+    headers: dict[HeaderName, HeaderValue] = Field({}, description="Further request headers.")
+    proxy: Url | None = Field(None, description="HTTP proxy on the way to it.")
+    ca_file: Text | None = Field(None, description="PEM file with the certificates to trust instead of the system's.")
+    connect_timeout: Seconds = Field(5.0, description="Seconds for DNS, TCP and TLS.")
+    ttft_timeout: Seconds = Field(30.0, description="Seconds of one attempt: request sent to first token.")
+    idle_timeout: Seconds = Field(30.0, description="Seconds between two tokens; comments do not count.")
+    continuation: Continuation = Field("none", description="How it continues a partial assistant message.")
+    usage: Flag = Field(True, description="Ask for usage in streams.")
+
+    def api_key(self, environ: Mapping[str, str]) -> str | None:
+        """Return the API key, or None where no variable is named, or it is unset or empty."""
+        return (environ.get(self.api_key_env) or None) if self.api_key_env else None
+
+    def organization(self, environ: Mapping[str, str]) -> str | None:
+        """Return the organization, or None where no variable is named, or it is unset or empty."""
+        return (environ.get(self.organization_env) or None) if self.organization_env else None
+
+
+class Model(Table):
+    """``[[models]]``: a name that clients may ask for, and where it leads."""
+
+    name: ModelName = Field(description='What clients ask for; "*" takes any other name.')
+    targets: Annotated[tuple[TargetText, ...], ARRAY, Field(min_length=1)] = Field(
+        description='"upstream/model", tried in this order; "upstream/*" keeps the client\'s name.'
+    )
+
+
+class Recovery(Table):
+    """``[recovery]``: what happens when an attempt fails."""
+
+    strategy: Name = Field("auto", description="A registered strategy: none, retry, restart, continue or auto.")
+    max_retries: Times = Field(2, description="Attempts that a target gets in one stream, beyond its first.")
+    max_recoveries: Times = Field(3, description="Recoveries after content was delivered, over all targets.")
+    backoff: SecondsOrZero = Field(0.5, description="Seconds, the first delay, doubled and jittered; Retry-After wins.")
+    hedge_after: SecondsOrZero = Field(
+        0.0, description="Seconds without a first token until a second target is asked too; 0: never."
+    )
+    breaker_failures: Count = Field(5, description="Consecutive failures that open a target's circuit.")
+    breaker_reset: Seconds = Field(10.0, description="Seconds until one probe of an open circuit.")
+
+
+class Key(Table):
+    """``[[keys]]``: one owner of streams."""
+
+    name: Name = Field(description="Unique name of the owner.")
+    sha256: Sha256 = Field(description="SHA-256 of the client's bearer token, 64 lower-case hexadecimal digits.")
+    admin: Flag = Field(False, description="Sees every owner's streams.")
+    max_streams: Count = Field(100, description="Live streams of this owner; past it: 429.")
+    requests_per_minute: Count = Field(600, description="Requests a minute of this owner; past it: 429.")
+
+
+class Tools(Table):
+    """``[tools]``: functions that the server itself runs for a model."""
+
+    max_rounds: Count = Field(8, description="Rounds of tool calls in one stream.")
+    timeout: Seconds = Field(30.0, description="Seconds for one call.")
+    max_concurrency: Count = Field(16, description="Calls that run at the same time.")
+    max_result_bytes: Bytes = Field(65_536, description="Bytes of one result; the rest is cut.")
+    functions: dict[FunctionName, Entry] = Field({}, description='name = "module:function".')
+
+
+class Mcp(Table):
+    """``[[mcp]]``: a server of further tools, started by ``command`` or reached at ``url``."""
+
+    name: Name = Field(description="Unique name.")
+    command: Annotated[tuple[Text, ...], ARRAY, Field(min_length=1)] | None = Field(
+        None, description="Program and arguments to start it with; or:"
+    )
+    url: Url | None = Field(None, description="Where it listens.")
+
+
+class Preprocess(Table):
+    """``[preprocess]``: functions that see a request first; all keys but ``timeout`` are names of such."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Entry] = Field(init=False)
+
+    timeout: Seconds = Field(1.0, description="Seconds for all functions, which run side by side.")
+
+    @property
+    def functions(self) -> dict[str, str]:
+        """Name to ``"module:function"``, in the order of the file."""
+        return dict(self.__pydantic_extra__)
+
+
+class Settings(Table):
+    """The whole configuration."""
+
+    server: Server = Server()
+    flow: Flow = Flow()
+    streams: Streams = Streams()
+    store: Store = Store()
+    upstreams: Annotated[tuple[Upstream, ...], ARRAY, Field(min_length=1)]
+    models: Annotated[tuple[Model, ...], ARRAY, Field(min_length=1)]
+    recovery: Recovery = Recovery()
+    keys: Annotated[tuple[Key, ...], ARRAY] = ()
+    tools: Tools = Tools()
+    mcp: Annotated[tuple[Mcp, ...], ARRAY] = ()
+    preprocess: Preprocess = Preprocess()
+
+    def resolve(self, name: str) -> Model | None:
+        """Return the model with exactly this name, else the model ``"*"``, else None."""
+        found = {model.name: model for model in self.models}
+        return found.get(name) or found.get("*")
+
+    def upstream(self, name: str) -> Upstream:
+        """Return the upstream of this name; raise KeyError if there is none."""
+        return {upstream.name: upstream for upstream in self.upstreams}[name]
