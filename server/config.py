@@ -65,6 +65,14 @@ def _host(value: str) -> str:
     return value
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address or name is this machine's own: 127.0.0.0/8, ::1 or localhost."""
+    try:
+        return host.lower() == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One place to send a request to: an upstream's name, and its model or None to keep the client's name."""
@@ -104,7 +112,13 @@ ModelName = Annotated[str, _like(r"[!-~]+", 'a model name without spaces, or "*"
 Entry = Annotated[str, _like(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", '"module:function"')]
 FunctionName = Annotated[str, _like(r"[A-Za-z0-9_-]{1,64}", "a function name: 1 to 64 letters, digits, _ and -")]
 Variable = Annotated[str, _like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
-HeaderName = Annotated[str, _like(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", "an HTTP header name")]
+HeaderName = Annotated[
+    str,
+    _like(
+        r"(?i)(?!(authorization|connection|content-length|transfer-encoding)$)[a-z0-9!#$%&'*+.^_`|~-]+",
+        "an HTTP header name, but not that of the key (api_key_env) or of the connection",
+    ),
+]
 HeaderValue = Annotated[str, _like(r"[ -~]*", "printable ASCII")]
 Sha256 = Annotated[str, _like(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits, the SHA-256 of the token")]
 Host = Annotated[str, _wants("an IP address or a host name, without brackets and port", _host)]
@@ -151,10 +165,7 @@ class Server(Table):
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the listener."""
-        try:
-            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 class Flow(Table):
@@ -274,9 +285,9 @@ class Mcp(Table):
 
     name: Name = Field(description="Unique name.")
     command: Annotated[tuple[Text, ...], ARRAY, Field(min_length=1)] | None = Field(
-        None, description="Program and arguments to start it with; or:"
+        None, description="Program and arguments to start it with, instead of url."
     )
-    url: Url | None = Field(None, description="Where it listens.")
+    url: Url | None = Field(None, description="Where it listens, instead of command.")
 
 
 class Preprocess(Table):
@@ -294,14 +305,14 @@ class Preprocess(Table):
 
 
 class Settings(Table):
-    """The whole configuration."""
+    """The whole configuration. The rules between its keys are ``config_check``'s, whose functions make it."""
 
     server: Server = Server()
     flow: Flow = Flow()
     streams: Streams = Streams()
     store: Store = Store()
-    upstreams: Annotated[tuple[Upstream, ...], ARRAY, Field(min_length=1)]
-    models: Annotated[tuple[Model, ...], ARRAY, Field(min_length=1)]
+    upstreams: Annotated[tuple[Upstream, ...], ARRAY] = Field(min_length=1, description="At least one [[upstreams]].")
+    models: Annotated[tuple[Model, ...], ARRAY] = Field(min_length=1, description="At least one [[models]].")
     recovery: Recovery = Recovery()
     keys: Annotated[tuple[Key, ...], ARRAY] = ()
     tools: Tools = Tools()
