@@ -1,0 +1,1 @@
+"""A provider that misbehaves on request: the parts of `scripts/scripted_provider.py`."""

@@ -1,0 +1,229 @@
+"""What a script says to one request, as SSE events or as one JSON completion. Pure: no clock but `created`, no I/O."""
+
+import itertools
+import random
+import re
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from orjson import dumps
+
+from scripted.script import AUTO, Script
+
+_WORD = re.compile(r"\S+\s*|\s+")
+_SEEDED = ("river ", "lock ", "gate ", "straße ", "水 ", "🌊", "flow", "\n", "  ", "“sluice” ", "a", "weir, ")
+_ROLE = b'{"role":"assistant","content":""}'
+_EMPTY = b"{}"
+
+
+class Completion:
+    """One answer: its events in order, and afterwards how many tokens it had and why it stopped."""
+
+    def __init__(self, script: Script, asked: dict[str, Any], number: int) -> None:
+        self.script = script
+        self.prefill = prefilled(asked)
+        self._asked = asked
+        self.tokens = 0
+        self._cut_short = False
+        self._choices = range(asked.get("n") or 1)
+        self._line_end = script.newline.encode()
+        self._head: dict[str, Any] = {
+            "id": f"chatcmpl-scripted{number:08d}",
+            "object": "chat.completion.chunk",
+            "created": int(time.time()),
+            "model": script.model_echo or asked["model"],
+        }
+        if script.system_fingerprint is not None:
+            self._head["system_fingerprint"] = script.system_fingerprint
+        self._opening = b"data: " + dumps(self._head)[:-1] + b',"choices":['
+        self._closing = self._line_end * 2
+
+    # The events of a stream, in their order.
+
+    def opening(self) -> Iterator[bytes]:
+        """Yield the role chunks, one a choice."""
+        wanted = self.script.role_chunk
+        if self.script.chunks is None if wanted is None else wanted:
+            for choice in self._choices:
+                yield self._chunk(choice, _ROLE)
+
+    def content(self) -> Iterator[bytes]:
+        """Yield every content chunk, built as it is taken: a flood of millions needs no memory."""
+        if self.script.chunks is not None:
+            for chunk in self.script.chunks:
+                self.tokens += 1
+                yield self.event(chunk if isinstance(chunk, str) else dumps(chunk).decode())
+            return
+        for text in self.script.reasoning or ():
+            delta = dumps({"reasoning_content": text})
+            for choice in self._choices:
+                self.tokens += 1
+                yield self._chunk(choice, delta)
+        yield from self._text_chunks()
+        for call in tool_deltas(self.script):
+            for choice in self._choices:
+                self.tokens += 1
+                yield self._chunk(choice, dumps({"tool_calls": [call]}))
+
+    def closing(self) -> Iterator[bytes]:
+        """Yield the finish chunks, the usage and `[DONE]`, as far as the script wants them."""
+        if (reason := self._finish_reason()) is not None:
+            for choice in self._choices:
+                yield self._chunk(choice, _EMPTY, finish=dumps(reason))
+        asked_usage = (
+            bool((self._asked.get("stream_options") or {}).get("include_usage")) and self.script.chunks is None
+        )
+        if asked_usage if self.script.usage is None else self.script.usage:
+            yield self._opening + b'],"usage":' + dumps(self._usage()) + b"}" + self._closing
+        if self.script.done:
+            yield self.event("[DONE]")
+
+    def event(self, data: str) -> bytes:
+        """Frame any data as an event."""
+        return b"data: " + data.encode() + self._closing
+
+    def comment(self) -> bytes:
+        """Give a keep-alive comment, closed by a blank line as most providers do."""
+        return b": keep-alive" + self._closing
+
+    def whole(self) -> bytes:
+        """Give the answer to a request that does not stream."""
+        choices = []
+        for choice in self._choices:
+            said = list(self._said(choice))
+            self.tokens += len(said)
+            message: dict[str, Any] = {"role": "assistant", "content": "".join(said) or None}
+            if self.script.reasoning:
+                message["reasoning_content"] = "".join(self.script.reasoning)
+            if self.script.tool_calls:
+                message["tool_calls"] = [
+                    {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": arguments(c)}}
+                    for c in self.script.tool_calls
+                ]
+            choices.append(
+                {"index": choice, "message": message, "logprobs": None, "finish_reason": self._finish_reason()}
+            )
+        answer = self._head | {"object": "chat.completion", "choices": choices}
+        if self.script.usage is not False:
+            answer["usage"] = self._usage()
+        return dumps(answer)
+
+    # The parts.
+
+    def _text_chunks(self) -> Iterator[bytes]:
+        if len(self._choices) == 1 and not self.script.logprobs:
+            # The path of a benchmark: two constants around each token.
+            before = self._opening + b'{"index":0,"delta":{"content":'
+            after = b'},"logprobs":null,"finish_reason":null}]}' + self._closing
+            for piece in self._said(0):
+                self.tokens += 1
+                yield before + dumps(piece) + after
+            return
+        for row in itertools.zip_longest(*(self._said(choice) for choice in self._choices)):
+            for choice, piece in enumerate(row):
+                if piece is not None:
+                    self.tokens += 1
+                    yield self._chunk(choice, dumps({"content": piece}), logprobs=self._logprobs(piece))
+
+    def _said(self, choice: int) -> Iterator[str]:
+        """Yield the pieces of one choice, after continuation, echo and `max_tokens`."""
+        script = self.script
+        told = pieces(script, choice)
+        prefill = self.prefill
+        if script.continue_text and prefill is not None and "".join(pieces(script, choice)).startswith(prefill):
+            told = beyond(told, len(prefill))
+        if script.echo_prefix and prefill:
+            told = itertools.chain((prefill,), told)
+        limit = self._asked.get("max_completion_tokens") or self._asked.get("max_tokens")
+        if script.honour_max_tokens and limit is not None:
+            yield from itertools.islice(told, limit)
+            self._cut_short = next(told, None) is not None
+        else:
+            yield from told
+
+    def _finish_reason(self) -> str | None:
+        if self.script.finish != AUTO:
+            return self.script.finish
+        if self._cut_short:
+            return "length"
+        if self.script.chunks is not None:
+            return None
+        return "tool_calls" if self.script.tool_calls else "stop"
+
+    def _usage(self) -> dict[str, int]:
+        prompt = sum(len(text_of(message).split()) for message in self._asked["messages"])
+        return {"prompt_tokens": prompt, "completion_tokens": self.tokens, "total_tokens": prompt + self.tokens}
+
+    def _logprobs(self, piece: str) -> bytes:
+        if not self.script.logprobs:
+            return b"null"
+        token = {"token": piece, "logprob": -0.25, "bytes": list(piece.encode()), "top_logprobs": []}
+        return dumps({"content": [token], "refusal": None})
+
+    def _chunk(self, choice: int, delta: bytes, *, logprobs: bytes = b"null", finish: bytes = b"null") -> bytes:
+        return self._opening + b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}]}%b' % (
+            choice,
+            delta,
+            logprobs,
+            finish,
+            self._closing,
+        )
+
+
+def pieces(script: Script, choice: int) -> Iterator[str]:
+    """Yield the text of a script in pieces; the choices of one request differ only where it is made up."""
+    if script.pieces is not None:
+        return iter(script.pieces)
+    if script.text is not None:
+        return (match[0] for match in _WORD.finditer(script.text))
+    count = script.tokens if script.tokens is not None else 0 if script.tool_calls else 20
+    if script.seed_text is not None:
+        chance = random.Random(f"{script.seed_text}/{choice}")  # noqa: S311  # reproducible is what is wanted
+        return (chance.choice(_SEEDED).ljust(script.big, "x") for _ in range(count))
+    mark = f".{choice} " if choice else " "
+    return (f"tok{i}{mark}".ljust(script.big, "x") for i in range(count))
+
+
+def beyond(told: Iterable[str], length: int) -> Iterator[str]:
+    """Yield the pieces without their first `length` characters."""
+    for piece in told:
+        if length < len(piece):
+            yield piece[length:]
+        length = max(0, length - len(piece))
+
+
+def tool_deltas(script: Script) -> Iterator[dict[str, Any]]:
+    """Yield the deltas of all tool calls: id and name once, then the arguments in pieces."""
+    streams = [_tool_call(call, script.tool_piece) for call in script.tool_calls or ()]
+    if not script.interleave:
+        return itertools.chain.from_iterable(streams)
+    rows = itertools.zip_longest(*streams)
+    return (delta for row in rows for delta in row if delta is not None)
+
+
+def _tool_call(call: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
+    index, text = call["index"], arguments(call)
+    yield {"index": index, "id": call["id"], "type": "function", "function": {"name": call["name"], "arguments": ""}}
+    for start in range(0, len(text), size):
+        yield {"index": index, "function": {"arguments": text[start : start + size]}}
+
+
+def arguments(call: dict[str, Any]) -> str:
+    """Give the arguments of a call as the text that goes over the wire."""
+    given = call.get("arguments", "")
+    return given if isinstance(given, str) else dumps(given).decode()
+
+
+def prefilled(asked: dict[str, Any]) -> str | None:
+    """Give the text of a trailing assistant message; every way of continuing has one (prefix, partial and the rest)."""
+    last = asked["messages"][-1] if asked["messages"] else {}
+    return text_of(last) if last.get("role") == "assistant" else None
+
+
+def text_of(message: dict[str, Any]) -> str:
+    """Give the text of a message, whether it is a string or a list of parts."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join(part.get("text", "") for part in content)

@@ -1,0 +1,178 @@
+"""One client connection: requests in, bytes out, and the exact moment when the client went away.
+
+A Protocol rather than streams, because the socket must be read all the time: a FIN or RST is noticed at once only by a
+reader, also while a writer is blocked on a client that takes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import itertools
+import socket
+import struct
+import sys
+import termios
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, cast
+
+from scripted.request import BadRequestError, Request, expects_continue, take
+
+if TYPE_CHECKING:
+    from scripted.seen import Seen
+
+# How long a reset waits for what was written before it; RST throws away what the peer's kernel does not have yet.
+SETTLE = 1.0
+
+Serve = Callable[["Connection", Request], Awaitable[None]]
+_numbers = itertools.count(1)
+
+
+class Connection(asyncio.Protocol):
+    """Serves one request at a time; `current` is what the log says about it."""
+
+    def __init__(self, serve: Serve) -> None:
+        self.number = next(_numbers)
+        self.written = 0
+        self.current: Seen | None = None
+        self._serve = serve
+        self._buffer = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._acked = 0
+        self._keep = True
+        self._ours = False
+
+    # What the loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; uvloop's is one by its methods only, not by its class."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Collect a request; one that comes while another is answered waits in the buffer."""
+        self._buffer += data
+        if self._task is None:
+            self._next()
+
+    def eof_received(self) -> bool:
+        """Take a FIN as a client that has left, as most servers do, and drop what it has not taken."""
+        self._client_left()
+        self.abort()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # FIN or RST makes no difference here
+        """Stop the answer under way."""
+        self._client_left()
+        self.acked()
+        self._transport = None
+        if self._task is not None:
+            self._task.cancel()
+
+    def pause_writing(self) -> None:
+        """Let `drain` wait."""
+        self._writable = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        """Let `drain` go on."""
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        self._writable = None
+
+    # What an answer calls.
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the transport; nothing once the connection is gone."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        self.written += len(data)
+        if self.current is not None:
+            self.current.bytes_written += len(data)
+        self._transport.write(data)
+
+    async def drain(self) -> None:
+        """Wait while the client takes nothing; being gone cancels the waiting task."""
+        if self._writable is not None:
+            await self._writable
+
+    def acked(self) -> int:
+        """Bytes written minus those in the transport's buffer and in the kernel's unsent and unacknowledged queue."""
+        if self._transport is not None:
+            self._acked = max(self._acked, self.written - self._transport.get_write_buffer_size() - self._queued())
+        return self._acked
+
+    def end(self) -> None:
+        """No further request on this connection: close it when this answer is out."""
+        self._keep = False
+
+    def abort(self) -> None:
+        """Close at once; what was not sent is lost."""
+        self._ours = True
+        self.acked()
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def reset(self) -> None:
+        """Close with RST, after what was written before has arrived."""
+        patience = time.monotonic() + SETTLE
+        while self.acked() < self.written and time.monotonic() < patience:  # noqa: ASYNC110  # no event tells of an ACK
+            await asyncio.sleep(0.001)
+        if self._transport is not None:
+            linger = struct.pack("ii", 1, 0)
+            self._socket().setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.abort()
+
+    # Inside.
+
+    def _next(self) -> None:
+        """Begin the next request if it is there."""
+        try:
+            if expects_continue(self._buffer):
+                self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request = take(self._buffer)
+        except BadRequestError:
+            self.abort()
+            return
+        if request is not None:
+            self._task = asyncio.get_running_loop().create_task(self._answer(request))
+
+    async def _answer(self, request: Request) -> None:
+        self._keep = request.keep_alive
+        try:
+            await self._serve(self, request)
+        except asyncio.CancelledError:
+            return  # only connection_lost cancels
+        except Exception:  # noqa: BLE001  # a defect of ours: shown, and the connection cannot be trusted
+            traceback.print_exc(file=sys.stderr)
+            self.abort()
+        finally:
+            if self.current is not None:
+                self.current.open = False
+                self.current = None
+            self._task = None
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._keep:
+            self._next()
+        else:
+            self._ours = True
+            self._transport.close()
+
+    def _client_left(self) -> None:
+        if not self._ours and self.current is not None and self.current.closed_by_client_at is None:
+            self.current.closed_by_client_at = time.monotonic()
+
+    def _queued(self) -> int:
+        try:
+            queue = fcntl.ioctl(self._socket().fileno(), termios.TIOCOUTQ, b"\0" * 4)
+        except OSError:
+            return 0
+        return int.from_bytes(queue, sys.byteorder)
+
+    def _socket(self) -> socket.socket:
+        assert self._transport is not None  # noqa: S101  # both callers have looked
+        sock: socket.socket = self._transport.get_extra_info("socket")
+        return sock

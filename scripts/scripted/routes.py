@@ -1,0 +1,99 @@
+"""The paths of the provider: OpenAI's two, and the underscore ones that steer and watch it."""
+
+import time
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+
+from scripted.connection import Connection
+from scripted.player import Player, answer, error_body, problem
+from scripted.request import Request
+from scripted.script import Script, ScriptError
+from scripted.seen import Book, Seen
+
+
+class InvalidError(Exception):
+    """A request that is answered 400."""
+
+
+class Routes:
+    """Answers every request of every connection from one book."""
+
+    def __init__(self, book: Book) -> None:
+        self._book = book
+
+    async def serve(self, connection: Connection, request: Request) -> None:
+        """Answer one request."""
+        try:
+            match request.method, request.path:
+                case "POST", "/v1/chat/completions":
+                    await self._complete(connection, request)
+                case "GET", "/v1/models":
+                    models = [{"id": name, "object": "model", "owned_by": "scripted"} for name in self._book.models]
+                    answer(connection, 200, orjson.dumps({"object": "list", "data": models}))
+                case "POST", "/_script":
+                    self._write(request)
+                    answer(connection, 200, b"{}")
+                case "GET", "/_seen":
+                    answer(connection, 200, self._report(request))
+                case "DELETE", "/_seen":
+                    self._book.seen.clear()
+                    answer(connection, 200, b"{}")
+                case "GET", "/_now":
+                    answer(connection, 200, orjson.dumps({"now": time.monotonic()}))
+                case method, path:
+                    message = f"Invalid URL ({method} {path})"
+                    answer(connection, 404, error_body(problem(message, code="unknown_url")))
+        except (InvalidError, ScriptError) as error:
+            answer(connection, 400, error_body(problem(str(error))))
+
+    async def _complete(self, connection: Connection, request: Request) -> None:
+        asked = decoded(request.body)
+        model = asked.get("model")
+        messages = asked.get("messages")
+        if not isinstance(model, str):
+            raise InvalidError("you must provide a model parameter")
+        if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+            raise InvalidError("messages: expected an array of objects")
+        call, script = self._book.next_call(model)
+        if (given := asked.get("script")) is not None:
+            script = Script.parse(given)
+        elif (text := request.headers.get("x-script")) is not None:
+            script = Script.parse(decoded(text.encode("latin-1")))
+        seen = Seen(
+            model=model,
+            call=call,
+            number=self._book.requests,
+            headers=request.headers,
+            body=asked,
+            connection=connection.number,
+            meter=connection,
+            base=connection.written,
+        )
+        self._book.seen.append(seen)
+        connection.current = seen
+        await Player(connection, request, asked, script, seen).play()
+
+    def _write(self, request: Request) -> None:
+        given = decoded(request.body)
+        model, calls = given.get("model"), given.get("calls")
+        if not isinstance(model, str) or not isinstance(calls, list) or not calls:
+            raise InvalidError('expected {"model": NAME, "calls": [SCRIPT, …]}')
+        self._book.write(model, [Script.parse(call) for call in calls])
+
+    def _report(self, request: Request) -> bytes:
+        models = parse_qs(request.query).get("model")
+        chosen = (seen for seen in self._book.seen if models is None or seen.model in models)
+        return orjson.dumps([seen.report(self._book.began) for seen in chosen])
+
+
+def decoded(text: bytes) -> dict[str, Any]:
+    """Read a JSON object, or raise the 400 that says it is none."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InvalidError(f"We could not parse the JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidError("expected a JSON object")
+    return value

@@ -1,0 +1,89 @@
+"""What the provider remembers: the scripts it was given and the requests it saw."""
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from scripted.script import Script
+
+# A benchmark of short requests must not fill the memory: the oldest are forgotten.
+REMEMBERED = 50_000
+
+
+class Meter(Protocol):
+    """The part of a connection that knows how much of what was written has arrived."""
+
+    def acked(self) -> int:
+        """Bytes since the connection began that the peer's kernel has acknowledged."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """One request and what became of it. Times are CLOCK_MONOTONIC seconds, comparable between processes."""
+
+    model: str
+    call: int
+    number: int  # over all models
+    headers: dict[str, str]
+    body: Any
+    connection: int
+    meter: Meter
+    base: int  # bytes that this connection had written before
+    started_at: float = field(default_factory=time.monotonic)
+    status: int | None = None
+    content_chunks: int = 0
+    bytes_written: int = 0
+    open: bool = True
+    finished: bool = False
+    first_token_at: float | None = None
+    closed_by_client_at: float | None = None
+
+    def report(self, began: float) -> dict[str, Any]:
+        """Give the request as JSON; what is still open is measured now."""
+        return {
+            "model": self.model,
+            "call": self.call,
+            "time": self.started_at - began,
+            "headers": self.headers,
+            "body": self.body,
+            "connection": self.connection,
+            "status": self.status,
+            "content_chunks": self.content_chunks,
+            "bytes_written": self.bytes_written,
+            "bytes_acked": min(self.bytes_written, max(0, self.meter.acked() - self.base)),
+            "open": self.open,
+            "finished": self.finished,
+            "started_at": self.started_at,
+            "first_token_at": self.first_token_at,
+            "closed_by_client_at": self.closed_by_client_at,
+        }
+
+
+class Book:
+    """All scripts by model, and all requests in order."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+        self.seen: deque[Seen] = deque(maxlen=REMEMBERED)
+        self.requests = 0
+        self._scripts: dict[str, list[Script]] = {}
+        self._calls: dict[str, int] = {}
+
+    @property
+    def models(self) -> list[str]:
+        """The names that have a script; any other name is answered as well."""
+        return list(self._scripts)
+
+    def write(self, model: str, calls: list[Script]) -> None:
+        """Replace the scripts of a model and count its calls from 0 again."""
+        self._scripts[model] = calls
+        self._calls[model] = 0
+
+    def next_call(self, model: str) -> tuple[int, Script]:
+        """Give the index of this call to the model and what it is to be answered with."""
+        call = self._calls.get(model, 0)
+        self._calls[model] = call + 1
+        self.requests += 1
+        scripts = self._scripts.get(model)
+        return call, scripts[min(call, len(scripts) - 1)] if scripts else Script()
