@@ -124,7 +124,7 @@ Sha256 = Annotated[str, _like(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits
 Host = Annotated[str, _wants("an IP address or a host name, without brackets and port", _host)]
 Origin = Annotated[str, _like(r"\*|https?://[A-Za-z0-9.\[\]:-]+", '"https://host[:port]", or "*"')]
 Url = Annotated[str, _wants('"http(s)://host[:port][/path]" without query', _url)]
-BaseUrl = Annotated[str, _wants('"http(s)://host[:port]/v1": without user, query, and "/chat/completions"', _base_url)]
+BaseUrl = Annotated[str, _wants('"http(s)://host[:port]/v1" without user, query or "/chat/completions"', _base_url)]
 RedisUrl = Annotated[str, _like(r"(rediss?://[!-~]+|unix://[!-~]+)", '"redis://…", "rediss://…" or "unix://…"')]
 EventLoop = Annotated[Literal["uvloop", "asyncio"], _wants('"uvloop" or "asyncio"')]
 OnDisconnect = Annotated[Literal["cancel", "continue"], _wants('"cancel" or "continue"')]
@@ -321,9 +321,11 @@ class Settings(Table):
 
     def resolve(self, name: str) -> Model | None:
         """Return the model with exactly this name, else the model ``"*"``, else None."""
-        found = {model.name: model for model in self.models}
-        return found.get(name) or found.get("*")
+        return next((model for wanted in (name, "*") for model in self.models if model.name == wanted), None)
 
     def upstream(self, name: str) -> Upstream:
         """Return the upstream of this name; raise KeyError if there is none."""
-        return {upstream.name: upstream for upstream in self.upstreams}[name]
+        for upstream in self.upstreams:
+            if upstream.name == name:
+                return upstream
+        raise KeyError(name)
