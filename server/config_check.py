@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from server.config import Settings, is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pydantic import BaseModel
@@ -150,8 +150,11 @@ def _examine(
 
 
 def _tables(tree: Mapping[str, Any], section: str) -> list[tuple[int, dict[str, Any]]]:
-    tables = tree.get(section)
-    return [(i, table) for i, table in enumerate(tables) if isinstance(table, dict)] if isinstance(tables, list) else []
+    return [(i, table) for i, table in enumerate(_array(tree.get(section))) if isinstance(table, dict)]
+
+
+def _array(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _value(tree: Mapping[str, Any], section: str, key: str) -> object:
@@ -163,8 +166,7 @@ def _between(tree: Mapping[str, Any]) -> Iterator[Problem]:
     host = _value(tree, "server", "host")
     if isinstance(host, str) and not is_loopback(host) and not tree.get("keys"):
         yield _problem(("server", "host"), host, "expected a loopback address, or [[keys]] for all who can reach it")
-    origins = _value(tree, "server", "cors_origins")
-    if isinstance(origins, list) and "*" in origins and not tree.get("keys"):
+    if "*" in _array(_value(tree, "server", "cors_origins")) and not tree.get("keys"):
         yield _problem(("server", "cors_origins"), "*", "expected single origins, or [[keys]] for any")
     for section, key in UNIQUE:
         seen: dict[str, int] = {}
@@ -184,7 +186,7 @@ def _targets(tree: Mapping[str, Any]) -> Iterator[Problem]:
     names = [table.get("name") for _, table in _tables(tree, "upstreams")]
     upstreams = sorted({name for name in names if isinstance(name, str)})
     for i, model in _tables(tree, "models"):
-        targets = found if isinstance(found := model.get("targets"), list) else []
+        targets = _array(model.get("targets"))
         for j, target in enumerate(targets):
             loc = ("models", i, "targets", j)
             if not isinstance(target, str):

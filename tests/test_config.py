@@ -332,7 +332,7 @@ def test_unknown_key(tree: dict[str, Any], line: str) -> None:
 
 def test_unique() -> None:
     """Two upstreams, models, owners or tool servers of one name, and two owners of one token, are errors."""
-    tree = {section: tables * 2 for section, tables in SMALLEST.items()} | {"keys": [KEY, KEY]}
+    tree: dict[str, Any] = {section: tuple(tables * 2) for section, tables in SMALLEST.items()} | {"keys": [KEY, KEY]}
     tree["mcp"] = [{"name": "a", "command": ["a"]}] * 2
     assert [line.split(":")[0] for line in problems_of(tree)] == [
         "upstreams[1].name",
