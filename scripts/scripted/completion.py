@@ -99,7 +99,7 @@ class Completion:
             if self.script.tool_calls:
                 message["tool_calls"] = [
                     {"id": c["id"], "type": "function", "function": {"name": c["name"], "arguments": arguments(c)}}
-                    for c in self.script.tool_calls
+                    for c in calls(self.script)
                 ]
             choices.append(
                 {"index": choice, "message": message, "logprobs": None, "finish_reason": self._finish_reason()}
@@ -193,9 +193,15 @@ def beyond(told: Iterable[str], length: int) -> Iterator[str]:
         length = max(0, length - len(piece))
 
 
+def calls(script: Script) -> list[dict[str, Any]]:
+    """Give the tool calls of a script, each with an index and an id."""
+    given = enumerate(script.tool_calls or ())
+    return [{"index": index, "id": f"call_{index}", "name": f"tool{index}"} | call for index, call in given]
+
+
 def tool_deltas(script: Script) -> Iterator[dict[str, Any]]:
     """Yield the deltas of all tool calls: id and name once, then the arguments in pieces."""
-    streams = [_tool_call(call, script.tool_piece) for call in script.tool_calls or ()]
+    streams = [_tool_call(call, script.tool_piece) for call in calls(script)]
     if not script.interleave:
         return itertools.chain.from_iterable(streams)
     rows = itertools.zip_longest(*streams)

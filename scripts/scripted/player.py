@@ -27,7 +27,10 @@ class Stop(Exception):  # noqa: N818  # a way to end, not an error
 
 
 class Cut(Exception):  # noqa: N818
-    """The connection ends here."""
+    """The connection ends here, with a FIN or a RST."""
+
+    def __init__(self, *, reset: bool) -> None:
+        self.reset = reset
 
 
 def answer_head(status: int, content_type: str, *fields: str) -> bytes:
@@ -79,20 +82,17 @@ class Player:
         await asyncio.sleep(script.headers_after)
         if script.never_answer:
             await asyncio.Event().wait()
-        if script.reset_before_head:
-            await self._connection.reset()
-            self._seen.finished = True
-            return
         try:
+            if script.reset_before_head:
+                raise Cut(reset=True)  # noqa: TRY301  # all cuts meet below
             if (refusal := self._refusal()) is not None:
                 await self._plain(*refusal)
             elif not self._asked.get("stream") or script.json_body is not None:
                 await self._json()
             else:
                 await self._stream()
-        except Cut:
-            self._seen.finished = True
-            if script.cut_after is None:
+        except Cut as cut:
+            if cut.reset:
                 await self._connection.reset()
             else:
                 self._connection.end()
@@ -140,7 +140,7 @@ class Player:
             await asyncio.sleep(LONG if script.stall_for is None else script.stall_for)
             self._connection.write(body[len(body) // 2 :])
         elif not whole:
-            raise Cut
+            raise Cut(reset=script.cut_after is None)
 
     def _fields(self) -> list[str]:
         return [f"{name}: {value}" for name, value in (self._script.headers or {}).items()]
@@ -237,7 +237,7 @@ class Player:
             wire.send(event[: inside_character(event)])
         if count in (script.cut_after, script.reset_after, script.reset_in_utf8_at):
             await wire.flush()
-            raise Cut
+            raise Cut(reset=count != script.cut_after)
 
     async def _pause(self, seconds: float) -> None:
         """Send what waits, then let time go by, with the comments that fall due."""

@@ -12,6 +12,9 @@ from scripted.request import Request
 from scripted.script import Script, ScriptError
 from scripted.seen import Book, Seen
 
+# What would otherwise go wrong in the middle of an answer.
+KINDS = {"n": int, "max_tokens": int, "max_completion_tokens": int, "stream": bool, "stream_options": dict}
+
 
 class InvalidError(Exception):
     """A request that is answered 400."""
@@ -56,6 +59,11 @@ class Routes:
             raise InvalidError("you must provide a model parameter")
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise InvalidError("messages: expected an array of objects")
+        for name, kind in KINDS.items():
+            if not isinstance(asked.get(name), kind | None):
+                raise InvalidError(f"{name}: {asked[name]!r} is not of type {kind.__name__}")
+        if asked.get("n", 1) == 0:
+            raise InvalidError("n: 0 is less than the minimum of 1")
         call, script = self._book.next_call(model)
         if (given := asked.get("script")) is not None:
             script = Script.parse(given)

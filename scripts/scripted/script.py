@@ -28,7 +28,7 @@ class Script:
     seed_text: int | str | None = None  # `tokens` pseudo-random words, the same ones for the same seed
     big: int = 0  # characters of content a token, at least
     reasoning: list[str] | None = None  # sent first, as reasoning_content
-    tool_calls: list[dict[str, Any]] | None = None  # index, id, name, arguments (text or a JSON value)
+    tool_calls: list[dict[str, Any]] | None = None  # index, id, name, arguments (text or any JSON value)
     tool_piece: int = 8  # characters of arguments a chunk
     interleave: bool = False  # the calls take turns instead of following each other
 

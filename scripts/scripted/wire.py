@@ -39,12 +39,7 @@ class Wire:
         """Add one event to the body."""
         if self._gzip is not None:
             data = self._gzip.compress(data) + self._gzip.flush(zlib.Z_SYNC_FLUSH)
-        if bad_header:
-            data = b"not-hex\r\n" + data + b"\r\n"
-        elif self._chunked and self._plain:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self._waiting.append(data)
-        self._size += len(data)
+        self._add(b"not-hex\r\n" + data + b"\r\n" if bad_header else self._framed(data))
 
     async def flush(self) -> None:
         """Write what waits, then wait for the client to take it."""
@@ -68,17 +63,20 @@ class Wire:
     async def finish(self) -> None:
         """End the body as the transfer coding has it."""
         if self._gzip is not None:
-            self._waiting.append(self._closing_gzip())
+            self._add(self._framed(self._gzip.flush()))
         await self.flush()
         if self._chunked:
             self._connection.write(b"0\r\n\r\n")
         else:
             self._connection.end()
 
-    def _closing_gzip(self) -> bytes:
-        assert self._gzip is not None  # noqa: S101  # the caller has looked
-        rest = self._gzip.flush()
-        return b"%x\r\n%b\r\n" % (len(rest), rest) if self._chunked and self._plain else rest
+    def _add(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._size += len(data)
+
+    def _framed(self, data: bytes) -> bytes:
+        """Make data an HTTP chunk, unless it is still to be cut or the body has no chunks."""
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and self._plain else data
 
 
 def sizes(script: Script) -> Iterator[int]:
