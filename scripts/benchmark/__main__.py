@@ -1,0 +1,100 @@
+"""``scripts/bench``: options in, a table out."""
+
+import argparse
+import json
+import resource
+import signal
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from .relays import STORES, missing
+from .report import plain, table
+from .run import Outcome, run
+from .scenarios import ROWS, SCENARIOS, Scenario
+from .work import BenchError
+
+LIMIT = 900  # seconds; no run takes longer, whatever hangs
+RELAYS = ("nginx", "gateway", "bare")
+
+
+def main() -> int:
+    """Run the chosen rows; 0 if every stream of every row was whole, whatever the figures."""
+    options = _options()
+    _bound()
+    present = {name for name in options.relays if not missing(name)}
+    outcomes: list[Outcome] = []
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            for name in options.only:
+                row = _with_store(SCENARIOS[name], options.store)
+                if why := missing(row.subject):
+                    print(f"{name}: not run, {why}", file=sys.stderr)
+                    continue
+                taking_part = [each for each in row.contestants if ("gateway" if each in STORES else each) in present]
+                rounds = options.rounds or (1 if options.quick else row.rounds)
+                outcomes.append(run(row, taking_part, rounds, quick=options.quick, folder=Path(folder) / name))
+    except (BenchError, RuntimeError) as failure:
+        print(f"bench: {failure}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(table(outcomes))
+    if options.json:
+        options.json.write_text(json.dumps([plain(outcome) for outcome in outcomes], indent=2) + "\n")
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    def some_of(known: tuple[str, ...], text: str) -> list[str]:
+        names = text.split(",")
+        if unknown := [name for name in names if name not in known]:
+            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; there are {', '.join(known)}")
+        return names
+
+    parser = argparse.ArgumentParser(prog="bench", description="Measures the gateway beside nginx on the same work.")
+    parser.add_argument(
+        "--only",
+        type=lambda text: some_of(tuple(SCENARIOS), text),
+        default=[row.name for row in ROWS],
+        metavar="ROW,...",
+        help=f"of {', '.join(SCENARIOS)}; without it the first {len(ROWS)}",
+    )
+    parser.add_argument("--rounds", type=int, default=0, metavar="N", help="measurements of each relay in each row")
+    parser.add_argument("--quick", action="store_true", help="a smoke run: one round of little work, no sound figures")
+    parser.add_argument("--store", choices=STORES, default="memory", help="the gateway's in the rows that name none")
+    parser.add_argument(
+        "--relays",
+        type=lambda text: some_of(RELAYS, text),
+        default=list(RELAYS),
+        metavar="NAME,...",
+        help=f"of {', '.join(RELAYS)}; without it all",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="writes everything that was measured")
+    return parser.parse_args()
+
+
+def _with_store(row: Scenario, store: str) -> Scenario:
+    """Give the row the gateway's store; the store rows have theirs."""
+    return replace(row, subject=store) if row in ROWS else row
+
+
+def _bound() -> None:
+    """Room for a thousand streams, and an orderly end: SIGTERM and the time limit leave through every ``finally``."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    def stop(number: int, _: FrameType | None) -> None:
+        if number == signal.SIGALRM:
+            raise RuntimeError(f"it took longer than {LIMIT} seconds")
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGALRM, stop)
+    signal.alarm(LIMIT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""The load, a process of its own: ``python -m benchmark.load KIND OPTIONS`` prints its result as one line of JSON.
+
+Every token is checked, after the measured time; an answer that is not exactly right ends it with exit status 1.
+"""
+
+import argparse
+import asyncio
+import json
+import socket
+import sys
+import urllib.request
+from collections.abc import Callable, Coroutine
+from time import monotonic, sleep
+from typing import Any
+
+import uvloop
+
+from .answer import Answer, LostTokenError, check
+from .connection import ClientConnection, has_token, request
+from .script import script
+
+Options = argparse.Namespace
+Result = dict[str, Any]
+
+
+async def streams(options: Options) -> Result:
+    """Use keep-alive connections side by side, each with its requests one after the other."""
+
+    async def one() -> list[list[tuple[float, bytes]]]:
+        connection = await ClientConnection.open(options.port)
+        answers = [await connection.exchange(message) for _ in range(options.requests)]
+        connection.transport.close()
+        return answers
+
+    told, message = script(options.model), request(options.port, options.model)
+    began = monotonic()
+    collected = await asyncio.gather(*(one() for _ in range(options.connections)))
+    seconds = monotonic() - began
+    answers: list[Answer] = [check(parts, told) for several in collected for parts in several]
+    result: Result = {
+        "seconds": seconds,
+        "requests": len(answers),
+        "tokens": len(answers) * told.tokens,
+        "streams": [answer.stream_id for answer in answers],
+    }
+    if told.kind == "stamped":
+        result["latencies"] = percentiles([each for answer in answers for each in answer.latencies()])
+    return result
+
+
+async def first_token(options: Options) -> Result:
+    """Send requests at a fixed rate, in turn to the relay and straight to the upstream: seconds to the first token.
+
+    The rate holds whether answers come or not: a slow relay does not get fewer requests.
+    """
+    told = script(options.model)
+    idle: dict[int, list[ClientConnection]] = {options.port: [], options.direct: []}
+    found: dict[int, list[float]] = {options.port: [], options.direct: []}
+
+    async def one(port: int) -> None:
+        connection = idle[port].pop() if idle[port] else await ClientConnection.open(port)
+        began = monotonic()
+        parts = await connection.exchange(request(port, options.model))
+        idle[port].append(connection)
+        found[port].append(next(arrival for arrival, data in parts if has_token(data)) - began)
+        check(parts, told)
+
+    began = monotonic()
+    async with asyncio.TaskGroup() as group:
+        for number in range(2 * int(options.rate * options.seconds)):
+            await asyncio.sleep(max(0.0, began + number / (2 * options.rate) - monotonic()))
+            group.create_task(one(options.direct if number % 2 else options.port))
+    return {"relayed": percentiles(found[options.port]), "direct": percentiles(found[options.direct])}
+
+
+async def hold(options: Options) -> Result:
+    """Hold streams open that got one token; say so in one line, and end when the input is closed."""
+    message = request(options.port, options.model)
+    connections: list[ClientConnection] = []
+    for _ in range(options.connections):
+        connection = await ClientConnection.open(options.port)
+        await connection.exchange(message, until_token=True)
+        connections.append(connection)
+    print(json.dumps({"open": len(connections)}), flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    closed = sum(connection.transport.is_closing() for connection in connections)
+    if closed:
+        raise LostTokenError(f"{closed} of {len(connections)} idle streams were closed")
+    return {"open": len(connections)}
+
+
+async def disconnect(options: Options) -> Result:
+    """Leave after the first token, one client after the other: seconds until the upstream was told of each."""
+    left = await asyncio.get_running_loop().run_in_executor(None, _leave, options)
+    with urllib.request.urlopen(f"http://127.0.0.1:{options.direct}/closed") as answer:  # noqa: ASYNC210
+        told = json.load(answer)
+    missing = [tag for tag in left if tag not in told]
+    if missing:
+        raise LostTokenError(f"the upstream was never told of {len(missing)} of {len(left)} disconnects")
+    return {"cancelled": percentiles([told[tag] - when for tag, when in left.items()])}
+
+
+def _leave(options: Options) -> dict[str, float]:
+    """Return the tag of each request, and when its client left (CLOCK_MONOTONIC, seconds)."""
+    left: dict[str, float] = {}
+    for number in range(options.requests):
+        tag = f"{options.port}-{monotonic()}-{number}"
+        with socket.create_connection(("127.0.0.1", options.port), timeout=10) as connection:
+            connection.sendall(request(options.port, options.model, tag))
+            received = b""
+            while not has_token(received):
+                data = connection.recv(65536)
+                if not data:
+                    raise LostTokenError(f"closed before the first token: {received[-300:]!r}")
+                received += data
+            sleep(0.005)  # the relay has come to rest, as it has between two tokens
+            left[tag] = monotonic()
+        sleep(0.02)
+    sleep(0.3)  # the slowest notice is still a figure
+    return left
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """Return the median, the 99th percentile and the largest."""
+    values = sorted(values)
+    return {"p50": values[len(values) // 2], "p99": values[int(len(values) * 0.99)], "max": values[-1]}
+
+
+KINDS: dict[str, Callable[[Options], Coroutine[Any, Any, Result]]] = {
+    "streams": streams,
+    "first_token": first_token,
+    "hold": hold,
+    "disconnect": disconnect,
+}
+
+
+async def run(options: Options) -> Result:
+    """Run one kind of load, within its time limit."""
+    async with asyncio.timeout(options.limit):
+        return await KINDS[options.kind](options)
+
+
+def main() -> None:
+    """Read the options, run, print."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--port", type=int, required=True, help="the relay's")
+    parser.add_argument("--direct", type=int, default=0, help="the upstream's port")
+    parser.add_argument("--model", default="", help="the upstream's script")
+    parser.add_argument("--connections", type=int, default=1)
+    parser.add_argument("--requests", type=int, default=1, help="one after the other on each connection")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds until it gives up")
+    try:
+        print(json.dumps(uvloop.run(run(parser.parse_args()))), flush=True)
+    except (LostTokenError, OSError) as failure:  # TimeoutError is an OSError
+        sys.exit(f"{type(failure).__name__}: {failure}")
+
+
+if __name__ == "__main__":
+    main()

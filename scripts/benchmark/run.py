@@ -1,0 +1,75 @@
+"""Runs one scenario: warm-up, then every contestant in turn, round after round, so that noise meets all alike."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from .relays import Relay, contestant, upstream
+from .scenarios import Sample, Scenario, Setting
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a scenario found: a sample for each round of each contestant that was there."""
+
+    scenario: Scenario
+    samples: dict[str, list[Sample]]
+
+    def typical(self, name: str) -> Sample:
+        """Return the median over the rounds, figure by figure; empty for one that was not there."""
+        return tuple(median(figures) for figures in zip(*self.samples.get(name, ()), strict=True))
+
+    def ratios(self) -> list[float]:
+        """Divide subject by baseline in each round, by the first figure; empty if that means nothing."""
+        subject, baseline = (
+            [sample[0] for sample in self.samples.get(name, ())]
+            for name in (self.scenario.subject, self.scenario.baseline)
+        )
+        if not subject or not baseline or min(baseline) <= 0:
+            return []
+        return [ours / theirs for ours, theirs in zip(subject, baseline, strict=True)]
+
+    def met(self) -> bool | None:
+        """Tell whether the goal was reached; None without a goal or a subject."""
+        found = self.typical(self.scenario.subject)
+        if self.scenario.ratio is not None:
+            ratios = self.ratios()
+            return median(ratios) <= self.scenario.ratio if ratios else None
+        if not found or not self.scenario.limits:
+            return None
+        return all(figure < limit for figure, limit in zip(found, self.scenario.limits, strict=True))
+
+
+def run(scenario: Scenario, names: list[str], rounds: int, *, quick: bool, folder: Path) -> Outcome:
+    """Measure the scenario on the contestants of these names."""
+    samples: dict[str, list[Sample]] = {name: [] for name in names}
+    folder.mkdir()
+    with ExitStack() as stack:
+        provider = stack.enter_context(upstream(folder))
+
+        @contextmanager
+        def start(name: str) -> Iterator[Relay]:
+            with contestant(name, provider.port, folder / name) as relay:
+                yield relay
+            shutil.rmtree(folder / name)
+
+        setting = Setting(provider.port, quick)
+        if not scenario.fresh:
+            relays = {name: stack.enter_context(start(name)) for name in names}
+            for relay in relays.values():
+                scenario.measure(relay, Setting(provider.port, quick=True))  # warm-up
+        for number in range(rounds):
+            for name in names:
+                if scenario.fresh:
+                    with start(name) as relay:
+                        sample = scenario.measure(relay, setting)
+                else:
+                    sample = scenario.measure(relays[name], setting)
+                samples[name].append(sample)
+                figures = " / ".join(f"{figure:.3g}" for figure in sample)
+                print(f"{scenario.name} {number + 1}/{rounds} {name}: {figures} {scenario.unit}", file=sys.stderr)
+    return Outcome(scenario, samples)

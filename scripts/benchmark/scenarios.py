@@ -1,0 +1,167 @@
+"""The rows of the table: what is measured, on whom, and how far it may go."""
+
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from time import monotonic, sleep
+
+from .relays import STORES, Relay
+from .work import BenchError, cpu_of, load, memory_of_idle
+
+Sample = tuple[float, ...]  # one measurement: one figure, or two such as median and 99th percentile
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a measurement needs to know beside the relay."""
+
+    direct: int  # the upstream's port
+    quick: bool  # a smoke run: the same work, less of it
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One row."""
+
+    name: str
+    what: str
+    unit: str
+    measure: Callable[[Relay, Setting], Sample]
+    ratio: float | None = None  # reach: at most so many times the baseline
+    limits: Sample = ()  # reach: each figure under this, in the unit
+    subject: str = "memory"  # the contestant that is judged: the gateway, by its store
+    baseline: str = "nginx"  # what its ratio is taken to
+    others: tuple[str, ...] = ("nginx", "bare")  # whom it is measured beside
+    fresh: bool = False  # a new process for each measurement, because the first one changes it
+    rounds: int = 5
+
+    @property
+    def contestants(self) -> tuple[str, ...]:
+        """Name them in the order in which each round takes them."""
+        return tuple(dict.fromkeys((*self.others, self.baseline, self.subject)))
+
+    def reach(self) -> str:
+        """Return the goal, as text."""
+        if self.ratio is not None:
+            return f"at most {self.ratio:g} x {self.baseline}"
+        return f"under {' / '.join(f'{limit:g}' for limit in self.limits)} {self.unit}" if self.limits else "—"
+
+
+def paced(relay: Relay, setting: Setting) -> Sample:
+    """Measure the CPU a token of 200 streams of 50 tokens a second, the requests included."""
+    return (_microseconds_a_token(relay, f"paced-50-{25 if setting.quick else 250}", connections=200),)
+
+
+def flood(relay: Relay, setting: Setting) -> Sample:
+    """Measure the CPU a token of 8 streams as fast as they go."""
+    return (_microseconds_a_token(relay, f"flood-{2000 if setting.quick else 20000}", connections=8),)
+
+
+def short(relay: Relay, setting: Setting) -> Sample:
+    """Measure the CPU of a request with 16 tokens, over 8 keep-alive connections."""
+    seconds, result = cpu_of(relay, model="short-16", connections=8, requests=25 if setting.quick else 250)
+    return (seconds / result["requests"] * 1e3,)
+
+
+def first_token(relay: Relay, setting: Setting) -> Sample:
+    """Measure what the relay adds to the median and the 99th percentile of the time to the first token."""
+    seconds = 1 if setting.quick else 6
+    result = load("first_token", relay, model="short-16", direct=setting.direct, rate=50, seconds=seconds)
+    return _added(result["relayed"], result["direct"])
+
+
+def idle(relay: Relay, setting: Setting) -> Sample:
+    """Measure the memory of an open stream that waits for its next token."""
+    load("streams", relay, model="short-16", connections=8, requests=25)  # what is allocated once is there already
+    return (memory_of_idle(relay, 100 if setting.quick else 1000, "idle") / 1024,)
+
+
+def cancel(relay: Relay, setting: Setting) -> Sample:
+    """Time the way from a client's leaving to the upstream's notice: median and largest."""
+    count = 5 if setting.quick else 50
+    times = load("disconnect", relay, model="idle", direct=setting.direct, requests=count)["cancelled"]
+    return times["p50"] * 1e3, times["max"] * 1e3
+
+
+def token_latency(relay: Relay, setting: Setting) -> Sample:
+    """Measure what the relay adds to the way of a token, at 10,000 tokens a second."""
+    model = f"stamped-50-{25 if setting.quick else 150}"
+    direct = Relay("upstream", setting.direct, relay.process, relay.folder)
+    through = load("streams", relay, model=model, connections=200)["latencies"]
+    return _added(through, load("streams", direct, model=model, connections=200)["latencies"])
+
+
+def disk(relay: Relay, setting: Setting) -> Sample:
+    """Measure the bytes that the store's files grow for each token."""
+    before = _bytes_in(relay)
+    tokens = load("streams", relay, model=f"flood-{500 if setting.quick else 5000}", connections=8)["tokens"]
+    sleep(0.5)
+    return ((_bytes_in(relay) - before) / tokens,)
+
+
+def resume(relay: Relay, setting: Setting) -> Sample:
+    """Time the first byte of a stream of 10,000 records that is read again from its middle."""
+    records = 1000 if setting.quick else 10000
+    stream = load("streams", relay, model=f"flood-{records}")["streams"][0]
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{relay.port}/v1/streams/{stream}", headers={"Last-Event-ID": str(records // 2)}
+    )
+    times = []
+    for _ in range(5):
+        began = monotonic()
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            answer.read(1)
+            times.append((monotonic() - began) * 1e3)
+            if records // 2 > answer.read().count(b"\n\n"):
+                raise BenchError(f"resumed, stream {stream} was not whole")
+    return (median(times),)
+
+
+def _microseconds_a_token(relay: Relay, model: str, connections: int) -> float:
+    seconds, result = cpu_of(relay, model=model, connections=connections)
+    tokens: int = result["tokens"]
+    return seconds / tokens * 1e6
+
+
+def _added(relayed: dict[str, float], direct: dict[str, float]) -> Sample:
+    """Return the milliseconds that the relay adds to the median and to the 99th percentile."""
+    return tuple((relayed[name] - direct[name]) * 1e3 for name in ("p50", "p99"))
+
+
+def _bytes_in(relay: Relay) -> int:
+    """Return the size of the store: all of the relay's folder but what it has said."""
+    return sum(
+        file.stat().st_size for file in relay.folder.rglob("*") if file.is_file() and not file.name.endswith("log")
+    )
+
+
+def _store_rows(store: str) -> list[Scenario]:
+    """Build the rows of one durable store, beside the gateway with the memory store."""
+
+    def row(name: str, what: str, unit: str, measure: Callable[[Relay, Setting], Sample], **rest: object) -> Scenario:
+        defaults = {"subject": store, "baseline": "memory", "others": (), "rounds": 3}
+        return Scenario(f"{store}-{name}", f"{what}, {store} store", unit, measure, **(defaults | rest))  # type: ignore[arg-type]
+
+    return [
+        row("paced", "CPU a token, 200 streams of 50 tokens/s", "µs", paced),
+        row("latency", "added latency of a token at 10,000 tokens/s, p50 / p99", "ms", token_latency),
+        row("disk", "bytes on disk a token", "B", disk, fresh=True),
+        row("resume", "first byte of a 10,000-record stream read again", "ms", resume),
+    ]
+
+
+ROWS = [
+    Scenario("paced", "CPU a token, 200 streams of 50 tokens/s", "µs", paced, ratio=2.8),
+    Scenario("flood", "CPU a token, 8 streams unpaced", "µs", flood, ratio=1.8),
+    Scenario("short", "CPU of a 16-token request", "ms", short, limits=(1.2,)),
+    Scenario(
+        "ttft", "added time to first token at 50 requests/s, p50 / p99", "ms", first_token, limits=(2, 10), rounds=3
+    ),
+    Scenario("idle", "memory of an open idle stream", "KB", idle, limits=(40,), fresh=True, rounds=3),
+    Scenario(
+        "cancel", "upstream cancelled after a disconnect, median / max of 50", "ms", cancel, limits=(20, 100), rounds=3
+    ),
+]
+STORE_ROWS = [row for store in STORES if store != "memory" for row in _store_rows(store)]
+SCENARIOS = {row.name: row for row in (*ROWS, *STORE_ROWS)}

@@ -1,0 +1,159 @@
+"""The benchmark upstream, a process of its own: prebuilt OpenAI chunks on a bare protocol, so that it is no bottleneck.
+
+``GET /closed`` tells when the connection of each tagged request (its ``user``) was closed by the other side.
+"""
+
+import asyncio
+import sys
+from time import monotonic, monotonic_ns
+from typing import cast
+
+import orjson
+import uvloop
+
+from .script import Script, script, stamped
+from .wheel import Wheel
+
+
+class Provider:
+    """What the connections share: the pacing wheel, the flooding streams and the times of the disconnects."""
+
+    def __init__(self) -> None:
+        self.wheel = Wheel()
+        self.closed: dict[str, float] = {}  # tag: CLOCK_MONOTONIC, seconds
+        self._floods: set[Connection] = set()
+
+    def flood(self, connection: "Connection") -> None:
+        """Let the connection write a token in every turn of the event loop."""
+        if not self._floods:
+            asyncio.get_running_loop().call_soon(self._pour)
+        self._floods.add(connection)
+
+    def ebb(self, connection: "Connection") -> None:
+        """Stop that: the reader is behind, or gone."""
+        self._floods.discard(connection)
+
+    def _pour(self) -> None:
+        # uvloop sends once a turn, so one token a turn is one send for each token.
+        for connection in tuple(self._floods):
+            if not connection.step():
+                self._floods.discard(connection)
+        if self._floods:
+            asyncio.get_running_loop().call_soon(self._pour)
+
+
+class Connection(asyncio.Protocol):
+    """One keep-alive connection; requests come one after the other."""
+
+    def __init__(self, provider: Provider) -> None:
+        self._provider = provider
+        self._transport: asyncio.Transport
+        self._inbox = b""
+        self._script: Script | None = None  # of the stream that is running
+        self._sent = 0  # tokens
+        self._with_usage = False
+        self._tag = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Answer the request once it is complete."""
+        self._inbox += data
+        head, found, rest = self._inbox.partition(b"\r\n\r\n")
+        if not found:
+            return
+        lines = head.split(b"\r\n")
+        headers = dict(line.lower().split(b": ", 1) for line in lines[1:] if b": " in line)
+        length = int(headers.get(b"content-length", 0))
+        if len(rest) < length:
+            return
+        self._inbox = rest[length:]
+        path = lines[0].split()[1]
+        if lines[0].startswith(b"POST ") and length:
+            self._generate(orjson.loads(rest[:length]))
+        else:
+            known = {b"/closed": self._provider.closed, b"/v1/models": {"object": "list", "data": []}}
+            self._say("200 OK" if path in known else "404 Not Found", orjson.dumps(known.get(path, {})))
+
+    def _generate(self, body: dict[str, object]) -> None:
+        try:
+            self._script = script(str(body.get("model")))
+        except ValueError as unknown:
+            self._say("404 Not Found", orjson.dumps({"error": {"message": str(unknown)}}))
+            return
+        self._sent, self._tag = 0, str(body.get("user", ""))
+        options = body.get("stream_options")
+        self._with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
+        match self._script:
+            case Script(kind="short", opening=opening, frames=frames):
+                self._transport.write(opening + b"".join(frames) + self._script.ending(with_usage=self._with_usage))
+                self._script = None
+            case Script(kind="idle", opening=opening, frames=frames):
+                self._transport.write(opening + frames[0])
+            case Script(kind="flood", opening=opening):
+                self._transport.write(opening)
+                self._provider.flood(self)
+            case Script(rate=rate, opening=opening):
+                self._transport.write(opening)
+                self._provider.wheel.add(rate, self.step)
+
+    def _say(self, status: str, body: bytes) -> None:
+        self._transport.write(
+            f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+
+    def step(self) -> bool:
+        """Write the next token, or the ending after the last; False when there is no more to come."""
+        current = self._script
+        if current is None:  # the other side has gone
+            return False
+        if self._sent == current.tokens:
+            self._transport.write(current.ending(with_usage=self._with_usage))
+            self._script = None
+            return False
+        if current.kind == "stamped":
+            self._transport.write(stamped(current.frames[0], monotonic_ns()))
+        else:
+            self._transport.write(current.frames[self._sent])
+        self._sent += 1
+        return True
+
+    def pause_writing(self) -> None:
+        """Hold an unpaced stream, since the reader is behind; a paced one becomes a queue that grows."""
+        self._provider.ebb(self)
+
+    def resume_writing(self) -> None:
+        """Go on, since the reader has caught up."""
+        if self._script is not None and self._script.kind == "flood":
+            self._provider.flood(self)
+
+    def eof_received(self) -> bool:
+        """Note the moment; the connection is closed."""
+        self._leave()
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - reset or closed: gone is gone
+        """Note the moment, unless the end of file came before."""
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._script is not None and self._tag:
+            self._provider.closed.setdefault(self._tag, monotonic())
+        self._script = None
+        self._provider.ebb(self)
+
+
+async def serve(port: int) -> None:
+    """Serve on the loopback port until the process is stopped."""
+    provider = Provider()
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Connection(provider), "127.0.0.1", port, backlog=4096
+    )
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(int(sys.argv[1])))

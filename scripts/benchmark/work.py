@@ -1,0 +1,76 @@
+"""The work that a relay is given, and what it cost: one measurement of one figure is one call here."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from .relays import SCRIPTS, Relay
+
+
+class BenchError(Exception):
+    """A run that has no figure: a stream was lost, or a process failed."""
+
+
+def load(kind: str, relay: Relay, **options: object) -> dict[str, Any]:
+    """Run the load process to its end; return its result."""
+    result: dict[str, Any]
+    with _load_process(kind, relay, options) as process:
+        output, _ = process.communicate(timeout=90)
+        if process.returncode:
+            raise _failed(kind, relay, process, output)
+    result = json.loads(output)
+    return result
+
+
+def cpu_of(relay: Relay, **options: object) -> tuple[float, dict[str, Any]]:
+    """Return the seconds of CPU that the relay used for a load of streams, and the load's result."""
+    before = relay.process.cpu()
+    result = load("streams", relay, **options)
+    time.sleep(0.05)  # what is left to do after the client has its answer belongs to the work
+    return relay.process.cpu() - before, result
+
+
+def memory_of_idle(relay: Relay, count: int, model: str) -> float:
+    """Return the bytes of resident memory that the relay grew for each of so many open, idle streams."""
+    before = relay.process.memory()
+    with _load_process("hold", relay, {"model": model, "connections": count}) as process:
+        assert process.stdout is not None  # noqa: S101
+        if not process.stdout.readline():
+            raise _failed("hold", relay, process, "")
+        time.sleep(0.5)  # allocators and timers come to rest
+        grown = relay.process.memory() - before
+        output, _ = process.communicate(timeout=30)  # closes its input: it may go
+        if process.returncode:
+            raise _failed("hold", relay, process, output)
+    return grown / count
+
+
+@contextmanager
+def _load_process(kind: str, relay: Relay, options: dict[str, object]) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "benchmark.load", kind, "--port", str(relay.port)]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    process = subprocess.Popen(
+        command,
+        cwd=SCRIPTS,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()  # after communicate() it has ended already
+
+
+def _failed(kind: str, relay: Relay, process: subprocess.Popen[str], output: str) -> BenchError:
+    said = output or process.communicate(timeout=30)[0]
+    return BenchError(
+        f"{kind} through {relay.name}: {said.strip()[-1500:]}\n{relay.name} said: {relay.process.complaint()}"
+    )

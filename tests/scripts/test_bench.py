@@ -1,0 +1,80 @@
+"""The benchmark loses no token itself, notices one that is lost, and ends in a table."""
+
+import json
+import subprocess
+from pathlib import Path
+from time import monotonic_ns
+
+import pytest
+from benchmark.answer import LostTokenError, check
+from benchmark.script import script, stamped
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    command = [ROOT / "scripts" / "bench", *arguments]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+
+
+def whole(model: str) -> bytes:
+    told = script(model)
+    return told.opening + b"".join(told.frames) + told.ending(with_usage=True)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100, 1000, 100_000])
+def test_an_answer_is_right_however_it_is_cut(size: int) -> None:
+    raw = whole("short-16")
+    parts = [(float(start), raw[start : start + size]) for start in range(0, len(raw), size)]
+    answer = check(parts, script("short-16"))
+    assert len(answer.texts) == 16
+    assert answer.arrivals[-1][1] == len(answer.body)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda told: told.opening + b"".join(told.frames[1:]) + told.ending(with_usage=False),
+        lambda told: told.opening + b"".join(told.frames[:-1]) + told.ending(with_usage=False),
+        lambda told: told.opening + b"".join((*told.frames, told.frames[-1])) + told.ending(with_usage=False),
+        lambda told: told.opening + b"".join(reversed(told.frames)) + told.ending(with_usage=False),
+        lambda told: told.opening + b"".join(told.frames) + told.done,
+        lambda told: told.opening + b"".join(told.frames) + told.finish + b"0\r\n\r\n",
+        lambda told: told.opening + b"".join(told.frames),
+    ],
+    ids=["first lost", "last lost", "one twice", "order", "no finish", "no [DONE]", "cut"],
+)
+def test_a_damaged_answer_has_no_figure(damage) -> None:
+    told = script("short-16")
+    with pytest.raises(LostTokenError):
+        check([(0.0, damage(told))], told)
+
+
+def test_latencies_are_from_the_stamp_to_the_part_that_completes_the_token() -> None:
+    told = script("stamped-50-3")
+    now = monotonic_ns()
+    frames = [stamped(told.frames[0], now + number) for number in range(3)]
+    parts = [
+        (now / 1e9, told.opening),
+        (now / 1e9 + 1, frames[0] + frames[1][:-40]),
+        (now / 1e9 + 2, frames[1][-40:]),
+        (now / 1e9 + 3, frames[2] + told.ending(with_usage=False)),
+    ]
+    assert check(parts, told).latencies() == pytest.approx([1, 2, 3], abs=1e-5)
+
+
+@pytest.mark.skipif(not (ROOT / "server" / "cli.py").exists(), reason="there is no gateway to measure yet")
+def test_a_quick_run_measures_every_row(tmp_path: Path) -> None:
+    found = tmp_path / "bench.json"
+    bench = run("--quick", "--json", found)
+    assert bench.returncode == 0, bench.stderr
+    rows = json.loads(found.read_text())
+    assert [row["name"] for row in rows] == ["paced", "flood", "short", "ttft", "idle", "cancel"]
+    assert all(set(row["samples"]) >= {"memory", "bare"} for row in rows)
+    assert bench.stdout.count("\n| ") == len(rows)
+
+
+def test_an_unknown_row_is_named() -> None:
+    bench = run("--only", "speed")
+    assert bench.returncode == 2
+    assert "no speed; there are paced, flood" in bench.stderr
