@@ -91,8 +91,8 @@ def _bound() -> None:
             raise RuntimeError(f"it took longer than {LIMIT} seconds")
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGALRM, stop)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, stop)
     signal.alarm(LIMIT)
 
 

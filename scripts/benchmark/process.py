@@ -54,6 +54,13 @@ class Child:
         """Return the bytes of resident memory of it and its descendants."""
         return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._tree()) * PAGE
 
+    def pin(self, cores: set[int]) -> None:
+        """Let all its threads and descendants run on these cores only."""
+        for pid in self._tree():
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                with suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread.name), cores)
+
     def stop(self, patience: float = 5.0) -> None:
         """Ask it to end; after ``patience`` seconds kill it and its descendants."""
         family = list(self._tree())

@@ -57,11 +57,11 @@ def run(scenario: Scenario, names: list[str], rounds: int, *, quick: bool, folde
                 yield relay
             shutil.rmtree(folder / name)
 
-        setting = Setting(provider.port, quick)
+        setting = Setting(provider, quick)
         if not scenario.fresh:
             relays = {name: stack.enter_context(start(name)) for name in names}
             for relay in relays.values():
-                scenario.measure(relay, Setting(provider.port, quick=True))  # warm-up
+                scenario.measure(relay, Setting(provider, quick=True))  # warm-up
         for number in range(rounds):
             for name in names:
                 if scenario.fresh:

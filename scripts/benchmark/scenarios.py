@@ -7,7 +7,7 @@ from statistics import median
 from time import monotonic, sleep
 
 from .relays import STORES, Relay
-from .work import BenchError, cpu_of, load, memory_of_idle
+from .work import BenchError, core_to_itself, cpu_of, load, memory_of_idle
 
 Sample = tuple[float, ...]  # one measurement: one figure, or two such as median and 99th percentile
 
@@ -16,7 +16,7 @@ Sample = tuple[float, ...]  # one measurement: one figure, or two such as median
 class Setting:
     """What a measurement needs to know beside the relay."""
 
-    direct: int  # the upstream's port
+    upstream: Relay  # as if it were a relay: to measure what goes there directly
     quick: bool  # a smoke run: the same work, less of it
 
 
@@ -55,7 +55,8 @@ def paced(relay: Relay, setting: Setting) -> Sample:
 
 def flood(relay: Relay, setting: Setting) -> Sample:
     """Measure the CPU a token of 8 streams as fast as they go."""
-    return (_microseconds_a_token(relay, f"flood-{2000 if setting.quick else 20000}", connections=8),)
+    with core_to_itself(relay, setting.upstream):
+        return (_microseconds_a_token(relay, f"flood-{2000 if setting.quick else 20000}", connections=8),)
 
 
 def short(relay: Relay, setting: Setting) -> Sample:
@@ -67,7 +68,7 @@ def short(relay: Relay, setting: Setting) -> Sample:
 def first_token(relay: Relay, setting: Setting) -> Sample:
     """Measure what the relay adds to the median and the 99th percentile of the time to the first token."""
     seconds = 1 if setting.quick else 6
-    result = load("first_token", relay, model="short-16", direct=setting.direct, rate=50, seconds=seconds)
+    result = load("first_token", relay, model="short-16", direct=setting.upstream.port, rate=50, seconds=seconds)
     return _added(result["relayed"], result["direct"])
 
 
@@ -80,16 +81,16 @@ def idle(relay: Relay, setting: Setting) -> Sample:
 def cancel(relay: Relay, setting: Setting) -> Sample:
     """Time the way from a client's leaving to the upstream's notice: median and largest."""
     count = 5 if setting.quick else 50
-    times = load("disconnect", relay, model="idle", direct=setting.direct, requests=count)["cancelled"]
+    times = load("disconnect", relay, model="idle", direct=setting.upstream.port, requests=count)["cancelled"]
     return times["p50"] * 1e3, times["max"] * 1e3
 
 
 def token_latency(relay: Relay, setting: Setting) -> Sample:
     """Measure what the relay adds to the way of a token, at 10,000 tokens a second."""
     model = f"stamped-50-{25 if setting.quick else 150}"
-    direct = Relay("upstream", setting.direct, relay.process, relay.folder)
-    through = load("streams", relay, model=model, connections=200)["latencies"]
-    return _added(through, load("streams", direct, model=model, connections=200)["latencies"])
+    relayed = load("streams", relay, model=model, connections=200)["latencies"]
+    direct = load("streams", setting.upstream, model=model, connections=200)["latencies"]
+    return _added(relayed, direct)
 
 
 def disk(relay: Relay, setting: Setting) -> Sample:
@@ -136,24 +137,36 @@ def _bytes_in(relay: Relay) -> int:
     )
 
 
-def _store_rows(store: str) -> list[Scenario]:
-    """Build the rows of one durable store, beside the gateway with the memory store."""
-
-    def row(name: str, what: str, unit: str, measure: Callable[[Relay, Setting], Sample], **rest: object) -> Scenario:
-        defaults = {"subject": store, "baseline": "memory", "others": (), "rounds": 3}
-        return Scenario(f"{store}-{name}", f"{what}, {store} store", unit, measure, **(defaults | rest))  # type: ignore[arg-type]
-
-    return [
-        row("paced", "CPU a token, 200 streams of 50 tokens/s", "µs", paced),
-        row("latency", "added latency of a token at 10,000 tokens/s, p50 / p99", "ms", token_latency),
-        row("disk", "bytes on disk a token", "B", disk, fresh=True),
-        row("resume", "first byte of a 10,000-record stream read again", "ms", resume),
-    ]
+def _store_row(
+    store: str,
+    name: str,
+    what: str,
+    unit: str,
+    measure: Callable[[Relay, Setting], Sample],
+    *,
+    ratio: float | None = None,
+    limits: Sample = (),
+    fresh: bool = False,
+) -> Scenario:
+    """Build a row of a durable store, beside the gateway with the memory store."""
+    return Scenario(
+        f"{store}-{name}",
+        f"{store}: {what}",
+        unit,
+        measure,
+        ratio=ratio,
+        limits=limits,
+        subject=store,
+        baseline="memory",
+        others=(),
+        fresh=fresh,
+        rounds=3,
+    )
 
 
 ROWS = [
     Scenario("paced", "CPU a token, 200 streams of 50 tokens/s", "µs", paced, ratio=2.8),
-    Scenario("flood", "CPU a token, 8 streams unpaced", "µs", flood, ratio=1.8),
+    Scenario("flood", "CPU a token, 8 streams unpaced", "µs", flood, ratio=1.8, rounds=9),
     Scenario("short", "CPU of a 16-token request", "ms", short, limits=(1.2,)),
     Scenario(
         "ttft", "added time to first token at 50 requests/s, p50 / p99", "ms", first_token, limits=(2, 10), rounds=3
@@ -163,5 +176,15 @@ ROWS = [
         "cancel", "upstream cancelled after a disconnect, median / max of 50", "ms", cancel, limits=(20, 100), rounds=3
     ),
 ]
-STORE_ROWS = [row for store in STORES if store != "memory" for row in _store_rows(store)]
+STORE_ROWS = [
+    row
+    for store in STORES
+    if store != "memory"
+    for row in (
+        _store_row(store, "paced", "CPU a token, 200 streams of 50 tokens/s", "µs", paced),
+        _store_row(store, "latency", "added latency of a token at 10,000 tokens/s, p50 / p99", "ms", token_latency),
+        _store_row(store, "disk", "bytes on disk a token", "B", disk, fresh=True),
+        _store_row(store, "resume", "first byte of a 10,000-record stream read again", "ms", resume),
+    )
+]
 SCENARIOS = {row.name: row for row in (*ROWS, *STORE_ROWS)}

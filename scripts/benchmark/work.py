@@ -1,6 +1,7 @@
 """The work that a relay is given, and what it cost: one measurement of one figure is one call here."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -32,6 +33,29 @@ def cpu_of(relay: Relay, **options: object) -> tuple[float, dict[str, Any]]:
     result = load("streams", relay, **options)
     time.sleep(0.05)  # what is left to do after the client has its answer belongs to the work
     return relay.process.cpu() - before, result
+
+
+@contextmanager
+def core_to_itself(relay: Relay, upstream: Relay) -> Iterator[None]:
+    """Keep everything else off the relay's core: the upstream, and the load that is started in the block.
+
+    Unpaced, whoever shares a core with the relay decides how many tokens it finds in one read, and so what each costs:
+    left to the scheduler, the figures of one relay differ threefold from run to run.
+    """
+    cores = os.sched_getaffinity(0)
+    own, others = {min(cores)}, cores - {min(cores)}
+    if not others:
+        yield
+        return
+    relay.process.pin(own)
+    upstream.process.pin(others)
+    os.sched_setaffinity(0, others)  # the load inherits it
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+        relay.process.pin(cores)
+        upstream.process.pin(cores)
 
 
 def memory_of_idle(relay: Relay, count: int, model: str) -> float:
