@@ -99,7 +99,7 @@ def parse(
     settings, problems = _examine(tree, environ, known_strategies, known_stores)
     if errors := [problem for problem in problems if not problem.warning]:
         raise ConfigError(errors)
-    assert settings is not None  # noqa: S101 - without an error pydantic has made them
+    assert settings is not None
     return settings
 
 

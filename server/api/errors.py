@@ -1,0 +1,80 @@
+"""Exceptions become responses here: OpenAI's error shape, the request's id, nothing from inside."""
+
+import math
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
+
+from server.api.access import Access
+from server.core.errors import Rejected, error_body
+from server.core.records import Ending
+
+SANE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+log = structlog.get_logger("sluiceway.http")
+
+
+def middleware(access: Access, served: str) -> Middleware:
+    """Return the one middleware: request id, access, errors. `served` names the paths, for a 404."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked = request.headers.get("X-Request-Id", "")
+        request["id"] = asked if SANE_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
+        try:
+            request["owner"] = access.owner(request)
+            response = await handler(request)
+        except Rejected as error:
+            response = json_response(error.body(), error.status, retry_after=error.retry_after)
+        except web.HTTPException as error:
+            response = _routing_error(request, error, served)
+        except ConnectionError:
+            raise
+        except Exception:
+            log.exception("handler failed", path=request.path, request_id=request["id"])
+            body = error_body("The gateway failed on this request.", "internal_error", "api_error")
+            response = json_response(body, 500)
+        if not response.prepared:
+            response.headers["X-Request-Id"] = request["id"]
+        return response
+
+    return guard
+
+
+def json_response(
+    body: dict[str, Any],
+    status: int = 200,
+    *,
+    retry_after: float | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Return a JSON response; `retry_after` is in seconds, rounded up as RFC 9110 wants whole ones."""
+    response = web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
+    return response
+
+
+def failed_response(ending: Ending, headers: Mapping[str, str]) -> web.Response:
+    """Return the HTTP error of a stream that failed before it opened."""
+    assert ending.error is not None
+    response = json_response(ending.error, ending.status, retry_after=ending.retry_after, headers=headers)
+    # Recovery is exhausted: an SDK that retried on its own would multiply every attempt that was made here.
+    response.headers["x-should-retry"] = "false"
+    return response
+
+
+def _routing_error(request: web.Request, error: web.HTTPException, served: str) -> web.Response:
+    if error.status == 405:
+        body = error_body(f"{request.method} is not allowed here.", "method_not_allowed", "invalid_request_error")
+        return json_response(body, 405, headers={"Allow": error.headers.get("Allow", "")})
+    if error.status == 404:
+        return json_response(
+            error_body(f"Not found. Served here: {served}.", "not_found", "invalid_request_error"), 404
+        )
+    return json_response(error_body(error.reason, "bad_request", "invalid_request_error"), error.status)

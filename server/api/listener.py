@@ -1,0 +1,43 @@
+"""The listening socket: every accepted connection inherits its bounds."""
+
+import socket
+
+from server.config import Flow
+
+BACKLOG = 4096
+NOTSENT_LOWAT = 16_384  # bytes that the kernel may hold unsent before the transport counts as full
+USER_TIMEOUT_MS = 30_000  # unacknowledged data after which a vanished client is noticed
+TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module of 3.11 has no name for it
+
+
+def listen(host: str, port: int, flow: Flow) -> list[socket.socket]:
+    """Return listening sockets for every address of `host`. Raises OSError."""
+    sockets = []
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in dict.fromkeys(found):
+        sock = socket.socket(family, kind, protocol)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound(sock, flow)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+        sockets.append(sock)
+    return sockets
+
+
+def bound(sock: socket.socket, flow: Flow) -> None:
+    """Bound the send side of every connection that this listener accepts, and notice peers that vanish.
+
+    Without `TCP_NOTSENT_LOWAT` the kernel takes megabytes from us before a write ever blocks: no completion is long
+    enough for a slow client to be felt.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, flow.send_buffer_bytes)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, min(NOTSENT_LOWAT, flow.send_buffer_bytes))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)

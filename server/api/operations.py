@@ -1,0 +1,42 @@
+"""`/healthz`, `/readyz`, `/metrics`."""
+
+from aiohttp import web
+
+from server.api.errors import json_response
+from server.streams import Streams
+from server.telemetry.metrics import Metrics
+
+BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}
+
+
+class Operations:
+    """What operators and their tools ask."""
+
+    def __init__(self, streams: Streams, metrics: Metrics) -> None:
+        self._streams = streams
+        self._metrics = metrics
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return what is served here."""
+        return [
+            web.get("/healthz", self.health),
+            web.get("/readyz", self.ready),
+            web.get("/metrics", self.metrics, allow_head=False),
+        ]
+
+    async def health(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 — aiohttp's handler signature
+        """Say that the process is alive."""
+        return json_response({"status": "ok"})
+
+    async def ready(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+        """Say whether new streams are taken: 503 while draining or without the store."""
+        problem = await self._streams.problem()
+        return json_response({"status": problem or "ready"}, 503 if problem else 200)
+
+    async def metrics(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+        """Return all metrics in Prometheus' text format."""
+        self._metrics.buffered.set(self._streams.buffered)
+        for target, breaker in self._streams.upstreams.breakers.items():
+            self._metrics.breaker.labels(target).set(BREAKER_VALUES[breaker.state])
+        headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        return web.Response(body=self._metrics.text(), headers=headers)

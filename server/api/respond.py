@@ -1,0 +1,114 @@
+"""From a stream to a response: wait for its opening, then deliver it, and say why the client left."""
+
+import asyncio
+from collections.abc import Mapping
+
+from aiohttp import web
+
+from server.api.delivery import Delivery, Leaving
+from server.api.errors import failed_response
+from server.config import Flow
+from server.core.records import ERROR, WHOLE
+from server.stream import Stream
+from server.streams import Streams
+from server.telemetry.metrics import Metrics
+
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+}
+RECONNECT_MS = 1000
+READ_ALL = 1 << 40
+
+
+class Responder:
+    """Answers requests with streams; one for the whole gateway."""
+
+    def __init__(self, streams: Streams, flow: Flow, metrics: Metrics) -> None:
+        self._streams = streams
+        self._flow = flow
+        self._metrics = metrics
+        self.open: set[Delivery] = set()  # responses under way
+        self.idle = asyncio.Event()  # there is none
+        self.idle.set()
+
+    async def respond(self, request: web.Request, stream: Stream, *, cursor: int = 0, wait: bool) -> web.StreamResponse:
+        """Attach this request to `stream` until one of them ends.
+
+        `wait`: the response opens with the first token, so that a failure before it keeps its HTTP status.
+        """
+        delivery = Delivery(request, stream, cursor, self._flow, self._metrics)
+        self._streams.attach(stream, delivery)
+        self.open.add(delivery)
+        self.idle.clear()
+        why: Leaving = "gone"
+        try:
+            response, why = await self._answer(request, stream, delivery, wait=wait)
+            return response
+        finally:
+            self.open.discard(delivery)
+            if not self.open:
+                self.idle.set()
+            self._streams.detach(stream, delivery, why)
+
+    async def leave(self, grace: float, *, durable: bool) -> None:
+        """Let readers fetch the endings for `grace` seconds; with a durable store tell them to come back instead."""
+        if durable:
+            for delivery in list(self.open):
+                await delivery.hang_up(RECONNECT_MS)
+        try:
+            async with asyncio.timeout(grace):
+                await self.idle.wait()
+        except TimeoutError:
+            pass  # whoever has not read by now is cut
+
+    async def _answer(
+        self, request: web.Request, stream: Stream, delivery: Delivery, *, wait: bool
+    ) -> tuple[web.StreamResponse, Leaving]:
+        if not stream.birth.stream:
+            await stream.ended.wait()
+            return await self._whole(request, stream), "ended"
+        if wait and not await self._opened(stream) and await self._failed_early(stream):
+            assert stream.log.ending is not None
+            return failed_response(stream.log.ending, stream_headers(request, stream)), "ended"
+        response = web.StreamResponse(headers={**SSE_HEADERS, **stream_headers(request, stream)})
+        return response, await delivery.run(response)
+
+    async def _opened(self, stream: Stream) -> bool:
+        """Wait for the first record, but no longer than `early_open_after`; return whether it opened by time."""
+        if stream.opened.is_set():
+            return False
+        try:
+            async with asyncio.timeout(max(0.0, self._flow.early_open_after - stream.age)):
+                await stream.opened.wait()
+        except TimeoutError:
+            return True
+        return False
+
+    async def _failed_early(self, stream: Stream) -> bool:
+        """Whether the stream's only record is its error."""
+        if stream.fault is not None:
+            raise stream.fault
+        if stream.log.tail != 1 or stream.log.ending is None:
+            return False
+        return (await stream.log.read(0, 1))[0].kind == ERROR
+
+    async def _whole(self, request: web.Request, stream: Stream) -> web.StreamResponse:
+        """Return the JSON of a non-streaming generation, or its error."""
+        if stream.fault is not None:
+            raise stream.fault
+        ending = stream.log.ending
+        assert ending is not None
+        record = (await stream.log.read(0, READ_ALL))[-1]
+        headers = stream_headers(request, stream)
+        if record.kind == WHOLE:
+            return web.Response(body=record.data, content_type="application/json", headers=headers)
+        return failed_response(ending, headers)
+
+
+def stream_headers(request: web.Request, stream: Stream) -> Mapping[str, str]:
+    """Return the headers that name a stream."""
+    ending = stream.log.ending
+    target = ending.target if ending else stream.target
+    return {"X-Stream-Id": stream.id, "X-Request-Id": request["id"], "X-Sluiceway-Target": target}

@@ -1,0 +1,51 @@
+"""`/v1/streams`: list, state, resume, abort."""
+
+from aiohttp import web
+
+from server.api.errors import json_response
+from server.api.requests import cursor
+from server.api.respond import Responder
+from server.core.errors import Rejected
+from server.streams import Streams
+
+
+class StreamPaths:
+    """The gateway's own paths about streams."""
+
+    def __init__(self, streams: Streams, responder: Responder) -> None:
+        self._streams = streams
+        self._responder = responder
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return what is served here."""
+        return [
+            web.get("/v1/streams", self.list, allow_head=False),
+            web.get("/v1/streams/{id}", self.read, allow_head=False),
+            web.delete("/v1/streams/{id}", self.abort),
+        ]
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        """Return every live and retained stream that the caller may see."""
+        data = [stream.view() async for stream in self._streams.visible(request["owner"])]
+        return json_response({"object": "list", "data": data})
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        """Return a stream's state, or the stream again after the cursor, and then live."""
+        stream = await self._streams.find(request.match_info["id"], request["owner"])
+        accept = request.headers.get("Accept", "")
+        if "application/json" in accept and "text/event-stream" not in accept:
+            return json_response(stream.detail())
+        after, tail = cursor(request), stream.log.tail
+        if request.query.get("format", "openai") not in ("openai", "native"):
+            raise Rejected(400, "Invalid 'format': it must be openai or native.", "invalid_value", "format")
+        if after > tail:
+            raise Rejected(400, f"Invalid cursor: the stream ends at {tail}.", "invalid_cursor")
+        if stream.birth.stream and after and after == tail and stream.ended.is_set():
+            return web.Response(status=204, headers={"X-Stream-Id": stream.id})
+        return await self._responder.respond(request, stream, cursor=after, wait=False)
+
+    async def abort(self, request: web.Request) -> web.StreamResponse:
+        """Cancel a live stream; an ended one is left as it is."""
+        stream = await self._streams.find(request.match_info["id"], request["owner"])
+        await self._streams.abort(stream, request.query.get("reason", "aborted by request")[:200])
+        return web.Response(status=204)

@@ -1,0 +1,118 @@
+"""The composition root: settings become a running gateway."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+
+import structlog
+from aiohttp import web
+
+from server.api.access import Access
+from server.api.completions import Completions
+from server.api.errors import middleware
+from server.api.listener import listen
+from server.api.operations import Operations
+from server.api.protocol import Connection, connection_options
+from server.api.respond import Responder
+from server.api.streams import StreamPaths
+from server.config import Settings
+from server.core.ports import Store, Strategy
+from server.streams import Streams
+from server.telemetry.metrics import Metrics
+from server.upstreams.pool import Upstreams
+
+RECOVERY = "sluiceway.recovery"
+STORES = "sluiceway.stores"
+TOOLS = "sluiceway.tools"
+READERS_GRACE = 2.0  # seconds for readers to fetch the endings that a shutdown wrote
+log = structlog.get_logger("sluiceway")
+
+
+def plugin_names(group: str) -> list[str]:
+    """Return what is registered in an entry point group: the built-ins and third parties' alike."""
+    return sorted(entry_points(group=group).names)
+
+
+def load_plugin(group: str, name: str) -> type:
+    """Return the class registered under `name`. Raises LookupError."""
+    for point in entry_points(group=group):
+        if point.name == name:
+            loaded: type = point.load()
+            return loaded
+    raise LookupError(f"nothing is registered as {name!r} in {group}")
+
+
+class Gateway:
+    """A whole gateway: `start`, `stop`; or `serve` until a signal."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        self.store: Store = load_plugin(STORES, settings.store.kind)(settings)
+        self.upstreams = Upstreams(settings, environ)
+        strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
+        self._strategy = strategy
+        self._runner: web.AppRunner
+        self._servers: list[asyncio.Server] = []
+        self.streams: Streams
+        self.responder: Responder
+
+    async def start(self) -> None:
+        """Open the store, the upstreams and the listener. Raises StoreError, OSError."""
+        await self.store.open()
+        await self.upstreams.open()
+        self.streams = Streams(self.settings, self.store, self.upstreams, self._strategy, self.metrics)
+        await self.streams.open()
+        self.responder = Responder(self.streams, self.settings.flow, self.metrics)
+        self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=1.0)
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        server, options = self._runner.server, connection_options()
+        assert server is not None
+        for sock in listen(self.settings.server.host, self.settings.server.port, self.settings.flow):
+            self._servers.append(await loop.create_server(lambda: Connection(server, loop=loop, **options), sock=sock))
+
+    def _application(self) -> web.Application:
+        rooms: list[Completions | StreamPaths | Operations] = [
+            Completions(self.streams, self.responder),
+            StreamPaths(self.streams, self.responder),
+            Operations(self.streams, self.metrics),
+        ]
+        routes = [route for room in rooms for route in room.routes()]
+        served = ", ".join(f"{route.method} {route.path}" for route in routes)
+        # The body's own bound is checked where it is read; aiohttp's is for `request.read()`, which nothing calls.
+        app = web.Application(middlewares=[middleware(Access(self.settings), served)])
+        app.add_routes(routes)
+        return app
+
+    @property
+    def port(self) -> int:
+        """The port listened on (the kernel's choice where 0 was configured)."""
+        port: int = self._servers[0].sockets[0].getsockname()[1]
+        return port
+
+    async def stop(self, grace: float) -> None:
+        """Drain for `grace` seconds with the listener open, then end what is left and close everything."""
+        await self.streams.drain(grace, self.responder.idle)
+        await self.responder.leave(READERS_GRACE, durable=self.store.durable)
+        for server in self._servers:
+            server.close()
+        await self.streams.close()
+        await self._runner.cleanup()
+        await self.upstreams.close()
+        await self.store.close()
+
+    async def serve(self) -> None:
+        """Run until SIGTERM or SIGINT."""
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        await self.start()
+        log.info("listening", host=self.settings.server.host, port=self.port, store=self.settings.store.kind)
+        await stopping.wait()
+        log.info("draining", streams=self.streams.live, grace=self.settings.server.shutdown_grace)
+        await self.stop(self.settings.server.shutdown_grace)
+        log.info("stopped")

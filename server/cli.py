@@ -1,0 +1,73 @@
+"""The commands: `sluiceway serve`, `sluiceway check`."""
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import uvloop
+
+from server import __version__
+from server.app import RECOVERY, STORES, Gateway, plugin_names
+from server.config import Settings
+from server.config_check import ConfigError, check, load
+from server.core.errors import StoreError
+from server.telemetry.logs import configure
+
+FAILED = 1
+BAD_CONFIG = 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the process's exit status."""
+    options = _parser().parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sluiceway", description="A streaming gateway for large language models.")
+    parser.add_argument("--version", action="version", version=f"sluiceway {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run the gateway")
+    serve.add_argument("--config", type=Path, required=True, help="TOML file")
+    serve.add_argument("--host", help="listen here instead of [server] host")
+    serve.add_argument("--port", type=int, help="listen here instead of [server] port")
+    serve.set_defaults(run=_serve)
+    checked = commands.add_parser("check", help="validate a configuration")
+    checked.add_argument("--config", type=Path, required=True, help="TOML file")
+    checked.set_defaults(run=_check)
+    return parser
+
+
+def _known() -> dict[str, list[str]]:
+    return {"known_strategies": plugin_names(RECOVERY), "known_stores": plugin_names(STORES)}
+
+
+def _check(options: argparse.Namespace) -> int:
+    problems = check(options.config, os.environ, **_known())
+    for problem in problems:
+        print(problem, file=sys.stderr)  # noqa: T201 — the command's output
+    return BAD_CONFIG if any(not problem.warning for problem in problems) else 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    try:
+        settings = load(options.config, os.environ, host=options.host, port=options.port, **_known())
+    except ConfigError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return BAD_CONFIG
+    configure()
+    try:
+        _run(settings)
+    except (OSError, StoreError) as error:
+        print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201 — one sentence instead of a traceback
+        return FAILED
+    return 0
+
+
+def _run(settings: Settings) -> None:
+    factory = uvloop.new_event_loop if settings.server.event_loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(Gateway(settings).serve())

@@ -1,0 +1,176 @@
+"""Everything that can go wrong, in one tree.
+
+    SluicewayError
+    ├── Rejected            a request that never became a stream: status and OpenAI-shaped body
+    ├── UpstreamError       one attempt at one target failed, classified by its Kind
+    ├── StreamError         the stream itself cannot go on (too large, timed out, aborted, shut down)
+    └── StoreError          the log cannot be written or read
+        └── Fenced          another relay has taken the stream over
+
+An error body has OpenAI's shape (https://platform.openai.com/docs/guides/error-codes).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class SluicewayError(Exception):
+    """Root of the gateway's own errors."""
+
+
+@dataclass(eq=False)
+class Rejected(SluicewayError):
+    """A request that was turned away before it became a stream.
+
+    `status` is the HTTP status, `retry_after` is in seconds and becomes the `Retry-After` header.
+    """
+
+    status: int
+    message: str
+    code: str
+    param: str | None = None
+    retry_after: float | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> dict[str, Any]:
+        """Return OpenAI's error object."""
+        return error_body(self.message, self.code, kind_of_status(self.status), self.param)
+
+
+class Kind(StrEnum):
+    """What failed in one attempt: the `kind` of `sluiceway_upstream_errors_total` and, mostly, the error's code."""
+
+    DNS = "upstream_dns"
+    CONNECT = "upstream_connect"
+    TLS = "upstream_tls"
+    RESET = "upstream_reset"  # before a byte of the body
+    CUT = "upstream_cut"  # in the body
+    TRUNCATED = "upstream_truncated"  # a clean end without a finish reason
+    GARBAGE = "upstream_garbage"
+    CONNECT_TIMEOUT = "upstream_connect_timeout"
+    TTFT_TIMEOUT = "upstream_ttft_timeout"
+    IDLE_TIMEOUT = "upstream_idle_timeout"
+    AUTH = "upstream_auth"
+    RATE_LIMIT = "upstream_rate_limit"
+    OVERLOADED = "upstream_server_error"  # 5xx
+    REQUEST_TIMEOUT = "upstream_request_timeout"  # 408
+    CONFLICT = "upstream_conflict"  # 409
+    CONTEXT_LENGTH = "context_length_exceeded"
+    CONTENT_POLICY = "content_policy_violation"
+    BAD_REQUEST = "upstream_bad_request"  # any other 4xx
+    IN_BAND = "upstream_error"  # an error event in a 200 stream
+    DIVERGED = "recovery_diverged"  # a restart told another story than the one delivered
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """What a Kind means: `same` and `other` say where another attempt may help, `breaks` whether the circuit counts it.
+
+    `status` is the HTTP status for a client whose response has not opened.
+    """
+
+    same: bool
+    other: bool
+    breaks: bool
+    status: int
+
+
+# One row a kind; the contract's Breaker and status tables are read off here and nowhere else.
+TRAITS: dict[Kind, Trait] = {
+    Kind.DNS: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.CONNECT: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.TLS: Trait(same=False, other=True, breaks=True, status=502),
+    Kind.RESET: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.CUT: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.TRUNCATED: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.GARBAGE: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.CONNECT_TIMEOUT: Trait(same=False, other=True, breaks=True, status=504),
+    Kind.TTFT_TIMEOUT: Trait(same=False, other=True, breaks=True, status=504),
+    Kind.IDLE_TIMEOUT: Trait(same=True, other=True, breaks=True, status=504),
+    Kind.AUTH: Trait(same=False, other=True, breaks=False, status=502),
+    Kind.RATE_LIMIT: Trait(same=True, other=True, breaks=False, status=429),
+    Kind.OVERLOADED: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.REQUEST_TIMEOUT: Trait(same=True, other=True, breaks=False, status=504),
+    Kind.CONFLICT: Trait(same=True, other=True, breaks=False, status=409),
+    Kind.CONTEXT_LENGTH: Trait(same=False, other=True, breaks=False, status=400),
+    Kind.CONTENT_POLICY: Trait(same=False, other=False, breaks=False, status=400),
+    Kind.BAD_REQUEST: Trait(same=False, other=False, breaks=False, status=400),
+    Kind.IN_BAND: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.DIVERGED: Trait(same=False, other=True, breaks=False, status=502),
+}
+
+
+@dataclass(eq=False)
+class UpstreamError(SluicewayError):
+    """One attempt failed.
+
+    `status`, `code`, `type` and `param` are the upstream's own where it gave them; `retry_after` is in seconds.
+    """
+
+    kind: Kind
+    message: str
+    status: int | None = None
+    code: str | None = None
+    type: str | None = None
+    param: str | None = None
+    retry_after: float | None = None
+
+    def __str__(self) -> str:
+        return self.message
+
+    @property
+    def trait(self) -> Trait:
+        """Where another attempt may help."""
+        return TRAITS[self.kind]
+
+    @property
+    def http_status(self) -> int:
+        """The status that a client gets when this error ends a stream before it opened."""
+        return self.status or self.trait.status
+
+    def body(self) -> dict[str, Any]:
+        """Return OpenAI's error object."""
+        kind = self.type or kind_of_status(self.http_status)
+        return error_body(self.message, self.code or self.kind.value, kind, self.param)
+
+
+@dataclass(eq=False)
+class StreamError(SluicewayError):
+    """The stream cannot go on, whatever the upstream does. `retryable`: the same request may succeed later."""
+
+    message: str
+    code: str
+    status: int
+    retryable: bool = False
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> dict[str, Any]:
+        """Return OpenAI's error object."""
+        return error_body(self.message, self.code, kind_of_status(self.status))
+
+
+class StoreError(SluicewayError):
+    """The log cannot be written or read now."""
+
+
+class Fenced(StoreError):
+    """Another relay has taken this stream over: whoever holds the older epoch must stop."""
+
+
+def error_body(message: str, code: str, kind: str, param: str | None = None) -> dict[str, Any]:
+    """Return OpenAI's error object."""
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def kind_of_status(status: int) -> str:
+    """Return OpenAI's error `type` for an HTTP status."""
+    if status == 401:
+        return "authentication_error"
+    if status == 429:
+        return "rate_limit_error"
+    return "invalid_request_error" if status < 500 and status != 499 else "api_error"

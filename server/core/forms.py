@@ -1,0 +1,67 @@
+"""How a stream is written into its log, in the form that created it, and how that form looks on the wire."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import orjson
+
+from server.core.chunks import usage_chunk
+from server.core.intake import Piece
+from server.core.lifecycle import State
+from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, WHOLE, Birth, Ending, Record
+from server.core.sse import frame
+from server.core.transcript import Transcript
+
+
+class Writer(Protocol):
+    """Turns what happens to a stream into records of its form."""
+
+    whole: bytes  # the JSON of a non-streaming answer, which is then the one record
+
+    def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
+        """Return the records of chunks that were just received."""
+
+    def recovery(self, event: dict[str, Any]) -> list[Record]:
+        """Return the records of a recovery."""
+
+    def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:
+        """Return the last records; the very last one is the ending record."""
+
+
+class OpenAIWriter:
+    """The OpenAI form: the upstream's own chunks, then `[DONE]` or an error."""
+
+    def __init__(self, *, show_usage: bool) -> None:
+        self._show_usage = show_usage
+        self.whole = b""
+
+    def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
+        """Return one record a chunk."""
+        return [Record(CHUNK, piece.data) for piece in pieces]
+
+    def recovery(self, event: dict[str, Any]) -> list[Record]:  # noqa: ARG002 — the Writer protocol's
+        """Return nothing: OpenAI's protocol has no word for it."""
+        return []
+
+    def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:
+        """Return the usage chunk where it is owed, and the ending."""
+        if ending.error is not None:
+            return [Record(ERROR, orjson.dumps(ending.error))]
+        if self.whole:
+            return [Record(WHOLE, self.whole)]
+        records = [Record(DONE, DONE_DATA)]
+        if self._show_usage and not transcript.usage_shown and ending.usage is not None:
+            records.insert(0, Record(CHUNK, usage_chunk(transcript.first, ending.usage)))
+        return records
+
+
+def frames(birth: Birth, first: int, records: Iterable[Record]) -> bytes:
+    """Return records, numbered from `first`, as they go out in the form that created the stream."""
+    if birth.form == "openai":
+        return b"".join([frame(seq, data) for seq, (_, data) in enumerate(records, first)])
+    return b"".join([frame(seq, data, kind.encode()) for seq, (kind, data) in enumerate(records, first)])
+
+
+def is_failure(state: State) -> bool:
+    """Whether a stream that ends like this ends with an error."""
+    return state in (State.FAILED, State.CANCELLED)

@@ -1,0 +1,38 @@
+"""A client's request for a generation, and the bodies that go upstream for it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from server.core.records import Form, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A validated request. `body` is as the client sent it, without what only the gateway understands."""
+
+    form: Form
+    model: str
+    body: dict[str, Any]
+    stream: bool
+    policy: Policy
+    choices: int = 1
+    show_usage: bool = False  # the client asked for the usage chunk
+    trace: tuple[tuple[str, str], ...] = ()  # headers passed on: traceparent, tracestate, x-request-id
+
+    @property
+    def structured(self) -> bool:
+        """Whether the answer's grammar is constrained: its state cannot be carried over a seam."""
+        shape = self.body.get("response_format")
+        return (isinstance(shape, dict) and shape.get("type") != "text") or any(
+            self.body.get(name) for name in ("guided_json", "guided_regex", "guided_grammar", "grammar", "json_schema")
+        )
+
+    def upstream_body(self, model: str, *, ask_usage: bool, changes: dict[str, Any] | None = None) -> bytes:
+        """Return the request for one attempt: the client's, under the upstream's model name."""
+        body = {**self.body, "model": model, **(changes or {})}
+        if self.stream and ask_usage:
+            options = self.body.get("stream_options")
+            body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        return orjson.dumps(body)

@@ -1,0 +1,150 @@
+"""The Protocols of the extension points: a store, a recovery strategy, a tool. Built-ins register the same way."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from server.core.errors import Kind
+from server.core.records import Birth, Ending, Record
+
+
+class Log(Protocol):
+    """One stream's records, append-only, numbered from 1.
+
+    `tail` is the number of the last record that may be shown, `earliest` of the first that is still there (1 unless a
+    store lost some), `bytes` the size of all data so far.
+    """
+
+    birth: Birth
+    tail: int
+    earliest: int
+    bytes: int
+    ending: Ending | None
+    last_activity: float
+
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
+        """Add records (the last of them the ending record, if `ending`), all or none; they may be shown on return.
+
+        Raises:
+            Fenced: another relay has taken the stream over.
+            StoreError: nothing was added.
+
+        """
+
+    async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
+        """Return records after number `after`: at least one if there is one, then as many as fit `max_bytes`."""
+
+    async def offset(self, cursor: int) -> int:
+        """Return the size of the data of records 1 to `cursor`, in bytes."""
+
+
+class Store(Protocol):
+    """All logs. One contract test suite (tests/stores/) runs over every implementation."""
+
+    durable: bool  # whether logs outlive the process
+
+    async def open(self) -> None:
+        """Make the store ready. Raises StoreError with one clear sentence."""
+
+    async def close(self) -> None:
+        """Flush and release everything."""
+
+    async def problem(self) -> str | None:
+        """Return why the store cannot be used now, or None."""
+
+    async def create(self, birth: Birth) -> Log:
+        """Begin a log, or return the one that has `birth.idempotency` already (compare the `birth.id`)."""
+
+    async def find(self, stream_id: str) -> Log | None:
+        """Return a log that is live or retained."""
+
+    async def release_key(self, log: Log) -> None:
+        """Forget the idempotency key of a stream that failed before it opened."""
+
+    def logs(self) -> AsyncIterator[Log]:
+        """Yield every log that is live or retained, oldest first."""
+
+    async def sweep(self, now: float) -> None:
+        """Delete logs whose retention is over, and the oldest ended ones while all are larger than the bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class TargetView:
+    """What a strategy may know of one target of the route."""
+
+    name: str
+    attempts: int  # made in this stream
+    continuation: str  # how it continues a text; "none": it cannot
+    available: bool  # its circuit lets a request through
+
+
+@dataclass(frozen=True, slots=True)
+class Delivered:
+    """What the client has been given: counts and the facts that forbid a way of recovery."""
+
+    tokens: int = 0
+    characters: int = 0
+    reasoning: bool = False
+    calls: bool = False
+    structured: bool = False  # a response format or guided decoding was asked for
+    choices: int = 1
+    tools: bool = False  # the request offers tools
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One failed attempt, and everything that a strategy may weigh. Times are in seconds."""
+
+    kind: Kind
+    same: bool  # another attempt at this target may help
+    other: bool  # another target may help
+    retry_after: float | None
+    target: int  # which of `targets` failed
+    targets: tuple[TargetView, ...]
+    delivered: Delivered
+    recoveries: int
+    diverged: bool  # a restart after content has failed to match
+    time_left: float
+    client_present: bool
+    max_retries: int
+    max_recoveries: int
+    backoff: float
+    jitter: float  # 0..1, drawn by the relay so that a decision stays a pure function
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Ask the same target again, after `wait` seconds; only before content."""
+
+    wait: float
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Ask target number `target` from the start; what was delivered is verified and swallowed."""
+
+    target: int
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Continue:
+    """Ask target number `target` to go on from the delivered text."""
+
+    target: int
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """End the stream with its first error."""
+
+
+Decision = Retry | Restart | Continue | GiveUp
+
+
+class Strategy(Protocol):
+    """Failure in, decision out; pure, so that it can be tested as a table."""
+
+    def decide(self, failure: Failure) -> Decision:
+        """Return what to do next."""

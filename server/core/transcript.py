@@ -1,0 +1,60 @@
+"""What one stream has delivered so far, over all attempts, in counters: the texts themselves are in the log."""
+
+from typing import Any
+
+from server.core.chunks import CALL_FIELDS, REASONING_FIELDS, Chunk, identity
+from server.core.usage import measured
+
+
+class Transcript:
+    """Fed every chunk that is about to be delivered; O(1) memory a stream."""
+
+    def __init__(self, choices: int = 1) -> None:
+        self.choices = choices
+        self.first: Chunk = {}  # identity of the first delivered chunk
+        self.tokens = 0  # content chunks, as the native protocol counts them
+        self.finish: dict[int, str] = {}  # finish reason by choice
+        self.reasoning = False
+        self.calls = False
+        self.usage: dict[str, Any] | None = None  # of the attempt that is running
+        self.usage_shown = False  # the upstream's own usage chunk has gone out
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that was asked for has a finish reason."""
+        return len(self.finish) >= self.choices
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been delivered."""
+        return bool(self.first) or self.tokens > 0
+
+    def observe(self, chunk: Chunk) -> None:
+        """Count one chunk."""
+        if not self.first:
+            self.first = identity(chunk) or {"id": ""}
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta")
+            if delta:
+                if delta.get("content"):
+                    self.tokens += 1
+                elif len(delta) > 1 or "content" not in delta:
+                    self.reasoning = self.reasoning or any(delta.get(name) for name in REASONING_FIELDS)
+                    self.calls = self.calls or any(delta.get(name) for name in CALL_FIELDS)
+            if reason := choice.get("finish_reason"):
+                self.finish[choice.get("index", 0)] = reason
+        if chunk.get("usage"):
+            self.observe_usage(chunk["usage"])
+
+    def observe_whole(self, answer: Chunk) -> None:
+        """Count a whole, non-streaming answer."""
+        for choice in answer.get("choices") or ():
+            if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
+                self.finish[choice.get("index", 0)] = choice["finish_reason"]
+        self.observe_usage(answer.get("usage"))
+        self.tokens = (self.usage or {}).get("completion_tokens", 0)
+
+    def observe_usage(self, usage: object) -> None:
+        """Keep the upstream's own count; a later one (a running total) replaces an earlier."""
+        if isinstance(usage, dict) and measured(usage):
+            self.usage = usage

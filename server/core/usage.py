@@ -1,0 +1,35 @@
+"""Token counts: what the upstream measured, or an honest estimate marked as one."""
+
+from typing import Any
+
+# English prose is about four bytes a token with the tokenizers in use; the estimate is marked `measured: false`.
+BYTES_A_TOKEN = 4
+
+
+def measured(usage: dict[str, Any]) -> bool:
+    """Whether an upstream's `usage` object has the counts that OpenAI's API reference names."""
+    return isinstance(usage.get("prompt_tokens"), int) and isinstance(usage.get("completion_tokens"), int)
+
+
+def estimate(prompt_bytes: int, completion_tokens: int) -> dict[str, Any]:
+    """Return a usage object for a stream whose upstream sent none: prompt by its size, completion by its chunks."""
+    prompt = -(-prompt_bytes // BYTES_A_TOKEN)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion_tokens,
+        "total_tokens": prompt + completion_tokens,
+        "measured": False,
+    }
+
+
+def prompt_bytes(body: dict[str, Any]) -> int:
+    """Return the size of the texts in a request's messages, in bytes of UTF-8."""
+    total = 0
+    for message in body.get("messages") or ():
+        content = message.get("content") if isinstance(message, dict) else None
+        parts = content if isinstance(content, list) else [{"text": content}]
+        for part in parts:
+            text = part.get("text") if isinstance(part, dict) else part
+            if isinstance(text, str):
+                total += len(text.encode("utf-8", "surrogatepass"))
+    return total

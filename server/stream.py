@@ -1,0 +1,176 @@
+"""One live stream: its log, its readers, and the one number of its flow control.
+
+The log is the only buffer. The relay appends; every client connection is a reader, a cursor into the log. *Lag* is how
+far the tail is ahead of the fastest reader, in bytes; above the high water the relay stops reading the upstream.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from server.core.errors import StreamError
+from server.core.forms import frames
+from server.core.lifecycle import ENDINGS, State, advance
+from server.core.ports import Log
+from server.core.records import Ending, Record
+
+
+class Reader(Protocol):
+    """One cursor into a stream's log.
+
+    While `live` it has seen everything, and the relay writes to it in its own turn (waking a second task for each
+    token costs 40 %). Otherwise `wake` tells its own task that there is something to read.
+    """
+
+    cursor: int
+    offset: int  # bytes of data up to the cursor
+    live: bool
+    wake: asyncio.Event
+
+    async def push(self, data: bytes, tail: int, offset: int) -> None:
+        """Write frames that end at `tail`; never suspends, never raises."""
+
+
+class Stream:
+    """A log with its readers. `max_lag_bytes` is the high water, half of it the low one."""
+
+    def __init__(self, log: Log, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
+        self.log = log
+        self.birth = log.birth
+        self.state = log.ending.state if log.ending else State.STARTING
+        self.target = ""  # the one being asked, or the one that answered
+        self.recoveries = 0
+        self.readers: set[Reader] = set()
+        self.held = False  # paused until a stalled client comes back
+        self.paused = False
+        self.fault: StreamError | None = None  # the log is out of reach: readers get this instead of an ending
+        self.opened = asyncio.Event()  # there is a record
+        self.ended = asyncio.Event()
+        self._max_lag = max_lag_bytes
+        self._max_bytes = max_stream_bytes
+        self._room = asyncio.Event()
+        if log.tail:
+            self.opened.set()
+        if log.ending:
+            self.ended.set()
+
+    @property
+    def id(self) -> str:
+        """The stream's id: at least 128 random bits."""
+        return self.birth.id
+
+    @property
+    def lag(self) -> int:
+        """Bytes between the tail and the fastest reader; 0 without a reader."""
+        fastest = 0
+        for reader in self.readers:
+            if reader.live:
+                return 0
+            fastest = max(fastest, reader.offset)
+        return self.log.bytes - fastest if self.readers else 0
+
+    def move(self, state: State) -> None:
+        """Change the state, as the lifecycle's table allows."""
+        self.state = advance(self.state, state)
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Log records and show them.
+
+        Raises:
+            StreamError: the log is past `max_stream_bytes`.
+            StoreError: the log cannot be written.
+
+        """
+        if not records:
+            return
+        await self.log.append(records)
+        await self._show(records)
+        if self.log.bytes > self._max_bytes:
+            raise StreamError(f"The stream is larger than {self._max_bytes} bytes.", "stream_too_large", 502)
+
+    async def finish(self, records: Sequence[Record], ending: Ending) -> None:
+        """Log the last records with the ending, once, and show them."""
+        await self.log.append(records, ending)
+        self.move(ending.state)
+        self.ended.set()
+        await self._show(records)
+        for reader in self.readers:
+            reader.wake.set()
+        self._room.set()
+
+    async def _show(self, records: Sequence[Record]) -> None:
+        log = self.log
+        rendered = b""
+        for reader in self.readers:
+            if reader.live:
+                rendered = rendered or frames(self.birth, log.tail - len(records) + 1, records)
+                await reader.push(rendered, log.tail, log.bytes)
+            else:
+                reader.wake.set()
+        self.opened.set()
+
+    @property
+    def must_pause(self) -> bool:
+        """Whether the upstream must not be read now."""
+        return self.held or self.lag > self._max_lag
+
+    async def room(self) -> None:
+        """Return when the upstream may be read; waits while the fastest reader lags past the high water."""
+        while self.must_pause:
+            self.paused = True
+            self._room.clear()
+            await self._room.wait()
+        self.paused = False
+
+    def fail(self, fault: StreamError) -> None:
+        """Tell everyone who waits that the log can no longer be written or read."""
+        self.fault = fault
+        self.opened.set()
+        self.ended.set()
+        for reader in self.readers:
+            reader.wake.set()
+
+    def progressed(self) -> None:
+        """Note that a reader has moved, come, or left: the relay may go on below the low water."""
+        if self.paused and not self.held and self.lag <= self._max_lag // 2:
+            self._room.set()
+
+    def view(self) -> dict[str, Any]:
+        """Return the stream as `GET /v1/streams` lists it; times in seconds since the epoch."""
+        log = self.log
+        ending = log.ending
+        return {
+            "id": self.id,
+            "object": "stream",
+            "model": self.birth.model,
+            "target": ending.target if ending else self.target,
+            "state": (ending.state if ending else self.state).value,
+            "paused": self.paused and ending is None,
+            "created": self.birth.created,
+            "last_activity": log.last_activity,
+            "records": log.tail,
+            "bytes": log.bytes,
+            "lag": 0 if ending else self.lag,
+            "readers": len(self.readers),
+            "recoveries": ending.recoveries if ending else self.recoveries,
+        }
+
+    def detail(self) -> dict[str, Any]:
+        """Return the state of this one stream: the listing's fields, usage and error."""
+        ending = self.log.ending
+        return {
+            **self.view(),
+            "usage": ending.usage if ending else None,
+            "error": ending.error["error"] if ending and ending.error else None,
+        }
+
+    @property
+    def age(self) -> float:
+        """Seconds since the stream was accepted."""
+        return time.time() - self.birth.created
+
+
+def is_over(stream: Stream) -> bool:
+    """Whether nothing will be appended any more."""
+    return stream.state in ENDINGS

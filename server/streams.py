@@ -1,0 +1,302 @@
+"""All streams of this process: start, find, attach, detach, abort, linger, drain."""
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import orjson
+import structlog
+
+from server.config import Settings
+from server.core.errors import Rejected, StoreError, StreamError
+from server.core.forms import OpenAIWriter
+from server.core.generation import Generation
+from server.core.ports import Log, Store, Strategy
+from server.core.records import Birth
+from server.relay import Relay
+from server.stream import Reader, Stream
+from server.telemetry.metrics import Metrics
+from server.upstreams.pool import Target, Upstreams
+
+SWEEP_INTERVAL = 1.0  # seconds
+ID_BYTES = 18  # 144 random bits
+Leaving = Literal["gone", "stalled", "ended"]
+log = structlog.get_logger("sluiceway")
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who asks: the key's name ("" where there are no keys) and what it may do."""
+
+    name: str = ""
+    admin: bool = True
+    max_streams: int | None = None
+
+
+@dataclass(slots=True)
+class Live:
+    """A stream with its relay."""
+
+    stream: Stream
+    relay: Relay
+    task: asyncio.Task[None]
+    lingering: asyncio.TimerHandle | None = None
+
+
+def cancelled(reason: str) -> StreamError:
+    """Return the error that ends a stream somebody stopped."""
+    return StreamError(f"The stream was cancelled: {reason}.", "cancelled", 499)
+
+
+class Streams:
+    """Owns every live stream and finds every retained one."""
+
+    def __init__(
+        self, settings: Settings, store: Store, upstreams: Upstreams, strategy: Strategy, metrics: Metrics
+    ) -> None:
+        self.settings = settings
+        self.upstreams = upstreams
+        self.draining = False
+        self._store = store
+        self._strategy = strategy
+        self._metrics = metrics
+        self._live: dict[str, Live] = {}
+        self._mine: Counter[str] = Counter()  # live streams by owner
+        self._idle = asyncio.Event()  # no live stream
+        self._idle.set()
+        self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def live(self) -> int:
+        """How many streams are live here."""
+        return len(self._live)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that are logged but not yet with the fastest reader of their stream."""
+        return sum(one.stream.lag for one in self._live.values())
+
+    async def open(self) -> None:
+        """Begin the housekeeping."""
+        self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
+
+    async def close(self) -> None:
+        """Stop what is still running; logs of a durable store stay open for a takeover."""
+        tasks = [one.task for one in self._live.values()]
+        if self._sweeper is not None:
+            tasks.append(self._sweeper)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- start -------------------------------------------------------------------------------------------------
+
+    async def create(self, generation: Generation, owner: Owner, key: str | None) -> Stream:
+        """Begin a stream, or join the one that this `Idempotency-Key` began. Attach a reader in the same turn.
+
+        Raises:
+            Rejected: draining, over a limit, unknown model, key used with another body, store away.
+
+        """
+        model = self.settings.resolve(generation.model)
+        if model is None:
+            raise Rejected(404, f"The model `{generation.model}` does not exist.", "model_not_found", "model")
+        self._admit(owner)
+        body = orjson.dumps(generation.body, option=orjson.OPT_SORT_KEYS)
+        digest = hashlib.sha256(body).hexdigest() if key else ""
+        birth = Birth(
+            id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
+            owner=owner.name,
+            form=generation.form,
+            model=generation.model,
+            created=time.time(),
+            body=body,
+            stream=generation.stream,
+            policy=generation.policy,
+            idempotency=(key, digest) if key else None,
+        )
+        try:
+            found = await self._store.create(birth)
+        except StoreError as error:
+            raise Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0) from error
+        if found.birth.id == birth.id:
+            stream = self._begin(found, generation, route=self.upstreams.route(model, generation.model))
+        elif found.birth.idempotency != birth.idempotency:
+            words = "This Idempotency-Key was used with another body."
+            raise Rejected(422, words, "idempotency_key_reused", "Idempotency-Key")
+        else:
+            return self._wrap(found)
+        return stream
+
+    def _admit(self, owner: Owner) -> None:
+        if self.draining:
+            raise Rejected(503, "The gateway is shutting down.", "draining", retry_after=1.0)
+        limit = self.settings.server.max_streams
+        if len(self._live) >= limit:
+            raise Rejected(429, f"The gateway runs {limit} streams already.", "too_many_streams", retry_after=1.0)
+        if owner.max_streams is not None and self._mine[owner.name] >= owner.max_streams:
+            words = f"This key runs {owner.max_streams} streams already."
+            raise Rejected(429, words, "too_many_streams", retry_after=1.0)
+
+    def _begin(self, opened: Log, generation: Generation, route: Sequence[Target]) -> Stream:
+        stream = self._stream(opened)
+        settings = self.settings
+        relay = Relay(
+            stream,
+            generation,
+            route,
+            writer=OpenAIWriter(show_usage=generation.show_usage),
+            strategy=self._strategy,
+            recovery=settings.recovery,
+            total_timeout=settings.streams.total_timeout,
+            metrics=self._metrics,
+        )
+        task = asyncio.create_task(relay.run(), name=f"relay {stream.id}")
+        self._live[stream.id] = Live(stream, relay, task)
+        self._mine[stream.birth.owner] += 1
+        self._metrics.active.inc()
+        self._idle.clear()
+        task.add_done_callback(lambda done: self._over(stream, done))
+        return stream
+
+    def _stream(self, opened: Log) -> Stream:
+        settings = self.settings
+        return Stream(
+            opened, max_lag_bytes=settings.flow.max_lag_bytes, max_stream_bytes=settings.streams.max_stream_bytes
+        )
+
+    def _wrap(self, found: Log) -> Stream:
+        live = self._live.get(found.birth.id)
+        return live.stream if live else self._stream(found)
+
+    def _over(self, stream: Stream, task: asyncio.Task[None]) -> None:
+        """Account for a relay that is done, however."""
+        live = self._live.pop(stream.id)
+        if live.lingering is not None:
+            live.lingering.cancel()
+        self._mine -= Counter({stream.birth.owner: 1})
+        self._metrics.active.dec()
+        if not self._live:
+            self._idle.set()
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, StoreError):
+            stream.fail(
+                StreamError("The log of this stream is out of reach.", "store_unavailable", 503, retryable=True)
+            )
+        elif error is not None:
+            log.error("relay failed", stream_id=stream.id, error=repr(error))
+        ending = stream.log.ending
+        if ending is None:
+            return
+        self._metrics.streams.labels(ending.state.value).inc()
+        if stream.log.tail == 1 and ending.error is not None and stream.birth.idempotency is not None:
+            asyncio.ensure_future(self._store.release_key(stream.log))  # noqa: RUF006 — short, and nothing waits for it
+        log.info(
+            "stream ended",
+            stream_id=stream.id,
+            owner=stream.birth.owner,
+            model=stream.birth.model,
+            target=ending.target,
+            state=ending.state.value,
+            reason=ending.reason,
+            records=stream.log.tail,
+            tokens=ending.tokens,
+            ttft_ms=ending.ttft_ms,
+            duration_ms=round(stream.age * 1000, 1),
+            recoveries=ending.recoveries,
+            usage=ending.usage,
+            billed=ending.billed,
+        )
+
+    # --- find --------------------------------------------------------------------------------------------------
+
+    async def find(self, stream_id: str, owner: Owner) -> Stream:
+        """Return a live or retained stream that `owner` may see. Raises Rejected 404."""
+        try:
+            found = await self._store.find(stream_id)
+        except StoreError as error:
+            raise Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0) from error
+        if found is None or not (owner.admin or found.birth.owner == owner.name):
+            raise Rejected(404, "There is no such stream.", "stream_not_found")
+        return self._wrap(found)
+
+    async def visible(self, owner: Owner) -> AsyncIterator[Stream]:
+        """Yield every live or retained stream that `owner` may see, oldest first."""
+        async for found in self._store.logs():
+            if owner.admin or found.birth.owner == owner.name:
+                yield self._wrap(found)
+
+    async def problem(self) -> str | None:
+        """Return why the gateway is not ready, or None."""
+        return "draining" if self.draining else await self._store.problem()
+
+    # --- readers -----------------------------------------------------------------------------------------------
+
+    def attach(self, stream: Stream, reader: Reader) -> None:
+        """Add a reader; it stops a linger."""
+        stream.readers.add(reader)
+        live = self._live.get(stream.id)
+        if live is not None and live.lingering is not None:
+            live.lingering.cancel()
+            live.lingering = None
+        stream.held = False
+        stream.progressed()
+
+    def detach(self, stream: Stream, reader: Reader, why: Leaving) -> None:
+        """Take a reader away; the stream's policy acts when the last one has left."""
+        stream.readers.discard(reader)
+        stream.progressed()
+        if why != "ended":
+            self._metrics.disconnects.labels(why).inc()
+        live = self._live.get(stream.id)
+        if live is None or stream.readers or stream.ended.is_set() or why == "ended":
+            return
+        cancels = stream.birth.policy == "cancel"
+        if why == "gone" and cancels:
+            live.relay.stop(cancelled("the client disconnected"))
+            return
+        stream.held = cancels  # a stalled client may come back; meanwhile nothing is read for it
+        words = "no client came back"
+        loop = asyncio.get_running_loop()
+        live.lingering = loop.call_later(self.settings.streams.linger, live.relay.stop, cancelled(words))
+
+    # --- stop --------------------------------------------------------------------------------------------------
+
+    async def abort(self, stream: Stream, reason: str) -> None:
+        """Cancel a live stream and return when its upstream is closed; an ended one is left as it is."""
+        live = self._live.get(stream.id)
+        if live is not None:
+            live.relay.stop(cancelled(reason))
+            await asyncio.wait([live.task])
+
+    async def drain(self, grace: float, readers: asyncio.Event) -> None:
+        """Take no new streams, let the running ones end for `grace` seconds, then end the rest with `shutdown`.
+
+        `readers` is set while no response is under way.
+        """
+        self.draining = True
+        try:
+            async with asyncio.timeout(grace):
+                await self._idle.wait()
+                await readers.wait()  # they may still read what has ended
+        except TimeoutError:
+            pass
+        if not self._store.durable:
+            error = StreamError("The gateway is shutting down.", "shutdown", 503, retryable=True)
+            for live in list(self._live.values()):
+                live.relay.stop(error)
+            if self._live:
+                await asyncio.wait([live.task for live in self._live.values()])
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL)
+            try:
+                await self._store.sweep(time.time())
+            except StoreError as error:
+                log.warning("sweep failed", error=str(error))

@@ -1,0 +1,86 @@
+"""Prometheus metrics (the contract's names), cheap enough for every token."""
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from server.core.timing import Phases
+
+TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+GAP_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+PHASE_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
+
+
+class GapHistogram(Collector):
+    """Inter-token gaps by target. prometheus_client takes a lock an observation; one loop needs none."""
+
+    def __init__(self) -> None:
+        self._series: dict[str, tuple[list[int], list[float]]] = {}
+
+    def observe(self, target: str, seconds: float) -> None:
+        """Count one gap."""
+        series = self._series.get(target)
+        if series is None:
+            series = self._series[target] = ([0] * (len(GAP_BUCKETS) + 1), [0.0])
+        series[0][bisect_left(GAP_BUCKETS, seconds)] += 1
+        series[1][0] += seconds
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Yield the histogram as Prometheus wants it."""
+        family = HistogramMetricFamily(
+            "sluiceway_inter_token_seconds", "Seconds between two tokens.", labels=["target"]
+        )
+        for target, (counts, total) in self._series.items():
+            buckets, running = [], 0
+            for bound, count in zip((*(str(b) for b in GAP_BUCKETS), "+Inf"), counts, strict=True):
+                running += count
+                buckets.append((bound, float(running)))
+            family.add_metric([target], buckets, total[0])
+        yield family
+
+
+class Metrics:
+    """Every metric of one gateway, in a registry of its own."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+
+        self.active = Gauge("sluiceway_streams_active", "Live streams.", registry=registry)
+        self.buffered = Gauge("sluiceway_buffered_bytes", "Bytes logged but not yet written to the fastest reader.",
+                              registry=registry)  # fmt: skip
+        self.breaker = Gauge("sluiceway_breaker_state", "Circuit: 0 closed, 1 half open, 2 open.", ["target"],
+                             registry=registry)  # fmt: skip
+        self.streams = counter("sluiceway_streams_total", "Streams by how they ended.", ["status"])
+        self._tokens = counter("sluiceway_tokens_total", "Chunks delivered.")
+        self.delivered = 0  # counted here first: a locked counter a token is too dear
+        self.disconnects = counter("sluiceway_client_disconnects_total", "Readers that left early.", ["reason"])
+        self.recoveries = counter("sluiceway_recoveries_total", "Recoveries after content.", ["strategy", "outcome"])
+        self.errors = counter("sluiceway_upstream_errors_total", "Failed attempts.", ["target", "kind"])
+        self.ttft = histogram("sluiceway_ttft_seconds", "Seconds from acceptance to the first token.", TTFT_BUCKETS,
+                              ["target"])  # fmt: skip
+        self.phases = histogram("sluiceway_upstream_phase_seconds", "Seconds of an attempt's phases.", PHASE_BUCKETS,
+                                ["phase", "target"])  # fmt: skip
+        self.drain = histogram("sluiceway_client_drain_seconds", "Seconds that a write to a client was blocked.",
+                               TTFT_BUCKETS)  # fmt: skip
+        self.gaps = GapHistogram()
+        registry.register(self.gaps)
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        self._tokens.inc(self.delivered)
+        self.delivered = 0
+        return generate_latest(self.registry)
+
+    def observe_phases(self, target: str, phases: Phases) -> None:
+        """Count the phases of one attempt."""
+        for phase, seconds in phases.durations().items():
+            self.phases.labels(phase, target).observe(seconds)

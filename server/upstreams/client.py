@@ -1,0 +1,80 @@
+"""One upstream: the OpenAI SDK makes the request, the caller reads the body raw."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import cast
+
+import aiohttp
+import httpx2
+from openai import AsyncOpenAI, AsyncStream, Omit
+
+from server.config import Upstream
+from server.core.timing import Phases
+from server.upstreams.translate import FOREIGN, translate
+from server.upstreams.transport import AiohttpTransport, current_phases
+
+
+class UpstreamClient:
+    """Asks one `[[upstreams]]` entry. The SDK's own retries and timeouts are off: recovery is the relay's."""
+
+    def __init__(self, settings: Upstream, session: aiohttp.ClientSession, environ: Mapping[str, str]) -> None:
+        self.settings = settings
+        tls = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else None
+        transport = AiohttpTransport(session, connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
+        key = settings.api_key(environ)
+        # identity: a compressed stream would be held back by the compressor's buffer.
+        headers = {"Accept-Encoding": "identity", **settings.headers}
+        # The SDK insists on a key unless a request itself leaves the header out.
+        self._headers: dict[str, str | Omit] = {"Content-Type": "application/json"}
+        if key is None:
+            self._headers["Authorization"] = Omit()
+        self._sdk = AsyncOpenAI(
+            api_key=key or "none",
+            organization=settings.organization(environ),
+            base_url=settings.base_url,
+            max_retries=0,
+            timeout=None,
+            default_headers=headers,
+            http_client=httpx2.AsyncClient(transport=transport, timeout=None, trust_env=False),
+        )
+
+    @asynccontextmanager
+    async def post(
+        self, body: bytes, phases: Phases, headers: Mapping[str, str]
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a chat completion request; yield aiohttp's response when its head (status 200) is here.
+
+        Leaving closes the upstream's socket at once unless the body has been read to its end.
+
+        Raises:
+            UpstreamError: the request failed, or the answer is an error.
+
+        """
+        current_phases.set(phases)
+        try:
+            answer = await self._sdk.post(
+                "/chat/completions",
+                cast_to=httpx2.Response,
+                content=body,
+                options={"headers": {**self._headers, **headers}},
+                stream=True,
+                stream_cls=AsyncStream[object],
+            )
+        except FOREIGN as error:
+            raise translate(error, in_body=False) from error
+        # Cast to httpx2.Response, the SDK hands the response itself out instead of the stream class it is typed with.
+        response: aiohttp.ClientResponse = cast("httpx2.Response", answer).extensions["aiohttp"]
+        try:
+            yield response
+        finally:
+            response.release()  # gives the connection back at the end of the body, closes it anywhere else
+
+    async def warm_up(self) -> None:
+        """Let the SDK do what it does once, on its first request; nothing is sent anywhere."""
+        await asyncio.to_thread(self._sdk.platform_headers)
+
+    async def close(self) -> None:
+        """Release the SDK's client; the session belongs to whoever made it."""
+        await self._sdk.close()

@@ -1,0 +1,56 @@
+"""Foreign exceptions become `UpstreamError` here and nowhere else.
+
+The SDK reports what our transport raised as APIConnectionError (or, for some, APITimeoutError), with aiohttp's own
+exception as `__cause__`; that one tells what happened.
+"""
+
+import ssl
+
+import aiohttp
+import openai
+
+from server.core.classify import from_status
+from server.core.errors import Kind, UpstreamError
+
+# What an attempt can raise (ENGINE: RuntimeError and ValueError come from both libraries on broken input).
+FOREIGN = (openai.OpenAIError, aiohttp.ClientError, OSError, RuntimeError, ValueError)
+
+
+def translate(error: Exception, *, in_body: bool) -> UpstreamError:
+    """Return what an exception of the SDK, aiohttp or the socket means. `in_body`: the head had come already."""
+    if isinstance(error, openai.APIStatusError):
+        headers = error.response.headers
+        return from_status(
+            error.status_code, error.body, _retry_after(headers.get("retry-after-ms"), headers.get("retry-after"))
+        )
+    cause: BaseException = error
+    while isinstance(cause, openai.OpenAIError) and cause.__cause__ is not None:
+        cause = cause.__cause__
+    kind, words = _kind(cause, in_body=in_body)
+    return UpstreamError(kind, words)
+
+
+def _retry_after(milliseconds: str | None, seconds: str | None) -> str | None:
+    """Return `Retry-After` in seconds; OpenAI's own header in milliseconds is the finer one."""
+    try:
+        return str(float(milliseconds) / 1000) if milliseconds else seconds
+    except ValueError:
+        return seconds
+
+
+def _kind(cause: BaseException, *, in_body: bool) -> tuple[Kind, str]:
+    if in_body:
+        if isinstance(cause, aiohttp.ClientPayloadError | aiohttp.ClientConnectionError | OSError):
+            return Kind.CUT, "The upstream cut the connection in the middle of the stream."
+        return Kind.GARBAGE, "The upstream sent something that is not HTTP."
+    if isinstance(cause, aiohttp.ClientConnectorDNSError):
+        return Kind.DNS, "The upstream's name could not be resolved."
+    if isinstance(cause, aiohttp.ClientSSLError | ssl.SSLError):
+        return Kind.TLS, "The upstream's TLS could not be verified."
+    if isinstance(cause, aiohttp.ServerTimeoutError | TimeoutError):
+        return Kind.CONNECT_TIMEOUT, "The upstream could not be connected in time."
+    if isinstance(cause, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError):
+        return Kind.CONNECT, "The upstream could not be connected."
+    if isinstance(cause, aiohttp.ClientConnectionError | OSError):
+        return Kind.RESET, "The upstream closed the connection without an answer."
+    return Kind.GARBAGE, "The upstream sent something that is not HTTP."

@@ -1,0 +1,138 @@
+"""The OpenAI SDK's HTTP, carried by one aiohttp session.
+
+The SDK is built on httpx2; its body iteration costs three times what aiohttp's does. This transport puts aiohttp's
+`ClientResponse` into the response's extensions, and the relay reads the body there.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import AsyncIterator
+from contextvars import ContextVar
+from typing import Any
+
+import aiohttp
+import httpx2
+from yarl import URL
+
+from server.core.timing import Phases
+
+READ_BUFFER = 16_384  # bytes; aiohttp holds at most twice this before it stops reading the socket
+RECEIVE_BUFFER = 65_536  # bytes in the kernel for one upstream connection, so that a pause is felt upstream
+ERROR_BODY = 65_536  # bytes of an error's body that are looked at
+ERROR_BODY_TIMEOUT = 5.0  # seconds for it
+USER_TIMEOUT_MS = 30_000  # unacknowledged data after which a vanished upstream is noticed
+
+# The phases of the attempt that runs in this task: the SDK has no way to hand something through to its transport.
+current_phases: ContextVar[Phases | None] = ContextVar("current_phases", default=None)
+
+
+def upstream_socket(info: tuple[Any, ...]) -> socket.socket:
+    """Return a socket with a bounded receive buffer, on which a vanished peer is noticed."""
+    family, kind, protocol, _, _ = info
+    sock = socket.socket(family, kind, protocol)
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+    return sock
+
+
+def new_session() -> aiohttp.ClientSession:
+    """Return the session that all upstreams share: no pool limit, no cookies, small buffers, phases traced."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, socket_factory=upstream_socket, keepalive_timeout=30),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        read_bufsize=READ_BUFFER,
+        auto_decompress=True,
+        trace_configs=[_tracing()],
+    )
+
+
+class AiohttpTransport(httpx2.AsyncBaseTransport):
+    """Sends an httpx2 request by an aiohttp session.
+
+    aiohttp's own exceptions go through as they are; the SDK wraps them and keeps them as `__cause__`.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, *, connect_timeout: float, tls: ssl.SSLContext | None, proxy: str | None
+    ) -> None:
+        self._session = session
+        self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout)
+        self._tls: ssl.SSLContext | bool = tls or True
+        self._proxy = proxy
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send the request; return when the head of the response is here."""
+        response = await self._session.request(
+            request.method,
+            URL(str(request.url), encoded=True),
+            headers=request.headers.multi_items(),
+            data=request.content,
+            allow_redirects=False,
+            timeout=self._timeout,
+            ssl=self._tls,
+            proxy=self._proxy,
+            trace_request_ctx=current_phases.get(),
+        )
+        return httpx2.Response(
+            response.status,
+            headers=response.raw_headers,
+            stream=_Body(response),
+            extensions={"aiohttp": response},
+        )
+
+
+class _Body(httpx2.AsyncByteStream):
+    """The body as the SDK reads it: only of error responses, so bounded in size and time."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        try:
+            async with asyncio.timeout(ERROR_BODY_TIMEOUT):
+                left = ERROR_BODY
+                while left > 0 and (data := await self._response.content.read(left)):
+                    left -= len(data)
+                    yield data
+        except (TimeoutError, aiohttp.ClientError, OSError):
+            return  # the status alone says enough
+
+    async def aclose(self) -> None:
+        self._response.release()
+
+
+def _tracing() -> aiohttp.TraceConfig:
+    """Return hooks that fill in the `Phases` a request carries."""
+    trace = aiohttp.TraceConfig()
+    marks: dict[str, str] = {"dns": "on_dns_resolvehost", "connect": "on_connection_create"}
+
+    def begin(name: str) -> Any:
+        async def mark(_session: object, context: Any, _params: object) -> None:
+            setattr(context, name, asyncio.get_running_loop().time())
+
+        return mark
+
+    def end(name: str) -> Any:
+        async def mark(_session: object, context: Any, _params: object) -> None:
+            phases: Phases | None = context.trace_request_ctx
+            if phases is not None:
+                setattr(phases, name, asyncio.get_running_loop().time() - getattr(context, name))
+
+        return mark
+
+    for name, signal in marks.items():
+        getattr(trace, f"{signal}_start").append(begin(name))
+        getattr(trace, f"{signal}_end").append(end(name))
+
+    async def sent(_session: object, context: Any, _params: object) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx.sent = asyncio.get_running_loop().time()
+
+    trace.on_request_headers_sent.append(sent)
+    return trace
