@@ -158,6 +158,7 @@ def run_server(port: int) -> None:
     params.cpuparams_batch.n_threads = 2
     params.verbosity = -1
     params.ui = False
+    params.cors_origins = ""  # the default lets every website that the user visits talk to it
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:

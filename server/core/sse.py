@@ -76,7 +76,7 @@ class Decoder:
         return events
 
     def _normalised(self, buffer: bytes) -> bytes:
-        r"""Return `buffer` with every line end as \n. A last \r ends its line now, and a \n that follows it is skipped."""
+        r"""Return `buffer` with every line end as \n. A last \r ends its line now; a \n after it is skipped."""
         if self._skip_lf:
             # `_rest` was left without a trailing \r, so the \n in question is the first byte of what is new.
             at = len(self._rest)
