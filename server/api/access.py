@@ -14,6 +14,7 @@ from server.streams import Owner
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/"})
 STATIC = "/static/"
 SINGLE_USER = Owner()
+OWNER = web.RequestKey("owner", Owner)  # who asks, on every request that got past the middleware
 
 
 class RateLimit:

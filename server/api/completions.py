@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from server.api.access import OWNER
 from server.api.errors import json_response
 from server.api.requests import completion, idempotency_key, read_json
 from server.api.respond import Responder
@@ -24,7 +25,7 @@ class Completions:
         settings = self._streams.settings
         body = await read_json(request, settings.server.max_body_bytes)
         generation = completion(request, body, settings)
-        stream = await self._streams.create(generation, request["owner"], idempotency_key(request))
+        stream = await self._streams.create(generation, request[OWNER], idempotency_key(request))
         return await self._responder.respond(request, stream, wait=True)
 
     async def models(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 — aiohttp's handler signature

@@ -11,11 +11,12 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from server.api.access import Access
+from server.api.access import OWNER, Access
 from server.core.errors import Rejected, error_body
 from server.core.records import Ending
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+REQUEST_ID = web.RequestKey("id", str)
 log = structlog.get_logger("sluiceway.http")
 
 
@@ -25,9 +26,9 @@ def middleware(access: Access, served: str) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         asked = request.headers.get("X-Request-Id", "")
-        request["id"] = asked if SANE_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
+        request[REQUEST_ID] = asked if SANE_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
         try:
-            request["owner"] = access.owner(request)
+            request[OWNER] = access.owner(request)
             response = await handler(request)
         except Rejected as error:
             response = json_response(error.body(), error.status, retry_after=error.retry_after)
@@ -36,11 +37,11 @@ def middleware(access: Access, served: str) -> Middleware:
         except ConnectionError:
             raise
         except Exception:
-            log.exception("handler failed", path=request.path, request_id=request["id"])
+            log.exception("handler failed", path=request.path, request_id=request[REQUEST_ID])
             body = error_body("The gateway failed on this request.", "internal_error", "api_error")
             response = json_response(body, 500)
         if not response.prepared:
-            response.headers["X-Request-Id"] = request["id"]
+            response.headers["X-Request-Id"] = request[REQUEST_ID]
         return response
 
     return guard

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from server.api.delivery import Delivery, Leaving
-from server.api.errors import failed_response
+from server.api.errors import REQUEST_ID, failed_response
 from server.config import Flow
 from server.core.records import ERROR, WHOLE
 from server.stream import Stream
@@ -111,4 +111,4 @@ def stream_headers(request: web.Request, stream: Stream) -> Mapping[str, str]:
     """Return the headers that name a stream."""
     ending = stream.log.ending
     target = ending.target if ending else stream.target
-    return {"X-Stream-Id": stream.id, "X-Request-Id": request["id"], "X-Sluiceway-Target": target}
+    return {"X-Stream-Id": stream.id, "X-Request-Id": request[REQUEST_ID], "X-Sluiceway-Target": target}

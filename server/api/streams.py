@@ -2,6 +2,7 @@
 
 from aiohttp import web
 
+from server.api.access import OWNER
 from server.api.errors import json_response
 from server.api.requests import cursor
 from server.api.respond import Responder
@@ -26,12 +27,12 @@ class StreamPaths:
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         """Return every live and retained stream that the caller may see."""
-        data = [stream.view() async for stream in self._streams.visible(request["owner"])]
+        data = [stream.view() async for stream in self._streams.visible(request[OWNER])]
         return json_response({"object": "list", "data": data})
 
     async def read(self, request: web.Request) -> web.StreamResponse:
         """Return a stream's state, or the stream again after the cursor, and then live."""
-        stream = await self._streams.find(request.match_info["id"], request["owner"])
+        stream = await self._streams.find(request.match_info["id"], request[OWNER])
         accept = request.headers.get("Accept", "")
         if "application/json" in accept and "text/event-stream" not in accept:
             return json_response(stream.detail())
@@ -46,6 +47,6 @@ class StreamPaths:
 
     async def abort(self, request: web.Request) -> web.StreamResponse:
         """Cancel a live stream; an ended one is left as it is."""
-        stream = await self._streams.find(request.match_info["id"], request["owner"])
+        stream = await self._streams.find(request.match_info["id"], request[OWNER])
         await self._streams.abort(stream, request.query.get("reason", "aborted by request")[:200])
         return web.Response(status=204)

@@ -1,6 +1,6 @@
 """How a stream is written into its log, in the form that created it, and how that form looks on the wire."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import orjson
@@ -55,9 +55,11 @@ class OpenAIWriter:
         return records
 
 
-def frames(birth: Birth, first: int, records: Iterable[Record]) -> bytes:
+def frames(birth: Birth, first: int, records: Sequence[Record]) -> bytes:
     """Return records, numbered from `first`, as they go out in the form that created the stream."""
     if birth.form == "openai":
+        if len(records) == 1:
+            return frame(first, records[0].data)  # a paced token: not worth a list
         return b"".join([frame(seq, data) for seq, (_, data) in enumerate(records, first)])
     return b"".join([frame(seq, data, kind.encode()) for seq, (kind, data) in enumerate(records, first)])
 

@@ -8,77 +8,67 @@ from server.config import Settings
 from server.core.errors import StoreError
 from server.core.records import Birth, Ending, Record
 
-# What a log costs beside its data, measured with tracemalloc: objects of the log and its birth; a live record.
+# What a log costs beside its data: its own objects and its birth's, and the place and kind of a record.
 LOG_OVERHEAD = 2048
-RECORD_OVERHEAD = 120
+RECORD_OVERHEAD = 16
 
 
 class MemoryLog:
-    """A list of records while live; one packed blob once it has ended (a tenth of the objects)."""
+    """All data in one growing buffer, with the place where each record ends.
 
-    __slots__ = ("_data_ends", "_kinds", "_packed", "_records", "birth", "bytes", "earliest", "ending", "last_activity",
-                 "tail")  # fmt: skip
+    An object a record would cost fifty bytes each, and make the garbage collector walk over every token retained.
+    """
+
+    __slots__ = ("_data", "_ends", "_kinds", "birth", "earliest", "ending", "last_activity", "tail")
 
     def __init__(self, birth: Birth) -> None:
         self.birth = birth
         self.tail = 0
         self.earliest = 1
-        self.bytes = 0
         self.ending: Ending | None = None
         self.last_activity = birth.created
-        self._records: list[Record] = []
-        self._packed = b""
-        self._data_ends = array("Q")
+        self._data = bytearray()
+        self._ends = array("Q")  # of record 1, 2, …: bytes of data up to and with it
         self._kinds: list[str] = []
+
+    @property
+    def bytes(self) -> int:
+        """Size of all data."""
+        return len(self._data)
 
     @property
     def footprint(self) -> int:
         """Memory that this log takes, in bytes, as near as counting gets."""
-        return LOG_OVERHEAD + len(self.birth.body) + self.bytes + len(self._records) * RECORD_OVERHEAD + 16 * self.tail
+        return LOG_OVERHEAD + len(self.birth.body) + len(self._data) + RECORD_OVERHEAD * self.tail
 
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records; never suspends."""
         if self.ending is not None:
             raise StoreError(f"stream {self.birth.id} has ended")
-        self._records += records
+        data = self._data
+        for kind, payload in records:
+            data += payload
+            self._ends.append(len(data))
+            self._kinds.append(kind)
         self.tail += len(records)
-        for record in records:
-            self.bytes += len(record.data)
         self.last_activity = time.time()
-        if ending is not None:
-            self.ending = ending
-            self._pack()
-
-    def _pack(self) -> None:
-        end = 0
-        for record in self._records:
-            end += len(record.data)
-            self._data_ends.append(end)
-        self._kinds = [record.kind for record in self._records]
-        self._packed = b"".join(record.data for record in self._records)
-        self._records = []
+        self.ending = ending
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; never suspends."""
-        size = 0
+        start = self._ends[after - 1] if after else 0
         found: list[Record] = []
         for index in range(after, self.tail):
-            record = self._records[index] if self.ending is None else self._unpack(index)
-            size += len(record.data)
-            if found and size > max_bytes:
+            end = self._ends[index]
+            if found and end > start + max_bytes:
                 break
-            found.append(record)
+            begin = self._ends[index - 1] if index else 0
+            found.append(Record(self._kinds[index], bytes(self._data[begin:end])))
         return found
-
-    def _unpack(self, index: int) -> Record:
-        start = self._data_ends[index - 1] if index else 0
-        return Record(self._kinds[index], self._packed[start : self._data_ends[index]])
 
     async def offset(self, cursor: int) -> int:
         """Return the size of the data up to `cursor`; never suspends."""
-        if self.ending is not None:
-            return self._data_ends[cursor - 1] if cursor else 0
-        return sum(len(record.data) for record in self._records[:cursor])
+        return self._ends[cursor - 1] if cursor else 0
 
 
 class MemoryStore:
