@@ -103,18 +103,19 @@ class Attempt:
 
     async def _heard(self, deadline: Deadline) -> None:
         """Move the deadline and take the times of a read that brought tokens."""
-        now = asyncio.get_running_loop().time()
-        if self.phases.first_token is None:
-            self.phases.first_token = self.phases.last_token = now
+        now = deadline.time()
+        phases = self.phases
+        if phases.first_token is None:
+            phases.first_token = now
             await self.spoke(self)
             deadline.set(now + self.target.settings.idle_timeout)
         else:
-            self.metrics.gaps.observe(self.target.label, now - self.phases.last_token)
-            self.phases.last_token = now
-            if not self.transcript.finished:
-                deadline.at = now + self.target.settings.idle_timeout
-        if self.transcript.finished and not self.phases.finishing:
-            self.phases.finishing = True
+            self.metrics.gaps.observe(self.target.label, now - phases.last_token)
+        phases.last_token = now
+        if not self.transcript.finished:
+            deadline.at = now + self.target.settings.idle_timeout
+        elif not phases.finishing:
+            phases.finishing = True
             deadline.set(now + AFTER_FINISH)
 
     async def _pause(self, deadline: Deadline) -> None:
