@@ -1,6 +1,7 @@
 """One attempt: one request to one target, its body relayed frame by frame until the answer is whole or it fails."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -38,7 +39,7 @@ class Attempt:
     metrics: Metrics
     spoke: Callable[["Attempt"], Awaitable[None]]
     complete: Callable[[], Awaitable[None]]
-    phases: Phases = field(default_factory=lambda: Phases(started=asyncio.get_running_loop().time()))
+    phases: Phases = field(default_factory=lambda: Phases(started=time.monotonic()))
 
     async def run(self) -> None:
         """Relay the whole answer and its ending.
@@ -47,7 +48,7 @@ class Attempt:
             UpstreamError: it failed; what had come before is in the log.
 
         """
-        now = asyncio.get_running_loop().time
+        now = time.monotonic
         try:
             async with Deadline() as deadline:
                 deadline.set(self.phases.started + self.target.settings.ttft_timeout)
@@ -103,7 +104,7 @@ class Attempt:
 
     async def _heard(self, deadline: Deadline) -> None:
         """Move the deadline and take the times of a read that brought tokens."""
-        now = deadline.time()
+        now = time.monotonic()
         phases = self.phases
         if phases.first_token is None:
             phases.first_token = now
@@ -123,7 +124,7 @@ class Attempt:
         deadline.set(None)
         await self.stream.room()
         limit = AFTER_FINISH if self.transcript.finished else self.target.settings.idle_timeout
-        deadline.set(asyncio.get_running_loop().time() + limit)
+        deadline.set(time.monotonic() + limit)
 
 
 class WholeAttempt(Attempt):
@@ -132,7 +133,7 @@ class WholeAttempt(Attempt):
     async def run(self) -> None:
         """Read the whole answer and end the stream with it. Raises UpstreamError."""
         async with self.target.client.post(self.body, self.phases, self.headers) as response:
-            self.phases.headers = asyncio.get_running_loop().time()
+            self.phases.headers = time.monotonic()
             try:
                 data = await response.content.read()
             except FOREIGN as error:

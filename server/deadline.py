@@ -14,10 +14,11 @@ class Deadline:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.time = self._loop.time  # the clock that `at` is read on
         self._timeout = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
-        self.at: float | None = None  # loop time; None: no deadline. Assign to move it later, `set` to move it anywhere
+        # On the clock of time.monotonic(), which both event loops keep (uvloop in whole milliseconds, too coarse to
+        # measure with). None: no deadline. Assign to move it later, `set` to move it anywhere.
+        self.at: float | None = None
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()

@@ -72,7 +72,7 @@ class Relay:
         self._first_cause: UpstreamError | None = None
         self._diverged = False
         self._ttft: float | None = None
-        self._accepted = asyncio.get_running_loop().time()
+        self._accepted = time.monotonic()
 
     # --- the life of the stream --------------------------------------------------------------------------------
 
@@ -161,7 +161,7 @@ class Relay:
         """Note an attempt's first token."""
         self._stream.move(State.STREAMING)
         if self._ttft is None:
-            self._ttft = asyncio.get_running_loop().time() - self._accepted
+            self._ttft = time.monotonic() - self._accepted
             self._metrics.ttft.labels(attempt.target.label).observe(self._ttft)
 
     # --- recovery ----------------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Relay:
             ),
             recoveries=self._stream.recoveries,
             diverged=self._diverged,
-            time_left=self._accepted + self._total_timeout - asyncio.get_running_loop().time(),
+            time_left=self._accepted + self._total_timeout - time.monotonic(),
             client_present=True,  # a stream that nobody waits for is cancelled, and this task with it
             max_retries=self._recovery.max_retries,
             max_recoveries=self._recovery.max_recoveries,

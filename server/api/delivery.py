@@ -7,6 +7,7 @@ Explicit transport-level flow control: kernel buffers are bounded (`listener.py`
 import asyncio
 import socket
 import struct
+import time
 from typing import Literal
 
 from aiohttp import web
@@ -135,7 +136,7 @@ class Delivery:
 
         One `drain()` only: after a timed-out one, aiohttp's next drain raises a spurious CancelledError.
         """
-        started = self._loop.time()
+        started = time.monotonic()
         clock = _AckClock(self._request, self._flow.drain_timeout)
         try:
             async with clock.running():
@@ -143,7 +144,7 @@ class Delivery:
         except TimeoutError:
             raise StalledClientError from None
         finally:
-            self._metrics.drain.observe(self._loop.time() - started)
+            self._metrics.drain.observe(time.monotonic() - started)
         if self._request.transport is None or self._request.transport.is_closing():
             raise ConnectionResetError("the client has gone")  # a drain that the loss woke returns silently
 

@@ -1,4 +1,4 @@
-"""When the phases of one attempt happened. All times are of the event loop's monotonic clock, in seconds."""
+"""When the phases of one attempt happened. All times are of time.monotonic(), in seconds."""
 
 from dataclasses import dataclass
 

@@ -1,6 +1,6 @@
 """All upstreams of the configuration, and the circuits of their targets."""
 
-import asyncio
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -65,7 +65,8 @@ class Upstreams:
             breaker = self.breakers.get(label)
             if breaker is None:
                 recovery = self._settings.recovery
-                clock = asyncio.get_running_loop().time
-                breaker = self.breakers[label] = Breaker(recovery.breaker_failures, recovery.breaker_reset, clock)
+                breaker = self.breakers[label] = Breaker(
+                    recovery.breaker_failures, recovery.breaker_reset, time.monotonic
+                )
             targets.append(Target(name, label, target.model or asked, self._clients[target.upstream], breaker))
         return targets

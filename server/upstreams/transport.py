@@ -7,6 +7,7 @@ The SDK is built on httpx2; its body iteration costs three times what aiohttp's 
 import asyncio
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any
@@ -114,7 +115,7 @@ def _tracing() -> aiohttp.TraceConfig:
 
     def begin(name: str) -> Any:
         async def mark(_session: object, context: Any, _params: object) -> None:
-            setattr(context, name, asyncio.get_running_loop().time())
+            setattr(context, name, time.monotonic())
 
         return mark
 
@@ -122,7 +123,7 @@ def _tracing() -> aiohttp.TraceConfig:
         async def mark(_session: object, context: Any, _params: object) -> None:
             phases: Phases | None = context.trace_request_ctx
             if phases is not None:
-                setattr(phases, name, asyncio.get_running_loop().time() - getattr(context, name))
+                setattr(phases, name, time.monotonic() - getattr(context, name))
 
         return mark
 
@@ -132,7 +133,7 @@ def _tracing() -> aiohttp.TraceConfig:
 
     async def sent(_session: object, context: Any, _params: object) -> None:
         if context.trace_request_ctx is not None:
-            context.trace_request_ctx.sent = asyncio.get_running_loop().time()
+            context.trace_request_ctx.sent = time.monotonic()
 
     trace.on_request_headers_sent.append(sent)
     return trace
