@@ -1,6 +1,5 @@
 """One attempt: one request to one target, its body relayed frame by frame until the answer is whole or it fails."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field

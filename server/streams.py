@@ -207,7 +207,7 @@ class Streams:
             records=stream.log.tail,
             tokens=ending.tokens,
             ttft_ms=ending.ttft_ms,
-            duration_ms=round(stream.age * 1000, 1),
+            duration_ms=round((ending.at - stream.birth.created) * 1000, 1),
             recoveries=ending.recoveries,
             usage=ending.usage,
             billed=ending.billed,
