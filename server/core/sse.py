@@ -42,6 +42,7 @@ class Decoder:
         self._rest = b""
         self._max = max_event_bytes
         self._at_start = True
+        self._retry: int | None = None
         self._skip_lf = False  # the last read ended in \r: a \n that follows belongs to the same line end
 
     def feed(self, chunk: bytes) -> list[Event]:
@@ -71,9 +72,38 @@ class Decoder:
             # Nearly every block of an LLM's stream is this one line: keep it to two look-ups.
             if block.startswith(b"data: ") and b"\n" not in block:
                 events.append(Event(b"", block[6:], None))
-            elif (event := _parse(block)) is not None:
+            elif (event := self._parse(block)) is not None:
                 events.append(event)
         return events
+
+    @property
+    def retry(self) -> int | None:
+        """The reconnection time that the stream asked for last, in milliseconds; also if no event followed it."""
+        for line in self._rest.split(b"\n")[:-1]:
+            self._take_retry(line)
+        return self._retry
+
+    def _take_retry(self, line: bytes) -> None:
+        name, _, value = line.partition(b":")
+        if name == b"retry" and (digits := value.removeprefix(b" ")).isdigit() and len(digits) < 10:
+            self._retry = int(digits)
+
+    def _parse(self, block: bytes) -> Event | None:
+        """Return the event of one block of lines, or None where the block has no data (comments, `retry:`)."""
+        kind, identity, data = b"", None, []
+        for line in block.split(b"\n"):
+            name, colon, value = line.partition(b":")
+            if colon:
+                value = value.removeprefix(b" ")
+            if name == b"data":
+                data.append(value)
+            elif name == b"event":
+                kind = value
+            elif name == b"id" and b"\0" not in value:
+                identity = value
+            elif name == b"retry":
+                self._take_retry(line)
+        return Event(kind, b"\n".join(data), identity) if data else None
 
     def _normalised(self, buffer: bytes) -> bytes:
         r"""Return `buffer` with every line end as \n. A last \r ends its line now; a \n after it is skipped."""
@@ -84,19 +114,3 @@ class Decoder:
                 buffer = buffer[:at] + buffer[at + 1 :]
         self._skip_lf = buffer.endswith(b"\r")
         return buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-
-
-def _parse(block: bytes) -> Event | None:
-    """Return the event of one block of lines, or None where the block has no data (comments, `retry:`)."""
-    kind, identity, data = b"", None, []
-    for line in block.split(b"\n"):
-        name, colon, value = line.partition(b":")
-        if colon:
-            value = value.removeprefix(b" ")
-        if name == b"data":
-            data.append(value)
-        elif name == b"event":
-            kind = value
-        elif name == b"id" and b"\0" not in value:
-            identity = value
-    return Event(kind, b"\n".join(data), identity) if data else None
