@@ -42,28 +42,22 @@ class Child:
 
     def cpu(self) -> float:
         """Return the seconds of CPU that it and its descendants have used, in user mode and in the kernel."""
-        ticks = 0
-        for pid in self._tree():
-            with suppress(OSError):
-                # After the name: state, ppid, …; utime, stime, cutime and cstime are fields 14 to 17 of proc(5).
-                fields = _stat(pid)
-                ticks += sum(int(field) for field in fields[11:15])
-        return ticks / TICKS
+        return tree_cpu(self._process.pid)
 
     def memory(self) -> int:
         """Return the bytes of resident memory of it and its descendants."""
-        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in self._tree()) * PAGE
+        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in _tree(self._process.pid)) * PAGE
 
     def pin(self, cores: set[int]) -> None:
         """Let all its threads and descendants run on these cores only."""
-        for pid in self._tree():
+        for pid in _tree(self._process.pid):
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 with suppress(ProcessLookupError):
                     os.sched_setaffinity(int(thread.name), cores)
 
     def stop(self, patience: float = 5.0) -> None:
         """Ask it to end; after ``patience`` seconds kill it and its descendants."""
-        family = list(self._tree())
+        family = list(_tree(self._process.pid))
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(patience)
@@ -73,17 +67,28 @@ class Child:
                 os.kill(pid, SIGKILL)
         self._process.wait()
 
-    def _tree(self) -> Iterator[int]:
-        """Yield the process and its descendants, parents first."""
-        parents: dict[int, list[int]] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with suppress(OSError):
-                    parents.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
-        family = [self._process.pid]
-        for pid in family:  # grows while it is walked
-            yield pid
-            family += parents.get(pid, [])
+
+def tree_cpu(root: int) -> float:
+    """Return the seconds of CPU of a process and its descendants, over all threads, in user mode and in the kernel."""
+    ticks = 0
+    for pid in _tree(root):
+        with suppress(OSError):
+            # After the name: state, ppid, …; utime, stime, cutime and cstime are fields 14 to 17 of proc(5).
+            ticks += sum(int(field) for field in _stat(pid)[11:15])
+    return ticks / TICKS
+
+
+def _tree(root: int) -> Iterator[int]:
+    """Yield the process and its descendants, parents first."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                children.setdefault(int(_stat(int(entry.name))[1]), []).append(int(entry.name))
+    family = [root]
+    for pid in family:  # grows while it is walked
+        yield pid
+        family += children.get(pid, [])
 
 
 def _stat(pid: int) -> list[str]:

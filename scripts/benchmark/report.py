@@ -1,18 +1,27 @@
 """The outcome as a Markdown table, and as JSON."""
 
+import os
 from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
-from .run import Outcome
+from .run import QUIET, Outcome
 from .scenarios import Sample
 
 HEAD = "| what | reach | nginx | gateway | ratio (min..max) | bare aiohttp relay, nothing parsed | verdict |"
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """Write one row for each outcome."""
-    return "\n".join([HEAD, "|---|---|---|---|---|---|---|", *(_row(outcome) for outcome in outcomes)])
+    """Write one row for each outcome, and below them how much of the machine the bench had."""
+    outcomes = list(outcomes)
+    rows = [HEAD, "|---|---|---|---|---|---|---|", *(_row(outcome) for outcome in outcomes)]
+    others = [cores for outcome in outcomes for cores in outcome.others]
+    quiet = sum(cores < QUIET for cores in others)
+    return "\n".join(rows) + (
+        f"\n\nMedians of the rounds that had the machine for themselves (others below {QUIET} cores), "
+        f"{quiet} of {len(others)}; of all rounds in a row that had none. "
+        f"Others kept up to {max(others, default=0):.2f} of {os.cpu_count()} cores busy."
+    )
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:
@@ -25,6 +34,7 @@ def plain(outcome: Outcome) -> dict[str, Any]:
         "met": outcome.met(),
         "ratios": outcome.ratios(),
         "samples": outcome.samples,
+        "others": outcome.others,
     }
 
 

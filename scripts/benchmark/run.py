@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from .machine import Machine
 from .relays import Relay, contestant, upstream
 from .scenarios import Sample, Scenario, Setting
+
+QUIET = 0.15  # cores that others may keep busy in a round that counts
 
 
 @dataclass(frozen=True)
@@ -18,16 +21,16 @@ class Outcome:
 
     scenario: Scenario
     samples: dict[str, list[Sample]]
+    others: list[float]  # cores that other processes kept busy in each round
 
     def typical(self, name: str) -> Sample:
-        """Return the median over the rounds, figure by figure; empty for one that was not there."""
-        return tuple(median(figures) for figures in zip(*self.samples.get(name, ()), strict=True))
+        """Return the median over the rounds that count, figure by figure; empty for one that was not there."""
+        return tuple(median(figures) for figures in zip(*self._counted(name), strict=True))
 
     def ratios(self) -> list[float]:
-        """Divide subject by baseline in each round, by the first figure; empty if that means nothing."""
+        """Divide subject by baseline in each round that counts, by the first figure; empty if that means nothing."""
         subject, baseline = (
-            [sample[0] for sample in self.samples.get(name, ())]
-            for name in (self.scenario.subject, self.scenario.baseline)
+            [sample[0] for sample in self._counted(name)] for name in (self.scenario.subject, self.scenario.baseline)
         )
         if not subject or not baseline or min(baseline) <= 0:
             return []
@@ -42,6 +45,12 @@ class Outcome:
         if not found or not self.scenario.limits:
             return None
         return all(figure < limit for figure, limit in zip(found, self.scenario.limits, strict=True))
+
+    def _counted(self, name: str) -> list[Sample]:
+        """Return the samples of the rounds that had the machine for themselves, or of all if none had."""
+        samples = self.samples.get(name, [])
+        quiet = [sample for sample, cores in zip(samples, self.others, strict=False) if cores < QUIET]
+        return quiet or samples
 
 
 def run(scenario: Scenario, names: list[str], rounds: int, *, quick: bool, folder: Path) -> Outcome:
@@ -62,6 +71,7 @@ def run(scenario: Scenario, names: list[str], rounds: int, *, quick: bool, folde
             relays = {name: stack.enter_context(start(name)) for name in names}
             for relay in relays.values() if not quick else ():
                 scenario.measure(relay, Setting(provider, quick=True))  # warm-up
+        machine, others = Machine(), []
         for number in range(rounds):
             for name in names:
                 if scenario.fresh:
@@ -72,4 +82,5 @@ def run(scenario: Scenario, names: list[str], rounds: int, *, quick: bool, folde
                 samples[name].append(sample)
                 figures = " / ".join(f"{figure:.3g}" for figure in sample)
                 print(f"{scenario.name} {number + 1}/{rounds} {name}: {figures} {scenario.unit}", file=sys.stderr)
-    return Outcome(scenario, samples)
+            others.append(machine.others())
+    return Outcome(scenario, samples, others)

@@ -62,7 +62,7 @@ def memory_of_idle(relay: Relay, count: int, model: str) -> float:
     """Return the bytes of resident memory that the relay grew for each of so many open, idle streams."""
     before = relay.process.memory()
     with _load_process("hold", relay, {"model": model, "connections": count}) as process:
-        assert process.stdout is not None  # noqa: S101
+        assert process.stdout is not None
         if not process.stdout.readline():
             raise _failed("hold", relay, process, "")
         time.sleep(0.5)  # allocators and timers come to rest
