@@ -66,6 +66,12 @@ class InProcess:
             while self.app.streams.live or self.app.responder.open:  # noqa: ASYNC110  # no event covers both
                 await asyncio.sleep(0.005)
 
+    async def idle_streams(self, seconds: float = 5.0) -> None:
+        """Wait until no stream is live; responses may still be on their way."""
+        async with asyncio.timeout(seconds):
+            while self.app.streams.live:  # noqa: ASYNC110  # the event that covers it is private
+                await asyncio.sleep(0.005)
+
 
 @asynccontextmanager
 async def in_process(upstream_url: str, *, grace: float = 0.0, **tables: Any) -> AsyncIterator[InProcess]:
