@@ -51,7 +51,7 @@ class Attempt:
         try:
             async with Deadline() as deadline:
                 deadline.set(self.phases.started + self.target.settings.ttft_timeout)
-                async with self.target.client.post(self.body, self.phases, self.headers) as response:
+                async with self.target.client.post(self._hand_over(), self.phases, self.headers) as response:
                     self.phases.headers = now()
                     await self._pump(response, deadline)
                     await self.complete()  # the client has its ending before the upstream's connection is tidied up
@@ -60,6 +60,11 @@ class Attempt:
         except TimeoutError:
             if not self.stream.ended.is_set():
                 await self._timed_out()
+
+    def _hand_over(self) -> bytes:
+        """Return the request's body and let go of it: it is sent once, and a stream lives for minutes."""
+        body, self.body = self.body, b""
+        return body
 
     async def _timed_out(self) -> None:
         if self.transcript.finished:
@@ -88,6 +93,7 @@ class Attempt:
                 await stream.append(self.writer.pieces(pieces))
             if intake.failure is not None:
                 raise intake.failure
+            del data, pieces  # an idle stream holds nothing of its last read
 
     async def _read(self, content: aiohttp.StreamReader) -> bytes:
         """Return what has come, or nothing at the end of a body that may end here. Raises UpstreamError."""
@@ -131,7 +137,7 @@ class WholeAttempt(Attempt):
 
     async def run(self) -> None:
         """Read the whole answer and end the stream with it. Raises UpstreamError."""
-        async with self.target.client.post(self.body, self.phases, self.headers) as response:
+        async with self.target.client.post(self._hand_over(), self.phases, self.headers) as response:
             self.phases.headers = time.monotonic()
             try:
                 data = await response.content.read()

@@ -4,7 +4,6 @@ The log is the only buffer. The relay appends; every client connection is a read
 far the tail is ahead of the fastest reader, in bytes; above the high water the relay stops reading the upstream.
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from server.core.forms import frames
 from server.core.lifecycle import ENDINGS, State, advance
 from server.core.ports import Log
 from server.core.records import Ending, Record
+from server.flag import Flag
 
 
 class Reader(Protocol):
@@ -26,7 +26,7 @@ class Reader(Protocol):
     cursor: int
     offset: int  # bytes of data up to the cursor
     live: bool
-    wake: asyncio.Event
+    wake: Flag
 
     async def push(self, data: bytes, tail: int, offset: int) -> None:
         """Write frames that end at `tail`; never suspends, never raises."""
@@ -45,11 +45,11 @@ class Stream:
         self.held = False  # paused until a stalled client comes back
         self.paused = False
         self.fault: StreamError | None = None  # the log is out of reach: readers get this instead of an ending
-        self.opened = asyncio.Event()  # there is a record
-        self.ended = asyncio.Event()
+        self.opened = Flag()  # there is a record
+        self.ended = Flag()
         self._max_lag = max_lag_bytes
         self._max_bytes = max_stream_bytes
-        self._room = asyncio.Event()
+        self._room = Flag()
         if log.tail:
             self.opened.set()
         if log.ending:
@@ -109,6 +109,11 @@ class Stream:
             else:
                 reader.wake.set()
         self.opened.set()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another attempt is worth it: someone reads, may come back, or the stream outlives its readers."""
+        return bool(self.readers) or self.held or self.birth.policy == "continue"
 
     @property
     def must_pause(self) -> bool:

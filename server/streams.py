@@ -67,6 +67,7 @@ class Streams:
         self._metrics = metrics
         self._live: dict[str, Live] = {}
         self._mine: Counter[str] = Counter()  # live streams by owner
+        self._keyed: dict[tuple[str, str], Live] = {}  # live streams by owner and idempotency key
         self._idle = asyncio.Event()  # no live stream
         self._idle.set()
         self._sweeper: asyncio.Task[None] | None = None
@@ -106,32 +107,29 @@ class Streams:
         model = self.settings.resolve(generation.model)
         if model is None:
             raise Rejected(404, f"The model `{generation.model}` does not exist.", "model_not_found", "model")
-        self._admit(owner)
-        body = orjson.dumps(generation.body, option=orjson.OPT_SORT_KEYS)
-        digest = hashlib.sha256(body).hexdigest() if key else ""
-        birth = Birth(
-            id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
-            owner=owner.name,
-            form=generation.form,
-            model=generation.model,
-            created=time.time(),
-            body=body,
-            stream=generation.stream,
-            policy=generation.policy,
-            idempotency=(key, digest) if key else None,
-        )
+        if not self._joins(owner, key):
+            self._admit(owner)
+        birth = _birth(generation, owner, key)
+        route = self.upstreams.route(model, generation.model)
+        # Shielded: a client that leaves now must not leave a log behind that nobody ever ends.
+        creating = asyncio.ensure_future(self._store.create(birth))
         try:
-            found = await self._store.create(birth)
+            found = await asyncio.shield(creating)
         except StoreError as error:
             raise Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0) from error
+        except asyncio.CancelledError:
+            creating.add_done_callback(lambda done: self._abandoned(done, birth, generation, route))
+            raise
         if found.birth.id == birth.id:
-            stream = self._begin(found, generation, route=self.upstreams.route(model, generation.model))
-        elif found.birth.idempotency != birth.idempotency:
+            return self._begin(found, generation, route).stream
+        if found.birth.idempotency != birth.idempotency:
             words = "This Idempotency-Key was used with another body."
             raise Rejected(422, words, "idempotency_key_reused", "Idempotency-Key")
-        else:
-            return self._wrap(found)
-        return stream
+        return self._wrap(found)
+
+    def _joins(self, owner: Owner, key: str | None) -> bool:
+        """Whether this key began a stream that is live here: joining it is no further generation."""
+        return key is not None and (owner.name, key) in self._keyed
 
     def _admit(self, owner: Owner) -> None:
         if self.draining:
@@ -143,7 +141,14 @@ class Streams:
             words = f"This key runs {owner.max_streams} streams already."
             raise Rejected(429, words, "too_many_streams", retry_after=1.0)
 
-    def _begin(self, opened: Log, generation: Generation, route: Sequence[Target]) -> Stream:
+    def _abandoned(
+        self, done: asyncio.Future[Log], birth: Birth, generation: Generation, route: Sequence[Target]
+    ) -> None:
+        """Begin a stream whose client left while its log was made: the policy says what becomes of it."""
+        if not done.cancelled() and done.exception() is None and done.result().birth.id == birth.id:
+            self._left(self._begin(done.result(), generation, route), "gone")
+
+    def _begin(self, opened: Log, generation: Generation, route: Sequence[Target]) -> Live:
         stream = self._stream(opened)
         settings = self.settings
         relay = Relay(
@@ -157,12 +162,14 @@ class Streams:
             metrics=self._metrics,
         )
         task = asyncio.create_task(relay.run(), name=f"relay {stream.id}")
-        self._live[stream.id] = Live(stream, relay, task)
+        live = self._live[stream.id] = Live(stream, relay, task)
+        if stream.birth.idempotency is not None:
+            self._keyed[stream.birth.owner, stream.birth.idempotency[0]] = live
         self._mine[stream.birth.owner] += 1
         self._metrics.active.inc()
         self._idle.clear()
         task.add_done_callback(lambda done: self._over(stream, done))
-        return stream
+        return live
 
     def _stream(self, opened: Log) -> Stream:
         settings = self.settings

@@ -16,6 +16,7 @@ from aiohttp.http import StreamWriter
 from server.config import Flow
 from server.core.forms import frames
 from server.core.sse import HEARTBEAT, retry
+from server.flag import Flag
 from server.stream import Stream
 from server.telemetry.metrics import Metrics
 
@@ -39,7 +40,7 @@ class Delivery:
         self.cursor = cursor
         self.offset = 0
         self.live = False
-        self.wake = asyncio.Event()
+        self.wake = Flag()
         self._request = request
         self._stream = stream
         self._flow = flow

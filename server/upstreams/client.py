@@ -66,6 +66,7 @@ class UpstreamClient:
             raise translate(error, in_body=False) from error
         # Cast to httpx2.Response, the SDK hands the response itself out instead of the stream class it is typed with.
         response: aiohttp.ClientResponse = cast("httpx2.Response", answer).extensions["aiohttp"]
+        del answer, body  # a stream lives for minutes; the SDK's objects for its request are of no more use
         try:
             yield response
         finally:
