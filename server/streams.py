@@ -53,6 +53,27 @@ def cancelled(reason: str) -> StreamError:
     return StreamError(f"The stream was cancelled: {reason}.", "cancelled", 499)
 
 
+def _birth(generation: Generation, owner: Owner, key: str | None) -> Birth:
+    """Return the facts that a stream starts with. Raises Rejected 400 for a body that cannot be written again."""
+    try:
+        written = orjson.dumps(generation.body, option=orjson.OPT_SORT_KEYS)
+    except orjson.JSONEncodeError as error:  # orjson reads 1024 levels, but writes 254
+        raise Rejected(400, "The body is nested too deeply.", "invalid_json") from error
+    # The copy is as long as the text; orjson's own buffer behind a short one keeps its first 4 KB.
+    body = bytes(memoryview(written))
+    return Birth(
+        id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
+        owner=owner.name,
+        form=generation.form,
+        model=generation.model,
+        created=time.time(),
+        body=body,
+        stream=generation.stream,
+        policy=generation.policy,
+        idempotency=(key, hashlib.sha256(body).hexdigest()) if key else None,
+    )
+
+
 class Streams:
     """Owns every live stream and finds every retained one."""
 
@@ -186,6 +207,8 @@ class Streams:
         live = self._live.pop(stream.id)
         if live.lingering is not None:
             live.lingering.cancel()
+        if stream.birth.idempotency is not None:
+            del self._keyed[stream.birth.owner, stream.birth.idempotency[0]]
         self._mine -= Counter({stream.birth.owner: 1})
         self._metrics.active.dec()
         if not self._live:
@@ -261,8 +284,12 @@ class Streams:
         if why != "ended":
             self._metrics.disconnects.labels(why).inc()
         live = self._live.get(stream.id)
-        if live is None or stream.readers or stream.ended.is_set() or why == "ended":
-            return
+        if live is not None and why != "ended" and not stream.readers and not stream.ended.is_set():
+            self._left(live, why)
+
+    def _left(self, live: Live, why: Leaving) -> None:
+        """Act as the stream's policy says now that its last reader has left."""
+        stream = live.stream
         cancels = stream.birth.policy == "cancel"
         if why == "gone" and cancels:
             live.relay.stop(cancelled("the client disconnected"))

@@ -213,7 +213,7 @@ class Client:
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) -> Any:
     """Wait until a condition is met; return what it gave. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
-        while not (found := await condition()):
+        while not (found := await condition()):  # noqa: ASYNC110  # other processes set no event
             await asyncio.sleep(0.01)
     return found
 
