@@ -1,1 +1,22 @@
-"""Clients that resume."""
+"""Clients that never notice a broken connection.
+
+    from openai import AsyncOpenAI
+    from server.client import resuming_http_client
+
+    client = AsyncOpenAI(http_client=resuming_http_client(base_url="http://127.0.0.1:8080/v1"))
+
+Streams go on after dropped connections, restarts and deploys of the gateway, without a repeated or lost chunk. Where
+that is impossible the stream ends with an error event of code `stream_lost`, which the SDK raises as its `APIError`.
+"""
+
+from server.client.clients import resuming_http_client, resuming_sync_http_client
+from server.client.outage import Patience
+from server.client.transport import AsyncResumingTransport, ResumingTransport
+
+__all__ = [
+    "AsyncResumingTransport",
+    "Patience",
+    "ResumingTransport",
+    "resuming_http_client",
+    "resuming_sync_http_client",
+]

@@ -1,0 +1,129 @@
+"""A TCP proxy between a client and a gateway that cuts connections in the middle of a byte stream.
+
+It stands for everything that breaks connections in the field: radio, NAT tables, load balancers and deploys. It can be
+pointed to another port, as a gateway that restarts comes back somewhere else here.
+"""
+
+import asyncio
+import random
+import socket
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+
+RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a RST
+
+
+class CuttingProxy:
+    """Cuts the connection after as many bytes of the gateway's as `cuts` says next; once that is used up, never.
+
+    `made` counts the cuts. `silent` leaves a cut connection open but passes nothing on. `on_cut` is awaited after each
+    one, before any new connection is taken.
+    """
+
+    def __init__(self, port: int, cuts: list[int] | None = None) -> None:
+        self.to_port = port
+        self.cuts = list(cuts or [])
+        self.made = 0
+        self.silent = False
+        self.refusing = False
+        self.connections = 0
+        self.on_cut: Callable[[int], Awaitable[None]] | None = None
+        self._open: set[asyncio.StreamWriter] = set()
+        self._lock = asyncio.Lock()
+        self._server: asyncio.Server
+
+    async def start(self) -> None:
+        """Listen on a port of the kernel's choice."""
+        self._server = await asyncio.start_server(self._connection, "127.0.0.1", 0)
+        self.port: int = self._server.sockets[0].getsockname()[1]
+        self.root = f"http://127.0.0.1:{self.port}"
+        self.url = self.root + "/v1"
+
+    async def stop(self) -> None:
+        """Close everything."""
+        self._server.close()
+        self.drop()
+        await asyncio.sleep(0)
+
+    def drop(self) -> None:
+        """Cut every connection now."""
+        for writer in list(self._open):
+            writer.transport.abort()
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        async with self._lock:  # a restart under way: wait like a socket that listens
+            port = self.to_port
+        if self.refusing:
+            writer.transport.abort()
+            return
+        try:
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._open |= {writer, up_writer}
+        try:
+            forward = asyncio.ensure_future(self._forward(reader, up_writer))
+            await self._back(up_reader, writer, up_writer)
+            forward.cancel()
+            with suppress(asyncio.CancelledError):
+                await forward
+        finally:
+            self._open -= {writer, up_writer}
+            for one in (writer, up_writer):
+                one.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()  # the client has left: the gateway is to know
+
+    async def _back(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, up_writer: asyncio.StreamWriter
+    ) -> None:
+        passed = 0
+        with suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if self.cuts and passed + len(data) >= self.cuts[0]:
+                    at = max(0, self.cuts.pop(0) - passed)
+                    writer.write(data[:at])
+                    await writer.drain()
+                    await self._cut(writer, up_writer)
+                    return
+                passed += len(data)
+                writer.write(data)
+                await writer.drain()
+            writer.close()
+
+    async def _cut(self, writer: asyncio.StreamWriter, up_writer: asyncio.StreamWriter) -> None:
+        self.made += 1
+        up_writer.transport.abort()
+        if self.silent:
+            await asyncio.sleep(3600)
+        if self.made % 2:  # every other one politely
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        writer.close()
+        if self.on_cut is not None:
+            async with self._lock:
+                await self.on_cut(self.made)
+
+
+@asynccontextmanager
+async def cutting(port: int, cuts: list[int] | None = None) -> AsyncIterator[CuttingProxy]:
+    """Run a proxy to `port` of this machine."""
+    proxy = CuttingProxy(port, cuts)
+    await proxy.start()
+    try:
+        yield proxy
+    finally:
+        await proxy.stop()
+
+
+def random_cuts(count: int, seed: int, low: int = 300, high: int = 4000) -> list[int]:
+    """Return where to cut: from within the head of a response to many events into it."""
+    dice = random.Random(seed)
+    return [dice.randint(low, high) for _ in range(count)]
