@@ -25,6 +25,7 @@ class UpstreamClient:
         transport = AiohttpTransport(session, connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
         key = settings.api_key(environ)
         # identity: a compressed stream would be held back by the compressor's buffer.
+        self._url = f"{settings.base_url}/chat/completions"  # absolute: the SDK need not join it anew each time
         headers = {"Accept-Encoding": "identity", **settings.headers}
         # The SDK insists on a key unless a request itself leaves the header out.
         self._headers: dict[str, str | Omit] = {"Content-Type": "application/json"}
@@ -55,7 +56,7 @@ class UpstreamClient:
         current_phases.set(phases)
         try:
             answer = await self._sdk.post(
-                "/chat/completions",
+                self._url,
                 cast_to=httpx2.Response,
                 content=body,
                 options={"headers": {**self._headers, **headers}},
