@@ -16,6 +16,7 @@ from server.core.transcript import Transcript
 from server.deadline import Deadline
 from server.stream import Stream
 from server.telemetry.metrics import Metrics
+from server.upstreams.breaker import Permit
 from server.upstreams.pool import Target
 from server.upstreams.translate import FOREIGN, translate
 
@@ -26,7 +27,10 @@ JSON_BODY = 65_536  # bytes of a JSON answer to a streaming request that are loo
 
 @dataclass(slots=True)
 class Attempt:
-    """What one attempt needs. `spoke` is called at its first token, `complete` when the answer is whole."""
+    """What one attempt needs. `spoke` is called at its first token, `complete` when the answer is whole.
+
+    `permit` is the target's circuit's; whoever runs the attempt settles it.
+    """
 
     target: Target
     body: bytes
@@ -38,6 +42,7 @@ class Attempt:
     metrics: Metrics
     spoke: Callable[["Attempt"], Awaitable[None]]
     complete: Callable[[], Awaitable[None]]
+    permit: Permit
     phases: Phases = field(default_factory=lambda: Phases(started=time.monotonic()))
 
     async def run(self) -> None:
@@ -93,6 +98,8 @@ class Attempt:
                 await stream.append(self.writer.pieces(pieces))
             if intake.failure is not None:
                 raise intake.failure
+        if not intake.spoke:
+            raise UpstreamError(Kind.GARBAGE, "The upstream said that it was done without a token.")
             del data, pieces  # an idle stream holds nothing of its last read
 
     async def _read(self, content: aiohttp.StreamReader) -> bytes:

@@ -4,41 +4,28 @@ One routine drives the first attempt and every later one. A strategy decides aft
 """
 
 import asyncio
-import random
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from server.attempt import Attempt, WholeAttempt
 from server.config import Recovery
-from server.core import continuation, delivered
 from server.core.billing import Bill
 from server.core.errors import Kind, StoreError, StreamError, UpstreamError
 from server.core.forms import Writer
 from server.core.generation import Generation
-from server.core.intake import Intake, Seam
+from server.core.intake import Intake
 from server.core.lifecycle import State, state_of
-from server.core.ports import Continue, Delivered, Failure, GiveUp, Restart, Retry, Strategy, TargetView
+from server.core.ports import Strategy
 from server.core.records import Ending
-from server.core.seam import Suppression, Texts, Trim
+from server.core.seam import Suppression, Trim
 from server.core.transcript import Transcript
+from server.hedge import Hedge
+from server.plan import Plan, Planner
+from server.route import Route
 from server.stream import Stream
 from server.telemetry.metrics import Metrics
 from server.upstreams.pool import Target
-
-READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
-
-
-@dataclass(slots=True)
-class Plan:
-    """The next attempt: which target, what to change in the request, how to join its text."""
-
-    target: int
-    wait: float = 0.0
-    seam: Seam | None = None
-    changes: dict[str, Any] = field(default_factory=dict)
-    recovery: str | None = None  # the strategy's name where something was delivered before
 
 
 class Relay:
@@ -60,17 +47,18 @@ class Relay:
         self._stop: StreamError | None = None  # why somebody stopped this stream; None: the process goes down
         self._stream = stream
         self._generation = generation
-        self._route = route
+        self._route = Route(route)
+        self._planner = Planner(
+            stream, generation, self._route, strategy=strategy, settings=recovery, time_left=self._time_left
+        )
+        self._hedge_after = recovery.hedge_after
         self._writer = writer
-        self._strategy = strategy
-        self._recovery = recovery
         self._total_timeout = total_timeout
         self._metrics = metrics
         self._transcript = Transcript(generation.choices)
         self._bill = Bill(generation.body)
-        self._attempts = [0] * len(route)
-        self._first_cause: UpstreamError | None = None
-        self._diverged = False
+        self._hedge: Hedge | None = None
+        self._spoken = False  # the running attempt has sent a token
         self._ttft: float | None = None
         self._accepted = time.monotonic()
 
@@ -85,6 +73,8 @@ class Relay:
             async with asyncio.timeout_at(self._accepted + self._total_timeout):
                 await self._generate()
         except TimeoutError:
+            if self._stream.ended.is_set():
+                return  # the time ran out while a finished connection was tidied up
             words = f"The stream took longer than {self._total_timeout:g} seconds."
             await self._fail(StreamError(words, "total_timeout", 504, retryable=True))
         except asyncio.CancelledError:
@@ -107,148 +97,134 @@ class Relay:
             if self._task is not None:
                 self._task.cancel()
 
+    def _time_left(self) -> float:
+        return self._accepted + self._total_timeout - time.monotonic()
+
     async def _generate(self) -> None:
-        plan = self._first_plan()
+        plan = Plan(self._route.first())
         while True:
             if plan.wait:
                 await asyncio.sleep(plan.wait)
+            await self._stream.room()  # a stalled client that may never come back is not worth another attempt yet
             try:
                 await self._attempt(plan)
             except UpstreamError as error:
-                plan = await self._next_plan(plan, error)
+                plan = await self._planner.after(plan, error, self._transcript)
+                await self._announce(plan, error)
             else:
                 return
 
+    async def _announce(self, plan: Plan, error: UpstreamError) -> None:
+        """Show which target is asked next; note a later attempt that is going to join what was delivered."""
+        stream, target = self._stream, self._route[plan.target]
+        if not plan.recovery:
+            stream.target = target.name
+            return
+        stream.move(State.RECOVERING)
+        stream.recoveries += 1
+        event = {
+            "attempt": stream.recoveries,
+            "strategy": plan.recovery,
+            "target": target.name,
+            "reason": error.kind.value,
+            "exact": plan.recovery == "restart" or target.settings.continuation != "user_turn",
+        }
+        await stream.append(self._writer.recovery(event))
+
+    # --- one attempt -------------------------------------------------------------------------------------------
+
     async def _attempt(self, plan: Plan) -> None:
-        """Make one request and relay it to its end. Raises UpstreamError where it fails."""
-        target, generation = self._route[plan.target], self._generation
-        permit = target.breaker.acquire()
-        if permit is None:
-            raise UpstreamError(Kind.CONNECT, "The target's circuit is open.")
-        self._attempts[plan.target] += 1
-        self._stream.target = target.name
+        """Carry a plan out: one request, or two where it is hedged. Raises UpstreamError; `plan.target` failed."""
+        self._spoken = False
+        before = self._transcript.tokens
         self._bill.begin(self._transcript, continued=isinstance(plan.seam, Trim))
-        attempt = (Attempt if generation.stream else WholeAttempt)(
-            target,
-            generation.upstream_body(target.model, ask_usage=target.settings.usage, changes=plan.changes),
-            dict(generation.trace),
-            Intake(self._transcript, show_usage=generation.show_usage, seam=plan.seam),
-            self._transcript,
-            self._stream,
-            self._writer,
-            self._metrics,
-            self._spoke,
-            self._complete,
+        outcome = "stopped"
+        try:
+            if self._hedge_after and self._generation.stream and not self._transcript.begun:
+                await self._hedged(plan)
+            else:
+                await self._ask(plan, plan.target, self._transcript)
+            outcome = "recovered"
+        except UpstreamError as error:
+            joined = self._transcript.tokens > before  # and was lost again: a failure of its own
+            outcome = "recovered" if joined else "diverged" if error.kind is Kind.DIVERGED else "failed"
+            raise
+        finally:
+            restarted = isinstance(plan.seam, Suppression)
+            self._bill.settle(self._transcript, spoke=self._spoken, restarted=restarted)
+            if plan.recovery:
+                self._metrics.recoveries.labels(plan.recovery, outcome).inc()
+
+    async def _hedged(self, plan: Plan) -> None:
+        """Ask the next target too where the first token is late. Each has a transcript until one of them speaks."""
+        choices = self._generation.choices
+        self._hedge = Hedge(
+            self._hedge_after,
+            lambda target: self._ask(plan, target, Transcript(choices)),
+            lambda: self._route.spare(plan.target),
         )
+        try:
+            await self._hedge.run(plan.target)
+        finally:
+            plan.target = self._hedge.target
+            self._hedge = None
+
+    async def _ask(self, plan: Plan, index: int, transcript: Transcript) -> None:
+        """Make one request and relay it to its end. Raises UpstreamError where it fails."""
+        target, generation = self._route[index], self._generation
+        try:
+            permit = self._route.begin(index)
+            self._stream.target = target.name
+            attempt = (Attempt if generation.stream else WholeAttempt)(
+                target,
+                generation.upstream_body(target.model, ask_usage=target.settings.usage, changes=plan.changes),
+                dict(generation.trace),
+                Intake(transcript, show_usage=generation.show_usage, seam=plan.seam),
+                transcript,
+                self._stream,
+                self._writer,
+                self._metrics,
+                self._spoke,
+                self._complete,
+                permit,
+            )
+            await self._judged(attempt)
+        except UpstreamError as error:
+            self._route.fail(index, error)
+            raise
+
+    async def _judged(self, attempt: Attempt) -> None:
+        """Run an attempt and tell the target's circuit and the metrics what became of it."""
         ok: bool | None = None
         try:
             await attempt.run()
             ok = True
         except UpstreamError as error:
             ok = False if error.trait.breaks else None
-            self._metrics.errors.labels(target.label, error.kind.value).inc()
+            self._metrics.errors.labels(attempt.target.label, error.kind.value).inc()
+            raise
+        except asyncio.CancelledError:
+            # A call that is not streamed has no other clock than the stream's: silence until then is the target's.
+            waited = time.monotonic() - attempt.phases.started
+            if self._time_left() <= 0 and not self._spoken and waited >= attempt.target.settings.ttft_timeout:
+                ok = False
             raise
         finally:
-            permit.settle(ok)
-            self._bill.settle(
-                self._transcript, spoke=attempt.intake.spoke, restarted=isinstance(plan.seam, Suppression)
-            )
-            self._metrics.observe_phases(target.label, attempt.phases)
-            if plan.recovery is not None:
-                self._metrics.recoveries.labels(plan.recovery, "recovered" if ok else "failed").inc()
+            attempt.permit.settle(ok)
+            self._metrics.observe_phases(attempt.target.label, attempt.phases)
 
     async def _spoke(self, attempt: Attempt) -> None:
         """Note an attempt's first token."""
+        if self._hedge is not None:
+            self._hedge.won()
+        self._spoken = True
+        self._transcript = attempt.transcript
+        self._stream.target = attempt.target.name
         self._stream.move(State.STREAMING)
+        attempt.permit.answered()
         if self._ttft is None:
             self._ttft = time.monotonic() - self._accepted
             self._metrics.ttft.labels(attempt.target.label).observe(self._ttft)
-
-    # --- recovery ----------------------------------------------------------------------------------------------
-
-    def _first_plan(self) -> Plan:
-        for index, target in enumerate(self._route):
-            if target.breaker.available:
-                return Plan(index)
-        soonest = min(target.breaker.opens_in for target in self._route)
-        raise UpstreamError(
-            Kind.CONNECT, "No target is available: all circuits are open.", status=503, code="no_target",
-            retry_after=max(1.0, soonest),
-        )  # fmt: skip
-
-    async def _next_plan(self, plan: Plan, error: UpstreamError) -> Plan:
-        """Ask the strategy; raise the first cause where it gives up."""
-        self._first_cause = self._first_cause or error
-        self._diverged = self._diverged or error.kind is Kind.DIVERGED
-        texts = await self._texts() if self._transcript.begun else {}
-        failure = self._describe(plan.target, error, texts)
-        match self._strategy.decide(failure):
-            case Retry(wait=wait):
-                following = Plan(plan.target, wait)
-            case Restart(target=target, wait=wait):
-                following = Plan(target, wait, Suppression(texts, self._transcript.finish) if texts else None)
-            case Continue(target=target, wait=wait):
-                form = self._route[target].settings.continuation
-                text, tokens = texts.get((0, "content"), ""), self._transcript.tokens
-                changes, seam = continuation.changes(form, self._generation.body, text, tokens)
-                following = Plan(target, wait, seam, changes)
-            case GiveUp():
-                raise self._first_cause from error
-        if texts:
-            await self._recovering(following, error)
-        elif self._stream.state is State.STARTING:
-            self._stream.target = self._route[following.target].name
-        return following
-
-    async def _recovering(self, plan: Plan, error: UpstreamError) -> None:
-        """Note that a later attempt is going to join what was delivered."""
-        self._stream.move(State.RECOVERING)
-        self._stream.recoveries += 1
-        plan.recovery = "restart" if isinstance(plan.seam, Suppression) else "continue"
-        event = {
-            "attempt": self._stream.recoveries,
-            "strategy": plan.recovery,
-            "target": self._route[plan.target].name,
-            "reason": error.kind.value,
-            "exact": plan.recovery == "restart" or self._route[plan.target].settings.continuation != "user_turn",
-        }
-        await self._stream.append(self._writer.recovery(event))
-
-    async def _texts(self) -> Texts:
-        log = self._stream.log
-        return delivered.texts(log.birth.form, await log.read(0, READ_ALL))
-
-    def _describe(self, index: int, error: UpstreamError, texts: Texts) -> Failure:
-        transcript, generation = self._transcript, self._generation
-        views = tuple(
-            TargetView(target.name, made, target.settings.continuation, target.breaker.available)
-            for target, made in zip(self._route, self._attempts, strict=True)
-        )
-        return Failure(
-            kind=error.kind,
-            same=error.trait.same,
-            other=error.trait.other,
-            retry_after=error.retry_after,
-            target=index,
-            targets=views,
-            delivered=Delivered(
-                tokens=transcript.tokens,
-                characters=sum(len(text) for text in texts.values()),
-                reasoning=transcript.reasoning,
-                calls=transcript.calls,
-                structured=generation.structured,
-                choices=generation.choices,
-                tools=bool(generation.body.get("tools")),
-            ),
-            recoveries=self._stream.recoveries,
-            diverged=self._diverged,
-            time_left=self._accepted + self._total_timeout - time.monotonic(),
-            client_present=True,  # a stream that nobody waits for is cancelled, and this task with it
-            max_retries=self._recovery.max_retries,
-            max_recoveries=self._recovery.max_recoveries,
-            backoff=self._recovery.backoff,
-            jitter=random.random(),  # noqa: S311 — spreads retries, keeps no secret
-        )
 
     # --- the ending --------------------------------------------------------------------------------------------
 
@@ -264,7 +240,8 @@ class Relay:
             status, code, retryable, retry_after = error.status, error.code, error.retryable, None
         else:
             state, status, code = State.FAILED, error.http_status, error.code or error.kind.value
-            retryable, retry_after = error.trait.same, error.retry_after
+            # Not asked again by us, but the same request may well succeed later: a target that was silent.
+            retryable, retry_after = error.trait.same or status == 504, error.retry_after
         body = error.body()
         body["error"]["retryable"] = retryable
         await self._end(state, code, error=body, status=status, retry_after=retry_after)

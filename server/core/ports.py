@@ -76,6 +76,8 @@ class TargetView:
     attempts: int  # made in this stream
     continuation: str  # how it continues a text; "none": it cannot
     available: bool  # its circuit lets a request through
+    last: Kind | None = None  # what its last failure in this stream was
+    wait: float | None = None  # seconds that it still wants to be left alone (`Retry-After`); None: it said nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,46 +3,11 @@
 Third parties register theirs under the entry point group `sluiceway.recovery`: a class without arguments.
 """
 
-from server.core.errors import Kind
+from server.core.errors import TRAITS, Kind
 from server.core.ports import Continue, Decision, Failure, GiveUp, Restart, Retry
 
 MAX_WAIT = 10.0  # seconds: who asks for more is passed over
 SILENT = frozenset({Kind.TTFT_TIMEOUT, Kind.CONNECT_TIMEOUT})
-
-
-def backoff(failure: Failure) -> float:
-    """Return the delay before the next attempt at the failed target: doubled each time, jittered by up to a half."""
-    made = failure.targets[failure.target].attempts
-    return failure.backoff * 2.0 ** max(0, made - 1) * (0.5 + failure.jitter / 2)
-
-
-def may_retry(failure: Failure) -> bool:
-    """Whether the failed target may be asked again: it can help, attempts are left, and the wait is worth it."""
-    view = failure.targets[failure.target]
-    wait = backoff(failure) if failure.retry_after is None else failure.retry_after
-    return (
-        failure.same
-        and view.attempts <= failure.max_retries
-        and view.available
-        and wait <= min(MAX_WAIT, failure.time_left)
-    )
-
-
-def retry_wait(failure: Failure) -> float:
-    """Return how long to wait before asking the failed target again; `Retry-After` wins over the backoff."""
-    return backoff(failure) if failure.retry_after is None else failure.retry_after
-
-
-def next_target(failure: Failure, *, attempted: bool = True) -> int | None:
-    """Return another target worth asking: the following ones first, then (if `attempted`) those asked before."""
-    count = len(failure.targets)
-    order = [(failure.target + step) % count for step in range(1, count)]
-    fresh = [index for index in order if failure.targets[index].attempts == 0]
-    again = [index for index in order if 0 < failure.targets[index].attempts <= failure.max_retries]
-    for index in fresh + (again if attempted else []):
-        if failure.other and failure.targets[index].available:
-            return index
-    return None
 
 
 class Nothing:
@@ -58,7 +23,7 @@ class RetryOnly:
 
     def decide(self, failure: Failure) -> Decision:
         """Retry or fail over before content; give up after it."""
-        return GiveUp() if failure.delivered.characters or failure.delivered.calls else before_content(failure)
+        return GiveUp() if after_content(failure) else before_content(failure)
 
 
 class RestartOnly:
@@ -94,6 +59,48 @@ class Auto:
         return continuation(failure) if isinstance(step, GiveUp) else step
 
 
+# --- the steps --------------------------------------------------------------------------------------------------
+
+
+def before_content(failure: Failure) -> Decision:
+    """Retry the same target, then try the next."""
+    if not failure.client_present or failure.time_left <= 0:
+        return GiveUp()
+    wait = wait_for(failure, failure.target)
+    return next_target(failure) if wait is None else Retry(wait)
+
+
+def restart(failure: Failure) -> Decision:
+    """Ask the same target again, or the next; never past a delivered tool call, which a client may have run."""
+    if failure.delivered.calls:
+        return GiveUp()
+    other = next_target(failure)
+    # A target that went silent in the middle is asked again only where no other is there.
+    if failure.kind is Kind.IDLE_TIMEOUT and isinstance(other, Restart):
+        return other
+    wait = wait_for(failure, failure.target)
+    return other if wait is None else Restart(failure.target, wait)
+
+
+def continuation(failure: Failure) -> Decision:
+    """Ask a target that can to go on from the delivered text; refused where its inner state would be lost."""
+    delivered = failure.delivered
+    if delivered.calls or delivered.reasoning or delivered.structured or delivered.tools or delivered.choices != 1:
+        return GiveUp()
+    silent = failure.kind in SILENT or failure.kind is Kind.IDLE_TIMEOUT
+    order = [*others(failure), failure.target] if silent else [failure.target, *others(failure)]
+    for index in order:
+        view = failure.targets[index]
+        # A target whose restart told another story is up, and needs no pause.
+        wait = 0.0 if view.last is Kind.DIVERGED and within_attempts(failure, index) else wait_for(failure, index)
+        if view.continuation != "none" and wait is not None:
+            return Continue(index, wait)
+    return GiveUp()
+
+
+# --- what the steps weigh ---------------------------------------------------------------------------------------
+
+
 def after_content(failure: Failure) -> bool:
     """Whether the client has been given something that a new attempt must join."""
     delivered = failure.delivered
@@ -105,48 +112,48 @@ def within_budget(failure: Failure) -> bool:
     return failure.recoveries < failure.max_recoveries and failure.time_left > 0 and failure.client_present
 
 
-def before_content(failure: Failure) -> Decision:
-    """Retry the same target, then try the next; one that stayed silent is left for another at once."""
-    if not failure.client_present or failure.time_left <= 0:
-        return GiveUp()
-    other = next_target(failure, attempted=False)
-    if failure.kind in SILENT and other is not None:
-        return Restart(other)
-    if may_retry(failure):
-        return Retry(retry_wait(failure))
-    other = next_target(failure, attempted=failure.kind not in SILENT)
-    return GiveUp() if other is None else Restart(other)
+def within_attempts(failure: Failure, index: int) -> bool:
+    """Whether a target has attempts left and its circuit lets one through."""
+    view = failure.targets[index]
+    return view.available and view.attempts <= failure.max_retries
 
 
-def restart(failure: Failure) -> Decision:
-    """Ask the same target again, or the next; never past a delivered tool call, which a client may have run."""
-    if failure.delivered.calls:
-        return GiveUp()
-    # A target that went silent in the middle is asked again only where no other is there.
-    other = next_target(failure)
-    if failure.kind is Kind.IDLE_TIMEOUT and other is not None:
-        return Restart(other)
-    if may_retry(failure):
-        return Restart(failure.target, retry_wait(failure))
-    return GiveUp() if other is None else Restart(other)
+def backoff(failure: Failure, index: int) -> float:
+    """Return the delay before a target is asked again: doubled each time, jittered by up to a half, bounded."""
+    made = failure.targets[index].attempts
+    return min(MAX_WAIT, failure.backoff * 2.0 ** max(0, made - 1) * (0.5 + failure.jitter / 2))
 
 
-def continuation(failure: Failure) -> Decision:
-    """Ask a target that can to go on from the delivered text; refused where its inner state would be lost."""
-    delivered = failure.delivered
-    if delivered.calls or delivered.reasoning or delivered.structured or delivered.tools or delivered.choices != 1:
-        return GiveUp()
+def wait_for(failure: Failure, index: int) -> float | None:
+    """Return the seconds until a target may be asked (again), or None where that is no use; `Retry-After` wins."""
+    view = failure.targets[index]
+    if not within_attempts(failure, index):
+        return None
+    if view.last is None:
+        return 0.0
+    if not TRAITS[view.last].same:
+        return None
+    wait = backoff(failure, index) if view.wait is None else view.wait
+    return wait if wait <= min(MAX_WAIT, failure.time_left) else None
+
+
+def others(failure: Failure) -> list[int]:
+    """Return the other targets, the following ones first."""
     count = len(failure.targets)
-    for index in [(failure.target + step) % count for step in range(count)]:
-        view = failure.targets[index]
-        if view.continuation == "none" or not view.available or view.attempts > failure.max_retries:
-            continue
-        if index == failure.target and not (failure.same or failure.kind is Kind.DIVERGED):
-            continue
-        return Continue(
-            index, backoff(failure) if index == failure.target and failure.kind is not Kind.DIVERGED else 0.0
-        )
+    return [(failure.target + step) % count for step in range(1, count)]
+
+
+def next_target(failure: Failure) -> Decision:
+    """Ask another target: one that was not asked yet, then one that may do better now, then one that was silent."""
+    if not failure.other:
+        return GiveUp()
+    views = failure.targets
+    candidates = sorted(others(failure), key=lambda index: views[index].attempts > 0)  # stable: the order stays
+    for index in candidates:
+        if (wait := wait_for(failure, index)) is not None:
+            return Restart(index, wait)
+    if failure.kind not in SILENT:
+        for index in candidates:
+            if views[index].last in SILENT and within_attempts(failure, index):
+                return Restart(index)
     return GiveUp()
-
-
-BUILT_IN = {"none": Nothing, "retry": RetryOnly, "restart": RestartOnly, "continue": ContinueOnly, "auto": Auto}

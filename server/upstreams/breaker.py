@@ -41,17 +41,30 @@ class Breaker:
         self._probing = self._opened_at is not None
         return Permit(self, probe=self._probing)
 
+    def answered(self) -> None:
+        """Let others through: the probe has its first token. Until it is whole, one more failure opens again.
+
+        A probe may be a stream of minutes, and a target that speaks is up; but one that cuts every stream must not
+        get the whole count of failures again each time that it has spoken.
+        """
+        self._probing = False
+        self._opened_at = None
+        self._consecutive = self._limit - 1
+
     def settle(self, *, probe: bool, ok: bool | None) -> None:
         """Take a permit's verdict: True closes the circuit, False counts, None says nothing about the target."""
         if probe:
             self._probing = False
+        # A straggler from before the circuit opened says nothing about the target now: neither may its success close
+        # the circuit, nor its failure push the next probe away.
+        if self._opened_at is not None and not probe:
+            return
         if ok:
             self._consecutive = 0
             self._opened_at = None
         elif ok is False:
             self._consecutive += 1
-            # A straggler that fails after the circuit opened must not push the next probe away.
-            if probe or (self._opened_at is None and self._consecutive >= self._limit):
+            if probe or self._consecutive >= self._limit:
                 self._opened_at = self._clock()
 
 
@@ -61,6 +74,12 @@ class Permit:
     def __init__(self, breaker: Breaker, *, probe: bool) -> None:
         self._breaker: Breaker | None = breaker
         self._probe = probe
+
+    def answered(self) -> None:
+        """Report the first token."""
+        if self._probe and self._breaker is not None:
+            self._breaker.answered()
+            self._probe = False  # from here on a request like any other
 
     def settle(self, ok: bool | None) -> None:
         """Report what became of the request; None: the client left, or the request itself was at fault."""
