@@ -19,6 +19,8 @@ def texts(form: Form, records: Iterable[Record]) -> Texts:
                 for name in TEXT_FIELDS:
                     if text := delta.get(name):
                         parts.setdefault((choice.get("index", 0), name), []).append(text)
+        elif form == "native" and kind == "tool_call":
+            parts.clear()  # a turn of its own is over: what an attempt tells again is what was said after it
         elif form == "native" and kind in ("token", "reasoning"):
             event = orjson.loads(data)
             parts.setdefault((0, event.get("field", "content")), []).append(event["content"])

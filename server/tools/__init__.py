@@ -1,1 +1,1 @@
-"""Floor 2: functions that the server itself runs for a model."""
+"""Tools that the server itself runs for a model: functions, plug-ins and MCP servers, bounded in every direction."""

@@ -1,0 +1,61 @@
+"""All tools of the gateway: `[tools.functions]`, plug-ins (entry points `sluiceway.tools`), MCP servers."""
+
+import asyncio
+import importlib
+from collections.abc import Callable, Iterable
+from functools import partial
+from importlib.metadata import EntryPoint
+
+from server.config import Settings
+from server.tools.bounded import Bounds
+from server.tools.remote import McpServer
+from server.tools.tool import Tool, ToolSetupError, from_function
+
+
+class Toolbox:
+    """What is offered to models on `/api/stream`. `plugins` are the entry points that are installed.
+
+    A configured function wins over a plug-in of its name, and both over the tool of an MCP server.
+    """
+
+    def __init__(self, settings: Settings, plugins: Iterable[EntryPoint] = ()) -> None:
+        self.bounds = Bounds(settings.tools)
+        self.max_rounds = settings.tools.max_rounds
+        self._plugins = tuple(plugins)
+        self._functions = settings.tools.functions
+        self._own: dict[str, Tool] = {}
+        self._servers = [McpServer(one) for one in settings.mcp]
+
+    async def open(self) -> None:
+        """Load the functions and connect to the MCP servers. Raises ToolSetupError."""
+        for point in self._plugins:
+            self._own[point.name] = from_function(point.name, _loaded(point.name, point.value, point.load))
+        for name, place in self._functions.items():
+            self._own[name] = from_function(name, _loaded(name, place, partial(_import, place)))
+        await asyncio.gather(*(server.open() for server in self._servers))
+
+    async def close(self) -> None:
+        """Disconnect from the MCP servers."""
+        await asyncio.gather(*(server.close() for server in self._servers))
+
+    def tools(self) -> dict[str, Tool]:
+        """Return what can be offered now, by name."""
+        found = dict(self._own)
+        for server in self._servers:
+            for tool in server.tools:
+                found.setdefault(tool.name, tool)
+        return found
+
+
+def _loaded(name: str, place: str, load: Callable[[], object]) -> object:
+    try:
+        return load()
+    except Exception as error:  # importing runs foreign code, which fails with anything
+        raise ToolSetupError(
+            f"The tool {name!r} ({place}) cannot be loaded: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _import(place: str) -> object:
+    module, _, function = place.partition(":")
+    return getattr(importlib.import_module(module), function)
