@@ -5,18 +5,11 @@ import time
 
 import pytest
 from gateway import in_process
-from provider import Provider
 from wire import Client, call, complete, events_of, parse, texts
 
 CHUNK = '{"id":"c1","object":"chat.completion.chunk","created":7,"model":"m","choices":[%s]}'
 FINISH = '{"index":%d,"delta":{},"finish_reason":"stop"}'
 ODD = '"choices":[{"index":0,"delta":{"content":"a\\u00fc\\n\u2028\u0085é水🌊"},"finish_reason":null}]}'
-
-
-@pytest.fixture
-async def gateway(provider: Provider):
-    async with in_process(provider.url) as running:
-        yield running
 
 
 # --- a stream --------------------------------------------------------------------------------------------------

@@ -4,16 +4,9 @@ import asyncio
 
 import pytest
 from gateway import in_process
-from provider import Provider
 from wire import Client, call, complete, events_of, texts, until
 
 KEY = {"Idempotency-Key": "k-1"}
-
-
-@pytest.fixture
-async def gateway(provider: Provider):
-    async with in_process(provider.url) as running:
-        yield running
 
 
 async def test_join_live(gateway, provider, model) -> None:

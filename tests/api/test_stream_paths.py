@@ -5,7 +5,6 @@ import hashlib
 
 import pytest
 from gateway import in_process
-from provider import Provider
 from wire import Client, call, complete, texts, until
 
 JSON = {"Accept": "application/json"}
@@ -15,12 +14,6 @@ FIELDS = {
     "id", "object", "model", "target", "state", "paused", "created", "last_activity", "records", "bytes", "lag",
     "readers", "recoveries",
 }  # fmt: skip
-
-
-@pytest.fixture
-async def gateway(provider: Provider):
-    async with in_process(provider.url) as running:
-        yield running
 
 
 @pytest.fixture

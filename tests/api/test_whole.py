@@ -2,16 +2,9 @@
 
 import pytest
 from gateway import in_process
-from provider import Provider
 from wire import Client, call, complete, until
 
 JSON = {"Accept": "application/json"}
-
-
-@pytest.fixture
-async def gateway(provider: Provider):
-    async with in_process(provider.url) as running:
-        yield running
 
 
 @pytest.mark.parametrize("asked", [{"stream": False}, {"stream": None}])
