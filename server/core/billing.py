@@ -1,11 +1,13 @@
 """What a stream used: the count shown to the client, and what all attempts together were billed for."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from server.core.transcript import Transcript
 from server.core.usage import estimate, prompt_bytes
 
 Usage = dict[str, Any]
+TOTALS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class Bill:
@@ -18,6 +20,7 @@ class Bill:
     def __init__(self, request: dict[str, Any]) -> None:
         self._request = request
         self._settled: list[Usage] = []
+        self._rounds: list[Usage] = []  # as shown, of the tool rounds that are over
         self._before = 0  # tokens delivered when the running attempt began
         self._running = False
         self._continued = False
@@ -36,8 +39,21 @@ class Bill:
             made = transcript.tokens if restarted else transcript.tokens - self._before
             self._settled.append(transcript.usage or self._estimate(made))
 
+    def next_round(self, transcript: Transcript, request: dict[str, Any]) -> None:
+        """Note that a round is over; the next one asks with `request` and has a transcript of its own."""
+        self._rounds.append(self._round(transcript))
+        self._request = request
+        self._continued = False
+
     def shown(self, transcript: Transcript) -> Usage:
-        """Return the usage of the stream as its client sees it, with `measured`."""
+        """Return the usage of the stream as its client sees it, summed over its rounds, with `measured`."""
+        last = self._round(transcript)
+        if not self._rounds:
+            return last
+        rounds = [*self._rounds, last]
+        return {**_summed(rounds), "measured": all(one["measured"] for one in rounds)}
+
+    def _round(self, transcript: Transcript) -> Usage:
         if transcript.usage is not None and not self._continued:
             return {**transcript.usage, "measured": True}
         return self._estimate(transcript.tokens)
@@ -47,9 +63,11 @@ class Bill:
         parts = list(self._settled)
         if self._running and (transcript.usage is not None or transcript.tokens > self._before):
             parts.append(transcript.usage or self._estimate(transcript.tokens - self._before))
-        names = ("prompt_tokens", "completion_tokens", "total_tokens")
-        total: Usage = {name: sum(part.get(name) or 0 for part in parts) for name in names}
-        return {**total, "attempts": len(parts), "measured": all(part.get("measured", True) for part in parts)}
+        return {**_summed(parts), "attempts": len(parts), "measured": all(part.get("measured", True) for part in parts)}
 
     def _estimate(self, completion: int) -> Usage:
         return estimate(prompt_bytes(self._request), completion)
+
+
+def _summed(parts: Sequence[Usage]) -> Usage:
+    return {name: sum(part.get(name) or 0 for part in parts) for name in TOTALS}

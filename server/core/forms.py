@@ -10,6 +10,7 @@ from server.core.intake import Piece
 from server.core.lifecycle import State
 from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, WHOLE, Birth, Ending, Record
 from server.core.sse import frame
+from server.core.toolcalls import ToolCall
 from server.core.transcript import Transcript
 
 
@@ -17,6 +18,10 @@ class Writer(Protocol):
     """Turns what happens to a stream into records of its form."""
 
     whole: bytes  # the JSON of a non-streaming answer, which is then the one record
+    called: Sequence[ToolCall]  # by the turn that finished last; a form that passes calls on in pieces knows none
+
+    def attempt(self) -> None:
+        """Note that an attempt begins."""
 
     def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
         """Return the records of chunks that were just received."""
@@ -34,6 +39,10 @@ class OpenAIWriter:
     def __init__(self, *, show_usage: bool) -> None:
         self._show_usage = show_usage
         self.whole = b""
+        self.called: Sequence[ToolCall] = ()
+
+    def attempt(self) -> None:
+        """Forget nothing: every chunk was shown."""
 
     def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
         """Return one record a chunk."""

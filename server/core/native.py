@@ -74,14 +74,14 @@ class NativeWriter:
     def _take(self, choice: dict[str, Any], records: list[Record]) -> None:
         delta = choice.get("delta") or {}
         for name in REASONING_FIELDS:
-            if text := delta.get(name):
-                records.append(self._text(REASONING, text, field=name))
+            if text := _text(delta, name):
+                records.append(self._said(REASONING, text, field=name))
                 break  # some upstreams send the same text under both names
-        if text := delta.get("content"):
+        if text := _text(delta, "content"):
             self._tokens += 1
-            records.append(self._text(TOKEN, text))
-        if text := delta.get("refusal"):
-            records.append(self._text(TOKEN, text, field="refusal"))
+            records.append(self._said(TOKEN, text))
+        if text := _text(delta, "refusal"):
+            records.append(self._said(TOKEN, text, field="refusal"))
         if "tool_calls" in delta or "function_call" in delta:
             self._calls.feed(delta)
             if self._calls.size > MAX_ARGUMENTS:
@@ -91,7 +91,7 @@ class NativeWriter:
             self.called = self._calls.take(reason)
             records += map(self._call, self.called)
 
-    def _text(self, kind: str, text: str, **field: str) -> Record:
+    def _said(self, kind: str, text: str, **field: str) -> Record:
         """Return the event of a text; `field` names the delta's field where it is not the content."""
         now = int(time.time() * 1000)
         return event(kind, content=text, token_count=self._tokens, timestamp=now, **field)
@@ -117,6 +117,11 @@ class NativeWriter:
             ttft_ms=ending.ttft_ms,
         )
         return [*records, done]
+
+
+def _text(delta: dict[str, Any], name: str) -> str:
+    text = delta.get(name)
+    return text if isinstance(text, str) else ""
 
 
 def _error(error: dict[str, Any]) -> Record:
