@@ -75,8 +75,10 @@ def restart(failure: Failure) -> Decision:
     if failure.delivered.calls:
         return GiveUp()
     other = next_target(failure)
-    # A target that went silent in the middle is asked again only where no other is there.
-    if failure.kind is Kind.IDLE_TIMEOUT and isinstance(other, Restart):
+    # The same target tells the same story most likely, so it gets a second try: but not one that went silent in the
+    # middle, and not a third while somebody is watching and another target is there.
+    tried = failure.targets[failure.target].attempts > 1
+    if (tried or failure.kind is Kind.IDLE_TIMEOUT) and isinstance(other, Restart):
         return other
     wait = wait_for(failure, failure.target)
     return other if wait is None else Restart(failure.target, wait)
