@@ -11,43 +11,54 @@ from server.core.records import Birth, Ending, Record
 class Log(Protocol):
     """One stream's records, append-only, numbered from 1.
 
-    `tail` is the number of the last record that may be shown, `earliest` of the first that is still there (1 unless a
-    store lost some), `bytes` the size of all data so far.
+    `tail` is the number of the last record that may be shown, `bytes` the size of all data so far, `lost` the numbers
+    (first, last) of runs of records that the store once had and has no more: nearly always none. `target` names the
+    target that answers; who sets it sees it stored with the next append.
     """
 
     birth: Birth
     tail: int
-    earliest: int
     bytes: int
+    lost: Sequence[tuple[int, int]]
     ending: Ending | None
     last_activity: float
+    target: str
 
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records (the last of them the ending record, if `ending`), all or none; they may be shown on return.
 
+        Appends that wait at the same time are added in the order of their calls, also where a call is cancelled.
+
         Raises:
-            Fenced: another relay has taken the stream over.
+            Fenced: another instance has taken the stream over.
             StoreError: nothing was added.
 
         """
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
-        """Return records after number `after`: at least one if there is one, then as many as fit `max_bytes`."""
+        """Return records after number `after`: at least one if there is one, then as many as fit `max_bytes`.
+
+        They follow each other without a hole; where record `after + 1` is in `lost`, nothing is returned.
+        """
 
     async def offset(self, cursor: int) -> int:
         """Return the size of the data of records 1 to `cursor`, in bytes."""
 
 
 class Store(Protocol):
-    """All logs. One contract test suite (tests/stores/) runs over every implementation."""
+    """All logs. One contract test suite (tests/stores/contract.py) runs over every implementation.
 
-    durable: bool  # whether logs outlive the process
+    A durable store is shared by instances. Each log has one instance at a time that may append: the one that created
+    it, until another claims it. Every claim begins a new epoch, and an append of an older one is Fenced.
+    """
+
+    durable: bool  # whether logs outlive the process, and can be claimed and followed
 
     async def open(self) -> None:
         """Make the store ready. Raises StoreError with one clear sentence."""
 
     async def close(self) -> None:
-        """Flush and release everything."""
+        """Flush and release everything: what was held here can be claimed at once."""
 
     async def problem(self) -> str | None:
         """Return why the store cannot be used now, or None."""
@@ -56,7 +67,7 @@ class Store(Protocol):
         """Begin a log, or return the one that has `birth.idempotency` already (compare the `birth.id`)."""
 
     async def find(self, stream_id: str) -> Log | None:
-        """Return a log that is live or retained."""
+        """Return a log that is live or retained, as it is now."""
 
     async def release_key(self, log: Log) -> None:
         """Forget the idempotency key of a stream that failed before it opened."""
@@ -66,6 +77,23 @@ class Store(Protocol):
 
     async def sweep(self, now: float) -> None:
         """Delete logs whose retention is over, and the oldest ended ones while all are larger than the bound."""
+
+    # --- a durable store's: logs that other instances write -----------------------------------------------------
+
+    async def claim(self, log: Log, *, force: bool = False) -> bool:
+        """Take a log over and begin a new epoch; False where it has ended or (unless `force`) is held elsewhere."""
+
+    async def renew(self) -> Sequence[Log]:
+        """Extend the lease of this instance; return the logs that were held here and have been claimed elsewhere."""
+
+    async def follow(self, log: Log) -> None:
+        """Bring a log that is held elsewhere up to date: returns when there is something new, or a moment later."""
+
+    async def followed(self, log: Log) -> bool:
+        """Whether another instance has followed this log within the time of a lease: it has readers there."""
+
+    def orphans(self) -> AsyncIterator[Log]:
+        """Yield the logs without an ending whose lease has run out."""
 
 
 @dataclass(frozen=True, slots=True)

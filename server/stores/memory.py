@@ -2,6 +2,8 @@
 
 import time
 from array import array
+from bisect import bisect_right
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 from server.config import Settings
@@ -19,14 +21,27 @@ class MemoryLog:
     An object a record would cost fifty bytes each, and make the garbage collector walk over every token retained.
     """
 
-    __slots__ = ("_data", "_ends", "_kinds", "birth", "earliest", "ending", "last_activity", "tail")
+    __slots__ = (
+        "_data",
+        "_ends",
+        "_kinds",
+        "_store",
+        "birth",
+        "ending",
+        "last_activity",
+        "lost",
+        "tail",
+        "target",
+    )
 
-    def __init__(self, birth: Birth) -> None:
+    def __init__(self, birth: Birth, store: "MemoryStore") -> None:
         self.birth = birth
         self.tail = 0
-        self.earliest = 1
+        self.lost: Sequence[tuple[int, int]] = ()
         self.ending: Ending | None = None
         self.last_activity = birth.created
+        self.target = ""
+        self._store = store
         self._data = bytearray()
         self._ends = array("Q")  # of record 1, 2, …: bytes of data up to and with it
         self._kinds: list[str] = []
@@ -52,18 +67,21 @@ class MemoryLog:
             self._kinds.append(kind)
         self.tail += len(records)
         self.last_activity = time.time()
-        self.ending = ending
+        if ending is not None:
+            self.ending = ending
+            self._store.note_ending(self)
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; never suspends."""
+        if after >= self.tail:
+            return ()
         start = self._ends[after - 1] if after else 0
+        last = max(after + 1, bisect_right(self._ends, start + max_bytes, after))
         found: list[Record] = []
-        for index in range(after, self.tail):
+        for index in range(after, last):
             end = self._ends[index]
-            if found and end > start + max_bytes:
-                break
-            begin = self._ends[index - 1] if index else 0
-            found.append(Record(self._kinds[index], bytes(self._data[begin:end])))
+            found.append(Record(self._kinds[index], bytes(self._data[start:end])))
+            start = end
         return found
 
     async def offset(self, cursor: int) -> int:
@@ -72,7 +90,11 @@ class MemoryLog:
 
 
 class MemoryStore:
-    """All logs of this process, oldest first."""
+    """All logs of this process, oldest first.
+
+    The sweep comes by every second, also where 100,000 logs are retained, so it looks at live logs and at those that
+    it deletes, never at all: ended logs wait in the order of their endings, their sizes in a running total.
+    """
 
     durable = False
 
@@ -80,6 +102,9 @@ class MemoryStore:
         self._retention = settings.streams.retention
         self._max_bytes = settings.store.max_bytes
         self._logs: dict[str, MemoryLog] = {}
+        self._live: dict[str, MemoryLog] = {}
+        self._ended: deque[MemoryLog] = deque()
+        self._ended_bytes = 0
         self._keys: dict[tuple[str, str], MemoryLog] = {}  # by owner and idempotency key
 
     async def open(self) -> None:
@@ -96,9 +121,9 @@ class MemoryStore:
         """Begin a log, or return the one that has the idempotency key."""
         if birth.idempotency is not None:
             known = self._keys.get((birth.owner, birth.idempotency[0]))
-            if known is not None:
+            if known is not None and not self._expired(known, time.time()):
                 return known
-        log = self._logs[birth.id] = MemoryLog(birth)
+        log = self._logs[birth.id] = self._live[birth.id] = MemoryLog(birth, self)
         if birth.idempotency is not None:
             self._keys[birth.owner, birth.idempotency[0]] = log
         return log
@@ -124,18 +149,40 @@ class MemoryStore:
     def _expired(self, log: MemoryLog, now: float) -> bool:
         return log.ending is not None and now >= log.ending.at + self._retention
 
+    def note_ending(self, log: MemoryLog) -> None:
+        """Count a log that has just ended."""
+        del self._live[log.birth.id]
+        self._ended.append(log)
+        self._ended_bytes += log.footprint
+
     async def sweep(self, now: float) -> None:
         """Delete what is over: by retention, then the oldest ended ones while all are past the bound."""
-        for log in [log for log in self._logs.values() if self._expired(log, now)]:
-            await self._delete(log)
-        total = sum(log.footprint for log in self._logs.values())
-        for log in list(self._logs.values()):
-            if total <= self._max_bytes:
-                break
-            if log.ending is not None:
-                total -= log.footprint
-                await self._delete(log)
+        room = self._max_bytes - sum(log.footprint for log in self._live.values())
+        while self._ended and (self._ended_bytes > room or self._expired(self._ended[0], now)):
+            log = self._ended.popleft()
+            self._ended_bytes -= log.footprint
+            await self.release_key(log)
+            del self._logs[log.birth.id]
 
-    async def _delete(self, log: MemoryLog) -> None:
-        await self.release_key(log)
-        del self._logs[log.birth.id]
+    # --- one process, one instance: nothing is ever held elsewhere ------------------------------------------------
+
+    async def claim(self, log: MemoryLog, *, force: bool = False) -> bool:  # noqa: ARG002 — the Store protocol's
+        """Refuse: the relay of a log is here, or has gone for good."""
+        return False
+
+    async def renew(self) -> Sequence[MemoryLog]:
+        """There is no lease."""
+        return ()
+
+    async def follow(self, log: MemoryLog) -> None:
+        """Every log is up to date."""
+
+    async def followed(self, log: MemoryLog) -> bool:  # noqa: ARG002
+        """Nobody else reads."""
+        return False
+
+    async def orphans(self) -> AsyncIterator[MemoryLog]:
+        """Yield nothing."""
+        none: tuple[MemoryLog, ...] = ()
+        for log in none:
+            yield log
