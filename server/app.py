@@ -13,6 +13,7 @@ from server.api.access import Access
 from server.api.completions import Completions
 from server.api.errors import middleware
 from server.api.listener import listen
+from server.api.native import Native
 from server.api.operations import Operations
 from server.api.protocol import Connection, connection_options
 from server.api.respond import Responder
@@ -21,6 +22,7 @@ from server.config import Settings
 from server.core.ports import Store, Strategy
 from server.streams import Streams
 from server.telemetry.metrics import Metrics
+from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Upstreams
 
 RECOVERY = "sluiceway.recovery"
@@ -54,16 +56,18 @@ class Gateway:
         self.upstreams = Upstreams(settings, environ)
         strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
         self._strategy = strategy
+        self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
         self._runner: web.AppRunner
         self._servers: list[asyncio.Server] = []
         self.streams: Streams
         self.responder: Responder
 
     async def start(self) -> None:
-        """Open the store, the upstreams and the listener. Raises StoreError, OSError."""
+        """Open the store, the upstreams, the tools and the listener. Raises StoreError, ToolSetupError, OSError."""
+        await self.toolbox.open()
         await self.store.open()
         await self.upstreams.open()
-        self.streams = Streams(self.settings, self.store, self.upstreams, self._strategy, self.metrics)
+        self.streams = Streams(self.settings, self.store, self.upstreams, self._strategy, self.metrics, self.toolbox)
         await self.streams.open()
         self.responder = Responder(self.streams, self.settings.flow, self.metrics)
         self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=1.0)
@@ -75,8 +79,9 @@ class Gateway:
             self._servers.append(await loop.create_server(lambda: Connection(server, loop=loop, **options), sock=sock))
 
     def _application(self) -> web.Application:
-        rooms: list[Completions | StreamPaths | Operations] = [
+        rooms: list[Completions | Native | StreamPaths | Operations] = [
             Completions(self.streams, self.responder),
+            Native(self.streams, self.responder),
             StreamPaths(self.streams, self.responder),
             Operations(self.streams, self.metrics),
         ]
@@ -103,6 +108,7 @@ class Gateway:
         await self._runner.cleanup()
         await self.upstreams.close()
         await self.store.close()
+        await self.toolbox.close()
 
     async def serve(self) -> None:
         """Run until SIGTERM or SIGINT."""

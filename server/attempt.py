@@ -53,17 +53,19 @@ class Attempt:
 
         """
         now = time.monotonic
+        whole = False
         try:
             async with Deadline() as deadline:
                 deadline.set(self.phases.started + self.target.settings.ttft_timeout)
                 async with self.target.client.post(self._hand_over(), self.phases, self.headers) as response:
                     self.phases.headers = now()
                     await self._pump(response, deadline)
+                    whole = True
                     await self.complete()  # the client has its ending before the upstream's connection is tidied up
                     deadline.set(now() + TIDY)
                     await _read_to_end(response)
         except TimeoutError:
-            if not self.stream.ended.is_set():
+            if not whole:
                 await self._timed_out()
 
     def _hand_over(self) -> bytes:
@@ -98,9 +100,9 @@ class Attempt:
                 await stream.append(self.writer.pieces(pieces))
             if intake.failure is not None:
                 raise intake.failure
+            del data, pieces  # a stream that waits, for its upstream or its reader, holds nothing of its last read
         if not intake.spoke:
             raise UpstreamError(Kind.GARBAGE, "The upstream said that it was done without a token.")
-            del data, pieces  # an idle stream holds nothing of its last read
 
     async def _read(self, content: aiohttp.StreamReader) -> bytes:
         """Return what has come, or nothing at the end of a body that may end here. Raises UpstreamError."""

@@ -15,6 +15,7 @@ from server.config import Settings
 from server.config_check import ConfigError, check, load
 from server.core.errors import StoreError
 from server.telemetry.logs import configure
+from server.tools.tool import ToolSetupError
 
 FAILED = 1
 GC_THRESHOLD = (20_000, 20, 20)  # allocations; the default of 700 costs a tenth of a paced token's time
@@ -63,7 +64,7 @@ def _serve(options: argparse.Namespace) -> int:
     configure()
     try:
         _run(settings)
-    except (OSError, StoreError) as error:
+    except (OSError, StoreError, ToolSetupError) as error:
         print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201 — one sentence instead of a traceback
         return FAILED
     return 0

@@ -70,6 +70,8 @@ class Planner:
 
         """
         texts = await self._texts() if transcript.begun else {}
+        if self._stream.birth.form == "native":
+            _keep_shown(transcript, texts)
         try:
             decision = self._strategy.decide(self._describe(plan.target, error, texts, transcript))
             following = self._checked(decision, plan.target, texts, transcript)
@@ -157,3 +159,10 @@ class Planner:
             return first
         ended = f"{error.kind.value} at {self._route[index].name}"
         return dataclasses.replace(first, message=f"{first.message} (Recovery ended with {ended}.)")
+
+
+def _keep_shown(transcript: Transcript, texts: Texts) -> None:
+    """Take the calls of a broken turn back: a native client sees whole ones only, so another attempt may tell them."""
+    transcript.calls = False
+    if not texts:
+        transcript.first = {}

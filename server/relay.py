@@ -21,10 +21,11 @@ from server.core.records import Ending
 from server.core.seam import Suppression, Trim
 from server.core.transcript import Transcript
 from server.hedge import Hedge
-from server.plan import Plan, Planner
+from server.plan import READ_ALL, Plan, Planner
 from server.route import Route
 from server.stream import Stream
 from server.telemetry.metrics import Metrics
+from server.tools.rounds import Rounds
 from server.upstreams.pool import Target
 
 
@@ -38,6 +39,7 @@ class Relay:
         route: Sequence[Target],
         *,
         writer: Writer,
+        rounds: Rounds | None,
         strategy: Strategy,
         recovery: Recovery,
         total_timeout: float,
@@ -46,21 +48,34 @@ class Relay:
         self._task: asyncio.Task[None] | None = None
         self._stop: StreamError | None = None  # why somebody stopped this stream; None: the process goes down
         self._stream = stream
-        self._generation = generation
-        self._route = Route(route)
-        self._planner = Planner(
-            stream, generation, self._route, strategy=strategy, settings=recovery, time_left=self._time_left
-        )
-        self._hedge_after = recovery.hedge_after
+        self._targets = route
+        self._strategy = strategy
+        self._recovery = recovery
+        self._rounds = rounds
         self._writer = writer
         self._total_timeout = total_timeout
         self._metrics = metrics
-        self._transcript = Transcript(generation.choices)
-        self._bill = Bill(generation.body)
+        self._begin_round(rounds.generation if rounds else generation)
+        self._bill = Bill(self._generation.body)
+        self._tokens_before = 0  # of the rounds that are over
         self._hedge: Hedge | None = None
         self._spoken = False  # the running attempt has sent a token
         self._ttft: float | None = None
         self._accepted = time.monotonic()
+
+    def _begin_round(self, generation: Generation) -> None:
+        """Take up the first or the next request to the model: attempts and what was said count for one of them."""
+        self._generation = generation
+        self._route = Route(self._targets)
+        self._planner = Planner(
+            self._stream,
+            generation,
+            self._route,
+            strategy=self._strategy,
+            settings=self._recovery,
+            time_left=self._time_left,
+        )
+        self._transcript = Transcript(generation.choices)
 
     # --- the life of the stream --------------------------------------------------------------------------------
 
@@ -112,7 +127,22 @@ class Relay:
                 plan = await self._planner.after(plan, error, self._transcript)
                 await self._announce(plan, error)
             else:
-                return
+                if self._stream.ended.is_set() or not await self._next_round():
+                    return
+                answered = plan.target
+                plan = Plan(answered if self._route[answered].breaker.available else self._route.first())
+
+    async def _next_round(self) -> bool:
+        """Run the server's tools that a finished turn called; return whether the model is asked again."""
+        assert self._rounds is not None
+        log, stream = self._stream.log, self._stream
+        if not await self._rounds.run(lambda: log.read(0, READ_ALL), stream.append):
+            await self._end_as_finished()
+            return False
+        self._bill.next_round(self._transcript, self._rounds.generation.body)
+        self._tokens_before += self._transcript.tokens
+        self._begin_round(self._rounds.generation)
+        return True
 
     async def _announce(self, plan: Plan, error: UpstreamError) -> None:
         """Show which target is asked next; note a later attempt that is going to join what was delivered."""
@@ -136,11 +166,12 @@ class Relay:
     async def _attempt(self, plan: Plan) -> None:
         """Carry a plan out: one request, or two where it is hedged. Raises UpstreamError; `plan.target` failed."""
         self._spoken = False
+        self._writer.attempt()
         before = self._transcript.tokens
         self._bill.begin(self._transcript, continued=isinstance(plan.seam, Trim))
         outcome = "stopped"
         try:
-            if self._hedge_after and self._generation.stream and not self._transcript.begun:
+            if self._recovery.hedge_after and self._generation.stream and not self._transcript.begun:
                 await self._hedged(plan)
             else:
                 await self._ask(plan, plan.target, self._transcript)
@@ -159,7 +190,7 @@ class Relay:
         """Ask the next target too where the first token is late. Each has a transcript until one of them speaks."""
         choices = self._generation.choices
         self._hedge = Hedge(
-            self._hedge_after,
+            self._recovery.hedge_after,
             lambda target: self._ask(plan, target, Transcript(choices)),
             lambda: self._route.spare(plan.target),
         )
@@ -229,7 +260,11 @@ class Relay:
     # --- the ending --------------------------------------------------------------------------------------------
 
     async def _complete(self) -> None:
-        """End with what the upstream finished for."""
+        """End with what the upstream finished for, unless the server has tools to run first."""
+        if self._rounds is None or not self._rounds.due(self._writer.called):
+            await self._end_as_finished()
+
+    async def _end_as_finished(self) -> None:
         reasons = frozenset(self._transcript.finish.values())
         await self._end(state_of(reasons), ",".join(sorted(reasons)))
 
@@ -253,7 +288,7 @@ class Relay:
             reason=reason,
             at=time.time(),
             target=self._stream.target,
-            tokens=transcript.tokens,
+            tokens=self._tokens_before + transcript.tokens,
             recoveries=self._stream.recoveries,
             ttft_ms=None if self._ttft is None else round(self._ttft * 1000, 3),
             usage=self._bill.shown(transcript),

@@ -14,13 +14,16 @@ import structlog
 
 from server.config import Settings
 from server.core.errors import Rejected, StoreError, StreamError
-from server.core.forms import OpenAIWriter
+from server.core.forms import ENDING_RECORDS, OpenAIWriter, Writer
 from server.core.generation import Generation
+from server.core.native import NativeWriter
 from server.core.ports import Log, Store, Strategy
 from server.core.records import Birth
 from server.relay import Relay
 from server.stream import Reader, Stream
 from server.telemetry.metrics import Metrics
+from server.tools.rounds import Rounds
+from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Target, Upstreams
 
 SWEEP_INTERVAL = 1.0  # seconds
@@ -78,13 +81,20 @@ class Streams:
     """Owns every live stream and finds every retained one."""
 
     def __init__(
-        self, settings: Settings, store: Store, upstreams: Upstreams, strategy: Strategy, metrics: Metrics
+        self,
+        settings: Settings,
+        store: Store,
+        upstreams: Upstreams,
+        strategy: Strategy,
+        metrics: Metrics,
+        toolbox: Toolbox,
     ) -> None:
         self.settings = settings
         self.upstreams = upstreams
         self.draining = False
         self._store = store
         self._strategy = strategy
+        self._toolbox = toolbox
         self._metrics = metrics
         self._live: dict[str, Live] = {}
         self._mine: Counter[str] = Counter()  # live streams by owner
@@ -172,11 +182,13 @@ class Streams:
     def _begin(self, opened: Log, generation: Generation, route: Sequence[Target]) -> Live:
         stream = self._stream(opened)
         settings = self.settings
+        rounds = Rounds(self._toolbox, generation) if generation.form == "native" else None
         relay = Relay(
             stream,
             generation,
             route,
-            writer=OpenAIWriter(show_usage=generation.show_usage),
+            writer=self._writer(stream, generation, rounds),
+            rounds=rounds,
             strategy=self._strategy,
             recovery=settings.recovery,
             total_timeout=settings.streams.total_timeout,
@@ -191,6 +203,11 @@ class Streams:
         self._idle.clear()
         task.add_done_callback(lambda done: self._over(stream, done))
         return live
+
+    def _writer(self, stream: Stream, generation: Generation, rounds: Rounds | None) -> Writer:
+        if rounds is None:
+            return OpenAIWriter(show_usage=generation.show_usage)
+        return NativeWriter(stream.birth, lambda: stream.target, rounds.serves)
 
     def _stream(self, opened: Log) -> Stream:
         settings = self.settings
@@ -224,7 +241,8 @@ class Streams:
         if ending is None:
             return
         self._metrics.streams.labels(ending.state.value).inc()
-        if stream.log.tail == 1 and ending.error is not None and stream.birth.idempotency is not None:
+        unopened = ending.error is not None and stream.log.tail == ENDING_RECORDS[stream.birth.form]
+        if unopened and stream.birth.idempotency is not None:
             asyncio.ensure_future(self._store.release_key(stream.log))  # noqa: RUF006 — short, and nothing waits for it
         log.info(
             "stream ended",

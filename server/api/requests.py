@@ -91,8 +91,13 @@ def completion(request: web.Request, body: dict[str, Any], settings: Settings) -
         policy=policy(request, settings),
         choices=body.get("n") or 1,
         show_usage=bool(options.get("include_usage")),
-        trace=tuple((name, request.headers[name]) for name in PASSED_ON if name in request.headers),
+        trace=traces(request),
     )
+
+
+def traces(request: web.Request) -> tuple[tuple[str, str], ...]:
+    """Return the headers that are passed on to the upstream."""
+    return tuple((name, request.headers[name]) for name in PASSED_ON if name in request.headers)
 
 
 def check_fields(body: dict[str, Any]) -> None:
@@ -154,8 +159,15 @@ def cursor(request: web.Request) -> int:
     name, value = "Last-Event-ID", request.headers.get("Last-Event-ID")
     if value is None:
         name, value = "after", request.query.get("after")
+    return parse_cursor(name, value)
+
+
+def parse_cursor(name: str, value: object) -> int:
+    """Return a cursor that came as `name`, in text or as a number; nothing is 0. Raises Rejected 400."""
     if value is None or value == "":
         return 0
-    if not CURSOR.fullmatch(value):
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not CURSOR.fullmatch(value):
         raise Rejected(400, f"Invalid '{name}': it must be the id of an event.", "invalid_cursor", name)
     return int(value)

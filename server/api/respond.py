@@ -7,8 +7,10 @@ from aiohttp import web
 
 from server.api.delivery import Delivery, Leaving
 from server.api.errors import REQUEST_ID, failed_response
+from server.api.projected import ProjectedDelivery
 from server.config import Flow
-from server.core.records import ERROR, WHOLE
+from server.core.records import ERROR, WHOLE, Form
+from server.core.views import project
 from server.stream import Stream
 from server.streams import Streams
 from server.telemetry.metrics import Metrics
@@ -33,12 +35,15 @@ class Responder:
         self.idle = asyncio.Event()  # there is none
         self.idle.set()
 
-    async def respond(self, request: web.Request, stream: Stream, *, cursor: int = 0, wait: bool) -> web.StreamResponse:
+    async def respond(
+        self, request: web.Request, stream: Stream, *, cursor: int = 0, wait: bool, form: Form | None = None
+    ) -> web.StreamResponse:
         """Attach this request to `stream` until one of them ends.
 
-        `wait`: the response opens with the first token, so that a failure before it keeps its HTTP status.
+        `wait`: the response opens with the first token, so that a failure before it keeps its HTTP status. `form`:
+        None for the one that the stream was created in.
         """
-        delivery = Delivery(request, stream, cursor, self._flow, self._metrics)
+        delivery = self._delivery(request, stream, cursor, form or stream.birth.form)
         self._streams.attach(stream, delivery)
         self.open.add(delivery)
         self.idle.clear()
@@ -51,6 +56,12 @@ class Responder:
             if not self.open:
                 self.idle.set()
             self._streams.detach(stream, delivery, why)
+
+    def _delivery(self, request: web.Request, stream: Stream, cursor: int, form: Form) -> Delivery:
+        projection = project(stream.birth, form, cursor, lambda: target_of(stream), lambda: stream.log.ending)
+        if projection is None:
+            return Delivery(request, stream, cursor, self._flow, self._metrics)
+        return ProjectedDelivery(request, stream, projection, self._flow, self._metrics)
 
     async def leave(self, grace: float, *, durable: bool) -> None:
         """Let readers fetch the endings for `grace` seconds; with a durable store tell them to come back instead."""
@@ -87,10 +98,10 @@ class Responder:
         return False
 
     async def _failed_early(self, stream: Stream) -> bool:
-        """Whether the stream's only record is its error."""
+        """Whether the stream began with its error."""
         if stream.fault is not None:
             raise stream.fault
-        if stream.log.tail != 1 or stream.log.ending is None:
+        if stream.log.ending is None:
             return False
         return (await stream.log.read(0, 1))[0].kind == ERROR
 
@@ -109,6 +120,10 @@ class Responder:
 
 def stream_headers(request: web.Request, stream: Stream) -> Mapping[str, str]:
     """Return the headers that name a stream."""
+    return {"X-Stream-Id": stream.id, "X-Request-Id": request[REQUEST_ID], "X-Sluiceway-Target": target_of(stream)}
+
+
+def target_of(stream: Stream) -> str:
+    """Return the target that answered, or is being asked."""
     ending = stream.log.ending
-    target = ending.target if ending else stream.target
-    return {"X-Stream-Id": stream.id, "X-Request-Id": request[REQUEST_ID], "X-Sluiceway-Target": target}
+    return ending.target if ending else stream.target

@@ -1,5 +1,8 @@
 """`/v1/streams`: list, state, resume, abort."""
 
+from typing import cast, get_args
+
+import orjson
 from aiohttp import web
 
 from server.api.access import OWNER
@@ -7,6 +10,8 @@ from server.api.errors import json_response
 from server.api.requests import cursor
 from server.api.respond import Responder
 from server.core.errors import Rejected
+from server.core.records import Form
+from server.stream import Stream
 from server.streams import Streams
 
 
@@ -36,17 +41,27 @@ class StreamPaths:
         accept = request.headers.get("Accept", "")
         if "application/json" in accept and "text/event-stream" not in accept:
             return json_response(stream.detail())
-        after, tail = cursor(request), stream.log.tail
-        if request.query.get("format", "openai") not in ("openai", "native"):
+        form = request.query.get("format", stream.birth.form)
+        if form not in get_args(Form):
             raise Rejected(400, "Invalid 'format': it must be openai or native.", "invalid_value", "format")
-        if after > tail:
-            raise Rejected(400, f"Invalid cursor: the stream ends at {tail}.", "invalid_cursor")
-        if stream.birth.stream and after and after == tail and stream.ended.is_set():
-            return web.Response(status=204, headers={"X-Stream-Id": stream.id})
-        return await self._responder.respond(request, stream, cursor=after, wait=False)
+        return await resume(request, stream, self._responder, cursor(request), cast("Form", form))
 
     async def abort(self, request: web.Request) -> web.StreamResponse:
         """Cancel a live stream; an ended one is left as it is."""
         stream = await self._streams.find(request.match_info["id"], request[OWNER])
         await self._streams.abort(stream, request.query.get("reason", "aborted by request")[:200])
         return web.Response(status=204)
+
+
+async def resume(
+    request: web.Request, stream: Stream, responder: Responder, after: int, form: Form
+) -> web.StreamResponse:
+    """Answer with a stream after a cursor, and then live; 204 where it has ended there. Raises Rejected 400."""
+    tail, birth = stream.log.tail, stream.birth
+    if after > tail:
+        raise Rejected(400, f"Invalid cursor: the stream ends at {tail}.", "invalid_cursor")
+    if form == "native" and birth.form == "openai" and (orjson.loads(birth.body).get("n") or 1) > 1:
+        raise Rejected(400, "The native form has one choice, this stream has several.", "invalid_value", "format")
+    if birth.stream and after and after == tail and stream.ended.is_set():
+        return web.Response(status=204, headers={"X-Stream-Id": stream.id})
+    return await responder.respond(request, stream, cursor=after, wait=False, form=form)

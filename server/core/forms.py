@@ -8,10 +8,12 @@ import orjson
 from server.core.chunks import usage_chunk
 from server.core.intake import Piece
 from server.core.lifecycle import State
-from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, WHOLE, Birth, Ending, Record
+from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, WHOLE, Birth, Ending, Form, Record
 from server.core.sse import frame
 from server.core.toolcalls import ToolCall
 from server.core.transcript import Transcript
+
+ENDING_RECORDS: dict[Form, int] = {"openai": 1, "native": 2}  # of a stream that fails with nothing before
 
 
 class Writer(Protocol):

@@ -34,7 +34,7 @@ class NativeWriter:
         self, birth: Birth, target: Callable[[], str], serves: Callable[[str], bool] = lambda _name: False
     ) -> None:
         self.whole = b""
-        self.called: list[ToolCall] = []  # of the turn that finished last
+        self.called: Sequence[ToolCall] = ()  # of the turn that finished last
         self._birth = birth
         self._target = target
         self._serves = serves
@@ -77,9 +77,9 @@ class NativeWriter:
             if text := _text(delta, name):
                 records.append(self._said(REASONING, text, field=name))
                 break  # some upstreams send the same text under both names
-        if text := _text(delta, "content"):
+        if content := delta.get("content"):
             self._tokens += 1
-            records.append(self._said(TOKEN, text))
+            records += [self._said(kind, text) for kind, text in _parts(content)]
         if text := _text(delta, "refusal"):
             records.append(self._said(TOKEN, text, field="refusal"))
         if "tool_calls" in delta or "function_call" in delta:
@@ -117,6 +117,19 @@ class NativeWriter:
             ttft_ms=ending.ttft_ms,
         )
         return [*records, done]
+
+
+def _parts(content: object) -> list[tuple[str, str]]:
+    """Return the texts of a delta's content; Mistral's comes as a list of parts, with its thinking among them."""
+    if isinstance(content, str):
+        return [(TOKEN, content)]
+    found: list[tuple[str, str]] = []
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict):
+            if text := _text(part, "text"):
+                found.append((TOKEN, text))
+            found += [(REASONING, text) for _, text in _parts(part.get("thinking"))]
+    return found
 
 
 def _text(delta: dict[str, Any], name: str) -> str:
