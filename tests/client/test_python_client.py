@@ -7,6 +7,7 @@ import openai
 import pytest
 from cutting_proxy import cutting, random_cuts
 from gateway import in_process
+from langchain_openai import ChatOpenAI
 from provider import Provider
 
 from server.client import Patience, resuming_http_client, resuming_sync_http_client
@@ -166,18 +167,20 @@ async def test_nobody_there_is_an_error_in_bounded_time(model: str) -> None:
 async def test_a_restart_without_a_durable_store_is_a_clear_error(provider: Provider, model: str) -> None:
     """A gateway that comes back without the stream's log ends the stream at once with an error that names the cause."""
     await provider.script(model, {"pieces": WORDS, "rate": 100})
-    async with in_process(provider.url) as second, in_process(provider.url) as first, cutting(first.port) as proxy:
-        async with resuming_http_client(base_url=proxy.url, patience=QUICK) as http:
-            client = openai.AsyncOpenAI(api_key="none", http_client=http, max_retries=0)
-            stream = await client.chat.completions.create(model=model, messages=QUESTION, stream=True)
-            received = 0
-            with pytest.raises(openai.APIError, match="does not know this stream any more"):
-                async for _ in stream:
-                    received += 1
-                    if received == 5:
-                        proxy.to_port = second.port
-                        proxy.drop()
-        assert received >= 5
+    async with (
+        in_process(provider.url) as second,
+        in_process(provider.url) as first,
+        cutting(first.port) as proxy,
+        resuming_http_client(base_url=proxy.url, patience=QUICK) as http,
+    ):
+        client = openai.AsyncOpenAI(api_key="none", http_client=http, max_retries=0)
+        stream = await client.chat.completions.create(model=model, messages=QUESTION, stream=True)
+        await anext(aiter(stream))
+        proxy.to_port = second.port
+        proxy.drop()
+        with pytest.raises(openai.APIError, match="does not know this stream any more"):
+            async for _ in stream:
+                pass
 
 
 async def test_upstream_errors_and_plain_requests_go_through(provider: Provider, model: str) -> None:
@@ -232,3 +235,22 @@ async def test_a_read_of_a_stream_is_resumed_too(provider: Provider, model: str)
             async with http.stream("GET", path, headers={"Accept": "text/event-stream"}) as again:
                 assert (await again.aread()).decode().split("\n\n") == whole[7:]
         assert proxy.made == 3
+
+
+async def test_langchain_survives_twenty_cuts(provider: Provider, model: str) -> None:
+    """LangChain's ChatOpenAI over the resuming client streams every chunk once over 20 cuts."""
+    await provider.script(model, {"pieces": WORDS, "rate": 400})
+    async with in_process(provider.url) as gateway, cutting(gateway.port, random_cuts(20, seed=8)) as proxy:
+        async with resuming_http_client(patience=QUICK) as http:
+            with resuming_sync_http_client() as sync:
+                chat = ChatOpenAI(
+                    model=model,
+                    base_url=proxy.url,
+                    api_key="none",
+                    http_async_client=http,
+                    http_client=sync,
+                    max_retries=0,
+                )
+                texts = [text async for chunk in chat.astream("Tell me.") if (text := chunk.content)]
+        assert texts == WORDS
+        assert proxy.made == 20

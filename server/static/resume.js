@@ -1,0 +1,406 @@
+/**
+ * A `fetch` whose streams survive lost connections, restarts and deploys of the gateway.
+ *
+ * Whole events go through, an event that a cut left unfinished is dropped, and `GET /v1/streams/{id}` with
+ * `Last-Event-ID` brings what is missing. A body that ends without a terminal event (`[DONE]`, an error, the native
+ * `done`) was cut, however politely. Where a stream cannot go on it ends with an error event of code `stream_lost`.
+ *
+ * @typedef {object} Options all times in milliseconds
+ * @property {typeof fetch} [fetch] what is wrapped; the platform's own by default
+ * @property {number} [giveUpAfter] without a connection since the last event; 60 000
+ * @property {number} [firstWait] before the first attempt, doubled and jittered; 250
+ * @property {number} [longestWait] between two attempts; 5 000
+ * @property {number} [silence] of an open stream that is taken for a cut (heartbeats come every 15 000); 45 000
+ * @property {boolean} [stopOnAbort] abort the generation when the program leaves its stream early; true
+ * @property {(lastId: string) => void} [onCut] called whenever a connection is lost
+ * @property {(streamId: string) => void} [onOpen] called whenever a stream is connected
+ */
+
+import { Decoder, frame } from "./sse.js";
+
+const CREATING = [["/chat/completions", "/streams/"], ["/api/stream", "/v1/streams/"]];
+const STREAM_PATH = /\/v1\/streams\/[^/]+$/;
+const OWN_TO_POST = ["content-length", "content-type", "idempotency-key", "x-on-disconnect", "accept"];
+const AWAY = [502, 503, 504]; // from a proxy, or from a gateway that is starting or stopping
+const LEAVING = 10_000; // milliseconds for the head of a stream that is to be aborted
+const TIDY = 1_000; // milliseconds for the end of a body after its terminal event
+const NO_BODY = [101, 204, 205, 304];
+/** @type {Record<number, string>} */
+const LOST = {
+  400: "the gateway has fewer events of this stream than were received",
+  401: "the gateway no longer takes the key",
+  403: "the gateway no longer takes the request",
+  404: "the gateway does not know this stream any more (restarted without a durable store, or its retention is over)",
+};
+
+/**
+ * @param {Options} [options]
+ * @returns {typeof fetch}
+ */
+export function makeResumingFetch(options = {}) {
+  const settings = {
+    fetch: (/** @type {RequestInfo | URL} */ input, /** @type {RequestInit | undefined} */ init) =>
+      globalThis.fetch(input, init),
+    giveUpAfter: 60_000, firstWait: 250, longestWait: 5_000, silence: 45_000, stopOnAbort: true,
+    onCut: () => {}, onOpen: () => {}, ...options,
+  };
+  return async (input, init) => {
+    const request = new Request(input, init);
+    if (!canResume(request)) return settings.fetch(input, init);
+    const body = request.method === "POST" ? await request.arrayBuffer() : undefined;
+    return new Resumption(request, body, init ?? {}, settings).open();
+  };
+}
+
+/** For `new OpenAI({ fetch })`, Vercel's AI SDK and everything else that takes a `fetch`. */
+export const resumingFetch = makeResumingFetch();
+
+/** @param {Request} request */
+function canResume(request) {
+  const { pathname } = new URL(request.url);
+  if (request.method === "POST") return CREATING.some(([end]) => pathname.endsWith(end));
+  const wantsJson = (request.headers.get("accept") ?? "").includes("application/json");
+  return request.method === "GET" && STREAM_PATH.test(pathname) && !wantsJson;
+}
+
+/** One stream over as many connections as it takes. */
+class Resumption {
+  #ended = false;
+  #native;
+  #url = "";
+  #lastId;
+  #decoder = new Decoder();
+  #reason = "the connection was lost";
+  #attempts = 0;
+  #without = 0; // milliseconds without a connection, up to the last time there was one
+  /** @type {number | null} the connection was lost then */
+  #since = null;
+  /** @type {ReadableStreamDefaultReader<Uint8Array> | null} */
+  #reader = null;
+
+  /**
+   * @param {Request} request
+   * @param {ArrayBuffer | undefined} body
+   * @param {RequestInit} init what a platform may know beside the standard (Node's `dispatcher`)
+   * @param {Required<Options>} settings
+   */
+  constructor(request, body, init, settings) {
+    this.request = request;
+    this.body = body;
+    this.init = init;
+    this.settings = settings;
+    this.headers = new Headers(request.headers);
+    const url = new URL(request.url);
+    this.#native = url.pathname.endsWith("/api/stream");
+    this.#lastId = this.headers.get("last-event-id") ?? url.searchParams.get("after") ?? "";
+    if (request.method === "POST") {
+      if (!this.headers.has("idempotency-key")) this.headers.set("idempotency-key", `resume-${crypto.randomUUID()}`);
+      if (!this.headers.has("x-on-disconnect")) this.headers.set("x-on-disconnect", "continue");
+    }
+  }
+
+  /** @returns {Promise<Response>} the response, once a head has come that is not just a gateway's that is away */
+  async open() {
+    const { request, settings } = this;
+    for (;;) {
+      let wait;
+      try {
+        const response = await this.#head();
+        if (this.#isStream(response)) return this.#streaming(response);
+        // Read here, where a cut in the middle can still be repaired.
+        const body = NO_BODY.includes(response.status) ? null : await response.arrayBuffer();
+        wait = this.#isAway(response) ? this.#wait(response) : null;
+        if (wait === null) return copy(response, body);
+      } catch (error) {
+        if (request.signal.aborted) throw error;
+        wait = this.#wait();
+        if (wait === null) throw error;
+      }
+      await sleep(wait, request.signal);
+    }
+  }
+
+  /** @returns {Promise<Response>} what the gateway answers, unless the program leaves before */
+  async #head() {
+    const { request, settings, headers, body } = this;
+    // Not the program's own signal: a request that is torn down before its head leaves a stream without a name, which
+    // nobody could abort and which would linger. The head is waited for, and then the stream aborted.
+    const line = new AbortController();
+    const sent = settings.fetch(request.url, {
+      ...this.init, method: request.method, headers, body, signal: line.signal,
+    });
+    try {
+      return await unlessAborted(request.signal, sent);
+    } catch (error) {
+      if (request.signal.aborted) {
+        const timer = setTimeout(() => line.abort(), LEAVING);
+        const stop = (/** @type {Response} */ response) => void (this.#isStream(response) && this.#leave());
+        sent.then(stop, () => {}).finally(() => clearTimeout(timer));
+      }
+      throw error;
+    }
+  }
+
+  /** @param {Response} response */
+  #isStream(response) {
+    const streamId = response.headers.get("x-stream-id");
+    if (response.status !== 200 || !streamId || !response.body) return false;
+    if (!(response.headers.get("content-type") ?? "").startsWith("text/event-stream")) return false;
+    this.#url ||= streamUrl(this.request, streamId);
+    this.#decoder = new Decoder();
+    this.#reader = response.body.getReader();
+    this.#connected();
+    this.settings.onOpen(streamId);
+    return true;
+  }
+
+  /** @param {Response} response */
+  #isAway(response) {
+    this.#reason = LOST[response.status] ?? `the gateway answered ${response.status}`;
+    if (AWAY.includes(response.status)) return !response.headers.has("x-stream-id");
+    return response.status === 429 && this.#url !== "";
+  }
+
+  /** @param {Response} response */
+  #streaming(response) {
+    const encoder = new TextEncoder();
+    const { signal } = this.request;
+    const leave = () => void this.#leave();
+    signal.addEventListener("abort", leave, { once: true });
+    const body = new ReadableStream({
+      pull: async (controller) => {
+        try {
+          const frames = await this.#next();
+          if (frames) return controller.enqueue(encoder.encode(frames));
+          controller.close();
+        } catch (error) {
+          controller.error(error);
+        }
+        signal.removeEventListener("abort", leave);
+      },
+      cancel: () => {
+        signal.removeEventListener("abort", leave);
+        return this.#leave();
+      },
+    }, { highWaterMark: 0 }); // nothing is read ahead: the gateway's flow control reaches through to the program
+    return copy(response, body);
+  }
+
+  /** @returns {Promise<string>} the next whole events; nothing at the end */
+  async #next() {
+    while (!this.#ended) {
+      const chunk = await this.#read();
+      this.request.signal.throwIfAborted();
+      if (chunk) {
+        const frames = this.#decoder.feed(chunk).filter((event) => this.#isNew(event)).map(frame).join("");
+        if (!frames) continue;
+        [this.#attempts, this.#without, this.#since] = [0, 0, null];
+        return frames;
+      }
+      this.settings.onCut(this.#lastId);
+      if (!(await this.#reconnect()) && !this.#ended) return this.#giveUp();
+    }
+    void this.#tidy();
+    return "";
+  }
+
+  /** Read the end of a body, so that its connection can be used again and the gateway sees no disconnect. */
+  async #tidy() {
+    const reader = this.#reader;
+    const timer = setTimeout(() => void reader?.cancel().catch(() => {}), TIDY);
+    try {
+      while (reader && !(await reader.read()).done);
+    } catch {
+      // The answer is whole.
+    }
+    clearTimeout(timer);
+  }
+
+  /** @returns {Promise<Uint8Array | null>} a chunk, or null at a cut */
+  async #read() {
+    const reader = /** @type {ReadableStreamDefaultReader<Uint8Array>} */ (this.#reader);
+    /** @type {ReturnType<typeof setTimeout> | undefined} */
+    let timer;
+    const silent = new Promise((resolve) => { timer = setTimeout(resolve, this.settings.silence, null); });
+    try {
+      const read = await Promise.race([reader.read(), silent]);
+      if (read?.value) return read.value;
+      this.#reason = read ? "the connection ended early" : "the connection fell silent";
+    } catch (error) {
+      this.#reason = String(error instanceof Error ? error.message : error) || "the connection was lost";
+    } finally {
+      clearTimeout(timer);
+    }
+    reader.cancel().catch(() => {});
+    return null;
+  }
+
+  /** @param {import("./sse.js").ServerEvent} event */
+  #isNew(event) {
+    if (this.#ended) return false;
+    if (event.id !== null) {
+      // A gateway never repeats; if something between us does, the program must not see it.
+      if (this.#lastId !== "" && Number(event.id) <= Number(this.#lastId)) return false;
+      this.#lastId = event.id;
+    }
+    this.#native ||= event.type !== "";
+    this.#ended = isTerminal(event);
+    return true;
+  }
+
+  /** @returns {Promise<boolean>} whether there is a connection again */
+  async #reconnect() {
+    const { signal } = this.request;
+    for (let wait = this.#wait(); wait !== null; ) {
+      await sleep(wait, signal);
+      let response;
+      try {
+        response = await this.settings.fetch(this.#url, {
+          ...this.init, method: "GET", headers: this.#resumeHeaders(), body: undefined, signal,
+        });
+      } catch (error) {
+        signal.throwIfAborted();
+        this.#reason = String(error instanceof Error ? error.message : error);
+        wait = this.#wait();
+        continue;
+      }
+      if (this.#isStream(response)) return true;
+      response.body?.cancel().catch(() => {});
+      this.#ended = response.status === 204;
+      if (this.#ended || !this.#isAway(response)) return false;
+      wait = this.#wait(response);
+    }
+    return false;
+  }
+
+  #resumeHeaders() {
+    const headers = new Headers(this.headers);
+    for (const name of OWN_TO_POST) headers.delete(name);
+    headers.set("accept", "text/event-stream");
+    if (this.#lastId) headers.set("last-event-id", this.#lastId);
+    return headers;
+  }
+
+  #connected() {
+    if (this.#since !== null) this.#without += performance.now() - this.#since;
+    this.#since = null;
+  }
+
+  /**
+   * @param {Response} [response] may have asked for more
+   * @returns {number | null} milliseconds until the next attempt, or null to give up
+   */
+  #wait(response) {
+    const { giveUpAfter, firstWait, longestWait } = this.settings;
+    this.#since ??= performance.now();
+    const left = giveUpAfter - this.#without - (performance.now() - this.#since);
+    if (left <= 0) return null;
+    const asked = Math.max(this.#decoder.retry ?? 0, 1000 * (Number(response?.headers.get("retry-after")) || 0));
+    const backoff = Math.min(firstWait * 2 ** this.#attempts, longestWait);
+    this.#attempts = Math.min(this.#attempts + 1, 16);
+    const jitter = Math.random(); // spreads clients after a restart
+    return Math.min(Math.max(backoff * (0.5 + jitter / 2), asked * (1 + jitter / 4)), left);
+  }
+
+  /** Abort a stream that its program leaves early, where this program is who began it: it would linger otherwise. */
+  async #leave() {
+    if (this.#ended) return;
+    this.#ended = true;
+    void this.#reader?.cancel().catch(() => {});
+    const continues = this.headers.get("x-on-disconnect") === "continue";
+    if (this.request.method !== "POST" || !continues || !this.settings.stopOnAbort) return;
+    const headers = new Headers(this.headers);
+    for (const name of OWN_TO_POST) headers.delete(name);
+    const init = { ...this.init, method: "DELETE", headers, body: undefined, keepalive: true };
+    const signal = AbortSignal.timeout(2_000);
+    await this.settings.fetch(`${this.#url}?reason=closed+by+the+client`, { ...init, signal }).catch(() => {});
+  }
+
+  /** @returns {string} the ending of a stream that cannot be resumed, in its own form */
+  #giveUp() {
+    this.#ended = true;
+    const where = this.#lastId ? `after event ${this.#lastId}` : "before its first event";
+    const message = `The stream was lost ${where}: ${this.#reason}.`;
+    const code = "stream_lost";
+    if (!this.#native) return write("", { error: { message, type: "api_error", param: null, code } });
+    return write("error", { type: "error", message, code, retryable: true, resumable: false })
+      + write("done", { type: "done", status: "failed", reason: code });
+  }
+}
+
+/**
+ * @param {string} type
+ * @param {object} data
+ */
+function write(type, data) {
+  return frame({ type, data: JSON.stringify(data), id: null });
+}
+
+/** @param {import("./sse.js").ServerEvent} event */
+function isTerminal({ type, data }) {
+  if (type) return type === "done";
+  if (data === "[DONE]") return true;
+  if (!data.includes('"error"')) return false;
+  try {
+    return Boolean(JSON.parse(data)?.error);
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * @param {Request} request
+ * @param {string} streamId
+ */
+function streamUrl(request, streamId) {
+  if (request.method === "GET") return request.url;
+  const url = new URL(request.url);
+  for (const [end, beside] of CREATING) {
+    if (url.pathname.endsWith(end)) return url.origin + url.pathname.slice(0, -end.length) + beside + streamId;
+  }
+  throw new Error("canResume() was asked before");
+}
+
+/**
+ * @param {Response} response
+ * @param {BodyInit | null} body
+ */
+function copy(response, body) {
+  const { status, statusText, headers, url } = response;
+  const made = new Response(body, { status, statusText, headers });
+  Object.defineProperty(made, "url", { value: url }); // the constructor cannot set it, and SDKs log it
+  return made;
+}
+
+/**
+ * @template T
+ * @param {AbortSignal} signal
+ * @param {Promise<T>} promise
+ * @returns {Promise<T>} what `promise` gives, or the signal's reason if that comes first
+ */
+async function unlessAborted(signal, promise) {
+  signal.throwIfAborted();
+  /** @type {() => void} */
+  let stop = () => {};
+  const aborted = new Promise((_, reject) => { stop = () => reject(signal.reason); });
+  signal.addEventListener("abort", stop, { once: true });
+  try {
+    return await /** @type {Promise<T>} */ (Promise.race([promise, aborted]));
+  } finally {
+    signal.removeEventListener("abort", stop);
+  }
+}
+
+/**
+ * @param {number} milliseconds
+ * @param {AbortSignal} signal
+ */
+async function sleep(milliseconds, signal) {
+  /** @type {ReturnType<typeof setTimeout> | undefined} */
+  let timer;
+  try {
+    await unlessAborted(signal, new Promise((resolve) => { timer = setTimeout(resolve, milliseconds); }));
+  } finally {
+    clearTimeout(timer);
+  }
+}
