@@ -71,6 +71,10 @@ def frames(birth: Birth, first: int, records: Sequence[Record]) -> bytes:
     if birth.form == "openai":
         if len(records) == 1:
             return frame(first, records[0].data)  # a paced token: not worth a list
+        # The same inline: a call, and a look for line ends in each, cost three times as much as the frame itself.
+        plain = b"".join([b"id: %d\ndata: %b\n\n" % (seq, data) for seq, (_, data) in enumerate(records, first)])
+        if plain.count(b"\n") == 3 * len(records):
+            return plain
         return b"".join([frame(seq, data) for seq, (_, data) in enumerate(records, first)])
     return b"".join([frame(seq, data, kind.encode()) for seq, (kind, data) in enumerate(records, first)])
 
