@@ -10,7 +10,7 @@ from server.core.chunks import REASONING_FIELDS
 from server.core.errors import StreamError
 from server.core.intake import Piece
 from server.core.records import DONE, ERROR, Birth, Ending, Record
-from server.core.toolcalls import ToolCall, ToolCalls
+from server.core.toolcalls import WHOLE_REASONS, ToolCall, ToolCalls
 from server.core.transcript import Transcript
 
 START, TOKEN, REASONING, TOOL_CALL, TOOL_RESULT, RECOVERY = (
@@ -88,8 +88,9 @@ class NativeWriter:
                 raise StreamError("The arguments of a tool call are too large.", "stream_too_large", 502)
         if reason := choice.get("finish_reason"):
             self._turn += 1
-            self.called = self._calls.take(reason)
-            records += map(self._call, self.called)
+            calls = self._calls.take(reason)
+            records += map(self._call, calls)
+            self.called = calls if reason in WHOLE_REASONS else ()  # there may have been more of them
 
     def _said(self, kind: str, text: str, **field: str) -> Record:
         """Return the event of a text; `field` names the delta's field where it is not the content."""
