@@ -70,4 +70,5 @@ class Bill:
 
 
 def _summed(parts: Sequence[Usage]) -> Usage:
-    return {name: sum(part.get(name) or 0 for part in parts) for name in TOTALS}
+    counts = {name: [part.get(name) for part in parts] for name in TOTALS}
+    return {name: sum(count for count in found if isinstance(count, int)) for name, found in counts.items()}

@@ -8,9 +8,11 @@ Chunk = dict[str, Any]
 
 # A delta with one of these carries something of the answer; a role or an empty string does not.
 REASONING_FIELDS = ("reasoning_content", "reasoning")
-TEXT_FIELDS = ("content", *REASONING_FIELDS, "refusal")
-CALL_FIELDS = ("tool_calls", "function_call")
-SUBSTANCE_FIELDS = (*TEXT_FIELDS, *CALL_FIELDS, "audio")
+# The texts of a choice, each with its names in a delta: reasoning has two, and some upstreams send it under both.
+TEXTS = {"content": ("content",), "reasoning": REASONING_FIELDS, "refusal": ("refusal",)}
+TEXT_FIELDS = tuple(name for names in TEXTS.values() for name in names)
+ONCE_FIELDS = ("tool_calls", "function_call", "audio")  # must not be told twice: a client may act on them at once
+SUBSTANCE_FIELDS = (*TEXT_FIELDS, *ONCE_FIELDS)
 
 
 def has_substance(choice: dict[str, Any]) -> bool:
@@ -21,16 +23,43 @@ def has_substance(choice: dict[str, Any]) -> bool:
     return bool(delta) and any(delta.get(name) for name in SUBSTANCE_FIELDS)  # type: ignore[union-attr]  # truthy
 
 
+def text_of(delta: dict[str, Any], kind: str) -> Any:
+    """Return a delta's piece of one of the `TEXTS`: a string, mostly, or something that is not true."""
+    return next((text for name in TEXTS[kind] if (text := delta.get(name))), None)
+
+
+def says_anything(choice: dict[str, Any]) -> bool:
+    """Whether a choice of a chunk carries more than a role, a field that we do not know included."""
+    delta = choice.get("delta") or {}
+    return bool(choice.get("finish_reason")) or any(value for name, value in delta.items() if name != "role")
+
+
+def index_of(choice: dict[str, Any]) -> int:
+    """Return which choice this is; upstreams that only know one leave the index out, or null."""
+    return choice.get("index") or 0
+
+
 def well_formed(chunk: object) -> bool:
-    """Whether this is an object whose `choices` (if any) are objects with object deltas: nothing else is relayed."""
+    """Whether this is a chunk as far as it is read here: nothing else is relayed.
+
+    An object; its `choices`, if any, objects whose `delta`, `index` and `finish_reason` have their type or are null.
+    """
     if not isinstance(chunk, dict):
         return False
     choices = chunk.get("choices")
     if choices is None:
-        return "usage" in chunk or "error" in chunk
-    return isinstance(choices, list) and all(
-        isinstance(choice, dict) and isinstance(choice.get("delta") or {}, dict) for choice in choices
-    )
+        return "choices" in chunk or "usage" in chunk or "error" in chunk
+    if not isinstance(choices, list):
+        return False
+    for choice in choices:  # a loop, not all(…): this is the way of every token
+        if not isinstance(choice, dict):
+            return False
+        delta, index, reason = choice.get("delta"), choice.get("index"), choice.get("finish_reason")
+        if not (isinstance(delta, dict) or delta is None) or not (isinstance(index, int) or index is None):
+            return False
+        if reason is not None and not isinstance(reason, str):
+            return False
+    return True
 
 
 def identity(chunk: Chunk) -> Chunk:

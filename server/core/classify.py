@@ -2,50 +2,64 @@
 
 import math
 import time
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from server.core.errors import Kind, UpstreamError
 
+AUTH_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error", "api_key_invalid"})
 CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
 POLICY_CODES = frozenset({"content_policy_violation", "content_filter", "content_policy", "moderation_blocked"})
 RATE_CODES = frozenset({"rate_limit_exceeded", "insufficient_quota", "rate_limit_error", "429"})
+STATUS_KINDS = {
+    401: Kind.AUTH,
+    403: Kind.AUTH,
+    408: Kind.REQUEST_TIMEOUT,
+    409: Kind.CONFLICT,
+    429: Kind.RATE_LIMIT,
+}
+MAX_MESSAGE = 2000  # characters of an upstream's words that are passed on
 # Upstreams without a code for it say it in words (vLLM, llama.cpp, Anthropic).
 CONTEXT_WORDS = ("maximum context length", "context size", "context window", "prompt is too long")
 
 
 def from_status(status: int, body: object, retry_after: str | None) -> UpstreamError:
-    """Return the error of an HTTP answer that is not 200. `body` is its parsed JSON, or anything."""
+    """Return the error of an HTTP answer that is not 200. `body` is its parsed JSON, or its text, or anything."""
     detail = _detail(body)
-    message, code = _text(detail, "message"), detail.get("code")
-    if status in (401, 403):
-        # The upstream's words may quote the gateway's key: they stay here.
-        return UpstreamError(Kind.AUTH, "The upstream refused the gateway's credentials.", status=502)
-    return UpstreamError(
-        _kind(status, detail, message),
-        message or f"The upstream answered with status {status}.",
+    return _error(
+        _kind(status, detail),
+        detail,
+        f"The upstream answered with status {status}.",
         status=status if 400 <= status < 600 else 502,
-        code=str(code) if code is not None else None,
-        type=_text(detail, "type") or None,
-        param=_text(detail, "param") or None,
         retry_after=parse_retry_after(retry_after),
     )
 
 
-def in_band(chunk: dict[str, Any]) -> UpstreamError:
-    """Return the error that an upstream sent as an event of a 200 stream."""
+def in_band(chunk: object) -> UpstreamError:
+    """Return the error that an upstream sent as an event of a 200 stream: parsed JSON, or a text."""
     detail = _detail(chunk)
-    message, code = _text(detail, "message"), detail.get("code")
+    code = detail.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 0
-    kind = _kind(status, detail, message) if status else _kind_of_words(detail, message) or Kind.IN_BAND
+    kind = _kind(status, detail) if status else _kind_of_words(detail) or Kind.IN_BAND
+    return _error(kind, detail, "The upstream reported an error.")
+
+
+def _error(
+    kind: Kind, detail: dict[str, Any], words: str, *, status: int | None = None, retry_after: float | None = None
+) -> UpstreamError:
     if kind is Kind.AUTH:
+        # The upstream's own words may quote the gateway's key: they stay here.
         return UpstreamError(Kind.AUTH, "The upstream refused the gateway's credentials.", status=502)
+    code = detail.get("code")
     return UpstreamError(
         kind,
-        message or "The upstream reported an error.",
-        code=str(code) if code is not None else None,
+        _text(detail, "message")[:MAX_MESSAGE] or words,
+        status=status,
+        code=str(code) if isinstance(code, str | int) else None,
         type=_text(detail, "type") or None,
         param=_text(detail, "param") or None,
+        retry_after=retry_after,
     )
 
 
@@ -57,22 +71,33 @@ def parse_retry_after(value: str | None) -> float | None:
         seconds = float(value)
     except ValueError:
         try:
-            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+            when = parsedate_to_datetime(value)
+            # The obsolete asctime form names no zone: it is GMT like the others.
+            seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
         except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 def _detail(body: object) -> dict[str, Any]:
-    """Return the innermost error object of the shapes in use: OpenAI's, FastAPI's, a bare one, a string."""
+    """Return the innermost error object of the shapes in use: OpenAI's, FastAPI's, a bare one, a text."""
+    if isinstance(body, str):
+        return {} if body.lstrip().startswith("<") else {"message": body}  # a proxy's HTML page says nothing
     if not isinstance(body, dict):
-        return {"message": body} if isinstance(body, str) else {}
+        return {}
     error = body.get("error", body)
     if isinstance(error, str):
         return {"message": error}
     if not isinstance(error, dict):
-        return {"message": body.get("message") or body.get("detail")}
-    return error if "message" in error else {**error, "message": error.get("detail")}
+        error = {"message": body.get("message")}
+    return error if error.get("message") else {**error, "message": _fastapi(body.get("detail") or error.get("detail"))}
+
+
+def _fastapi(detail: object) -> object:
+    """Return the words of FastAPI's `detail`: a text, or a list of what does not validate."""
+    if not isinstance(detail, list):
+        return detail
+    return "; ".join(str(one["msg"]) for one in detail if isinstance(one, dict) and "msg" in one)
 
 
 def _text(detail: dict[str, Any], name: str) -> str:
@@ -80,23 +105,21 @@ def _text(detail: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _kind(status: int, detail: dict[str, Any], message: str) -> Kind:
-    if status in (401, 403):
-        return Kind.AUTH
-    if status == 429:
-        return Kind.RATE_LIMIT
-    if status == 408:
-        return Kind.REQUEST_TIMEOUT
-    if status == 409:
-        return Kind.CONFLICT
-    if words := _kind_of_words(detail, message):
+def _kind(status: int, detail: dict[str, Any]) -> Kind:
+    if kind := STATUS_KINDS.get(status):
+        return kind
+    if words := _kind_of_words(detail):
         return words
+    if status in (402, 404, 410):
+        return Kind.REFUSED
     return Kind.BAD_REQUEST if 400 <= status < 500 else Kind.OVERLOADED
 
 
-def _kind_of_words(detail: dict[str, Any], message: str) -> Kind | None:
+def _kind_of_words(detail: dict[str, Any]) -> Kind | None:
     names = {str(detail.get("code")).lower(), str(detail.get("type")).lower()}
-    lowered = message.lower()
+    lowered = _text(detail, "message").lower()
+    if names & AUTH_CODES:
+        return Kind.AUTH
     if names & CONTEXT_CODES or any(words in lowered for words in CONTEXT_WORDS):
         return Kind.CONTEXT_LENGTH
     if names & POLICY_CODES:

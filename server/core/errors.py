@@ -60,6 +60,7 @@ class Kind(StrEnum):
     CONFLICT = "upstream_conflict"  # 409
     CONTEXT_LENGTH = "context_length_exceeded"
     CONTENT_POLICY = "content_policy_violation"
+    REFUSED = "upstream_refused"  # 402, 404, 410: not here and now, perhaps elsewhere
     BAD_REQUEST = "upstream_bad_request"  # any other 4xx
     IN_BAND = "upstream_error"  # an error event in a 200 stream
     DIVERGED = "recovery_diverged"  # a restart told another story than the one delivered
@@ -97,6 +98,7 @@ TRAITS: dict[Kind, Trait] = {
     Kind.CONFLICT: Trait(same=True, other=True, breaks=False, status=409),
     Kind.CONTEXT_LENGTH: Trait(same=False, other=True, breaks=False, status=400),
     Kind.CONTENT_POLICY: Trait(same=False, other=False, breaks=False, status=400),
+    Kind.REFUSED: Trait(same=False, other=True, breaks=False, status=502),
     Kind.BAD_REQUEST: Trait(same=False, other=False, breaks=False, status=400),
     Kind.IN_BAND: Trait(same=True, other=True, breaks=True, status=502),
     Kind.DIVERGED: Trait(same=False, other=True, breaks=False, status=502),

@@ -7,6 +7,12 @@ import orjson
 
 from server.core.records import Form, Policy
 
+# What constrains an answer beside `response_format`: vLLM's, SGLang's and llama.cpp's names.
+GRAMMARS = (
+    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+    "regex", "ebnf", "grammar", "json_schema",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:
@@ -26,7 +32,7 @@ class Generation:
         """Whether the answer's grammar is constrained: its state cannot be carried over a seam."""
         shape = self.body.get("response_format")
         return (isinstance(shape, dict) and shape.get("type") != "text") or any(
-            self.body.get(name) for name in ("guided_json", "guided_regex", "guided_grammar", "grammar", "json_schema")
+            self.body.get(name) for name in GRAMMARS
         )
 
     def upstream_body(self, model: str, *, ask_usage: bool, changes: dict[str, Any] | None = None) -> bytes:

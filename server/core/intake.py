@@ -5,7 +5,7 @@ look-ups and an append. Everything else about an attempt that is pure logic is h
 back until there is something to say, joining a recovered text to the delivered one, hiding the usage chunk.
 """
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import orjson
 
@@ -16,7 +16,8 @@ from server.core.records import DONE_DATA
 from server.core.sse import Decoder, Event, EventTooLargeError
 from server.core.transcript import Transcript
 
-MAX_HELD = 256  # frames that are kept while an attempt has not said anything
+MAX_HELD = 1024  # frames that are kept while an attempt has not said anything
+MAX_HELD_BYTES = 1024 * 1024  # of them
 
 
 class Piece(NamedTuple):
@@ -32,6 +33,9 @@ class Seam(Protocol):
     def join(self, chunk: Chunk) -> list[Chunk]:
         """Return what of this chunk is new. Raises UpstreamError (diverged) where the texts do not join."""
 
+    def end(self) -> list[Chunk]:
+        """Return what is still held back at `[DONE]`. Raises UpstreamError where the text ended too early."""
+
 
 class Intake:
     """Decodes, checks and counts the frames of one attempt.
@@ -45,8 +49,9 @@ class Intake:
         self._seam = seam
         self._decoder = Decoder()
         self._held: list[Piece] = []
+        self._held_bytes = 0
         self.swallowed = False  # the last feed brought tokens that the client has already
-        self.done = False  # saw [DONE]: nothing after it counts
+        self.done = False  # the answer is whole: nothing that follows counts
         self.spoke = False  # this attempt has sent a token (delivered or swallowed by the seam)
         self.failure: UpstreamError | None = None  # found in the frames; what came before it is still returned
 
@@ -59,71 +64,77 @@ class Intake:
         try:
             for event in self._decoder.feed(data):
                 if event.data == DONE_DATA:
-                    self.done = True
+                    self._end(pieces)
                     break
-                self._take(event, pieces)
+                chunk = _parsed(event)
+                if self.spoke and self._seam is None and chunk.get("choices"):
+                    self._transcript.observe(chunk)
+                    pieces.append(Piece(event.data, chunk))
+                else:
+                    self._take(Piece(event.data, chunk), pieces)
         except EventTooLargeError as error:
-            self.failure = UpstreamError(Kind.GARBAGE, f"The upstream sent garbage: {error}.")
+            self._fail(UpstreamError(Kind.GARBAGE, f"The upstream sent garbage: {error}."))
         except UpstreamError as error:
-            self.failure = error
+            self._fail(error)
         return pieces
 
-    def _take(self, event: Event, pieces: list[Piece]) -> None:
-        try:
-            chunk = orjson.loads(event.data)
-        except orjson.JSONDecodeError as error:
-            raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not JSON.") from error
-        if not well_formed(chunk):
-            raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not a chat completion chunk.")
-        if chunk.get("error") or event.type == b"error":
-            raise in_band(chunk)
+    def _take(self, piece: Piece, pieces: list[Piece]) -> None:
+        """Handle a chunk without choices, one before the attempt's first token, or one that has to be joined."""
+        chunk = piece.chunk
+        if usage := chunk.get("usage"):
+            self._transcript.observe_usage(usage)
         choices = chunk.get("choices")
         if not choices:
-            self._take_choiceless(Piece(event.data, chunk), pieces)
-        elif self.spoke and self._seam is None:
-            self._transcript.observe(chunk)
-            pieces.append(Piece(event.data, chunk))
-        else:
-            self._take_guarded(Piece(event.data, chunk), pieces)
-
-    def _take_choiceless(self, piece: Piece, pieces: list[Piece]) -> None:
-        """Handle the usage chunk, and chunks such as Azure's prompt filter results."""
-        if usage := piece.chunk.get("usage"):
-            self._transcript.observe_usage(usage)
-            if not self._show_usage:
-                return
-            self._transcript.usage_shown = self._seam is None
-        if self._seam is None:  # after a recovery the relay sends one usage chunk itself, merged over the attempts
-            self._hold_or_take(piece, pieces)
-
-    def _hold_or_take(self, piece: Piece, pieces: list[Piece]) -> None:
-        (pieces if self.spoke else self._held).append(piece)
-        if len(self._held) > MAX_HELD:
-            raise UpstreamError(Kind.GARBAGE, f"The upstream sent {MAX_HELD} frames without a token.")
-
-    def _take_guarded(self, piece: Piece, pieces: list[Piece]) -> None:
-        """Handle a chunk before the attempt's first token, or one that has to be joined."""
-        if not self.spoke:
-            if not any(has_substance(choice) for choice in piece.chunk["choices"]):
-                self._hold_or_take(piece, pieces)
-                return
+            # The usage chunk, or one such as Azure's prompt filter results. After a recovery the relay sends one usage
+            # chunk itself, merged over the attempts.
+            if self._seam is None and (self._show_usage or not usage):
+                self._say_or_hold(piece, pieces)
+            return
+        if not self.spoke and any(has_substance(choice) for choice in choices):
             self.spoke = True
             if self._seam is None:
-                for held in (*self._held, piece):
-                    self._transcript.observe(held.chunk)
-                pieces += self._held
-                pieces.append(piece)
-                self._held = []
-                return
-        if self._seam is None:
-            self._transcript.observe(piece.chunk)
-            pieces.append(piece)
+                for held in self._held:
+                    self._deliver(held, pieces)
+            self._held = []
+        if self._seam is None or not self.spoke:
+            self._say_or_hold(piece, pieces)
+        else:
+            self.swallowed = True
+            self._deliver_joined(self._seam.join(chunk), pieces)
+
+    def _say_or_hold(self, piece: Piece, pieces: list[Piece]) -> None:
+        if self.spoke:
+            self._deliver(piece, pieces)
             return
-        self.swallowed = True
-        for chunk in self._seam.join(piece.chunk):
+        self._held.append(piece)
+        self._held_bytes += len(piece.data)
+        if len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
+            raise UpstreamError(Kind.GARBAGE, f"The upstream sent {len(self._held)} frames without a token.")
+
+    def _deliver(self, piece: Piece, pieces: list[Piece]) -> None:
+        self._transcript.observe(piece.chunk)
+        pieces.append(piece)
+
+    def _deliver_joined(self, chunks: list[Chunk], pieces: list[Piece]) -> None:
+        for chunk in chunks:
             joined = {**chunk, **self._transcript.first}
-            self._transcript.observe(joined)
-            pieces.append(Piece(orjson.dumps(joined), joined))
+            if joined.get("usage"):
+                joined["usage"] = None  # of this attempt alone: the client gets the merged one
+            self._deliver(Piece(orjson.dumps(joined), joined), pieces)
+
+    def _end(self, pieces: list[Piece]) -> None:
+        """Take `[DONE]`: it stands for a finish reason that was left out, but not for an answer."""
+        if not self.spoke:
+            raise _silent()
+        if self._seam is not None:
+            self._deliver_joined(self._seam.end(), pieces)
+        self.done = True
+
+    def _fail(self, error: UpstreamError) -> None:
+        if self._transcript.finished:
+            self.done = True  # everything that was asked for has come: what is wrong after it costs nobody anything
+        else:
+            self.failure = error
 
     def at_end(self) -> UpstreamError | None:
         """Return why the body must not end here, or None where everything that was asked for has come."""
@@ -131,4 +142,23 @@ class Intake:
             return None
         if self.spoke:
             return UpstreamError(Kind.TRUNCATED, "The upstream ended the stream without a finish reason.")
-        return UpstreamError(Kind.GARBAGE, "The upstream ended the stream without a token.")
+        return _silent()
+
+
+def _parsed(event: Event) -> Chunk:
+    """Return an event's chunk. Raises UpstreamError where it is an error, or no chunk at all."""
+    try:
+        chunk: Any = orjson.loads(event.data)
+    except orjson.JSONDecodeError as error:
+        if event.type == b"error":
+            raise in_band(event.data.decode("utf-8", "replace")) from error
+        raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not JSON.") from error
+    if event.type == b"error" or (isinstance(chunk, dict) and (chunk.get("error") or chunk.get("object") == "error")):
+        raise in_band(chunk)
+    if not well_formed(chunk):
+        raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not a chat completion chunk.")
+    return chunk  # type: ignore[no-any-return]  # well_formed has looked
+
+
+def _silent() -> UpstreamError:
+    return UpstreamError(Kind.GARBAGE, "The upstream ended the stream without a token.")

@@ -5,13 +5,13 @@ what was delivered is the first to go out. `Trim` serves a continuation: the ups
 and goes on from it, but may repeat white space or the whole of it first.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from server.core.chunks import SUBSTANCE_FIELDS, TEXT_FIELDS, Chunk, has_substance
+from server.core.chunks import SUBSTANCE_FIELDS, TEXTS, Chunk, has_substance, index_of, says_anything, text_of
 from server.core.errors import Kind, UpstreamError
 
-Texts = dict[tuple[int, str], str]  # delivered text by choice and field of the delta
+Texts = dict[tuple[int, str], str]  # delivered text by choice and kind (chunks.TEXTS)
 
 MIN_OVERLAP = 12  # characters: a shorter repetition is more often style ("ha ha") than an echo
 MAX_OVERLAP = 2000  # characters of the delivered end that a user turn may have quoted back
@@ -26,7 +26,8 @@ class Suppression:
     """Verified prefix suppression: swallow exactly what was delivered, raise on anything else."""
 
     def __init__(self, delivered: Texts, finished: Mapping[int, str] | None = None) -> None:
-        self._left = {key: text for key, text in delivered.items() if text}
+        self._owed = {key: text for key, text in delivered.items() if text}  # not told again to its end yet
+        self._told = dict.fromkeys(self._owed, 0)  # characters of it (a position: cutting a long text is quadratic)
         self._finished = dict(finished or {})  # choices that had ended already: they must end again, and say no more
 
     def join(self, chunk: Chunk) -> list[Chunk]:
@@ -39,38 +40,53 @@ class Suppression:
         choices = [joined for choice in chunk["choices"] if (joined := self._join_choice(choice)) is not None]
         return [{**chunk, "choices": choices}] if choices else []
 
+    def end(self) -> list[Chunk]:
+        """Return nothing. Raises UpstreamError where the text ended inside the delivered prefix."""
+        if self._owed:
+            raise diverged()
+        return []
+
     def _join_choice(self, choice: dict[str, Any]) -> dict[str, Any] | None:
-        index, delta = choice.get("index", 0), dict(choice.get("delta") or {})
+        index, delta = index_of(choice), dict(choice.get("delta") or {})
         delta.pop("role", None)
         crossed = False
-        for name in TEXT_FIELDS:
-            text, left = delta.get(name), self._left.get((index, name))
-            if not text or not left:
-                continue
-            if len(text) <= len(left):
-                if not left.startswith(text):
-                    raise diverged()
-                self._left[index, name] = left[len(text) :]
-                del delta[name]
-            else:
-                if not text.startswith(left):
-                    raise diverged()
-                del self._left[index, name]
-                delta[name] = text[len(left) :]
-            crossed = True
+        for kind, names in TEXTS.items():
+            if (index, kind) in self._owed and (text := text_of(delta, kind)):
+                crossed = True
+                beyond = self._beyond((index, kind), text)
+                for name in names:
+                    if delta.pop(name, None) and beyond:
+                        delta[name] = beyond
         joined = {**choice, "delta": delta}
-        if has_substance(joined) and self._owes(index):
-            raise diverged()  # something new before all of the old has been told again
-        if index in self._finished and has_substance(joined):
-            if any(delta.get(name) for name in SUBSTANCE_FIELDS) or joined["finish_reason"] != self._finished[index]:
-                raise diverged()
+        if self._owes(index):
+            if has_substance(joined):
+                raise diverged()  # something new, or the end, before all of the old has been told again
+            return None
+        if index in self._finished:
+            self._verify_finish(index, joined)
             return None
         if crossed:
             joined.pop("logprobs", None)  # they describe tokens of which a part was delivered before
-        return joined if has_substance(joined) else None
+            return joined if has_substance(joined) else None
+        return joined if says_anything(joined) else None
+
+    def _beyond(self, key: tuple[int, str], text: object) -> str:
+        """Return what of `text` lies beyond the delivered one. Raises UpstreamError where it differs before that."""
+        owed, told = self._owed[key], self._told[key]
+        if not isinstance(text, str) or not (owed.startswith(text, told) or text.startswith(owed[told:])):
+            raise diverged()
+        self._told[key] = told + len(text)
+        if self._told[key] >= len(owed):
+            del self._owed[key]
+        return text[len(owed) - told :]
 
     def _owes(self, index: int) -> bool:
-        return any(text for (choice, _), text in self._left.items() if choice == index)
+        return any(choice == index for choice, _ in self._owed)
+
+    def _verify_finish(self, index: int, choice: dict[str, Any]) -> None:
+        reason = choice.get("finish_reason") or self._finished[index]
+        if reason != self._finished[index] or any(choice["delta"].get(name) for name in SUBSTANCE_FIELDS):
+            raise diverged()
 
 
 class Trim:
@@ -82,41 +98,60 @@ class Trim:
     """
 
     def __init__(self, delivered: str, stripped: str = "", *, echo: bool = False, turn: bool = False) -> None:
-        self._candidates = [delivered] if (echo or turn) and len(delivered) >= MIN_OVERLAP else []
+        prefill = delivered.removesuffix(stripped)
+        starts: set[int] = set()
+        if (echo or turn) and len(prefill) >= MIN_OVERLAP:
+            starts.add(0)
         if turn:
-            tail = delivered[-MAX_OVERLAP:]
-            self._candidates += [tail[start:] for start in range(len(tail) - MIN_OVERLAP + 1)]
-        if stripped:
-            self._candidates += [stripped[start:] for start in range(len(stripped))]
-        self._pending = ""
-        self._open = bool(self._candidates)
+            starts.update(range(max(0, len(prefill) - MAX_OVERLAP), len(prefill) - MIN_OVERLAP + 1))
+        self._prefill = _Overlap(prefill, starts)
+        self._space = _Overlap(stripped, range(len(stripped)))
+        self._last: Chunk = {}
 
     def join(self, chunk: Chunk) -> list[Chunk]:
         """Return what of `chunk` is new; text that may still turn out to be a repetition is held back."""
-        if not self._open:
-            return [_without_role(chunk)]
-        choice = chunk["choices"][0]
-        delta = choice.get("delta") or {}
-        text = self._feed(delta.get("content") or "", final=bool(choice.get("finish_reason")))
-        joined = {**choice, "delta": {**delta, "content": text}}
-        joined["delta"].pop("role", None)
-        joined.pop("logprobs", None)
-        return [{**chunk, "choices": [joined]}] if has_substance(joined) else []
+        self._last, choice = chunk, chunk["choices"][0]
+        delta = {name: value for name, value in (choice.get("delta") or {}).items() if name != "role"}
+        content = delta.get("content")
+        text = content if isinstance(content, str) else ""
+        new = self._take(text, final=bool(choice.get("finish_reason")))
+        joined = {**choice, "delta": delta}
+        if new != text:
+            delta["content"] = new
+            joined.pop("logprobs", None)
+        return [{**chunk, "choices": [joined]}] if says_anything(joined) else []
 
-    def _feed(self, text: str, *, final: bool) -> str:
+    def end(self) -> list[Chunk]:
+        """Return what was held back, where the upstream ended without a finish reason."""
+        text = self._take("", final=True)
+        return [{**self._last, "choices": [{"index": 0, "delta": {"content": text}}]}] if text else []
+
+    def _take(self, text: str, *, final: bool) -> str:
+        return self._space.take(self._prefill.take(text, final=final), final=final)
+
+
+class _Overlap:
+    """Takes the longest of some ends of `told` (from `starts` on) away from the start of what follows."""
+
+    def __init__(self, told: str, starts: Iterable[int]) -> None:
+        self._told = told
+        self._starts = list(starts)  # of the ends that may still come whole
+        self._pending = ""
+        self._overlap = 0
+
+    def take(self, text: str, *, final: bool) -> str:
+        """Return what is new. Text is held back while it may grow into a repetition, and not if it is `final`."""
+        if not self._starts:
+            return text
         self._pending += text
-        if not final and any(
-            len(one) > len(self._pending) and one.startswith(self._pending) for one in self._candidates
-        ):
+        told, length = self._told, len(self._pending)
+        for start in self._starts:
+            if len(told) - start <= length and self._pending.startswith(told[start:]):
+                self._overlap = max(self._overlap, len(told) - start)
+        self._starts = [
+            start for start in self._starts if len(told) - start > length and told.startswith(self._pending, start)
+        ]
+        if self._starts and not final:
             return ""
-        self._open = False
-        overlap = max((len(one) for one in self._candidates if self._pending.startswith(one)), default=0)
-        return self._pending[overlap:]
-
-
-def _without_role(chunk: Chunk) -> Chunk:
-    choice = chunk["choices"][0]
-    delta = choice.get("delta") or {}
-    if "role" not in delta:
-        return chunk
-    return {**chunk, "choices": [{**choice, "delta": {k: v for k, v in delta.items() if k != "role"}}]}
+        self._starts = []
+        return self._pending[self._overlap :]

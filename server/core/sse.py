@@ -6,6 +6,7 @@ incremental to the byte, so an event (or a character) that is split across reads
 
 from typing import NamedTuple
 
+BOM = b"\xef\xbb\xbf"
 HEARTBEAT = b": hb\n"  # no blank line after it: it would dispatch an empty event after an `id:`
 MAX_EVENT_BYTES = 4 * 1024 * 1024  # an event that is still not whole after this is garbage, not a token
 
@@ -23,7 +24,7 @@ class EventTooLargeError(ValueError):
 
 
 def frame(seq: int, data: bytes, event: bytes = b"") -> bytes:
-    """Return one event block, `event:` first, for record `seq`."""
+    r"""Return one event block, `event:` first, for record `seq`. No \r in `data`: every decoder ends a line there."""
     head = b"event: %b\nid: %d\n" % (event, seq) if event else b"id: %d\n" % seq
     if b"\n" in data:
         return b"%bdata: %b\n\n" % (head, data.replace(b"\n", b"\ndata: "))
@@ -39,78 +40,76 @@ class Decoder:
     """Bytes in, whole events out; an incomplete event at the end of input is never dispatched."""
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
-        self._rest = b""
+        self.retry: int | None = None  # the reconnection time that the stream asked for last, in milliseconds
         self._max = max_event_bytes
-        self._at_start = True
-        self._retry: int | None = None
+        self._bom: bytes | None = b""  # what has come of a byte order mark; None past the start
         self._skip_lf = False  # the last read ended in \r: a \n that follows belongs to the same line end
+        self._line = bytearray()  # the line that is not whole yet
+        self._data: list[bytes] = []  # of the event that is not whole yet, as are these:
+        self._more = 0  # bytes in `_data` after its first line
+        self._type = b""
+        self._id: bytes | None = None
 
     def feed(self, chunk: bytes) -> list[Event]:
         """Return the events that `chunk` completes.
 
         Raises:
-            EventTooLargeError: an event is past the bound.
+            EventTooLargeError: an event is past the bound. The events before it have been returned.
 
         """
-        if not chunk:
-            return []
-        buffer = self._rest + chunk if self._rest else chunk
-        if self._at_start:
-            if len(buffer) < 3 and b"\xef\xbb\xbf".startswith(buffer):
-                self._rest = buffer
-                return []
-            self._at_start = False
-            buffer = buffer.removeprefix(b"\xef\xbb\xbf")
+        if self._bom is not None:
+            chunk = self._without_bom(chunk)
         if b"\r" in chunk or self._skip_lf:
-            buffer = self._normalised(buffer)
-        blocks = buffer.split(b"\n\n")
-        self._rest = blocks.pop()
-        if len(self._rest) > self._max:
+            chunk = self._normalised(chunk)
+        lines = chunk.split(b"\n")  # by one byte: splitting by the two that end an event costs four times as much
+        events: list[Event] = []
+        if len(lines) > 1 and self._line:
+            lines[0] = b"".join((self._line, lines[0]))
+            self._line.clear()
+        self._line += lines.pop()
+        data = self._data
+        for line in lines:
+            # Nearly every event of an LLM's stream is one such line and an empty one: keep it to a few look-ups.
+            if line.startswith(b"data: ") and not data:
+                data.append(line[6:])
+            elif line:
+                self._field(line)
+            else:
+                if data:
+                    events.append(Event(self._type, b"\n".join(data), self._id))
+                    data.clear()
+                self._type, self._id, self._more = b"", None, 0
+        if not events and len(self._line) + (len(data[0]) if data else 0) + self._more > self._max:
             raise EventTooLargeError(f"an event is larger than {self._max} bytes")
-        events = []
-        for block in blocks:
-            # Nearly every block of an LLM's stream is this one line: keep it to two look-ups.
-            if block.startswith(b"data: ") and b"\n" not in block:
-                events.append(Event(b"", block[6:], None))
-            elif (event := self._parse(block)) is not None:
-                events.append(event)
         return events
 
-    @property
-    def retry(self) -> int | None:
-        """The reconnection time that the stream asked for last, in milliseconds; also if no event followed it."""
-        for line in self._rest.split(b"\n")[:-1]:
-            self._take_retry(line)
-        return self._retry
-
-    def _take_retry(self, line: bytes) -> None:
+    def _field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")
-        if name == b"retry" and (digits := value.removeprefix(b" ")).isdigit() and len(digits) < 10:
-            self._retry = int(digits)
+        value = value.removeprefix(b" ")
+        if name == b"data":
+            self._more += len(value) + 1 if self._data else 0
+            self._data.append(value)
+        elif name == b"event":
+            self._type = value
+        elif name == b"id" and b"\0" not in value:
+            self._id = value
+        elif name == b"retry" and value.isdigit() and len(value) < 10:
+            self.retry = int(value)
 
-    def _parse(self, block: bytes) -> Event | None:
-        """Return the event of one block of lines, or None where the block has no data (comments, `retry:`)."""
-        kind, identity, data = b"", None, []
-        for line in block.split(b"\n"):
-            name, colon, value = line.partition(b":")
-            if colon:
-                value = value.removeprefix(b" ")
-            if name == b"data":
-                data.append(value)
-            elif name == b"event":
-                kind = value
-            elif name == b"id" and b"\0" not in value:
-                identity = value
-            elif name == b"retry":
-                self._take_retry(line)
-        return Event(kind, b"\n".join(data), identity) if data else None
+    def _without_bom(self, chunk: bytes) -> bytes:
+        """Return the start of the stream without its byte order mark; empty while it is not known to be one."""
+        start = (self._bom or b"") + chunk
+        if len(start) < len(BOM) and BOM.startswith(start):
+            self._bom = start
+            return b""
+        self._bom = None
+        return start.removeprefix(BOM)
 
-    def _normalised(self, buffer: bytes) -> bytes:
-        r"""Return `buffer` with every line end as \n. A last \r ends its line now; a \n after it is skipped."""
+    def _normalised(self, chunk: bytes) -> bytes:
+        r"""Return `chunk` with every line end as \n. A last \r ends its line now; a \n after it is skipped."""
+        if not chunk:
+            return chunk
         if self._skip_lf:
-            # `_rest` was left without a trailing \r, so the \n in question is the first byte of what is new.
-            at = len(self._rest)
-            if buffer[at : at + 1] == b"\n":
-                buffer = buffer[:at] + buffer[at + 1 :]
-        self._skip_lf = buffer.endswith(b"\r")
-        return buffer.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            chunk = chunk.removeprefix(b"\n")
+        self._skip_lf = chunk.endswith(b"\r")
+        return chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from server.core.chunks import CALL_FIELDS, REASONING_FIELDS, Chunk, identity
+from server.core.chunks import ONCE_FIELDS, REASONING_FIELDS, Chunk, identity, index_of
 from server.core.usage import measured
 
 
@@ -15,7 +15,7 @@ class Transcript:
         self.tokens = 0  # content chunks, as the native protocol counts them
         self.finish: dict[int, str] = {}  # finish reason by choice
         self.reasoning = False
-        self.calls = False
+        self.calls = False  # something that must not be told twice: tool calls, audio
         self.usage: dict[str, Any] | None = None  # of the attempt that is running
         self.usage_shown = False  # the upstream's own usage chunk has gone out
 
@@ -33,24 +33,33 @@ class Transcript:
         """Count one chunk."""
         if not self.first:
             self.first = identity(chunk) or {"id": ""}
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta")
-            if delta:
-                if delta.get("content"):
+        choices = chunk.get("choices")
+        for choice in choices or ():
+            if delta := choice.get("delta"):
+                content = delta.get("content")
+                if content:
                     self.tokens += 1
-                elif len(delta) > 1 or "content" not in delta:
-                    self.reasoning = self.reasoning or any(delta.get(name) for name in REASONING_FIELDS)
-                    self.calls = self.calls or any(delta.get(name) for name in CALL_FIELDS)
+                if not content or len(delta) > 1 or not isinstance(content, str):
+                    self._observe_rest(delta)
             if reason := choice.get("finish_reason"):
-                self.finish[choice.get("index", 0)] = reason
-        if chunk.get("usage"):
-            self.observe_usage(chunk["usage"])
+                self.finish[index_of(choice)] = reason
+        if usage := chunk.get("usage"):
+            self.observe_usage(usage)
+            self.usage_shown = self.usage_shown or not choices
+
+    def _observe_rest(self, delta: Chunk) -> None:
+        """Look at what is in a delta beside a text."""
+        # Content that is a list of parts (Mistral's) holds reasoning as well, and cannot be continued as a text.
+        parts = not isinstance(delta.get("content") or "", str)
+        self.reasoning = self.reasoning or parts or any(delta.get(name) for name in REASONING_FIELDS)
+        self.calls = self.calls or any(delta.get(name) for name in ONCE_FIELDS)
 
     def observe_whole(self, answer: Chunk) -> None:
         """Count a whole, non-streaming answer."""
-        for choice in answer.get("choices") or ():
+        choices = answer.get("choices")
+        for index, choice in enumerate(choices if isinstance(choices, list) else ()):
             if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
-                self.finish[choice.get("index", 0)] = choice["finish_reason"]
+                self.finish[index] = choice["finish_reason"]
         self.observe_usage(answer.get("usage"))
         self.tokens = (self.usage or {}).get("completion_tokens", 0)
 
