@@ -1,7 +1,9 @@
 """What a log holds: records, the facts that a stream starts with, and the facts that it ends with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
+
+import orjson
 
 from server.core.lifecycle import State
 
@@ -53,3 +55,34 @@ class Ending:
     error: dict[str, Any] | None = None
     status: int = 200  # what a client gets that was still waiting for the response to open
     retry_after: float | None = None  # seconds, for the same client
+
+
+# --- how a durable store keeps them: JSON objects that a newer version may add fields to -----------------------------
+
+
+def dump_birth(birth: Birth) -> bytes:
+    """Return everything but the body, which is kept as it is beside it."""
+    return orjson.dumps({one.name: getattr(birth, one.name) for one in fields(Birth) if one.name != "body"})
+
+
+def load_birth(facts: bytes, body: bytes) -> Birth:
+    """Return what `dump_birth` was given; fields of a newer version are passed over."""
+    known = _known(Birth, facts)
+    key = known.get("idempotency")
+    return Birth(**{**known, "body": body, "idempotency": (key[0], key[1]) if key else None})
+
+
+def dump_ending(ending: Ending) -> bytes:
+    """Return all of it."""
+    return orjson.dumps(ending)
+
+
+def load_ending(facts: bytes) -> Ending:
+    """Return what `dump_ending` was given; fields of a newer version are passed over."""
+    known = _known(Ending, facts)
+    return Ending(**{**known, "state": State(known["state"])})
+
+
+def _known(kind: type, facts: bytes) -> dict[str, Any]:
+    names = {one.name for one in fields(kind)}
+    return {name: value for name, value in orjson.loads(facts).items() if name in names}

@@ -1,0 +1,51 @@
+"""Group commit: what many streams write within a few milliseconds becomes durable together."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+Write = TypeVar("Write")
+
+
+class Batches(Generic[Write]):
+    """Gathers writes and commits them, one batch at a time, in the order in which they were put.
+
+    At most one batch begins in `window` seconds: with commits that are quick, batches would otherwise be small, and
+    each costs a hand-over to a thread or a server. A write that comes after a quiet time does not wait.
+    `commit` answers every write of its batch itself and does not raise.
+    """
+
+    def __init__(self, commit: Callable[[list[Write]], Awaitable[None]], window: float) -> None:
+        self._commit = commit
+        self._window = window
+        self._loop = asyncio.get_running_loop()
+        self._waiting: list[Write] = []
+        self._running: asyncio.Task[None] | None = None
+        self._began = -window
+
+    def put(self, write: Write) -> None:
+        """Add one write to the next batch."""
+        self._waiting.append(write)
+        if self._running is None and len(self._waiting) == 1:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._loop.call_at(max(self._loop.time(), self._began + self._window), self._begin)
+
+    def _begin(self) -> None:
+        self._began = self._loop.time()
+        batch, self._waiting = self._waiting, []
+        self._running = self._loop.create_task(self._run(batch), name="store batch")
+
+    async def _run(self, batch: list[Write]) -> None:
+        try:
+            await self._commit(batch)
+        finally:
+            self._running = None
+            if self._waiting:
+                self._schedule()
+
+    async def flush(self) -> None:
+        """Wait until everything that was put has been committed."""
+        while self._waiting or self._running is not None:
+            await asyncio.sleep(self._window)
