@@ -1,0 +1,109 @@
+"""Running tools: whatever one does, there is a result in time, and the gateway goes on."""
+
+import asyncio
+
+import pytest
+import tool_examples
+
+from server.config import Tools
+from server.tools.bounded import Bounds, Result, cut
+from server.tools.tool import from_function
+
+
+async def run(name: str, **limits: float) -> Result:
+    """Run one tool of the examples."""
+    return await Bounds(Tools(**limits)).run(from_function(name, getattr(tool_examples, name)), {})
+
+
+@pytest.mark.parametrize("name", ["fail", "fail_in_thread"])
+async def test_an_exception_is_a_result(name: str) -> None:
+    """What a tool raises becomes an error that the model can read, with the time it took."""
+    result = await run(name)
+    assert (result.content, result.error) == (None, "LookupError: nothing there")
+    assert result.duration_ms >= 0
+    assert result.fields().keys() == {"error", "duration_ms"}
+
+
+@pytest.mark.parametrize("name", ["leave", "leave_in_thread", "stop_iteration", "cancel"])
+async def test_what_is_no_ordinary_exception(name: str) -> None:
+    """sys.exit, StopIteration and a cancellation of its own are results too: neither stream nor process ends."""
+    result = await run(name, timeout=20.0)
+    assert result.error is not None
+    assert "within" not in result.error
+
+
+@pytest.mark.parametrize("name", ["hang", "hang_on", "hang_in_thread"])
+async def test_a_tool_that_hangs(name: str) -> None:
+    """After the timeout there is an error, also from a tool that swallows its cancellation or blocks a thread."""
+    tool_examples.RELEASED.clear()
+    before = asyncio.all_tasks()
+    try:
+        result = await run(name, timeout=0.05)
+        assert result.error == "The tool gave no result within 0.05 seconds."
+    finally:
+        tool_examples.RELEASED.set()
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def test_concurrency() -> None:
+    """No more than max_concurrency run at once, and all get their turn."""
+    running, most = 0, 0
+
+    async def work() -> str:
+        """Count."""
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+        return "ok"
+
+    bounds, tool = Bounds(Tools(max_concurrency=3)), from_function("work", work)
+    results = await asyncio.gather(*(bounds.run(tool, {}) for _ in range(10)))
+    assert [result.content for result in results] == ["ok"] * 10
+    assert most == 3
+
+
+async def test_a_hanging_thread_keeps_its_place() -> None:
+    """A thread cannot be stopped, so its place is taken until it ends; then others run again."""
+    tool_examples.RELEASED.clear()
+    bounds = Bounds(Tools(max_concurrency=1, timeout=0.05))
+    hang, add = (from_function(name, getattr(tool_examples, name)) for name in ("hang_in_thread", "add"))
+    await bounds.run(hang, {})
+    assert (await bounds.run(add, {"x": 1})).error == "The tool had no free place to run within 0.05 seconds."
+    tool_examples.RELEASED.set()
+    async with asyncio.timeout(10):
+        while (await bounds.run(add, {"x": 1})).content != "2":
+            pass
+
+
+async def test_cancelling_the_caller() -> None:
+    """A stream that is cancelled lets go of its tool at once, and the place is free again."""
+    bounds = Bounds(Tools(max_concurrency=1))
+    task = asyncio.create_task(bounds.run(from_function("hang", tool_examples.hang), {}))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await bounds.run(from_function("add", tool_examples.add), {"x": 1})).content == "2"
+
+
+async def test_a_huge_result() -> None:
+    """A result over max_result_bytes is cut between characters, and says so within the bound."""
+    result = await run("huge", max_result_bytes=1000)
+    assert result.content is not None
+    assert len(result.content.encode()) <= 1000
+    assert result.content.endswith("ü … [cut: 1000000 bytes in all]")
+
+
+async def test_surrogates() -> None:
+    """A text that UTF-8 cannot say is made sayable: the log takes UTF-8 only."""
+    assert (await run("surrogate")).content == "a?b"
+
+
+def test_cut() -> None:
+    """A text within the bound is whole; a bound too small for the note still holds."""
+    assert cut("abc", 3) == "abc"
+    assert len(cut("ü" * 100, 5).encode()) <= 5
