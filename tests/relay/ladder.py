@@ -1,0 +1,36 @@
+"""A gateway in this process in front of one provider that plays several upstreams: `one`, `two`, `three`."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from gateway import InProcess, in_process
+from provider import Provider
+
+NAMES = ("one", "two", "three")
+TEXT20 = "".join(f"tok{i} " for i in range(20))
+TEXT60 = "".join(f"tok{i} " for i in range(60))
+
+
+@asynccontextmanager
+async def ladder(
+    provider: Provider, model: str, *, targets: int = 2, one: Any = None, two: Any = None, **tables: Any
+) -> AsyncIterator[InProcess]:
+    """Run a gateway whose `model` goes to `one/{model}-1`, then `two/{model}-2`, …; `one` and `two` add settings."""
+    extra = {"one": one or {}, "two": two or {}}
+    recovery = {"strategy": "auto", "backoff": 0.01, **tables.pop("recovery", {})}
+    upstreams = [{"name": name, "base_url": provider.url, **extra.get(name, {})} for name in NAMES[:targets]]
+    route = [f"{name}/{model}-{number}" for number, name in enumerate(NAMES[:targets], 1)]
+    models = [{"name": model, "targets": route}]
+    async with in_process(provider.url, recovery=recovery, upstreams=upstreams, models=models, **tables) as running:
+        yield running
+
+
+async def attempts(provider: Provider, model: str, targets: int = 2) -> list[int]:
+    """Return how many requests each target has seen."""
+    return [len(await provider.seen(f"{model}-{number}")) for number in range(1, targets + 1)]
+
+
+def metric(gateway: InProcess, name: str, **labels: str) -> float:
+    """Return a sample of the gateway's metrics; 0 where it has none."""
+    return gateway.app.metrics.registry.get_sample_value(name, labels) or 0.0

@@ -1,0 +1,113 @@
+"""Hedging: a second target beside a slow one, and never a mixed text."""
+
+import asyncio
+import time
+
+from ladder import TEXT20, attempts, ladder
+from wire import Client, complete, texts, until
+
+HEDGED = {"hedge_after": 0.15}
+
+
+async def closed(provider, model: str) -> float:
+    """Wait until the gateway has closed its one request at this target; return when."""
+
+    async def found() -> float | None:
+        return (await provider.seen(model))[0]["closed_by_client_at"]
+
+    return await until(found)
+
+
+async def test_late_first_token(provider, model) -> None:
+    """The next target is asked beside a late one, wins, and the late one is closed at once."""
+    await provider.script(f"{model}-1", {"ttft": 30})
+    await provider.script(f"{model}-2", {"rate": 40})
+    async with ladder(provider, model, recovery=HEDGED) as gateway:
+        answer = await complete(gateway.root, model)
+        assert "".join(texts(answer.events)) == TEXT20
+        assert answer.headers["x-sluiceway-target"] == f"two/{model}-2"
+        [won] = await provider.seen(f"{model}-2")
+        assert await closed(provider, f"{model}-1") - won["first_token_at"] < 0.2
+    assert await attempts(provider, model) == [1, 1]
+
+
+async def test_first_still_wins(provider, model) -> None:
+    """The first target may win after the second was asked; then the second is closed."""
+    await provider.script(f"{model}-1", {"ttft": 0.5, "rate": 40})
+    await provider.script(f"{model}-2", {"ttft": 30})
+    async with ladder(provider, model, recovery=HEDGED) as gateway:
+        answer = await complete(gateway.root, model)
+        assert "".join(texts(answer.events)) == TEXT20
+        assert answer.headers["x-sluiceway-target"] == f"one/{model}-1"
+        await closed(provider, f"{model}-2")
+    assert await attempts(provider, model) == [1, 1]
+
+
+async def test_fast_target_is_alone(provider, model) -> None:
+    """A first token in time asks nobody else, however long the stream is."""
+    await provider.script(f"{model}-1", {"rate": 20})
+    async with ladder(provider, model, recovery={"hedge_after": 0.5}) as gateway:
+        assert "".join(texts((await complete(gateway.root, model)).events)) == TEXT20
+    assert await attempts(provider, model) == [1, 0]
+
+
+async def test_one_of_two_fails(provider, model) -> None:
+    """A failure of one of the two, first or second, leaves the other running."""
+    for number, broken in enumerate([{"status": 500, "headers_after": 0.4}, {"status": 500}], 1):
+        name = f"{model}-{number}"
+        slow = {"ttft": 0.8}
+        await provider.script(f"{name}-1", broken if number == 1 else slow)
+        await provider.script(f"{name}-2", slow if number == 1 else broken)
+        async with ladder(provider, name, recovery=HEDGED) as gateway:
+            assert "".join(texts((await complete(gateway.root, name)).events)) == TEXT20
+        assert await attempts(provider, name) == [1, 1]
+
+
+async def test_both_fail(provider, model) -> None:
+    """When both fail the ladder goes on, with both attempts counted and the first cause kept."""
+    await provider.script(f"{model}-1", {"status": 503, "headers_after": 0.4})
+    await provider.script(f"{model}-2", {"status": 500, "headers_after": 0.4})
+    recovery = {**HEDGED, "max_retries": 0}
+    async with ladder(provider, model, recovery=recovery) as gateway:
+        assert (await complete(gateway.root, model)).status == 503
+    assert await attempts(provider, model) == [1, 1]
+
+
+async def test_winner_is_cut(provider, model) -> None:
+    """When the winner is cut later on, the loser may be asked again, and the text is whole."""
+    await provider.script(f"{model}-1", {"ttft": 30}, {})
+    await provider.script(f"{model}-2", {"cut_after": 7})
+    async with ladder(provider, model, recovery=HEDGED) as gateway:
+        answer = await complete(gateway.root, model)
+    assert "".join(texts(answer.events)) == TEXT20
+    assert [event.id for event in answer.events] == list(range(1, len(answer.events) + 1))
+
+
+async def test_client_leaves(provider, model) -> None:
+    """A client that leaves while two targets are asked ends both at once."""
+    for number in (1, 2):
+        await provider.script(f"{model}-{number}", {"never_answer": True})
+    async with ladder(provider, model, recovery=HEDGED) as gateway, Client(gateway.root) as client:
+        await client.complete(model)
+        await until(lambda: provider.seen(f"{model}-2"))
+        left = time.monotonic()
+        client.leave()
+        times = await asyncio.gather(*(closed(provider, f"{model}-{number}") for number in (1, 2)))
+        assert max(times) - left < 1.0
+
+
+async def test_whole_call_is_not_hedged(provider, model) -> None:
+    """A call that is not streamed has no first token to be late."""
+    await provider.script(f"{model}-1", {"headers_after": 0.5})
+    async with ladder(provider, model, recovery=HEDGED) as gateway:
+        answer = await complete(gateway.root, model, stream=False)
+    assert answer.status == 200
+    assert await attempts(provider, model) == [1, 0]
+
+
+async def test_nobody_to_ask(provider, model) -> None:
+    """With one target hedging changes nothing."""
+    await provider.script(f"{model}-1", {"ttft": 0.5})
+    async with ladder(provider, model, targets=1, recovery=HEDGED) as gateway:
+        assert "".join(texts((await complete(gateway.root, model)).events)) == TEXT20
+    assert await attempts(provider, model, 1) == [1]
