@@ -5,14 +5,14 @@ Explicit transport-level flow control: kernel buffers are bounded (`listener.py`
 """
 
 import asyncio
-import socket
-import struct
 import time
+from collections.abc import Awaitable
 from typing import Literal
 
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
+from server.api.tcp import AckClock, cut, mind_own_clock, unanswered
 from server.config import Flow
 from server.core.forms import frames
 from server.core.sse import HEARTBEAT, retry
@@ -21,10 +21,8 @@ from server.stream import Stream
 from server.telemetry.metrics import Metrics
 
 READ_BYTES = 16_384  # of the log at once: what fits the transport without waiting
-CLOSE_TIMEOUT = 5.0  # seconds for the last chunk
-TCP_INFO = 11
-BYTES_ACKED = struct.Struct("=120xQ")  # struct tcp_info: tcpi_bytes_acked is the 64-bit counter at 120 (linux/tcp.h)
-
+VANISHED = 30.0  # seconds without any answer until a client counts as gone (its network is)
+WATCH_INTERVAL = 5.0  # seconds between two looks at that
 
 Leaving = Literal["gone", "stalled", "ended"]
 
@@ -62,31 +60,21 @@ class Delivery:
                 heartbeat = group.create_task(self._heartbeat())
                 await self._follow()
                 heartbeat.cancel()
-                async with asyncio.timeout(CLOSE_TIMEOUT):
-                    await response.write_eof()
+                await self._patiently(response.write_eof())
         except* StalledClientError:
             leaving = "stalled"
-        except* (ConnectionError, TimeoutError):
+        except* ConnectionError:
             leaving = "gone"
         if leaving != "ended":
-            self._reset()
+            cut(self._request.transport)
         return leaving
-
-    def _reset(self) -> None:
-        """Cut the connection with a RST: a FIN queues behind what a client does not read, so it would never learn."""
-        transport = self._request.transport
-        if transport is None:
-            return
-        sock = transport.get_extra_info("socket")
-        if sock is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        transport.abort()
 
     async def _open(self, response: web.StreamResponse) -> None:
         self.offset = await self._stream.log.offset(self.cursor)
         writer = await response.prepare(self._request)
         assert isinstance(writer, StreamWriter)
         self._writer = writer
+        mind_own_clock(self._request.transport)
 
     async def push(self, data: bytes, tail: int, offset: int) -> None:
         """Write frames in the relay's own turn. If they fill the transport, the delivery's own task takes over."""
@@ -133,24 +121,30 @@ class Delivery:
         await self._writer.write(data, drain=False)
 
     async def _drain(self) -> None:
-        """Wait for the transport to take more, as long as the client acknowledges anything.
-
-        One `drain()` only: after a timed-out one, aiohttp's next drain raises a spurious CancelledError.
-        """
+        """Wait for the transport to take more. Once only: after a timed-out `drain()` aiohttp's next one misfires."""
         started = time.monotonic()
-        clock = _AckClock(self._request, self._flow.drain_timeout)
         try:
-            async with clock.running():
-                await self._writer.drain()
-        except TimeoutError:
-            raise StalledClientError from None
+            await self._patiently(self._writer.drain())
         finally:
             self._metrics.drain.observe(time.monotonic() - started)
         if self._request.transport is None or self._request.transport.is_closing():
             raise ConnectionResetError("the client has gone")  # a drain that the loss woke returns silently
 
+    async def _patiently(self, write: Awaitable[None]) -> None:
+        """Wait for a write as long as the client acknowledges anything within `drain_timeout`, to the last byte."""
+        request = self._request
+        clock = AckClock(request.transport, lambda: request.protocol.writing_paused, self._flow.drain_timeout)
+        try:
+            async with clock.running():
+                await write
+        except TimeoutError:
+            raise StalledClientError from None
+
     async def _heartbeat(self) -> None:
-        """Write a comment whenever nothing has been written for an interval; only between events, never blocked."""
+        """Write a comment whenever nothing has been written for an interval; only between events, never blocked.
+
+        A response that opens with nothing to tell begins with one: aiohttp sends the head with the first write.
+        """
         interval = self._flow.heartbeat_interval
         while True:
             silence = self._loop.time() - self._wrote_at
@@ -160,7 +154,9 @@ class Delivery:
                 else:
                     await self._write(HEARTBEAT)
                 silence = 0.0
-            await asyncio.sleep(interval - silence)
+            await asyncio.sleep(min(interval - silence, WATCH_INTERVAL))
+            if unanswered(self._request.transport) >= VANISHED:
+                raise ConnectionResetError("the client has vanished")
 
     async def hang_up(self, milliseconds: int) -> None:
         """Tell the client when to come back and cut the connection without an end, so that it knows to."""
@@ -168,44 +164,3 @@ class Delivery:
             await self._write(retry(milliseconds))
         if self._request.transport is not None:
             self._request.transport.abort()
-
-
-class _AckClock:
-    """The drain timeout of one blocked write: any byte that the client acknowledges restarts it."""
-
-    def __init__(self, request: web.Request, limit: float) -> None:
-        self._request = request
-        self._limit = limit
-        self._poll = min(1.0, limit / 8)
-        self._loop = asyncio.get_running_loop()
-        self._acked = self._bytes_acked()
-        self._since = self._loop.time()
-        self._timeout = asyncio.timeout(None)
-        self._timer: asyncio.TimerHandle | None = None
-
-    def running(self) -> asyncio.Timeout:
-        """Return the context to wait in; it raises TimeoutError when the clock runs out or the peer is gone."""
-        self._timer = self._loop.call_later(self._poll, self._look)
-        return self._timeout
-
-    def _look(self) -> None:
-        transport, now, acked = self._request.transport, self._loop.time(), self._bytes_acked()
-        if acked != self._acked:
-            self._acked, self._since = acked, now
-        if transport is None or not self._request.protocol.writing_paused:
-            return
-        if now - self._since >= self._limit or transport.is_closing():
-            self._timeout.reschedule(now)
-        else:
-            self._timer = self._loop.call_later(min(self._poll, self._since + self._limit - now), self._look)
-
-    def _bytes_acked(self) -> int:
-        transport = self._request.transport
-        sock = transport.get_extra_info("socket") if transport is not None else None
-        if sock is None:
-            return 0
-        try:
-            acked: int = BYTES_ACKED.unpack(sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, BYTES_ACKED.size))[0]
-        except (OSError, struct.error):
-            return 0
-        return acked

@@ -1,0 +1,99 @@
+"""What the kernel knows of one client's connection: how far it has come, and whether anybody is still there.
+
+`struct tcp_info` and its offsets are those of linux/tcp.h; fields are only ever added at its end.
+"""
+
+import asyncio
+import socket
+import struct
+from collections.abc import Callable
+
+TCP_INFO = 11
+INFO_BYTES = 128
+BACKOFF = struct.Struct("=4xB")  # tcpi_backoff: doublings of the retransmission (or window probe) timer
+LAST_ACK = struct.Struct("=56xI")  # tcpi_last_ack_recv: milliseconds
+ACKED = struct.Struct("=120xQ")  # tcpi_bytes_acked
+RST_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+def bytes_acked(transport: asyncio.BaseTransport | None) -> int:
+    """Return how many bytes the client has acknowledged so far; 0 where nobody knows."""
+    info = _info(transport)
+    acked: int = ACKED.unpack_from(info)[0] if info else 0
+    return acked
+
+
+def unanswered(transport: asyncio.BaseTransport | None) -> float:
+    """Return for how many seconds something was sent again and again without an answer of any kind."""
+    info = _info(transport)
+    if not info or not BACKOFF.unpack_from(info)[0]:
+        return 0.0
+    return float(LAST_ACK.unpack_from(info)[0]) / 1000
+
+
+def cut(transport: asyncio.Transport | None) -> None:
+    """Cut a connection with a RST: a FIN queues behind what a client does not read, so it would never learn."""
+    if transport is None:
+        return
+    if (sock := _socket(transport)) is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST_ON_CLOSE)
+    transport.abort()
+
+
+def mind_own_clock(transport: asyncio.BaseTransport | None) -> None:
+    """Switch `TCP_USER_TIMEOUT` off for a connection whose client is watched from here.
+
+    While a window is smaller than the packet that waits for it, Linux counts that time as unanswered although the
+    client reads and acknowledges: a steady slow reader would be cut off after the timeout.
+    """
+    if (sock := _socket(transport)) is not None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+
+class AckClock:
+    """A timeout that any byte which the client acknowledges restarts, for one blocked write.
+
+    `blocked` says whether the write is still blocked; `limit` is in seconds.
+    """
+
+    def __init__(self, transport: asyncio.Transport | None, blocked: Callable[[], bool], limit: float) -> None:
+        self._transport = transport
+        self._blocked = blocked
+        self._limit = limit
+        self._poll = min(1.0, limit / 8)
+        self._loop = asyncio.get_running_loop()
+        self._acked = bytes_acked(transport)
+        self._since = self._loop.time()
+        self._timeout = asyncio.timeout(None)
+
+    def running(self) -> asyncio.Timeout:
+        """Return the context to wait in; it raises TimeoutError when the clock runs out or the client is gone."""
+        self._loop.call_later(self._poll, self._look)
+        return self._timeout
+
+    def _look(self) -> None:
+        if self._transport is None or not self._blocked():
+            return
+        now, acked = self._loop.time(), bytes_acked(self._transport)
+        if acked != self._acked:
+            self._acked, self._since = acked, now
+        if now - self._since >= self._limit or self._transport.is_closing():
+            self._timeout.reschedule(now)
+        else:
+            self._loop.call_later(min(self._poll, self._since + self._limit - now), self._look)
+
+
+def _socket(transport: asyncio.BaseTransport | None) -> socket.socket | None:
+    found: socket.socket | None = None if transport is None else transport.get_extra_info("socket")
+    return found
+
+
+def _info(transport: asyncio.BaseTransport | None) -> bytes:
+    sock = _socket(transport)
+    if sock is None:
+        return b""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, INFO_BYTES)
+    except OSError:
+        return b""  # closed, or no TCP
+    return info if len(info) == INFO_BYTES else b""
