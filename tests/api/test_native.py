@@ -1,7 +1,6 @@
 """POST /api/stream: native events on raw sockets, errors, resuming."""
 
 import asyncio
-import json
 import time
 
 import native
@@ -122,7 +121,7 @@ async def test_a_failure_releases_the_idempotency_key(provider, model) -> None:
     await provider.script(model, {"status": 500}, {"text": TEXT})
     headers = {"Idempotency-Key": "k1"}
     async with in_process(provider.url) as gateway:
-        assert (await native.ask(gateway.root, model, headers=headers)).status == 502 or True
+        assert (await native.ask(gateway.root, model, headers=headers)).status == 500
         first = await native.ask(gateway.root, model, headers=headers)
         second = await native.ask(gateway.root, model, headers=headers)
         other = await native.ask(gateway.root, model, headers=headers, temperature=1)
@@ -289,4 +288,4 @@ async def test_listed(provider, model) -> None:
         path = f"/v1/streams/{answer.headers['x-stream-id']}"
         state = (await wire.call(gateway.root, "GET", path, headers={"Accept": "application/json"})).json
     assert (state["state"], state["records"], state["error"]) == ("complete", 7, None)
-    assert json.loads(json.dumps(state))["usage"]["measured"] is True
+    assert state["usage"]["measured"] is True
