@@ -11,12 +11,14 @@ from aiohttp import web
 
 from server.api.access import Access
 from server.api.completions import Completions
+from server.api.console import Console
 from server.api.errors import middleware
 from server.api.listener import listen
 from server.api.native import Native
 from server.api.operations import Operations
 from server.api.protocol import Connection, connection_options
 from server.api.respond import Responder
+from server.api.stats import StatsPath
 from server.api.streams import StreamPaths
 from server.config import Settings
 from server.core.ports import Store, Strategy
@@ -79,11 +81,13 @@ class Gateway:
             self._servers.append(await loop.create_server(lambda: Connection(server, loop=loop, **options), sock=sock))
 
     def _application(self) -> web.Application:
-        rooms: list[Completions | Native | StreamPaths | Operations] = [
+        rooms: list[Completions | Native | StreamPaths | Operations | StatsPath | Console] = [
             Completions(self.streams, self.responder),
             Native(self.streams, self.responder),
             StreamPaths(self.streams, self.responder),
             Operations(self.streams, self.metrics),
+            StatsPath(self.streams, self.metrics.stats),
+            Console(),
         ]
         routes = [route for room in rooms for route in room.routes()]
         served = ", ".join(f"{route.method} {route.path}" for route in routes)

@@ -242,7 +242,7 @@ class Relay:
             raise
         finally:
             attempt.permit.settle(ok)
-            self._metrics.observe_phases(attempt.target.label, attempt.phases)
+            self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.birth)
 
     async def _spoke(self, attempt: Attempt) -> None:
         """Note an attempt's first token."""
@@ -255,7 +255,7 @@ class Relay:
         attempt.permit.answered()
         if self._ttft is None:
             self._ttft = time.monotonic() - self._accepted
-            self._metrics.ttft.labels(attempt.target.label).observe(self._ttft)
+            self._metrics.observe_ttft(attempt.target.label, self._ttft)
 
     # --- the ending --------------------------------------------------------------------------------------------
 

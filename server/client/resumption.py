@@ -161,7 +161,8 @@ class Resumption:
             return url
         for end, beside in CREATING.items():
             if url.path.endswith(end):
-                return url.copy_with(path=url.path.removesuffix(end) + beside + stream_id, query=None)
+                query = b"format=native" if self._native else None
+                return url.copy_with(path=url.path.removesuffix(end) + beside + stream_id, query=query)
         raise AssertionError("can_resume() was asked before")
 
 

@@ -68,8 +68,9 @@ export class StreamEvents extends EventTarget {
   async stop() {
     this.#stopping = true;
     if (!this.id) return; // as soon as it has a name
-    const url = new URL(`/v1/streams/${this.id}`, new URL(this.#url, globalThis.location?.href));
-    await fetch(`${url}?reason=stopped+by+the+user`, { method: "DELETE", headers: this.#headers });
+    const { origin, pathname } = new URL(this.#url, globalThis.location?.href);
+    const path = pathname.replace(/\/api\/stream$|\/v1\/streams\/[^/]+$/, `/v1/streams/${this.id}`);
+    await fetch(`${origin}${path}?reason=stopped+by+the+user`, { method: "DELETE", headers: this.#headers });
   }
 
   /** @param {RequestInit} init */

@@ -55,6 +55,11 @@ export function makeResumingFetch(options = {}) {
 /** For `new OpenAI({ fetch })`, Vercel's AI SDK and everything else that takes a `fetch`. */
 export const resumingFetch = makeResumingFetch();
 
+/** @returns {string} 128 random bits; `crypto.randomUUID` is missing on pages that were not fetched over TLS */
+export function randomKey() {
+  return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 /** @param {Request} request */
 function canResume(request) {
   const { pathname } = new URL(request.url);
@@ -94,7 +99,7 @@ class Resumption {
     this.#native = url.pathname.endsWith("/api/stream");
     this.#lastId = this.headers.get("last-event-id") ?? url.searchParams.get("after") ?? "";
     if (request.method === "POST") {
-      if (!this.headers.has("idempotency-key")) this.headers.set("idempotency-key", `resume-${crypto.randomUUID()}`);
+      if (!this.headers.has("idempotency-key")) this.headers.set("idempotency-key", `resume-${randomKey()}`);
       if (!this.headers.has("x-on-disconnect")) this.headers.set("x-on-disconnect", "continue");
     }
   }
@@ -313,7 +318,8 @@ class Resumption {
     for (const name of OWN_TO_POST) headers.delete(name);
     const init = { ...this.init, method: "DELETE", headers, body: undefined, keepalive: true };
     const signal = AbortSignal.timeout(2_000);
-    await this.settings.fetch(`${this.#url}?reason=closed+by+the+client`, { ...init, signal }).catch(() => {});
+    const url = `${this.#url.split("?")[0]}?reason=closed+by+the+client`;
+    await this.settings.fetch(url, { ...init, signal }).catch(() => {});
   }
 
   /** @returns {string} the ending of a stream that cannot be resumed, in its own form */
@@ -356,7 +362,9 @@ function streamUrl(request, streamId) {
   if (request.method === "GET") return request.url;
   const url = new URL(request.url);
   for (const [end, beside] of CREATING) {
-    if (url.pathname.endsWith(end)) return url.origin + url.pathname.slice(0, -end.length) + beside + streamId;
+    if (!url.pathname.endsWith(end)) continue;
+    const query = end === "/api/stream" ? "?format=native" : "";
+    return url.origin + url.pathname.slice(0, -end.length) + beside + streamId + query;
   }
   throw new Error("canResume() was asked before");
 }

@@ -7,7 +7,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from server.core.records import Birth
 from server.core.timing import Phases
+from server.telemetry.stats import Stats
 
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GAP_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -71,6 +73,7 @@ class Metrics:
                                 ["phase", "target"])  # fmt: skip
         self.drain = histogram("sluiceway_client_drain_seconds", "Seconds that a write to a client was blocked.",
                                TTFT_BUCKETS)  # fmt: skip
+        self.stats = Stats()
         self.gaps = GapHistogram()
         registry.register(self.gaps)
 
@@ -80,7 +83,14 @@ class Metrics:
         self.delivered = 0
         return generate_latest(self.registry)
 
-    def observe_phases(self, target: str, phases: Phases) -> None:
-        """Count the phases of one attempt."""
-        for phase, seconds in phases.durations().items():
+    def observe_ttft(self, target: str, seconds: float) -> None:
+        """Count one time to first token."""
+        self.ttft.labels(target).observe(seconds)
+        self.stats.first_token(seconds)
+
+    def observe_phases(self, target: str, phases: Phases, birth: Birth) -> None:
+        """Count the phases of one attempt of the stream with this birth."""
+        durations = phases.durations()
+        for phase, seconds in durations.items():
             self.phases.labels(phase, target).observe(seconds)
+        self.stats.attempt(birth.id, birth.owner, target, durations)

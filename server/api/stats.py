@@ -1,0 +1,32 @@
+"""`GET /api/stats`: what the console plots, as JSON. All times are in milliseconds, `at` in seconds since the epoch."""
+
+from aiohttp import web
+
+from server.api.access import OWNER
+from server.api.errors import json_response
+from server.streams import Streams
+from server.telemetry.stats import Stats
+
+
+class StatsPath:
+    """Percentiles of the last hour, the last attempts one by one, and the circuits."""
+
+    def __init__(self, streams: Streams, stats: Stats) -> None:
+        self._streams = streams
+        self._stats = stats
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return what is served here."""
+        return [web.get("/api/stats", self.read, allow_head=False)]
+
+    async def read(self, request: web.Request) -> web.StreamResponse:
+        """Return everything; the last attempts only of streams that the caller may see."""
+        owner = request[OWNER]
+        body = {
+            "unit": "ms",
+            "windows": self._stats.windows(),
+            "minutes": self._stats.minutes(),
+            "recent": self._stats.recent(lambda name: owner.admin or name == owner.name),
+            "breakers": {target: one.state for target, one in self._streams.upstreams.breakers.items()},
+        }
+        return json_response(body)

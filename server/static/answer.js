@@ -1,0 +1,126 @@
+/**
+ * How turns look. Whatever a model or a tool said becomes text nodes: nothing here makes markup of it.
+ *
+ * @typedef {Record<string, any> & { type: string }} Part an event of the native protocol; neighbouring tokens are one
+ */
+
+/**
+ * @param {string} name
+ * @param {string} [className]
+ * @param {...(Node | string)} children
+ */
+export function make(name, className = "", ...children) {
+  const made = document.createElement(name);
+  if (className) made.className = className;
+  made.append(...children);
+  return made;
+}
+
+/** @param {string} content */
+export function questionView(content) {
+  return make("li", "question", make("div", "text", content));
+}
+
+/** One answer: fed with events, which it also keeps in `parts`. */
+export class AnswerView {
+  #said = make("div", "text");
+  #foot = make("p", "foot");
+  /** @type {Text | null} tokens go to its end until something else comes between */
+  #text = null;
+  /** @type {Map<string, HTMLElement>} tool calls by id */
+  #calls = new Map();
+  #start = { target: "" };
+  #recoveries = 0;
+
+  /** @param {Part[]} parts what it holds already; grows */
+  constructor(parts) {
+    this.parts = parts;
+    this.element = make("li", "answer", this.#said, this.#foot);
+    for (const part of parts) this.#render(part);
+  }
+
+  /** @param {boolean} busy */
+  busy(busy) {
+    this.element.classList.toggle("busy", busy);
+    this.element.setAttribute("aria-busy", String(busy));
+  }
+
+  /** @param {Part} part */
+  add(part) {
+    const last = this.parts.at(-1);
+    if (part.type === "token" && last?.type === "token") last.content += part.content;
+    else this.parts.push(part.type === "token" ? { type: "token", content: part.content } : part);
+    this.#render(part);
+  }
+
+  /** @param {Part} part */
+  #render(part) {
+    if (part.type === "token") return this.#token(part.content);
+    if (part.type === "start") this.#start.target = part.target ?? "";
+    else if (part.type === "done") this.#done(part);
+    else if (part.type === "tool_result") this.#result(part);
+    else this.#between(this.#mark(part));
+  }
+
+  /** @param {string} content */
+  #token(content) {
+    if (!this.#text) {
+      this.#text = document.createTextNode("");
+      this.#said.append(this.#text);
+    }
+    this.#text.appendData(content);
+  }
+
+  /** @param {HTMLElement} mark */
+  #between(mark) {
+    this.#text = null;
+    this.#said.append(mark);
+  }
+
+  /** @param {Part} part */
+  #mark(part) {
+    if (part.type === "tool_call") return this.#call(part);
+    if (part.type === "recovery") {
+      this.#recoveries += 1;
+      const seam = part.exact ? "" : ", the seam may show";
+      const mark = make("span", "mark recovery", "⟲");
+      mark.title = `Recovered here: ${part.strategy} on ${part.target} after ${part.reason}${seam}`;
+      mark.append(make("span", "detail", ` ${part.strategy} · ${part.target} · ${part.reason}${seam}`));
+      return mark;
+    }
+    if (part.type === "gap") return make("p", "mark", `Events ${part.requested} to ${part.earliest} are lost.`);
+    if (part.code === "cancelled") return make("p", "mark", "Stopped.");
+    return make("p", "mark failed", `${part.message} (${part.code})`);
+  }
+
+  /** @param {Part} part */
+  #call(part) {
+    const state = part.incomplete ? "incomplete" : part.error ? "arguments are not JSON" : "";
+    const head = make("summary", "", make("code", "", part.name), make("span", "state", state));
+    const given = part.arguments === null ? part.raw : JSON.stringify(part.arguments, null, 2);
+    const call = make("details", "tool", head, make("pre", "", given ?? ""));
+    if (part.id) this.#calls.set(part.id, call);
+    return call;
+  }
+
+  /** @param {Part} part */
+  #result(part) {
+    const call = this.#calls.get(part.id) ?? make("details", "tool", make("summary", "", make("code", "", part.name)));
+    const failed = part.error !== undefined && part.error !== null;
+    const words = failed ? part.error : part.content;
+    const text = typeof words === "string" ? words : JSON.stringify(words, null, 2);
+    const time = typeof part.duration_ms === "number" ? `${Math.round(part.duration_ms)} ms` : "";
+    call.querySelector("summary")?.append(make("span", failed ? "state failed" : "state", failed ? "failed" : time));
+    call.append(make("pre", failed ? "failed" : "", text));
+    if (!call.isConnected && !this.#calls.has(part.id)) this.#between(call);
+  }
+
+  /** @param {Part} part */
+  #done(part) {
+    const facts = [part.status === "complete" ? "" : `${part.status}: ${part.reason}`, this.#start.target];
+    if (part.token_count) facts.push(`${part.token_count} tokens`);
+    if (typeof part.ttft_ms === "number") facts.push(`first after ${Math.round(part.ttft_ms)} ms`);
+    if (this.#recoveries) facts.push(this.#recoveries === 1 ? "1 recovery" : `${this.#recoveries} recoveries`);
+    this.#foot.textContent = facts.filter(Boolean).join(" · ");
+  }
+}

@@ -1,0 +1,94 @@
+/** The gateway beside the chat: its streams, times and circuits, asked for while the page is looked at. */
+
+import { getJson } from "./access.js";
+import { make } from "./answer.js";
+import { PHASES, phasesPlot, ttftPlot } from "./plots.js";
+
+const EVERY = 2_000; // milliseconds
+const SHOWN = 12; // streams in the table, and requests in the plot
+const LIVE = ["starting", "streaming", "recovering"];
+
+const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
+/** @type {Map<string, { records: number, at: number }>} for the rate between two looks */
+let before = new Map();
+
+export function startGateway() {
+  element("phases-legend").replaceChildren(...PHASES.map((name) => make("span", `key ${name}`, name.replace("_", " "))));
+  void look();
+}
+
+async function look() {
+  try {
+    if (document.visibilityState === "visible") {
+      const [{ data }, stats] = await Promise.all([getJson("v1/streams"), getJson("api/stats")]);
+      showStreams(data);
+      showStats(stats);
+      document.body.classList.remove("away");
+    }
+  } catch {
+    document.body.classList.add("away"); // what is shown is old; the next look may succeed
+  }
+  setTimeout(look, EVERY);
+}
+
+/** @param {any[]} streams */
+function showStreams(streams) {
+  const newest = streams.sort((a, b) => b.created - a.created);
+  const live = newest.filter(({ state }) => LIVE.includes(state));
+  const shown = [...live, ...newest.filter(({ state }) => !LIVE.includes(state))].slice(0, SHOWN);
+  const now = Date.now() / 1000;
+  const rates = new Map();
+  element("streams-title").textContent = `Streams (${live.length} live)`;
+  element("streams").replaceChildren(...shown.map((stream) => {
+    const is = LIVE.includes(stream.state);
+    const last = before.get(stream.id) ?? { records: 0, at: stream.created };
+    const rate = is ? (stream.records - last.records) / Math.max(now - last.at, 0.001) : NaN;
+    rates.set(stream.id, { records: stream.records, at: now });
+    const state = stream.paused ? "paused" : stream.state;
+    const recovered = stream.recoveries ? ` ⟲${stream.recoveries}` : "";
+    const age = is ? now - stream.created : stream.last_activity - stream.created;
+    const cells = [
+      make("td", "id", stream.id.slice(-8)), make("td", "", stream.model),
+      make("td", "", make("span", `state ${state}`, state + recovered)), make("td", "number", seconds(age)),
+      make("td", "number", is ? rate.toFixed(1) : ""), make("td", "number", is ? bytes(stream.lag) : ""),
+      make("td", "number", is ? String(stream.readers) : ""),
+    ];
+    cells[0].title = `${stream.id} at ${stream.target}`;
+    return make("tr", is ? "live" : "", ...cells);
+  }));
+  if (!shown.length) {
+    const cell = /** @type {HTMLTableCellElement} */ (make("td", "none", "No streams yet."));
+    cell.colSpan = 7;
+    element("streams").replaceChildren(make("tr", "", cell));
+  }
+  before = rates;
+}
+
+/** @param {any} stats */
+function showStats(stats) {
+  const { ttft } = stats.windows["5m"];
+  const shown = ["p50", "p95", "p99"].map((name) => make("span", `key ${name}`, `${name} ${milliseconds(ttft[name])}`));
+  element("ttft-now").replaceChildren(...shown, make("span", "note", `last 5 min, ${ttft.count} requests`));
+  element("ttft").replaceChildren(ttftPlot(stats.minutes));
+  element("phases").replaceChildren(phasesPlot(stats.recent.slice(0, SHOWN)));
+  const circuits = Object.entries(stats.breakers).map(([target, state]) =>
+    make("li", "", make("span", `state ${state}`, String(state).replace("_", " ")), ` ${target}`));
+  element("circuits").replaceChildren(...(circuits.length ? circuits : [make("li", "none", "No target used yet.")]));
+}
+
+/** @param {number | null} value */
+export function milliseconds(value) {
+  if (value === null || value === undefined) return "–";
+  return value >= 1000 ? `${(value / 1000).toFixed(1)} s` : `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+}
+
+/** @param {number} value */
+function seconds(value) {
+  if (value < 60) return `${value.toFixed(1)} s`;
+  return value < 3600 ? `${Math.floor(value / 60)} min` : `${Math.floor(value / 3600)} h`;
+}
+
+/** @param {number} value */
+function bytes(value) {
+  return value < 1024 ? `${value} B` : `${(value / 1024).toFixed(1)} KB`;
+}
