@@ -12,6 +12,13 @@ class Deadline:
     that is already running looks at it when it fires and goes to sleep again if the deadline has moved away.
     """
 
+    __slots__ = (
+        "_loop",
+        "_timeout",
+        "_timer",
+        "at",
+    )
+
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._timeout = asyncio.timeout(None)

@@ -35,6 +35,23 @@ class Reader(Protocol):
 class Stream:
     """A log with its readers. `max_lag_bytes` is the high water, half of it the low one."""
 
+    __slots__ = (
+        "_max_bytes",
+        "_max_lag",
+        "_room",
+        "birth",
+        "ended",
+        "fault",
+        "held",
+        "log",
+        "opened",
+        "paused",
+        "readers",
+        "recoveries",
+        "state",
+        "target",
+    )
+
     def __init__(self, log: Log, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
         self.log = log
         self.birth = log.birth

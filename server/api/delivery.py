@@ -34,6 +34,20 @@ class StalledClientError(Exception):
 class Delivery:
     """A reader of a stream that writes to a `StreamResponse`. `cursor`: the last record that the client has."""
 
+    __slots__ = (
+        "_flow",
+        "_loop",
+        "_metrics",
+        "_request",
+        "_stream",
+        "_writer",
+        "_wrote_at",
+        "cursor",
+        "live",
+        "offset",
+        "wake",
+    )
+
     def __init__(self, request: web.Request, stream: Stream, cursor: int, flow: Flow, metrics: Metrics) -> None:
         self.cursor = cursor
         self.offset = 0

@@ -43,6 +43,19 @@ class Intake:
     `show_usage`: the client asked for the extra usage chunk. `seam`: set in a recovery.
     """
 
+    __slots__ = (
+        "_decoder",
+        "_held",
+        "_held_bytes",
+        "_seam",
+        "_show_usage",
+        "_transcript",
+        "done",
+        "failure",
+        "spoke",
+        "swallowed",
+    )
+
     def __init__(self, transcript: Transcript, *, show_usage: bool, seam: Seam | None = None) -> None:
         self._transcript = transcript
         self._show_usage = show_usage

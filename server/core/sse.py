@@ -39,6 +39,18 @@ def retry(milliseconds: int) -> bytes:
 class Decoder:
     """Bytes in, whole events out; an incomplete event at the end of input is never dispatched."""
 
+    __slots__ = (
+        "_bom",
+        "_data",
+        "_id",
+        "_line",
+        "_max",
+        "_more",
+        "_skip_lf",
+        "_type",
+        "retry",
+    )
+
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.retry: int | None = None  # the reconnection time that the stream asked for last, in milliseconds
         self._max = max_event_bytes

@@ -9,6 +9,17 @@ from server.core.usage import measured
 class Transcript:
     """Fed every chunk that is about to be delivered; O(1) memory a stream."""
 
+    __slots__ = (
+        "calls",
+        "choices",
+        "finish",
+        "first",
+        "reasoning",
+        "tokens",
+        "usage",
+        "usage_shown",
+    )
+
     def __init__(self, choices: int = 1) -> None:
         self.choices = choices
         self.first: Chunk = {}  # identity of the first delivered chunk
