@@ -160,6 +160,10 @@ def run_server(port: int) -> None:
     # machine ten times slower instead of faster.
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
+    # A prompt of which a part is cached is computed in other batches, which round differently: at temperature 0 the
+    # answer would depend on what was asked before.
+    params.cache_prompt = False
+    params.cache_ram_mib = 0
     params.verbosity = -1
     params.ui = False
     params.cors_origins = ""  # the default lets every website that the user visits talk to it

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +46,6 @@ class Got:
 
 async def ask(root: str, model: str, **fields: Any) -> Got:
     """Send a streaming request to a gateway and read the whole answer."""
-    began = time.monotonic()
     body = {
         "model": model,
         "messages": [{"role": "user", "content": "Say it."}],
@@ -53,6 +53,12 @@ async def ask(root: str, model: str, **fields: Any) -> Got:
         "stream_options": {"include_usage": True},
         **fields,
     }
+    return await read(root, body)
+
+
+async def read(root: str, body: dict[str, Any], watch: Callable[[Got], Awaitable[None]] | None = None) -> Got:
+    """Send a request and read the whole answer; `watch` is called with what has come after each line."""
+    began = time.monotonic()
     async with (
         aiohttp.ClientSession(timeout=LIMIT) as session,
         session.post(f"{root}/v1/chat/completions", json=body) as response,
@@ -61,6 +67,8 @@ async def ask(root: str, model: str, **fields: Any) -> Got:
         if response.content_type == "text/event-stream":
             async for line in response.content:
                 _take(got, line.rstrip(b"\n"), time.monotonic() - began)
+                if watch is not None:
+                    await watch(got)
         else:
             got.error = (await response.json()).get("error")
     got.took = time.monotonic() - began
