@@ -22,11 +22,14 @@ class Batches(Generic[Write]):
         self._waiting: list[Write] = []
         self._running: asyncio.Task[None] | None = None
         self._began = -window
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     def put(self, write: Write) -> None:
         """Add one write to the next batch."""
         self._waiting.append(write)
         if self._running is None and len(self._waiting) == 1:
+            self._idle.clear()
             self._schedule()
 
     def _schedule(self) -> None:
@@ -44,8 +47,9 @@ class Batches(Generic[Write]):
             self._running = None
             if self._waiting:
                 self._schedule()
+            else:
+                self._idle.set()
 
     async def flush(self) -> None:
         """Wait until everything that was put has been committed."""
-        while self._waiting or self._running is not None:
-            await asyncio.sleep(self._window)
+        await self._idle.wait()

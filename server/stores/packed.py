@@ -39,8 +39,8 @@ class Run:
         return self.first + len(self._ends) - 1
 
     @property
-    def bytes(self) -> int:
-        """Size of the data of all records of the log up to the last one here."""
+    def size(self) -> int:
+        """Bytes of the data of all records of the log up to the last one here."""
         return self.start + (self._sizes[-1] if self._sizes else 0)
 
     def add(self, packed: bytes) -> None:

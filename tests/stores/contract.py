@@ -68,7 +68,7 @@ async def everything(log: Log, after: int = 0, piece: int = ALL) -> list[Record]
 async def until(condition: Any) -> None:
     """Wait until an async condition holds."""
     async with asyncio.timeout(WAIT):
-        while not await condition():
+        while not await condition():  # noqa: ASYNC110  # what is waited for sets no event
             await asyncio.sleep(0.01)
 
 
@@ -499,7 +499,7 @@ class DurableContract(StoreContract):
 
     async def test_lists_from_elsewhere(self, stores: list[Store]) -> None:
         """Every instance lists the logs of all, with their tails."""
-        one, two = stores
+        _one, _two = stores
         logs = [await stores[n % 2].create(birth()) for n in range(4)]
         for n, log in enumerate(logs):
             await log.append(tokens(n + 1))

@@ -3,6 +3,7 @@
 import time
 
 from contract import StoreContract, birth, ending
+
 from server.core.records import Record
 from server.stores.memory import MemoryStore
 

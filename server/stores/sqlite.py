@@ -1,0 +1,485 @@
+"""The SQLite store: one machine, no server; what was shown survives a SIGKILL at any point.
+
+Appends of all streams are committed together (`batches.py`) as one row (`sqlite_journal.py`); what a log has gathered
+becomes a chunk. Several processes may share the file: leases and epochs are in it, and each follows what the others
+write by the file's data version.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from server.config import Settings
+from server.core.errors import Fenced, StoreError
+from server.core.records import Birth, dump_birth, dump_ending, load_birth, load_ending
+from server.stores import sqlite_sweep as sweeping
+from server.stores.batches import Batches
+from server.stores.packed import Run
+from server.stores.sqlite_file import Connection, Database
+from server.stores.sqlite_journal import Mirror, entry
+from server.stores.sqlite_log import Append, Call, Draft, SqliteLog
+
+WINDOW = 0.003  # seconds between two commits
+POLL = 0.02  # seconds between two looks at what other processes have written, while somebody follows it
+FOLLOW = 0.5  # seconds after which `follow` returns in any case
+PAGE = 500  # logs that are read at once for a list
+SKIP = 1_000_000  # numbers passed over where a power loss may have taken records: more than any can have been
+LOGS = "SELECT num, birth, body, epoch, target, tail, size, lost, active, ended, ending FROM logs"
+
+
+class SqliteStore:
+    """All logs of one machine."""
+
+    durable = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._retention = settings.streams.retention
+        self._max_bytes = settings.store.max_bytes
+        self._lease = settings.store.lease
+        self._db = Database(settings.store.path)
+        self._name = secrets.token_hex(8)
+        # Which run of the machine this is: the clock of all leases, and what a power loss changes.
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self.mirror = Mirror()
+        self.batches: Batches[Append | Call]
+        self._held: dict[int, SqliteLog] = {}
+        self._held_ids: dict[str, SqliteLog] = {}
+        self._fenced: list[SqliteLog] = []  # to be told by the next `renew`
+        self._claims_seen = 0
+        self._renewed = 0.0  # time.monotonic(), as are all times of leases
+        self._version = -1
+        self._problem: str | None = None
+        self._reading = asyncio.Lock()
+        self._following: dict[SqliteLog, asyncio.Event] = {}
+        self._marked: dict[int, float] = {}
+        self._poller: asyncio.Task[None] | None = None
+
+    # --- open and close ------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open the file. Raises StoreError."""
+        await self._db.open()
+        self.batches = Batches(self._commit, WINDOW)
+        await self._db.write(self._extend)
+        self._claims_seen = (await self._db.rows("SELECT coalesce(max(at), 0) FROM claims"))[0][0]
+        await self._catch_up()
+
+    async def close(self) -> None:
+        """Commit what waits, give all logs back and close the file."""
+        if self._poller is not None:
+            self._poller.cancel()
+        try:
+            await self.batches.flush()
+            await self._db.maintain(lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+            await self._db.write(self._give_back)
+        except StoreError:
+            pass  # the lease will run out
+        await self._db.close()
+
+    def _give_back(self, db: Connection) -> None:
+        db.execute("UPDATE logs SET instance = NULL WHERE instance = ?", (self._name,))
+        db.execute("DELETE FROM instances WHERE name = ?", (self._name,))
+
+    async def problem(self) -> str | None:
+        """Return what is wrong with the database: the last write failed, and one more does."""
+        if self._problem is not None:
+            try:
+                await self._call(self._extend)
+            except StoreError as error:
+                return str(error)
+        return None
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    async def _call(self, function: Callable[[Connection], Any]) -> Any:
+        call = Call(function)
+        self.batches.put(call)
+        return await call.done
+
+    async def _commit(self, batch: list[Append | Call]) -> None:
+        drafts = self._drafts([write for write in batch if isinstance(write, Append)])
+        calls = [write for write in batch if isinstance(write, Call)]
+        now = time.time()
+        try:
+            at, row, results = await self._db.write(partial(self._transact, drafts, calls, now))
+        except Exception as error:  # noqa: BLE001 — every write of the batch gets it
+            self._problem = str(error)
+            for write in batch:
+                if not write.done.done():
+                    write.done.set_exception(error if isinstance(error, StoreError) else StoreError(repr(error)))
+            return
+        self._problem = None
+        if row:
+            self.mirror.apply(at, now, row)
+        for draft in drafts:
+            self._committed(draft, now)
+        for call, result in zip(calls, results, strict=True):
+            if not call.done.done():
+                call.done.set_result(result)
+
+    def _drafts(self, appends: Sequence[Append]) -> list[Draft]:
+        """Sort what was appended by log, in the order of the calls."""
+        drafts: dict[int, Draft] = {}
+        for write in appends:
+            log = write.log
+            if not self._refused(write, drafts):
+                if log.num not in drafts:
+                    drafts[log.num] = Draft(log, self.mirror.runs.get(log.num))
+                drafts[log.num].take(write)
+        return list(drafts.values())
+
+    def _refused(self, write: Append, drafts: dict[int, Draft]) -> bool:
+        """Whether an append cannot be made; its caller is told."""
+        log = write.log
+        error: StoreError | None = None
+        if log.fenced:
+            error = Fenced(f"another instance has taken over stream {log.birth.id}")
+        elif log.ending or (log.num in drafts and drafts[log.num].ending):
+            error = StoreError(f"stream {log.birth.id} has ended")
+        if error is not None and not write.done.done():
+            write.done.set_exception(error)
+        return error is not None
+
+    def _transact(
+        self, drafts: list[Draft], calls: list[Call], now: float, db: Connection
+    ) -> tuple[int, bytes, list[Any]]:
+        """Run one batch, in the writer's thread."""
+        self._look_for_claims(db)
+        valid = [draft for draft in drafts if not draft.log.fenced]
+        row, at = b"".join([draft.entry() for draft in valid]), 0
+        if row:
+            at = db.execute("INSERT INTO journal (written, data) VALUES (?, ?)", (now, row)).lastrowid or 0
+        for draft in valid:
+            if draft.whole:
+                put_chunk(db, draft.log.num, draft.chunk())
+            if draft.whole or draft.log.target != draft.log.stored_target:
+                self._update(db, draft, now)
+        return at, row, [call.function(db) for call in calls]
+
+    def _update(self, db: Connection, draft: Draft, now: float) -> None:
+        log, end = draft.log, draft.ending
+        db.execute("UPDATE logs SET target = ?, active = ? WHERE num = ?", (log.target, now, log.num))
+        if draft.whole:
+            db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ?", (draft.new.last, draft.new.size, log.num))
+        if end is not None:
+            values = (end.at, dump_ending(end), log.num)
+            db.execute("UPDATE logs SET instance = NULL, ended = ?, ending = ? WHERE num = ?", values)
+
+    def _committed(self, draft: Draft, now: float) -> None:
+        log = draft.log
+        if not log.fenced:
+            log.tail, log.bytes, log.last_activity = draft.new.last, draft.new.size, now
+            log.stored_target = log.target
+            if draft.ending is not None:
+                log.ending = draft.ending
+                self._let_go(log)
+        for write in draft.writes:
+            if not write.done.done():
+                if log.fenced:
+                    write.done.set_exception(Fenced(f"another instance has taken over stream {log.birth.id}"))
+                else:
+                    write.done.set_result(None)
+
+    def _hold(self, log: SqliteLog) -> None:
+        if (before := self._held.get(log.num)) is not None:
+            before.fenced = True
+        self._held[log.num] = self._held_ids[log.birth.id] = log
+
+    def _let_go(self, log: SqliteLog) -> None:
+        if self._held.get(log.num) is log:
+            del self._held[log.num], self._held_ids[log.birth.id]
+
+    # --- fences and leases -----------------------------------------------------------------------------------------
+
+    def _look_for_claims(self, db: Connection) -> None:
+        """Fence the logs that others have claimed; `db` is in a transaction, so none is claimed meanwhile."""
+        if time.monotonic() >= self._renewed + self._lease:  # this process stood still: what it knows is old
+            mine = dict(db.execute("SELECT num, epoch FROM logs WHERE instance = ?", (self._name,)).fetchall())
+            for log in list(self._held.values()):
+                self._fence(log, mine.get(log.num, log.epoch + 1))
+            self._extend(db)
+        query = "SELECT at, log, epoch FROM claims WHERE at > ? ORDER BY at"
+        for at, num, epoch in db.execute(query, (self._claims_seen,)).fetchall():
+            self._claims_seen = at
+            if num in self._held:
+                self._fence(self._held[num], epoch)
+
+    def _fence(self, log: SqliteLog, epoch: int) -> None:
+        if epoch > log.epoch and not log.fenced:
+            log.fenced = True
+            self._fenced.append(log)
+
+    def _extend(self, db: Connection) -> None:
+        """Begin the lease anew."""
+        now = time.monotonic()
+        values = (self._name, self._boot, now + self._lease)
+        db.execute("INSERT OR REPLACE INTO instances (name, boot, expires) VALUES (?, ?, ?)", values)
+        self._renewed = now
+
+    def _alive(self, db: Connection, instance: str | None) -> bool:
+        query = "SELECT 1 FROM instances WHERE name = ? AND boot = ? AND expires > ?"
+        return db.execute(query, (instance, self._boot, time.monotonic())).fetchone() is not None
+
+    async def renew(self) -> Sequence[SqliteLog]:
+        """Extend the lease where a third of it is over; return what was claimed elsewhere. Raises StoreError."""
+
+        def look(db: Connection) -> None:
+            self._look_for_claims(db)
+            self._extend(db)
+
+        version = await self._db.version()
+        if time.monotonic() >= self._renewed + self._lease / 3 or version != self._version:
+            await self._call(look)
+            self._version = version
+        fenced, self._fenced = self._fenced, []
+        for log in fenced:
+            self._let_go(log)
+        return fenced
+
+    async def claim(self, log: SqliteLog, *, force: bool = False) -> bool:
+        """Take a log over.
+
+        After a power loss the last moments of the journal may be missing, and a client may have been shown what was in
+        them. No number is used twice: the new epoch passes over more numbers than there can have been, as `lost`.
+        """
+        while True:
+            await self._catch_up()
+            run, seen = self.mirror.runs.get(log.num), self.mirror.seen
+            claimed = await self._call(partial(self._claim, log.num, run, seen, force))
+            if claimed is not None:
+                break
+        if claimed is False:
+            return False
+        await self._catch_up()
+        await self._refresh([log])
+        log.epoch, log.fenced = claimed, False
+        self._hold(log)
+        return True
+
+    def _claim(self, num: int, run: Run | None, seen: int, force: bool, db: Connection) -> int | bool | None:
+        """Return the new epoch, False where the log is held or has ended, None where the mirror is too old."""
+        query = "SELECT instance, boot, epoch, tail, size, lost FROM logs WHERE num = ? AND ended IS NULL"
+        row = db.execute(query, (num,)).fetchone()
+        if row is None:
+            return False
+        holder, boot, epoch, tail, size, lost = row
+        if not force and holder != self._name and holder is not None and self._alive(db, holder):
+            return False
+        if holder is not None and boot != self._boot:
+            if db.execute("SELECT coalesce(max(at), 0) FROM journal").fetchone()[0] != seen:
+                return None
+            if run is not None:
+                put_chunk(db, num, run)
+                tail, size = run.last, run.size
+            gaps = orjson.dumps([*orjson.loads(lost), (tail + 1, tail + SKIP)]).decode()
+            query = "UPDATE logs SET tail = ?, size = ?, lost = ? WHERE num = ?"
+            db.execute(query, (tail + SKIP, size, gaps, num))
+        query = "UPDATE logs SET instance = ?, boot = ?, epoch = ?, active = ? WHERE num = ?"
+        db.execute(query, (self._name, self._boot, epoch + 1, time.time(), num))
+        db.execute("INSERT INTO claims (log, epoch, made) VALUES (?, ?, ?)", (num, epoch + 1, time.time()))
+        return int(epoch) + 1
+
+    # --- creating and finding ----------------------------------------------------------------------------------------
+
+    async def create(self, birth: Birth) -> SqliteLog:
+        """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
+        num = await self._call(partial(self._create, birth))
+        if isinstance(num, str):
+            found = await self.find(num)
+            return found if found is not None else await self.create(birth)
+        log = SqliteLog(self, num, birth, epoch=1)
+        self._hold(log)
+        return log
+
+    def _create(self, birth: Birth, db: Connection) -> int | str:
+        """Return the number of a new log, or the id of the one that has the key."""
+        key = birth.idempotency[0] if birth.idempotency else None
+        if key is not None:
+            over = time.time() - self._retention
+            query = "UPDATE logs SET idempotency = NULL WHERE owner = ? AND idempotency = ? AND ended <= ?"
+            db.execute(query, (birth.owner, key, over))
+            query = "SELECT id FROM logs WHERE owner = ? AND idempotency = ?"
+            if (row := db.execute(query, (birth.owner, key)).fetchone()) is not None:
+                return str(row[0])
+        query = """INSERT INTO logs (id, owner, idempotency, birth, body, instance, boot, epoch, active)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+        values = (birth.id, birth.owner, key, dump_birth(birth), birth.body, self._name, self._boot, 1, birth.created)
+        return db.execute(query, values).lastrowid or 0
+
+    async def release_key(self, log: SqliteLog) -> None:
+        """Forget the idempotency key of a log. Raises StoreError."""
+        if log.birth.idempotency is not None:
+            await self._call(lambda db: db.execute("UPDATE logs SET idempotency = NULL WHERE num = ?", (log.num,)))
+
+    async def find(self, stream_id: str) -> SqliteLog | None:
+        """Return a log as it is now. Raises StoreError."""
+        held = self._held_ids.get(stream_id)
+        if held is not None and not held.fenced:
+            return held
+        await self._catch_up()  # before its row is read: what becomes a chunk in between is seen there
+        rows = await self._db.rows(f"{LOGS} WHERE id = ?", stream_id)
+        return None if not rows or self._expired(rows[0]) else self._log(rows[0])
+
+    async def logs(self) -> AsyncIterator[SqliteLog]:
+        """Yield every log, oldest first. Raises StoreError."""
+        await self._catch_up()
+        last = 0
+        while True:
+            rows = await self._db.rows(f"{LOGS} WHERE num > ? ORDER BY num LIMIT ?", last, PAGE)
+            for row in rows:
+                last = row[0]
+                if not self._expired(row):
+                    yield self._held.get(last) or self._log(row)
+            if len(rows) < PAGE:
+                return
+
+    async def orphans(self) -> AsyncIterator[SqliteLog]:
+        """Yield the logs without an ending whose holder has gone. Raises StoreError."""
+        orphaned = """ended IS NULL AND (instance IS NULL OR NOT EXISTS (
+            SELECT 1 FROM instances WHERE name = logs.instance AND boot = ? AND expires > ?))"""
+        await self._catch_up()
+        for row in await self._db.rows(f"{LOGS} WHERE {orphaned}", self._boot, time.monotonic()):
+            yield self._log(row)
+
+    def _expired(self, row: tuple[Any, ...]) -> bool:
+        ended: float | None = row[9]
+        return ended is not None and time.time() >= ended + self._retention
+
+    def _log(self, row: tuple[Any, ...]) -> SqliteLog:
+        log = SqliteLog(self, row[0], load_birth(row[1], row[2]), row[3])
+        self._fill(log, row)
+        return log
+
+    def _fill(self, log: SqliteLog, row: tuple[Any, ...]) -> None:
+        """Bring a log up to date with its row, and with the mirror, which must be younger."""
+        _, _, _, log.epoch, log.target, tail, size, lost, active, ended, ending = row
+        log.stored_target = log.target
+        run = self.mirror.runs.get(log.num)
+        if ended is None and run is not None and run.last > tail:
+            tail, size = run.last, run.size
+        log.lost = [(first, last) for first, last in orjson.loads(lost)]
+        log.last_activity = max(active, self.mirror.written.get(log.num, 0.0))
+        log.tail, log.bytes = tail, size
+        log.ending = load_ending(ending) if ending is not None else None
+
+    async def chunk(self, num: int, number: int) -> Run:
+        """Read the chunk with a record. Raises StoreError."""
+        query = "SELECT first, start, data FROM chunks WHERE log = ? AND first <= ? ORDER BY first DESC LIMIT 1"
+        rows = await self._db.rows(query, num, number)
+        return Run(*rows[0]) if rows else Run(number, 0)
+
+    # --- what other processes write --------------------------------------------------------------------------------
+
+    async def _catch_up(self) -> None:
+        async with self._reading:
+            query = "SELECT at, written, data FROM journal WHERE at > ? ORDER BY at"
+            self.mirror.catch_up(await self._db.rows(query, self.mirror.seen))
+
+    async def _refresh(self, logs: Sequence[SqliteLog]) -> None:
+        by_num = {log.num: log for log in logs}
+        for row in await self._db.rows(f"{LOGS}, json_each(?) AS wanted WHERE num = wanted.value", listed(by_num)):
+            self._fill(by_num.pop(row[0]), row)
+        for log in by_num.values():
+            raise StoreError(f"stream {log.birth.id} is gone")
+
+    async def follow(self, log: SqliteLog) -> None:
+        """Wait for something new in a log that another process writes. Raises StoreError."""
+        await self._mark(log)
+        before = (log.tail, log.ending)
+        await self._catch_up()
+        await self._refresh([log])
+        if (log.tail, log.ending) != before:
+            return
+        news = self._following[log] = asyncio.Event()
+        if self._poller is None or self._poller.done():
+            self._poller = asyncio.create_task(self._poll(), name="sqlite poll")
+        try:
+            async with asyncio.timeout(FOLLOW):
+                await news.wait()
+        except TimeoutError:
+            pass  # the caller looks whether the holder is still alive
+        finally:
+            del self._following[log]
+
+    async def _mark(self, log: SqliteLog) -> None:
+        """Tell the holder now and then that there are readers here."""
+        now = time.monotonic()
+        if now >= self._marked.get(log.num, 0.0) + self._lease / 3:
+            self._marked[log.num] = now
+            await self._call(lambda db: db.execute("UPDATE logs SET followed = ? WHERE num = ?", (now, log.num)))
+
+    async def followed(self, log: SqliteLog) -> bool:
+        """Whether another process has followed this log within a lease. Raises StoreError."""
+        rows = await self._db.rows("SELECT followed FROM logs WHERE num = ?", log.num)
+        return bool(rows) and time.monotonic() < rows[0][0] + self._lease
+
+    async def _poll(self) -> None:
+        """Wake the followers of logs that have grown; one look for all of them."""
+        version = -1
+        while self._following:
+            try:
+                if (now := await self._db.version()) != version:
+                    version = now
+                    await self._catch_up()
+                    before = {log: (log.tail, log.ending) for log in self._following}
+                    await self._refresh(list(before))
+                    for log, known in before.items():
+                        if (log.tail, log.ending) != known and log in self._following:
+                            self._following[log].set()
+            except StoreError:
+                pass  # whoever follows meets the same error in its own next look
+            await asyncio.sleep(POLL)
+
+    # --- deleting ----------------------------------------------------------------------------------------------------
+
+    async def sweep(self, now: float) -> None:
+        """Put laggards into chunks, delete what is over, and give its space back to the disk. Raises StoreError."""
+        await self._catch_up()
+        floor, seen = self.mirror.floor, self.mirror.seen
+        runs = [(num, self.mirror.runs[num]) for num in self.mirror.laggards()]
+        packed = [(num, Run(run.first, run.start, bytes(run.packed))) for num, run in runs]
+        row = b"".join([entry(num, run.last + 1, run.size, b"") for num, run in packed])
+
+        def work(db: Connection) -> int:
+            at = 0
+            for num, run in packed:
+                put_chunk(db, num, run)
+                values = (run.last, run.size, num, run.last)
+                db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ? AND tail < ?", values)
+            if row:
+                at = db.execute("INSERT INTO journal (written, data) VALUES (?, ?)", (now, row)).lastrowid or 0
+            db.execute("DELETE FROM journal WHERE at < ? AND at <= ?", (floor, seen))
+            sweeping.delete(db, now - self._retention, self._boot, self.mirror.written, self._lease)
+            sweeping.shrink(db, self._max_bytes)
+            return at
+
+        at = await self._call(work)
+        if row:
+            self.mirror.apply(at, now, row)
+        self.mirror.trim(floor)
+        foreign = set(self.mirror.runs) - set(self._held)
+        if foreign:
+            open_logs = dict(await self._db.rows("SELECT num, tail FROM logs WHERE ended IS NULL"))
+            for num in foreign:
+                self.mirror.drop(num, open_logs.get(num, 1 << 62) + 1)
+        await self._db.maintain(sweeping.vacuum)
+
+
+def listed(nums: Iterable[int]) -> str:
+    """Return numbers as SQLite's json_each takes them."""
+    return orjson.dumps(list(nums)).decode()
+
+
+def put_chunk(db: Connection, log: int, run: Run) -> None:
+    """Store a run as a chunk; of two that begin at the same record the longer one stays."""
+    db.execute(
+        """INSERT INTO chunks (log, first, start, data) VALUES (?, ?, ?, ?)
+        ON CONFLICT (log, first) DO UPDATE SET data = excluded.data WHERE length(excluded.data) > length(data)""",
+        (log, run.first, run.start, bytes(run.packed)),
+    )

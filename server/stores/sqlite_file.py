@@ -1,0 +1,206 @@
+"""The database file of the SQLite store: its schema, its two connections with a thread each, its errors in words."""
+
+import asyncio
+import os
+import sqlite3
+import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from server.core.errors import StoreError
+
+Result = TypeVar("Result")
+Connection = sqlite3.Connection
+
+BUSY_TIMEOUT = 5.0  # seconds that a write waits for the lock of another process
+PRIVATE = 0o600  # the file holds prompts
+WAL_LIMIT = 64 << 20  # bytes that the write-ahead log is cut back to when it has been copied
+
+# Each step takes a database from the version of its index to the next one; they are never changed, only added to.
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE instances (  -- who may hold logs; on the clock of this boot of the machine
+        name TEXT PRIMARY KEY,
+        boot TEXT NOT NULL,
+        expires REAL NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE logs (
+        num INTEGER PRIMARY KEY AUTOINCREMENT,
+        id TEXT NOT NULL UNIQUE,
+        owner TEXT NOT NULL,
+        idempotency TEXT,
+        birth BLOB NOT NULL,
+        body BLOB NOT NULL,
+        instance TEXT,              -- who may append; NULL: ended, or given back by an orderly stop
+        boot TEXT NOT NULL,         -- the boot of the machine in which it was claimed last
+        epoch INTEGER NOT NULL,
+        target TEXT NOT NULL DEFAULT '',
+        tail INTEGER NOT NULL DEFAULT 0,   -- of what is in `chunks`
+        size INTEGER NOT NULL DEFAULT 0,   -- bytes of data up to `tail`
+        lost TEXT NOT NULL DEFAULT '[]',   -- JSON: runs of record numbers that are not there
+        active REAL NOT NULL,
+        followed REAL NOT NULL DEFAULT 0,  -- when another instance read it last, on the clock of `instances`
+        ended REAL,
+        ending BLOB
+    );
+    CREATE UNIQUE INDEX logs_idempotency ON logs (owner, idempotency) WHERE idempotency IS NOT NULL;
+    CREATE INDEX logs_ended ON logs (ended);
+    CREATE TABLE claims (           -- what an instance reads to learn that it was fenced
+        at INTEGER PRIMARY KEY AUTOINCREMENT,
+        log INTEGER NOT NULL,
+        epoch INTEGER NOT NULL,
+        made REAL NOT NULL
+    );
+    CREATE TABLE journal (          -- one row a commit: what all streams appended in it
+        at INTEGER PRIMARY KEY AUTOINCREMENT,
+        written REAL NOT NULL,
+        data BLOB NOT NULL
+    );
+    CREATE TABLE chunks (           -- many records of one log that follow each other
+        at INTEGER PRIMARY KEY,
+        log INTEGER NOT NULL,
+        first INTEGER NOT NULL,
+        start INTEGER NOT NULL,     -- bytes of data before `first`
+        data BLOB NOT NULL
+    );
+    CREATE UNIQUE INDEX chunks_place ON chunks (log, first);
+    """,
+)
+
+# By SQLite's primary result codes (https://www.sqlite.org/rescode.html).
+WORDS = {
+    sqlite3.SQLITE_CORRUPT: "is damaged",
+    sqlite3.SQLITE_NOTADB: "is not an SQLite database",
+    sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
+    sqlite3.SQLITE_READONLY: "is read-only",
+    sqlite3.SQLITE_BUSY: "is locked by another process",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk reports an error",
+    sqlite3.SQLITE_PERM: "may not be used by this user",
+}
+
+
+class Database:
+    """One file, opened by `open`. Writes and reads each have a connection and a thread: they never wait for another."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-write")
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="sqlite-read")
+        self._writer: Connection | None = None
+        self._reader: Connection | None = None
+
+    async def open(self) -> None:
+        """Open the file, making or migrating it. Raises StoreError."""
+        await self._run(self._writing, self._open)
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Made here and not by SQLite, whose own mode would let the whole machine read it; -wal and -shm inherit it.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
+            if stat.S_IMODE(self.path.stat().st_mode) != PRIVATE:
+                self.path.chmod(PRIVATE)
+        except OSError as error:
+            raise StoreError(f"The database {self.path} cannot be opened: {error.strerror}.") from error
+        self._writer = self._connect()
+        _migrate(self._writer, self.path)
+        self._reader = self._connect()
+
+    def _connect(self) -> Connection:
+        made = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        made.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded only before the first table is made
+        made.execute("PRAGMA journal_mode = WAL")
+        # A commit is in the kernel's hands when it returns: it survives a SIGKILL at any point, but not a power loss.
+        # FULL would wait for the disk (3 ms on the machine this was measured on) for each batch of tokens. What a power
+        # loss takes is noticed by the boot's id, and shows as a gap: see SqliteStore.claim.
+        made.execute("PRAGMA synchronous = NORMAL")
+        made.execute("PRAGMA secure_delete = FAST")  # prompts do not stay in freed pages where that costs no write
+        made.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        return made
+
+    async def close(self) -> None:
+        """Copy the write-ahead log into the file and close it."""
+        await asyncio.get_running_loop().run_in_executor(self._writing, self._close)
+        self._writing.shutdown()
+        self._reading.shutdown()
+
+    def _close(self) -> None:
+        for one in (self._reader, self._writer):  # the last one to close makes the checkpoint
+            if one is not None:
+                one.close()
+
+    async def version(self) -> int:
+        """Return a number that differs from the last one where anything was committed since. Raises StoreError."""
+        return int(await self.read(lambda db: db.execute("PRAGMA data_version").fetchone()[0]))
+
+    async def write(self, transaction: Callable[[Connection], Result]) -> Result:
+        """Run `transaction` in the writer's thread, all or nothing. Raises StoreError."""
+
+        def run() -> Result:
+            assert self._writer is not None
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                result = transaction(self._writer)
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
+            return result
+
+        return await self._run(self._writing, run)
+
+    async def maintain(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work` in the writer's thread, outside a transaction. Raises StoreError."""
+
+        def run() -> Result:
+            assert self._writer is not None
+            return work(self._writer)
+
+        return await self._run(self._writing, run)
+
+    async def read(self, query: Callable[[Connection], Result]) -> Result:
+        """Run `query` in the reader's thread. Raises StoreError."""
+
+        def run() -> Result:
+            assert self._reader is not None
+            return query(self._reader)
+
+        return await self._run(self._reading, run)
+
+    async def rows(self, query: str, *values: Any) -> list[Any]:
+        """Return all rows of a query. Raises StoreError."""
+        return await self.read(lambda db: db.execute(query, values).fetchall())
+
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(threads, work)
+        except sqlite3.Error as error:
+            raise StoreError(in_words(self.path, error)) from error
+
+
+def in_words(path: Path, error: sqlite3.Error) -> str:
+    """Return one sentence that says what is wrong with a database."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return f"The database {path} {WORDS.get(code, f'cannot be used: {error}')}."
+
+
+def _migrate(connection: Connection, path: Path) -> None:
+    connection.execute("BEGIN IMMEDIATE")  # two processes may start at once
+    try:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > len(MIGRATIONS):
+            raise StoreError(f"The database {path} was written by a newer version of Sluiceway (schema {version}).")
+        for step in MIGRATIONS[version:]:
+            for statement in step.split(";\n"):
+                connection.execute(statement)
+        if version < len(MIGRATIONS):
+            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
