@@ -96,7 +96,9 @@ export class AnswerView {
   /** @param {Part} part */
   #call(part) {
     const state = part.incomplete ? "incomplete" : part.error ? "arguments are not JSON" : "";
-    const head = make("summary", "", make("code", "", part.name), make("span", "state", state));
+    const brief = part.arguments === null ? part.raw : JSON.stringify(part.arguments);
+    const head = make("summary", "", make("code", "", part.name), make("span", "brief", brief ?? ""));
+    if (state) head.append(make("span", "state failed", state));
     const given = part.arguments === null ? part.raw : JSON.stringify(part.arguments, null, 2);
     const call = make("details", "tool", head, make("pre", "", given ?? ""));
     if (part.id) this.#calls.set(part.id, call);

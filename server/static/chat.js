@@ -30,13 +30,16 @@ let chat = load();
 let events = null;
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let saving;
+let following = true; // the end stays in view, unless the reader has scrolled away from it
 
 export function startChat() {
   for (const turn of chat.turns) show(turn);
   model.value = chat.model;
   const last = chat.turns.at(-1);
   if (last?.role === "assistant" && !last.over) listen(last);
-  follow(true);
+  follow();
+  messages.addEventListener("scroll", () => { following = isNear(); });
+  new ResizeObserver(() => { if (following) follow(); }).observe(messages);
 
   element("composer").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -79,7 +82,7 @@ function ask() {
   save();
   show(question);
   listen(answer);
-  follow(true);
+  follow();
 }
 
 /** @param {Answer} answer begun, or cut by a reload; read from where it is */
@@ -97,12 +100,11 @@ function listen(answer) {
   for (const name of NAMES) {
     reading.addEventListener(name, (event) => {
       const { data, lastEventId } = /** @type {MessageEvent} */ (event);
-      const near = isNear();
       view.add({ ...data, type: name });
       answer.lastEventId = lastEventId;
       answer.over ||= name === "done";
       saveSoon();
-      if (near) follow();
+      if (following) follow();
     });
   }
   reading.addEventListener("open", () => {
@@ -193,9 +195,9 @@ function isNear() {
   return messages.scrollHeight - messages.scrollTop - messages.clientHeight < 80;
 }
 
-function follow(always = false) {
-  if (always || isNear()) messages.scrollTop = messages.scrollHeight;
-  else requestAnimationFrame(() => { messages.scrollTop = messages.scrollHeight; });
+function follow() {
+  following = true;
+  messages.scrollTop = messages.scrollHeight;
 }
 
 /** @returns {Chat} */

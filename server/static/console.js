@@ -9,7 +9,7 @@ const THEMES = ["system", "light", "dark"];
 /** @param {string} theme */
 function show(theme) {
   document.documentElement.dataset.theme = theme;
-  /** @type {HTMLElement} */ (document.getElementById("theme")).textContent = `Theme: ${theme}`;
+  /** @type {HTMLElement} */ (document.querySelector("#theme span")).textContent = theme;
 }
 
 show(localStorage.getItem("sluiceway.theme") ?? "system");

@@ -69,8 +69,9 @@ function showStats(stats) {
   const { ttft } = stats.windows["5m"];
   const shown = ["p50", "p95", "p99"].map((name) => make("span", `key ${name}`, `${name} ${milliseconds(ttft[name])}`));
   element("ttft-now").replaceChildren(...shown, make("span", "note", `last 5 min, ${ttft.count} requests`));
-  element("ttft").replaceChildren(ttftPlot(stats.minutes));
-  element("phases").replaceChildren(phasesPlot(stats.recent.slice(0, SHOWN)));
+  const width = element("ttft").clientWidth;
+  element("ttft").replaceChildren(ttftPlot(stats.minutes, width));
+  element("phases").replaceChildren(phasesPlot(stats.recent.slice(0, SHOWN), width));
   const circuits = Object.entries(stats.breakers).map(([target, state]) =>
     make("li", "", make("span", `state ${state}`, String(state).replace("_", " ")), ` ${target}`));
   element("circuits").replaceChildren(...(circuits.length ? circuits : [make("li", "none", "No target used yet.")]));

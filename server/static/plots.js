@@ -1,7 +1,7 @@
 /** Two plots as SVG, coloured by the style sheet. Times are in milliseconds. */
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTH = 480;
+const WIDTHS = [320, 480, 640]; // least, usual (while the plot is hidden) and most: a unit is about a pixel
 const LINES = ["p99", "p95", "p50"];
 const MINUTES = 60;
 export const PHASES = ["dns", "connect", "tls", "headers", "first_token"];
@@ -19,34 +19,42 @@ function svg(name, attributes, ...children) {
 }
 
 /**
+ * @param {number} width
  * @param {number} height
  * @param {string} label
  */
-function canvas(height, label) {
-  return svg("svg", { viewBox: `0 0 ${WIDTH} ${height}`, role: "img", "aria-label": label }, svg("title", {}, label));
+function canvas(width, height, label) {
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label }, svg("title", {}, label));
+}
+
+/** @param {number} available */
+function fit(available) {
+  const [least, usual, most] = WIDTHS;
+  return available ? Math.min(most, Math.max(least, available)) : usual;
 }
 
 /**
  * @param {{ at: number, p50: number, p95: number, p99: number, count: number }[]} minutes
+ * @param {number} available width in pixels
  * @returns {Element} percentiles over the last hour, on a logarithmic scale: a first token takes 10 ms or 10 s
  */
-export function ttftPlot(minutes) {
-  const [left, top, bottom, height] = [52, 8, 124, 148];
-  const plot = canvas(height, "Percentiles of the time to first token over the last hour");
+export function ttftPlot(minutes, available) {
+  const [width, left, top, bottom, height] = [fit(available), 52, 8, 124, 148];
+  const plot = canvas(width, height, "Percentiles of the time to first token over the last hour");
   const values = minutes.flatMap(({ p50, p99 }) => [p50, p99]);
   const low = Math.floor(Math.log10(Math.max(0.1, Math.min(...values, 100))));
   const high = Math.max(Math.ceil(Math.log10(Math.max(...values, 100))), low + 1);
   const now = Date.now() / 60_000;
-  const x = (/** @type {number} */ at) => left + (WIDTH - left - 8) * (1 - Math.min(1, (now - at / 60) / MINUTES));
+  const x = (/** @type {number} */ at) => left + (width - left - 8) * (1 - Math.min(1, (now - at / 60) / MINUTES));
   const y = (/** @type {number} */ value) => bottom - (bottom - top) * (Math.log10(Math.max(value, 10 ** low)) - low) / (high - low);
   for (let power = low; power <= high; power += 1) {
     const at = y(10 ** power);
     plot.append(
-      svg("line", { class: "grid", x1: left, x2: WIDTH - 8, y1: at, y2: at }),
+      svg("line", { class: "grid", x1: left, x2: width - 8, y1: at, y2: at }),
       svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, unit(10 ** power)),
     );
   }
-  for (const ago of [60, 45, 30, 15, 0]) {
+  for (const ago of width < 400 ? [60, 30, 0] : [60, 45, 30, 15, 0]) {
     const text = ago ? `−${ago} min` : "now";
     const anchor = ago === MINUTES ? "start" : ago ? "middle" : "end";
     plot.append(svg("text", { class: "tick", x: x((now - ago) * 60), y: height - 6, "text-anchor": anchor }, text));
@@ -56,43 +64,46 @@ export function ttftPlot(minutes) {
     plot.append(svg("polyline", { class: `line ${name}`, points: points.map((point) => point.join(",")).join(" ") }));
     for (const [cx, cy] of points) plot.append(svg("circle", { class: `dot ${name}`, cx, cy, r: 2.5 }));
   }
-  if (!minutes.length) plot.append(empty((top + bottom) / 2, left));
+  if (!minutes.length) plot.append(empty((left + width) / 2, (top + bottom) / 2));
   return plot;
 }
 
 /**
  * @param {any[]} recent attempts, newest first
+ * @param {number} available width in pixels
  * @returns {Element} one bar an attempt, its phases side by side
  */
-export function phasesPlot(recent) {
-  const [left, right, row] = [150, 60, 18];
-  const plot = canvas(Math.max(1, recent.length) * row + 4, "Phases of the last requests");
+export function phasesPlot(recent, available) {
+  const width = fit(available);
+  const [left, right, row] = [Math.round(width * 0.3), 60, 18];
+  const plot = canvas(width, Math.max(1, recent.length) * row + 4, "Phases of the last requests");
   const totals = recent.map((one) => PHASES.reduce((sum, name) => sum + (one[name] ?? 0), 0));
-  const scale = (WIDTH - left - right) / Math.max(...totals, 1);
+  const scale = (width - left - right) / Math.max(...totals, 1);
   recent.forEach((one, index) => {
     const y = 2 + index * row;
     let x = left;
-    const name = one.target.length > 22 ? `…${one.target.slice(-21)}` : one.target;
+    const fits = Math.floor(left / 6.5);
+    const name = one.target.length > fits ? `…${one.target.slice(1 - fits)}` : one.target;
     plot.append(svg("text", { class: "tick", x: left - 8, y: y + 12, "text-anchor": "end" }, name));
     for (const phase of PHASES) {
-      const width = (one[phase] ?? 0) * scale;
-      if (width <= 0) continue;
+      const length = (one[phase] ?? 0) * scale;
+      if (length <= 0) continue;
       const label = svg("title", {}, `${phase.replace("_", " ")}: ${unit(one[phase])}`);
-      plot.append(svg("rect", { class: `bar ${phase}`, x, y, width: Math.max(width, 1), height: row - 5 }, label));
-      x += Math.max(width, 1);
+      plot.append(svg("rect", { class: `bar ${phase}`, x, y, width: Math.max(length, 1), height: row - 5 }, label));
+      x += Math.max(length, 1);
     }
     plot.append(svg("text", { class: "tick", x: x + 6, y: y + 12 }, unit(totals[index])));
   });
-  if (!recent.length) plot.append(empty(14, 0));
+  if (!recent.length) plot.append(empty(width / 2, 14));
   return plot;
 }
 
 /**
+ * @param {number} x
  * @param {number} y
- * @param {number} left
  */
-function empty(y, left) {
-  return svg("text", { class: "tick", x: (WIDTH + left) / 2, y, "text-anchor": "middle" }, "No requests in the last hour");
+function empty(x, y) {
+  return svg("text", { class: "tick", x, y, "text-anchor": "middle" }, "No requests in the last hour");
 }
 
 /** @param {number} value */
