@@ -38,6 +38,7 @@ class Delivery:
         "_flow",
         "_loop",
         "_metrics",
+        "_protocol",
         "_request",
         "_stream",
         "_writer",
@@ -54,6 +55,7 @@ class Delivery:
         self.live = False
         self.wake = Flag()
         self._request = request
+        self._protocol = request.protocol
         self._stream = stream
         self._flow = flow
         self._metrics = metrics
@@ -90,15 +92,15 @@ class Delivery:
         self._writer = writer
         mind_own_clock(self._request.transport)
 
-    async def push(self, data: bytes, tail: int, offset: int) -> None:
+    def push(self, data: bytes, tail: int, offset: int) -> None:
         """Write frames in the relay's own turn. If they fill the transport, the delivery's own task takes over."""
         self.cursor, self.offset = tail, offset
         try:
-            await self._write(data)
+            self._write(data)
         except ConnectionError:
             self._step_aside()  # its own task is told by aiohttp, too
         else:
-            if self._request.protocol.writing_paused:
+            if self._protocol.writing_paused:
                 self._step_aside()
 
     def _step_aside(self) -> None:
@@ -109,7 +111,7 @@ class Delivery:
         """Write what is in the log after the cursor, then be live, until the ending has been written."""
         stream = self._stream
         while True:
-            if self._request.protocol.writing_paused:
+            if self._protocol.writing_paused:
                 await self._drain()
             stream.progressed()
             records = await stream.log.read(self.cursor, READ_BYTES)
@@ -117,7 +119,7 @@ class Delivery:
                 first = self.cursor + 1
                 self.cursor += len(records)
                 self.offset += sum(len(data) for _, data in records)
-                await self._write(frames(stream.birth, first, records))
+                self._write(frames(stream.birth, first, records))
             elif stream.ended.is_set():
                 if stream.fault is None:
                     return
@@ -128,11 +130,20 @@ class Delivery:
                 await self.wake.wait()
                 self.live = False
 
-    async def _write(self, data: bytes) -> None:
-        if self._request.transport is None:
+    def _write(self, data: bytes) -> None:
+        """Hand data to the transport. Raises ConnectionError where the client has gone.
+
+        aiohttp's `write` is a coroutine that never suspends without `drain`, so it is run here and now: a chain of
+        coroutines from the relay down to it costs as much as the write's own share of a token.
+        """
+        if self._protocol.transport is None:
             raise ConnectionResetError("the client has gone")
         self._wrote_at = self._loop.time()
-        await self._writer.write(data, drain=False)
+        try:
+            self._writer.write(data, drain=False).send(None)
+        except StopIteration:
+            return
+        raise RuntimeError("aiohttp's write has suspended")
 
     async def _drain(self) -> None:
         """Wait for the transport to take more. Once only: after a timed-out `drain()` aiohttp's next one misfires."""
@@ -149,7 +160,7 @@ class Delivery:
         request = self._request
         clock = AckClock(request.transport, lambda: request.protocol.writing_paused, self._flow.drain_timeout)
         try:
-            async with clock.running():
+            async with clock:
                 await write
         except TimeoutError:
             raise StalledClientError from None
@@ -166,7 +177,7 @@ class Delivery:
                 if self._request.protocol.writing_paused:
                     self._wrote_at = self._loop.time()  # there is plenty under way
                 else:
-                    await self._write(HEARTBEAT)
+                    self._write(HEARTBEAT)
                 silence = 0.0
             await asyncio.sleep(min(interval - silence, WATCH_INTERVAL))
             if unanswered(self._request.transport) >= VANISHED:
@@ -175,6 +186,6 @@ class Delivery:
     async def hang_up(self, milliseconds: int) -> None:
         """Tell the client when to come back and cut the connection without an end, so that it knows to."""
         if not self._request.protocol.writing_paused:
-            await self._write(retry(milliseconds))
+            self._write(retry(milliseconds))
         if self._request.transport is not None:
             self._request.transport.abort()

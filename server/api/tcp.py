@@ -7,6 +7,7 @@ import asyncio
 import socket
 import struct
 from collections.abc import Callable
+from types import TracebackType
 
 TCP_INFO = 11
 INFO_BYTES = 128
@@ -51,9 +52,10 @@ def mind_own_clock(transport: asyncio.BaseTransport | None) -> None:
 
 
 class AckClock:
-    """A timeout that any byte which the client acknowledges restarts, for one blocked write.
+    """`async with` a timeout that any byte which the client acknowledges restarts, for one blocked write.
 
-    `blocked` says whether the write is still blocked; `limit` is in seconds.
+    `blocked` says whether the write is still blocked; `limit` is in seconds. Leaving raises TimeoutError when the
+    clock ran out or the connection is being closed: a drain that waits is told of neither.
     """
 
     def __init__(self, transport: asyncio.Transport | None, blocked: Callable[[], bool], limit: float) -> None:
@@ -65,13 +67,22 @@ class AckClock:
         self._acked = bytes_acked(transport)
         self._since = self._loop.time()
         self._timeout = asyncio.timeout(None)
+        self._timer: asyncio.TimerHandle | None = None
 
-    def running(self) -> asyncio.Timeout:
-        """Return the context to wait in; it raises TimeoutError when the clock runs out or the client is gone."""
-        self._loop.call_later(self._poll, self._look)
-        return self._timeout
+    async def __aenter__(self) -> None:
+        await self._timeout.__aenter__()
+        self._timer = self._loop.call_later(self._poll, self._look)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._timer is not None:
+            self._timer.cancel()  # it would find the next write blocked, and end this one's timeout
+            self._timer = None
+        await self._timeout.__aexit__(kind, error, trace)
 
     def _look(self) -> None:
+        self._timer = None
         if self._transport is None or not self._blocked():
             return
         now, acked = self._loop.time(), bytes_acked(self._transport)
@@ -80,7 +91,7 @@ class AckClock:
         if now - self._since >= self._limit or self._transport.is_closing():
             self._timeout.reschedule(now)
         else:
-            self._loop.call_later(min(self._poll, self._since + self._limit - now), self._look)
+            self._timer = self._loop.call_later(min(self._poll, self._since + self._limit - now), self._look)
 
 
 def _socket(transport: asyncio.BaseTransport | None) -> socket.socket | None:
