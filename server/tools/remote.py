@@ -108,6 +108,7 @@ class McpServer:
             result = await client.call_tool(name, arguments)
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
+                self.tools, self._client = [], None  # at once: nobody is offered what is gone
                 self._lost.set()
             raise ToolError(str(error)) from error
         text = _text(result)

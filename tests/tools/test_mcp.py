@@ -1,0 +1,115 @@
+"""Real MCP servers, over stdio and streamable HTTP, whose tools a conversation uses."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import native
+import pytest
+import wire
+from gateway import InProcess, in_process, own_process
+
+SERVER = str(Path(__file__).with_name("mcp_server.py"))
+STDIO = {"name": "weir", "command": [sys.executable, SERVER]}
+
+
+@asynccontextmanager
+async def entry(kind: str) -> AsyncIterator[dict[str, Any]]:
+    """Give the `[[mcp]]` entry of a server: the gateway starts it, or it runs already and is reached by HTTP."""
+    if kind == "stdio":
+        yield STDIO
+        return
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, SERVER, "--http", stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    try:
+        assert process.stdout is not None
+        port = int(await process.stdout.readline())
+        yield {"name": "weir", "url": f"http://127.0.0.1:{port}/mcp"}
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def converse(gateway: InProcess, provider: Any, model: str, *calls: dict[str, Any]) -> list[dict[str, Any]]:
+    """Let the model make calls in one turn; return their results in order."""
+    await provider.script(model, {"tool_calls": list(calls)}, {"text": "I see."})
+    found = await native.events(gateway.root, model)
+    assert native.text(found) == "I see."
+    results = {event["id"]: event for event in native.of(found, "tool_result")}
+    return [results[event["id"]] for event in native.of(found, "tool_call")]
+
+
+LEVEL = {"name": "level", "arguments": {"gate": "north", "metres": 2}}
+
+
+@pytest.mark.parametrize("kind", ["stdio", "http"])
+async def test_a_conversation(provider, model, kind: str) -> None:
+    """Its tools are offered with their schemas, run, and their results and errors told like those of functions."""
+    calls = [
+        LEVEL,
+        {"name": "gate_count", "arguments": {}},
+        {"name": "flood", "arguments": {}},
+        {"name": "level", "arguments": {"metres": "deep"}},
+    ]
+    functions = {"now": "server.tools.examples:now"}
+    async with (
+        entry(kind) as server,
+        in_process(provider.url, mcp=[server], tools={"functions": functions}) as gateway,
+    ):
+        level, count, flood, misfit = await converse(gateway, provider, model, *calls)
+    assert level["content"] == "north: 3.5 m"
+    assert '"gates": 3' in count["content"]
+    assert "the gates are closed" in flood["error"]
+    assert "gate" in misfit["error"]
+    offered = {tool["function"]["name"]: tool["function"] for tool in (await provider.seen(model))[0]["body"]["tools"]}
+    assert offered.keys() == {"now", "level", "gate_count", "flood", "die", "secret"}
+    assert offered["level"]["description"] == "Tell the water level at a gate."
+    assert offered["level"]["parameters"]["required"] == ["gate"]
+
+
+async def test_a_server_that_dies(provider, model) -> None:
+    """A server that dies in a call gives an error as its result, and is started again."""
+    async with in_process(provider.url, mcp=[STDIO]) as gateway:
+        (died,) = await converse(gateway, provider, model, {"name": "die", "arguments": {}})
+        assert "error" in died
+
+        async def back() -> bool:
+            return "level" in gateway.app.toolbox.tools()
+
+        await wire.until(back, 30.0)
+        (level,) = await converse(gateway, provider, model, LEVEL)
+    assert level["content"] == "north: 3.5 m"
+
+
+async def test_a_server_that_is_away(provider, model) -> None:
+    """A server that cannot be reached keeps neither the gateway from starting nor the other tools from running."""
+    away = [{"name": "none", "command": ["/no/such/program"]}, {"name": "gone", "url": "http://127.0.0.1:9/mcp"}]
+    async with in_process(provider.url, mcp=[*away, STDIO]) as gateway:
+        (level,) = await converse(gateway, provider, model, LEVEL)
+    assert level["content"] == "north: 3.5 m"
+
+
+async def test_nothing_secret_is_inherited(provider, model) -> None:
+    """A server that the gateway starts gets none of its environment's keys, and ends with the gateway."""
+    environ = {"LOCAL_API_KEY": "sk-very-secret"}
+    async with own_process(provider.url, environ=environ, mcp=[STDIO]) as gateway:
+        (secret,) = await converse(gateway, provider, model, {"name": "secret", "arguments": {}})
+        children = children_of(gateway.pid)
+        assert children
+    assert secret["content"] == "nothing"
+    assert not [pid for pid in children if is_alive(pid)]
+
+
+def children_of(pid: int) -> list[str]:
+    """Give the processes that a process has started."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
+
+
+def is_alive(pid: str) -> bool:
+    """Whether a process is there."""
+    return Path("/proc", pid).exists()
