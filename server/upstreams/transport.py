@@ -1,4 +1,4 @@
-"""The OpenAI SDK's HTTP, carried by one aiohttp session.
+"""The OpenAI SDK's HTTP, carried by an aiohttp session.
 
 The SDK is built on httpx2; its body iteration costs three times what aiohttp's does. This transport puts aiohttp's
 `ClientResponse` into the response's extensions, and the relay reads the body there.
@@ -19,7 +19,7 @@ from yarl import URL
 from server.core.timing import Phases
 
 READ_BUFFER = 16_384  # bytes; aiohttp holds at most twice this before it stops reading the socket
-RECEIVE_BUFFER = 65_536  # bytes in the kernel for one upstream connection, so that a pause is felt upstream
+RECEIVE_BUFFER = 32_768  # bytes in the kernel for one upstream connection, so that a pause is felt upstream
 ERROR_BODY = 65_536  # bytes of an error's body that are looked at
 ERROR_BODY_TIMEOUT = 5.0  # seconds for it
 USER_TIMEOUT_MS = 30_000  # unacknowledged data after which a vanished upstream is noticed
@@ -43,7 +43,7 @@ def upstream_socket(info: tuple[Any, ...]) -> socket.socket:
 
 
 def new_session() -> aiohttp.ClientSession:
-    """Return the session that all upstreams share: no pool limit, no cookies, small buffers, phases traced."""
+    """Return the session of one upstream: no pool limit, no cookies, small buffers, phases traced."""
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0, socket_factory=upstream_socket, keepalive_timeout=30),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -54,21 +54,21 @@ def new_session() -> aiohttp.ClientSession:
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends an httpx2 request by an aiohttp session.
+    """Sends httpx2 requests by an aiohttp session, which the first of them opens; one that comes after `aclose`, too.
 
     aiohttp's own exceptions go through as they are; the SDK wraps them and keeps them as `__cause__`.
     """
 
-    def __init__(
-        self, session: aiohttp.ClientSession, *, connect_timeout: float, tls: ssl.SSLContext | None, proxy: str | None
-    ) -> None:
-        self._session = session
+    def __init__(self, *, connect_timeout: float, tls: ssl.SSLContext | None, proxy: str | None) -> None:
+        self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout)
         self._tls: ssl.SSLContext | bool = tls or True
         self._proxy = proxy
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request; return when the head of the response is here."""
+        if self._session is None:
+            self._session = new_session()
         response = await self._session.request(
             request.method,
             URL(str(request.url), encoded=True),
@@ -86,6 +86,12 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             stream=_Body(response),
             extensions={"aiohttp": response},
         )
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
 
 
 class _Body(httpx2.AsyncByteStream):
