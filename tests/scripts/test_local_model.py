@@ -34,11 +34,19 @@ async def client(model):
         yield client
 
 
-async def tell(client, *, after="", tokens):
-    """Return the pieces of an answer at temperature 0, going on after what the model is told it already said."""
+async def tell(client, *, after="", tokens, cached=False):
+    """Return the pieces of an answer at temperature 0, going on after what the model is told it already said.
+
+    Only with what it said still `cached` does it round the same way and go on as if it had never stopped.
+    """
     said = [{"role": "assistant", "content": after}] if after else []
     async with await client.chat.completions.create(
-        model=NAME, messages=STORY + said, stream=True, temperature=0, max_tokens=tokens
+        model=NAME,
+        messages=STORY + said,
+        stream=True,
+        temperature=0,
+        max_tokens=tokens,
+        extra_body={"cache_prompt": cached},
     ) as stream:
         return [chunk.choices[0].delta.content async for chunk in stream if chunk.choices[0].delta.content]
 
@@ -64,8 +72,8 @@ async def test_temperature_zero_is_deterministic(client):
 
 async def test_continues_a_trailing_assistant_message(client):
     """Given the first half of its answer it goes on with exactly the second half."""
-    whole = await tell(client, tokens=60)
-    assert await tell(client, after="".join(whole[:30]), tokens=30) == whole[30:]
+    whole = await tell(client, tokens=60, cached=True)
+    assert await tell(client, after="".join(whole[:30]), tokens=30, cached=True) == whole[30:]
 
 
 async def test_leaving_stops_the_generation(client, model):
