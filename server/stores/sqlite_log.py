@@ -51,10 +51,18 @@ class SqliteLog:
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; those of a live log nearly always from memory. Raises StoreError."""
-        if after >= self.tail:
-            return ()
-        run = await self._run(after + 1)
-        return run.read(after, max_bytes)[: max(0, upper_bound(self.lost, after, self.tail) - after)]
+        end = upper_bound(self.lost, after, self.tail)
+        found: list[Record] = []
+        room = max_bytes
+        while after < end and room > 0:
+            run = await self._run(after + 1)
+            records = run.read(after, room)[: end - after]
+            if not records or (found and len(records[0].data) > room):
+                break
+            found += records
+            after += len(records)
+            room -= sum(len(data) for _, data in records)
+        return found
 
     async def offset(self, cursor: int) -> int:
         """Return the size of the data up to `cursor`. Raises StoreError."""

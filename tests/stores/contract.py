@@ -149,8 +149,33 @@ class StoreContract:
                 records = list(await log.read(cursor, piece))
                 assert records == wanted[cursor : cursor + len(records)]
                 assert bool(records) == (cursor < len(wanted))
+                assert piece < ALL or records == wanted[cursor:]
                 assert len(records) <= 1 or sum(len(data) for _, data in records) <= piece
             assert await everything(log, cursor, 20) == wanted[cursor:]
+
+    async def test_reads_a_long_log_at_once(self, store: Store) -> None:
+        """However a store cuts a log into pieces, one read returns all that fits."""
+        log = await store.create(birth())
+        wanted = [Record("chunk", bytes([n % 251]) * (997 + n)) for n in range(300)]
+        for n in range(0, 300, 7):
+            await log.append(wanted[n : n + 7])
+        await self._check_long(log, wanted)
+        await log.append(DONE, ending())
+        found = await store.find(log.birth.id)
+        assert found is not None
+        await self._check_long(found, wanted + DONE)
+
+    async def _check_long(self, log: Log, wanted: list[Record]) -> None:
+        for cursor in (0, 1, 150, 299):
+            assert await log.read(cursor, ALL) == wanted[cursor:]
+            for piece in (997, 50_000, 150_000):
+                records = list(await log.read(cursor, piece))
+                assert records == wanted[cursor : cursor + len(records)]
+                size = sum(len(data) for _, data in records)
+                rest = wanted[cursor + len(records) :]
+                assert len(records) == 1 or size <= piece
+                assert not rest or size + len(rest[0].data) > piece
+            assert await log.offset(cursor) == sum(len(data) for _, data in wanted[:cursor])
 
     async def test_numbers_concurrent_appends(self, store: Store) -> None:
         """Appends of many logs, and several to one log at a time, share no number and lose none."""
