@@ -48,6 +48,7 @@ class Live:
     stream: Stream
     relay: Relay
     task: asyncio.Task[None]
+    route: Sequence[Target]
     lingering: asyncio.TimerHandle | None = None
 
 
@@ -119,9 +120,13 @@ class Streams:
 
     async def close(self) -> None:
         """Stop what is still running; logs of a durable store stay open for a takeover."""
-        tasks = [one.task for one in self._live.values()]
         if self._sweeper is not None:
-            tasks.append(self._sweeper)
+            self._sweeper.cancel()
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        """Stop every relay without an ending."""
+        tasks = [one.task for one in self._live.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -195,7 +200,8 @@ class Streams:
             metrics=self._metrics,
         )
         task = asyncio.create_task(relay.run(), name=f"relay {stream.id}")
-        live = self._live[stream.id] = Live(stream, relay, task)
+        live = self._live[stream.id] = Live(stream, relay, task, route)
+        self.upstreams.hold(route)
         if stream.birth.idempotency is not None:
             self._keyed[stream.birth.owner, stream.birth.idempotency[0]] = live
         self._mine[stream.birth.owner] += 1
@@ -227,6 +233,7 @@ class Streams:
         if stream.birth.idempotency is not None:
             del self._keyed[stream.birth.owner, stream.birth.idempotency[0]]
         self._mine -= Counter({stream.birth.owner: 1})
+        self.upstreams.release(live.route)
         self._metrics.active.dec()
         if not self._live:
             self._idle.set()
@@ -329,7 +336,8 @@ class Streams:
     async def drain(self, grace: float, readers: asyncio.Event) -> None:
         """Take no new streams, let the running ones end for `grace` seconds, then end the rest with `shutdown`.
 
-        `readers` is set while no response is under way.
+        Logs of a durable store stay open instead, and before a client is cut: that is no disconnect of its. `readers`
+        is set while no response is under way.
         """
         self.draining = True
         try:
@@ -338,12 +346,14 @@ class Streams:
                 await readers.wait()  # they may still read what has ended
         except TimeoutError:
             pass
-        if not self._store.durable:
-            error = StreamError("The gateway is shutting down.", "shutdown", 503, retryable=True)
-            for live in list(self._live.values()):
-                live.relay.stop(error)
-            if self._live:
-                await asyncio.wait([live.task for live in self._live.values()])
+        if self._store.durable:
+            await self._let_go()
+            return
+        error = StreamError("The gateway is shutting down.", "shutdown", 503, retryable=True)
+        for live in list(self._live.values()):
+            live.relay.stop(error)
+        if self._live:
+            await asyncio.wait([live.task for live in self._live.values()])
 
     async def _sweep(self) -> None:
         while True:
