@@ -11,6 +11,7 @@ from typing import Any
 from server.attempt import Attempt, WholeAttempt
 from server.config import Recovery
 from server.core.billing import Bill
+from server.core.conversation import turns
 from server.core.errors import Kind, StoreError, StreamError, UpstreamError
 from server.core.forms import Writer
 from server.core.generation import Generation
@@ -116,6 +117,8 @@ class Relay:
         return self._accepted + self._total_timeout - time.monotonic()
 
     async def _generate(self) -> None:
+        if self._rounds is not None and self._stream.log.tail and not await self._take_up(self._rounds):
+            return
         plan = Plan(self._route.first())
         while True:
             if plan.wait:
@@ -132,11 +135,30 @@ class Relay:
                 answered = plan.target
                 plan = Plan(answered if self._route[answered].breaker.available else self._route.first())
 
-    async def _next_round(self) -> bool:
-        """Run the server's tools that a finished turn called; return whether the model is asked again."""
+    async def _take_up(self, rounds: Rounds) -> bool:
+        """Go on with the tool rounds of a relay that is gone; return whether the model is asked again."""
+        records = await self._stream.log.read(0, READ_ALL)
+        told = turns(records)
+        self._writer.take_up(records)
+        rounds.take_up(told)
+        self._begin_round(rounds.generation)
+        self._bill = Bill(self._generation.body)
+        finished = bool(told) and bool(told[-1].calls) and not told[-1].answered
+        self._tokens_before = sum(turn.tokens for turn in (told[:-1] if finished else told) if turn.answered)
+        if not finished:
+            return True
+        self._transcript.finish[0] = "tool_calls"
+        self._transcript.tokens = told[-1].tokens
+        return await self._next_round(lost=True)
+
+    async def _next_round(self, *, lost: bool = False) -> bool:
+        """Run the server's tools that a finished turn called; return whether the model is asked again.
+
+        `lost`: a relay that is gone may have run them.
+        """
         assert self._rounds is not None
         log, stream = self._stream.log, self._stream
-        if not await self._rounds.run(lambda: log.read(0, READ_ALL), stream.append):
+        if not await self._rounds.run(lambda: log.read(0, READ_ALL), stream.append, lost=lost):
             await self._end_as_finished()
             return False
         self._bill.next_round(self._transcript, self._rounds.generation.body)
@@ -221,6 +243,7 @@ class Relay:
             )
             await self._judged(attempt)
         except UpstreamError as error:
+            error.message = target.client.unquoted(error.message)
             self._route.fail(index, error)
             raise
 

@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import cast
 
 import aiohttp
@@ -15,15 +16,30 @@ from server.core.timing import Phases
 from server.upstreams.translate import FOREIGN, translate
 from server.upstreams.transport import AiohttpTransport, current_phases
 
+SECRET = 8  # characters from which on a configured value is looked for in an upstream's words
+
+
+def identity(settings: Upstream, environ: Mapping[str, str]) -> tuple[object, ...]:
+    """Return all that a client is made of; while it stays the same, so does the client. Raises OSError."""
+    certificates = Path(settings.ca_file).read_bytes() if settings.ca_file else b""
+    return settings, settings.api_key(environ), settings.organization(environ), certificates
+
 
 class UpstreamClient:
-    """Asks one `[[upstreams]]` entry. The SDK's own retries and timeouts are off: recovery is the relay's."""
+    """Asks one `[[upstreams]]` entry. The SDK's own retries and timeouts are off: recovery is the relay's.
 
-    def __init__(self, settings: Upstream, session: aiohttp.ClientSession, environ: Mapping[str, str]) -> None:
+    `streams` counts the live streams that may ask it, so that a client which a new configuration has replaced is
+    closed with the last of them. Raises OSError where `ca_file` cannot be read.
+    """
+
+    def __init__(self, settings: Upstream, environ: Mapping[str, str]) -> None:
         self.settings = settings
+        self.identity = identity(settings, environ)
+        self.streams = 0
         tls = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else None
-        transport = AiohttpTransport(session, connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
+        self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
         key = settings.api_key(environ)
+        self._secrets = [secret for secret in (key, *settings.headers.values()) if secret and len(secret) >= SECRET]
         # identity: a compressed stream would be held back by the compressor's buffer.
         self._url = f"{settings.base_url}/chat/completions"  # absolute: the SDK need not join it anew each time
         headers = {"Accept-Encoding": "identity", **settings.headers}
@@ -33,13 +49,15 @@ class UpstreamClient:
             self._headers["Authorization"] = Omit()
         self._sdk = AsyncOpenAI(
             api_key=key or "none",
-            organization=settings.organization(environ),
             base_url=settings.base_url,
             max_retries=0,
             timeout=None,
             default_headers=headers,
-            http_client=httpx2.AsyncClient(transport=transport, timeout=None, trust_env=False),
+            http_client=httpx2.AsyncClient(transport=self._transport, timeout=None, trust_env=False),
         )
+        # Where it is told nothing the SDK reads OPENAI_ORG_ID and the like: of no concern to whoever this upstream is.
+        self._sdk.organization = settings.organization(environ)
+        self._sdk.project = self._sdk.admin_api_key = None
 
     @asynccontextmanager
     async def post(
@@ -77,6 +95,12 @@ class UpstreamClient:
         """Let the SDK do what it does once, on its first request; nothing is sent anywhere."""
         await asyncio.to_thread(self._sdk.platform_headers)
 
+    def unquoted(self, text: str) -> str:
+        """Return an upstream's words without the key and the headers that were sent to it, should it quote them."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[hidden]")
+        return text
+
     async def close(self) -> None:
-        """Release the SDK's client; the session belongs to whoever made it."""
-        await self._sdk.close()
+        """Close every connection; a request that still comes opens a new one."""
+        await self._transport.aclose()

@@ -1,15 +1,13 @@
 """All upstreams of the configuration, and the circuits of their targets."""
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import aiohttp
 
 from server.config import Model, Settings, Upstream
 from server.upstreams.breaker import Breaker
-from server.upstreams.client import UpstreamClient
-from server.upstreams.transport import new_session
+from server.upstreams.client import UpstreamClient, identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +30,72 @@ class Target:
 
 
 class Upstreams:
-    """Clients by upstream and circuits by target, for one configuration."""
+    """Clients by upstream and circuits by target, of the configuration that is in force."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
         self._settings = settings
         self._environ = environ
-        self._session: aiohttp.ClientSession | None = None
         self._clients: dict[str, UpstreamClient] = {}
+        self._retired: set[UpstreamClient] = set()  # replaced, and closed with the last stream that may ask them
+        self._closing: set[asyncio.Task[None]] = set()
         self.breakers: dict[str, Breaker] = {}
 
     async def open(self) -> None:
-        """Make the session and the clients; call in the running loop."""
-        self._session = new_session()
-        for upstream in self._settings.upstreams:
-            self._clients[upstream.name] = UpstreamClient(upstream, self._session, self._environ)
+        """Make the clients; call in the running loop. Raises OSError."""
+        self._clients = {one.name: UpstreamClient(one, self._environ) for one in self._settings.upstreams}
         for client in self._clients.values():
             await client.warm_up()
 
     async def close(self) -> None:
         """Close every connection."""
-        for client in self._clients.values():
+        for client in (*self._clients.values(), *self._retired):
             await client.close()
-        if self._session is not None:
-            await self._session.close()
+        await asyncio.gather(*self._closing)
+
+    async def reload(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        """Take new upstreams. What has not changed stays as it is, with its connections and circuits.
+
+        Raises:
+            OSError: a certificate cannot be read; nothing has changed.
+
+        """
+        clients = {}
+        for one in settings.upstreams:
+            old = self._clients.get(one.name)
+            same = old is not None and old.identity == identity(one, environ)
+            clients[one.name] = old if old is not None and same else UpstreamClient(one, environ)
+        for client in clients.values():
+            await client.warm_up()
+        replaced = set(self._clients.values()) - set(clients.values())
+        gone = {client.settings.name for client in replaced}
+        self._settings, self._environ, self._clients = settings, environ, clients
+        targets = {str(target) for model in settings.models for target in model.targets}
+        self.breakers = {
+            label: breaker
+            for label, breaker in self.breakers.items()
+            if label in targets and label.partition("/")[0] not in gone
+        }
+        self._retired |= replaced
+        self._close_retired()
+
+    def hold(self, route: Sequence[Target]) -> None:
+        """Keep the clients of a stream's targets open until it is released."""
+        for target in route:
+            target.client.streams += 1
+
+    def release(self, route: Sequence[Target]) -> None:
+        """Let go of what `hold` held: the stream has ended."""
+        for target in route:
+            target.client.streams -= 1
+        if self._retired:
+            self._close_retired()
+
+    def _close_retired(self) -> None:
+        for client in [client for client in self._retired if client.streams == 0]:
+            self._retired.discard(client)
+            task = asyncio.create_task(client.close(), name=f"close {client.settings.name}")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
     def route(self, model: Model, asked: str) -> list[Target]:
         """Return the targets for `model`, in the order of the configuration; `upstream/*` keeps the name `asked`."""
