@@ -28,8 +28,8 @@ class Reader(Protocol):
     live: bool
     wake: Flag
 
-    async def push(self, data: bytes, tail: int, offset: int) -> None:
-        """Write frames that end at `tail`; never suspends, never raises."""
+    def push(self, data: bytes, tail: int, offset: int) -> None:
+        """Write frames that end at `tail`; never raises."""
 
 
 class Stream:
@@ -102,7 +102,7 @@ class Stream:
         if not records:
             return
         await self.log.append(records)
-        await self._show(records)
+        self._show(records)
         if self.log.bytes > self._max_bytes:
             raise StreamError(f"The stream is larger than {self._max_bytes} bytes.", "stream_too_large", 502)
 
@@ -111,21 +111,22 @@ class Stream:
         await self.log.append(records, ending)
         self.move(ending.state)
         self.ended.set()
-        await self._show(records)
+        self._show(records)
         for reader in self.readers:
             reader.wake.set()
         self._room.set()
 
-    async def _show(self, records: Sequence[Record]) -> None:
+    def _show(self, records: Sequence[Record]) -> None:
         log = self.log
         rendered = b""
         for reader in self.readers:
             if reader.live:
                 rendered = rendered or frames(self.birth, log.tail - len(records) + 1, records)
-                await reader.push(rendered, log.tail, log.bytes)
+                reader.push(rendered, log.tail, log.bytes)
             else:
                 reader.wake.set()
-        self.opened.set()
+        if not self.opened.is_set():
+            self.opened.set()
 
     @property
     def wanted(self) -> bool:

@@ -30,7 +30,7 @@ class ProjectedDelivery(Delivery):
                 self.cursor += len(records)
                 self.offset += sum(len(data) for _, data in records)
                 if shown := self._projection.frames(records):
-                    await self._write(shown)
+                    self._write(shown)
             elif stream.ended.is_set():
                 if stream.fault is None:
                     return
