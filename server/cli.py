@@ -1,4 +1,4 @@
-"""The commands: `sluiceway serve`, `sluiceway check`."""
+"""The commands: `sluiceway serve`, `sluiceway check`, and those of a client."""
 
 import argparse
 import asyncio
@@ -11,6 +11,7 @@ import uvloop
 
 from server import __version__
 from server.app import RECOVERY, STORES, Gateway, plugin_names
+from server.client.commands import add_commands
 from server.config import Settings
 from server.config_check import ConfigError, check, load
 from server.core.errors import StoreError
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     checked = commands.add_parser("check", help="validate a configuration")
     checked.add_argument("--config", type=Path, required=True, help="TOML file")
     checked.set_defaults(run=_check)
+    add_commands(commands)
     return parser
 
 

@@ -1,0 +1,120 @@
+"""`sluiceway tail`, `sluiceway chat` and `sluiceway streams`: a gateway from a terminal."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import httpx2
+
+from server.client.reading import EVENTS, print_stream
+from server.client.streams_table import Look, table
+from server.client.terminal import DEFAULT_URL, KEY_VARIABLE, CommandError, connect, get, note, say
+
+FAILED = 1
+INTERRUPTED = 130  # as a shell reports SIGINT
+CLEAR = "\x1b[H\x1b[J"  # to the top left, and nothing below
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the three commands to the command line."""
+    tail = commands.add_parser("tail", help="print a stream as it comes, from its beginning")
+    tail.add_argument("id", help="of the stream")
+    tail.add_argument("--after", type=int, default=0, metavar="SEQ", help="begin after this event")
+    tail.add_argument("--raw", action="store_true", help="print the events as they are sent")
+    _add(tail, _tail)
+    chat = commands.add_parser("chat", help="talk to a model; an answer survives lost connections")
+    chat.add_argument("--model", help="the first of the gateway's, if left out")
+    chat.add_argument("--system", help="the system message")
+    _add(chat, _chat)
+    streams = commands.add_parser("streams", help="watch the streams: age, tokens/s, lag, who is stalling")
+    streams.add_argument("--once", action="store_true", help="print them once")
+    streams.add_argument("--all", action="store_true", help="the ended ones, too")
+    streams.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks; 1")
+    _add(streams, _streams)
+
+
+def _add(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace, httpx2.Client], None]) -> None:
+    parser.add_argument("--url", default=DEFAULT_URL, help=f"of the gateway; {DEFAULT_URL}. Its key: {KEY_VARIABLE}")
+    parser.set_defaults(run=lambda options: _run(command, options))
+
+
+def _run(command: Callable[[argparse.Namespace, httpx2.Client], None], options: argparse.Namespace) -> int:
+    try:
+        with connect(options.url) as client:
+            command(options, client)
+    except CommandError as error:
+        print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201 — the command's output
+        return FAILED
+    except (httpx2.TransportError, httpx2.InvalidURL, BrokenPipeError) as error:
+        print(f"sluiceway: {options.url}: {error}", file=sys.stderr)  # noqa: T201
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _tail(options: argparse.Namespace, client: httpx2.Client) -> None:
+    form = {} if options.raw else {"format": "openai"}
+    params = {**form, "after": str(options.after)}
+    with client.stream("GET", f"/v1/streams/{options.id}", params=params, headers={"Accept": EVENTS}) as response:
+        if not options.raw or response.status_code != 200:
+            print_stream(response)
+            return
+        for chunk in response.iter_raw():
+            say(chunk.decode())  # whole events, so whole characters
+
+
+def _chat(options: argparse.Namespace, client: httpx2.Client) -> None:
+    model = options.model or _first_model(client)
+    messages = [{"role": "system", "content": options.system}] if options.system else []
+    note(f"{model}; an empty line or Ctrl-D ends, Ctrl-C stops an answer")
+    while question := _ask():
+        messages.append({"role": "user", "content": question})
+        try:
+            messages.append({"role": "assistant", "content": _answer(client, model, messages)})
+        except KeyboardInterrupt:
+            note("stopped")  # leaving the stream has aborted it
+            messages.pop()
+        except (CommandError, httpx2.TransportError) as error:
+            note(str(error))
+            messages.pop()
+
+
+def _ask() -> str:
+    try:
+        return input("> " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return ""
+
+
+def _answer(client: httpx2.Client, model: str, messages: list[dict[str, str]]) -> str:
+    body = {"model": model, "messages": messages, "stream": True}
+    with client.stream("POST", "/v1/chat/completions", json=body) as response:
+        return print_stream(response)
+
+
+def _first_model(client: httpx2.Client) -> str:
+    names = [str(model["id"]) for model in get(client, "/v1/models")["data"] if model["id"] != "*"]
+    if not names:
+        raise CommandError("This gateway takes any model name: say which one with --model.")
+    return names[0]
+
+
+def _streams(options: argparse.Namespace, client: httpx2.Client) -> None:
+    before = None
+    while True:
+        try:
+            look = Look.now(get(client, "/v1/streams"))
+        except CommandError as error:
+            if before is None:
+                raise
+            lines = [str(error)]  # a restart: the next look may succeed
+        else:
+            lines = table(look, before, ended=options.all)
+            before = look
+        sys.stdout.write(CLEAR if sys.stdout.isatty() and not options.once else "")
+        say("\n".join(lines) + "\n")
+        if options.once:
+            return
+        time.sleep(max(options.interval, 0.1))

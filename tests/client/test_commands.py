@@ -1,0 +1,170 @@
+"""`sluiceway tail`, `chat` and `streams` as a user runs them."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+from cutting_proxy import cutting, random_cuts
+from gateway import ROOT, in_process
+from provider import Provider
+
+from server.client.streams_table import Look, table
+
+ASK: dict[str, Any] = {"stream": True, "messages": [{"role": "user", "content": "Hi"}]}
+NO_KEY = {name: value for name, value in os.environ.items() if name != "SLUICEWAY_KEY"}
+
+
+@asynccontextmanager
+async def running(*arguments: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `sluiceway` with pipes, and end it."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "server", *arguments, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe,
+        env={**NO_KEY, **environ},
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(60):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def _run(*arguments: str, typed: str = "", **environ: str) -> tuple[int, str, str]:
+    async with running(*arguments, **environ) as process:
+        out, err = await process.communicate(typed.encode())
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+async def _begin(url: str, model: str) -> str:
+    """Begin a stream, read all of it and return its id."""
+    async with aiohttp.request("POST", url + "/chat/completions", json={"model": model, **ASK}) as response:
+        await response.read()
+        return response.headers["X-Stream-Id"]
+
+
+async def test_tail_prints_a_stream_over_cuts(provider: Provider, model: str) -> None:
+    """`tail` prints a stream's text once, although its connection is cut, and says so beside it."""
+    words = [f"w{n}é☃ " for n in range(100)]
+    await provider.script(model, {"pieces": words})
+    async with in_process(provider.url) as gateway, cutting(gateway.port, [*random_cuts(3, seed=1)]) as proxy:
+        stream_id = await _begin(gateway.url, model)
+        status, out, err = await _run("tail", stream_id, "--url", proxy.root)
+    assert (status, out) == (0, "".join(words) + "\n"), err
+    assert proxy.made == 3
+    assert "resuming" in err
+
+
+async def test_tail_begins_where_it_is_told(provider: Provider, model: str) -> None:
+    """`--after` skips what one has; `--raw` prints the events themselves, with their ids."""
+    await provider.script(model, {"pieces": ["one ", "two ", "three"]})
+    async with in_process(provider.url) as gateway:
+        stream_id = await _begin(gateway.url, model)
+        assert (await _run("tail", stream_id, "--after", "2", "--url", gateway.root))[1] == "two three\n"
+        raw = (await _run("tail", stream_id, "--raw", "--url", gateway.url))[1]
+    assert raw.startswith("id: 1\ndata: {")
+    assert raw.endswith("data: [DONE]\n\n")
+
+
+async def test_tail_says_what_is_wrong(provider: Provider) -> None:
+    """A stream that does not exist is one line on standard error and status 1, and so is a missing gateway."""
+    async with in_process(provider.url) as gateway:
+        status, out, err = await _run("tail", "strm_none", "--url", gateway.root)
+        assert (status, out) == (1, "")
+        assert err == "sluiceway: 404: There is no such stream.\n"
+    status, _, err = await _run("streams", "--once", "--url", "http://127.0.0.1:1")
+    assert status == 1
+    assert "cannot be reached" in err
+
+
+async def test_output_cannot_drive_the_terminal(provider: Provider, model: str) -> None:
+    """Escape sequences in a model's text do not reach the terminal."""
+    await provider.script(model, {"pieces": ["a\x1b]0;title\x07b\x9b2J", "\tc\nd"]})
+    async with in_process(provider.url) as gateway:
+        stream_id = await _begin(gateway.url, model)
+        _, out, _ = await _run("tail", stream_id, "--url", gateway.root)
+    assert out == "a]0;titleb2J\tc\nd\n"
+
+
+async def test_chat_remembers_and_survives_cuts(provider: Provider, model: str) -> None:
+    """A chat sends what was said before with every question, and its answers come whole over cut connections."""
+    words = [f"w{n} " for n in range(100)]
+    await provider.script(model, {"pieces": words})
+    async with in_process(provider.url) as gateway, cutting(gateway.port, random_cuts(4, seed=2)) as proxy:
+        typed = "first question\nsecond question\n"
+        status, out, err = await _run(
+            "chat", "--model", model, "--system", "Be brief.", "--url", proxy.root, typed=typed
+        )
+        seen = await provider.seen(model)
+    assert (status, out) == (0, ("".join(words) + "\n") * 2), err
+    assert proxy.made == 4
+    assert [message["role"] for message in seen[-1]["body"]["messages"]] == ["system", "user", "assistant", "user"]
+
+
+async def test_interrupting_an_answer_stops_it(provider: Provider, model: str) -> None:
+    """Ctrl-C stops the answer, and with it the generation; the chat goes on."""
+    await provider.script(model, {"tokens": 1000, "rate": 20}, {"text": "second"})
+    async with (
+        in_process(provider.url, streams={"linger": 600.0}) as gateway,
+        running("chat", "--model", model, "--url", gateway.root) as process,
+    ):
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"one\n")
+        await process.stdout.readexactly(5)
+        process.send_signal(signal.SIGINT)
+        await gateway.idle()
+        process.stdin.write(b"two\n")
+        process.stdin.close()
+        rest = await process.stdout.read()
+        assert await process.wait() == 0
+    assert rest.decode().endswith("second\n")
+
+
+async def test_streams_shows_who_is_stalling(provider: Provider, model: str) -> None:
+    """`streams --once` prints one table with the live streams, from a gateway that wants a key."""
+    await provider.script(model, {"tokens": 1000, "rate": 20})
+    digest = "6ca13d52ca70c883e0f0bb101e425a89e8624de51db2d2392593af6a84118090"  # of abc123
+    key = {"Authorization": "Bearer abc123"}
+    async with in_process(provider.url, keys=[{"name": "web", "sha256": digest}]) as gateway:
+        body = {"model": model, **ASK}
+        async with aiohttp.request("POST", gateway.url + "/chat/completions", json=body, headers=key) as response:
+            await response.content.readline()
+            status, out, _ = await _run("streams", "--once", "--url", gateway.root, SLUICEWAY_KEY="abc123")
+            refused, _, err = await _run("streams", "--once", "--url", gateway.root)
+    assert status == 0
+    head, row = out.splitlines()
+    assert head.split()[:4] == ["STREAM", "MODEL", "STATE", "AGE"]
+    assert row.split()[:3] == [response.headers["X-Stream-Id"], model, "streaming"]
+    assert refused == 1
+    assert "SLUICEWAY_KEY" in err
+
+
+def test_table_names_the_staller() -> None:
+    """The note says whether the client, the upstream or nobody holds a stream up, and rates come from two looks."""
+    calm = {
+        "id": "a", "model": "m", "state": "streaming", "paused": False, "created": 0.0, "last_activity": 99.9,
+        "records": 100, "lag": 0, "readers": 1, "recoveries": 0,
+    }  # fmt: skip
+    streams = [
+        calm,
+        {**calm, "id": "b", "paused": True, "lag": 65536},
+        {**calm, "id": "c", "last_activity": 90.0},
+        {**calm, "id": "d", "readers": 0},
+        {**calm, "id": "e", "state": "complete"},
+    ]
+    before = Look(98.0, [{**calm, "records": 80}])
+    lines = table(Look(100.0, streams), before)
+    assert len(lines) == 5
+    assert "10.0" in lines[1]
+    assert lines[2].endswith("client stalls: upstream held back")
+    assert "64.0 KB" in lines[2]
+    assert lines[3].endswith("upstream quiet for 10.0 s")
+    assert lines[4].endswith("no reader")
