@@ -70,5 +70,4 @@ class Bill:
 
 
 def _summed(parts: Sequence[Usage]) -> Usage:
-    counts = {name: [part.get(name) for part in parts] for name in TOTALS}
-    return {name: sum(count for count in found if isinstance(count, int)) for name, found in counts.items()}
+    return {name: sum(part[name] for part in parts) for name in TOTALS}

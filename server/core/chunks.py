@@ -70,9 +70,3 @@ def identity(chunk: Chunk) -> Chunk:
 def usage_chunk(first: Chunk, usage: dict[str, Any]) -> bytes:
     """Return the extra chunk that `stream_options.include_usage` asks for."""
     return orjson.dumps({"object": "chat.completion.chunk", **first, "choices": [], "usage": usage})
-
-
-def text_chunk(first: Chunk, delta: dict[str, Any], finish_reason: str | None = None) -> bytes:
-    """Return a chunk of one choice."""
-    choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
-    return orjson.dumps({"object": "chat.completion.chunk", **first, "choices": [choice]})

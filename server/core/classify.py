@@ -56,7 +56,7 @@ def _error(
         kind,
         _text(detail, "message")[:MAX_MESSAGE] or words,
         status=status,
-        code=str(code) if isinstance(code, str | int) else None,
+        code=str(code) if isinstance(code, int) else _text(detail, "code") or None,
         type=_text(detail, "type") or None,
         param=_text(detail, "param") or None,
         retry_after=retry_after,
@@ -102,7 +102,8 @@ def _fastapi(detail: object) -> object:
 
 def _text(detail: dict[str, Any], name: str) -> str:
     value = detail.get(name)
-    return value if isinstance(value, str) else ""
+    # The SDK's JSON parser lets half a surrogate pair through, which no UTF-8 can carry on.
+    return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def _kind(status: int, detail: dict[str, Any]) -> Kind:

@@ -7,7 +7,6 @@ import orjson
 
 from server.core.chunks import usage_chunk
 from server.core.intake import Piece
-from server.core.lifecycle import State
 from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, WHOLE, Birth, Ending, Form, Record
 from server.core.sse import frame
 from server.core.toolcalls import ToolCall
@@ -21,6 +20,9 @@ class Writer(Protocol):
 
     whole: bytes  # the JSON of a non-streaming answer, which is then the one record
     called: Sequence[ToolCall]  # by the turn that finished last; a form that passes calls on in pieces knows none
+
+    def take_up(self, records: Sequence[Record]) -> None:
+        """Go on after records that an earlier relay of this stream has written."""
 
     def attempt(self) -> None:
         """Note that an attempt begins."""
@@ -42,6 +44,9 @@ class OpenAIWriter:
         self._show_usage = show_usage
         self.whole = b""
         self.called: Sequence[ToolCall] = ()
+
+    def take_up(self, records: Sequence[Record]) -> None:
+        """Need nothing of them: a chunk stands for itself."""
 
     def attempt(self) -> None:
         """Forget nothing: every chunk was shown."""
@@ -77,8 +82,3 @@ def frames(birth: Birth, first: int, records: Sequence[Record]) -> bytes:
             return plain
         return b"".join([frame(seq, data) for seq, (_, data) in enumerate(records, first)])
     return b"".join([frame(seq, data, kind.encode()) for seq, (kind, data) in enumerate(records, first)])
-
-
-def is_failure(state: State) -> bool:
-    """Whether a stream that ends like this ends with an error."""
-    return state in (State.FAILED, State.CANCELLED)

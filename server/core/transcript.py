@@ -3,7 +3,7 @@
 from typing import Any
 
 from server.core.chunks import ONCE_FIELDS, REASONING_FIELDS, Chunk, identity, index_of
-from server.core.usage import measured
+from server.core.usage import measured, with_total
 
 
 class Transcript:
@@ -77,4 +77,4 @@ class Transcript:
     def observe_usage(self, usage: object) -> None:
         """Keep the upstream's own count; a later one (a running total) replaces an earlier."""
         if isinstance(usage, dict) and measured(usage):
-            self.usage = usage
+            self.usage = with_total(usage)

@@ -11,6 +11,13 @@ def measured(usage: dict[str, Any]) -> bool:
     return isinstance(usage.get("prompt_tokens"), int) and isinstance(usage.get("completion_tokens"), int)
 
 
+def with_total(usage: dict[str, Any]) -> dict[str, Any]:
+    """Return a measured usage whose total is a number, also where the upstream left it out."""
+    if isinstance(usage.get("total_tokens"), int):
+        return usage
+    return {**usage, "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"]}
+
+
 def estimate(prompt_bytes: int, completion_tokens: int) -> dict[str, Any]:
     """Return a usage object for a stream whose upstream sent none: prompt by its size, completion by its chunks."""
     prompt = -(-prompt_bytes // BYTES_A_TOKEN)
