@@ -153,13 +153,18 @@ class OwnProcess:
 
 @asynccontextmanager
 async def own_process(
-    upstream_url: str, *, environ: Mapping[str, str] | None = None, command: tuple[str, ...] = (), **tables: Any
+    upstream_url: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    command: tuple[str, ...] = (),
+    arguments: tuple[str, ...] = ("--port", "0"),
+    **tables: Any,
 ) -> AsyncIterator[OwnProcess]:
     """Run `python -m server serve`; SIGTERM at the end, unless it has ended by then. `command` goes before it."""
     with tempfile.TemporaryDirectory() as folder:
         config = written(folder, tree(upstream_url, **tables))
         started = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond, and no loop owns the process
-            [*command, sys.executable, "-m", "server", "serve", "--config", str(config), "--port", "0"],
+            [*command, sys.executable, "-m", "server", "serve", "--config", str(config), *arguments],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,

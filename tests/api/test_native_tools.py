@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,32 +10,9 @@ import native
 import pytest
 import wire
 from gateway import in_process, own_process
+from native import ALL, LOOK, TOOLS, call, ran
 
-TOOLS = Path(__file__).parent.parent / "tools"
-sys.path.insert(0, str(TOOLS))
-
-ALL = {name: f"tool_examples:{name}" for name in ("add", "fail", "hang", "huge", "slowly")}
 RETRY = {"strategy": "auto", "backoff": 0.01}
-LOOK = {"type": "function", "function": {"name": "look", "strict": True, "parameters": {"type": "object"}}}
-
-
-def call(name: str, arguments: Any = None, **more: Any) -> dict[str, Any]:
-    """Give one call of a script."""
-    return {"name": name, "arguments": {} if arguments is None else arguments, **more}
-
-
-@pytest.fixture
-def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in which tools leave a line for each call."""
-    path = tmp_path / "marks"
-    path.touch()
-    monkeypatch.setenv("TOOL_MARKS", str(path))
-    return path
-
-
-def ran(marks: Path) -> Counter[str]:
-    """Count what ran."""
-    return Counter(marks.read_text(encoding="utf-8").splitlines())
 
 
 def results(found: list[native.Event]) -> dict[str, dict[str, Any]]:
