@@ -1,0 +1,80 @@
+"""What a client holds, read back from either form of log."""
+
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.core.delivered import texts
+from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Record
+from server.core.seam import Suppression
+
+
+def chunk(*choices: dict[str, Any], **fields: Any) -> Record:
+    return Record(CHUNK, orjson.dumps({"choices": list(choices), **fields}))
+
+
+def event(kind: str, **fields: Any) -> Record:
+    return Record(kind, orjson.dumps({"type": kind, **fields}))
+
+
+def test_openai() -> None:
+    """Texts come together by choice and kind; roles, nulls, usage, calls and the ending bring nothing."""
+    records = [
+        chunk({"index": 0, "delta": {"role": "assistant", "content": ""}}),
+        chunk({"index": 0, "delta": {"reasoning_content": "hm"}}),
+        chunk({"index": 1, "delta": {"reasoning": "so", "reasoning_content": "so"}}),
+        chunk({"index": 0, "delta": {"content": "a"}}, {"index": 1, "delta": {"content": "x", "reasoning": None}}),
+        chunk({"delta": {"content": "b"}}, {"index": None, "delta": None}, {"index": 1, "delta": {"refusal": "no"}}),
+        chunk({"index": 0, "delta": {"tool_calls": [{"index": 0}]}, "finish_reason": "stop"}),
+        chunk(usage={"prompt_tokens": 1}),
+        Record(CHUNK, b'{"choices": null}'),
+        Record(DONE, DONE_DATA),
+        Record(ERROR, b'{"error": {}}'),
+    ]
+    assert texts("openai", records) == {
+        (0, "reasoning"): "hm",
+        (1, "reasoning"): "so",
+        (0, "content"): "ab",
+        (1, "content"): "x",
+        (1, "refusal"): "no",
+    }
+
+
+def test_native() -> None:
+    """Tokens, reasoning and refusals come together; the turn before a tool call is over and not told again."""
+    said = [
+        event("start", stream_id="s"),
+        event("reasoning", content="hm", field="reasoning_content"),
+        event("token", content="a", token_count=1),
+        event("recovery", attempt=1),
+        event("token", content="b", token_count=2),
+        event("token", content="no", token_count=2, field="refusal"),
+    ]
+    assert texts("native", said) == {(0, "reasoning"): "hm", (0, "content"): "ab", (0, "refusal"): "no"}
+    called = [*said, event("tool_call", id="1"), event("tool_result", id="1", content="4")]
+    assert texts("native", called) == {}
+    assert texts("native", [*called, event("token", content="c")]) == {(0, "content"): "c"}
+
+
+@given(st.lists(st.text(max_size=5)))
+def test_all_of_a_text(pieces: list[str]) -> None:
+    """No piece of a text is lost, in either form."""
+    whole = "".join(pieces)
+    wanted = {(0, "content"): whole} if whole else {}
+    assert texts("openai", [chunk({"index": 0, "delta": {"content": piece}}) for piece in pieces]) == wanted
+    assert texts("native", [event("token", content=piece) for piece in pieces if piece]) == wanted
+
+
+def test_no_text() -> None:
+    """Content that is a list of parts is something delivered, which a restart can never have told again."""
+    parts = [{"type": "thinking", "thinking": "hm"}]
+    for form, record in (
+        ("openai", chunk({"index": 0, "delta": {"content": parts}})),
+        ("native", event("token", content=parts)),
+    ):
+        found = texts(form, [record])
+        assert list(found) == [(0, "parts")]
+        seam = Suppression(found)
+        assert seam.join({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}) == []

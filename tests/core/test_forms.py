@@ -1,0 +1,81 @@
+"""The OpenAI form of a log, and both forms on the wire."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.core.forms import OpenAIWriter, frames
+from server.core.intake import Piece
+from server.core.lifecycle import State
+from server.core.records import CHUNK, DONE, ERROR, WHOLE, Birth, Ending, Form, Record
+from server.core.sse import Decoder
+from server.core.transcript import Transcript
+
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+FIRST = {"id": "c", "created": 1, "model": "m"}
+
+
+def birth(form: Form) -> Birth:
+    return Birth("s", "", form, "m", 0.0, b"{}")
+
+
+def ending(**fields: Any) -> Ending:
+    return Ending(State.COMPLETE, "stop", 0.0, "t", **fields)
+
+
+def spoken(*, usage_chunk: bool = False) -> Transcript:
+    transcript = Transcript()
+    transcript.observe({**FIRST, "choices": [{"delta": {"content": "x"}}]})
+    if usage_chunk:
+        transcript.observe({"choices": [], "usage": USAGE})
+    return transcript
+
+
+def test_pieces() -> None:
+    """Each chunk is one record, byte for byte; a recovery has no word in this form."""
+    writer = OpenAIWriter(show_usage=True)
+    assert writer.pieces([Piece(b"{ }", {}), Piece(b"[]", {})]) == [Record(CHUNK, b"{ }"), Record(CHUNK, b"[]")]
+    assert writer.recovery({"attempt": 1}) == []
+
+
+@pytest.mark.parametrize(("asked", "came"), [(True, True), (True, False), (False, False)])
+def test_usage_is_sent_once(asked: bool, came: bool) -> None:
+    """A client that asked for usage gets it exactly once: the upstream's own chunk, or ours before `[DONE]`."""
+    usage = {**USAGE, "measured": True}
+    records = OpenAIWriter(show_usage=asked).ending(ending(usage=usage), spoken(usage_chunk=came))
+    assert records[-1] == Record(DONE, b"[DONE]")
+    sent = [orjson.loads(data) for kind, data in records if kind == CHUNK]
+    owed = {**FIRST, "object": "chat.completion.chunk", "choices": [], "usage": usage}
+    assert sent == ([owed] if asked and not came else [])
+
+
+def test_error_ends_it() -> None:
+    """After an error there is neither usage nor `[DONE]`."""
+    error = {"error": {"message": "x", "code": "y"}}
+    records = OpenAIWriter(show_usage=True).ending(ending(error=error, usage=USAGE), spoken())
+    assert [(kind, orjson.loads(data)) for kind, data in records] == [(ERROR, error)]
+
+
+def test_whole_answer() -> None:
+    """A non-streaming answer is the one record of its stream, byte for byte."""
+    writer = OpenAIWriter(show_usage=False)
+    writer.whole = b'{ "choices": [] }'
+    assert writer.ending(ending(usage=USAGE), Transcript()) == [Record(WHOLE, b'{ "choices": [] }')]
+
+
+DATA = st.binary(max_size=30).map(lambda data: data.replace(b"\r", b""))
+RECORDS = st.lists(st.builds(Record, st.sampled_from(["chunk", "token", "done"]), DATA), min_size=1, max_size=6)
+
+
+@given(RECORDS, st.integers(1, 10**17))
+def test_frames(records: list[Record], first: int) -> None:
+    """Records go out numbered and whole, with the event's name in the native form only, alone or many at once."""
+    for form in ("openai", "native"):
+        events = Decoder().feed(frames(birth(form), first, records))
+        assert [int(event.id or 0) for event in events] == [*range(first, first + len(records))]
+        assert [event.data for event in events] == [record.data for record in records]
+        names = [record.kind.encode() if form == "native" else b"" for record in records]
+        assert [event.type for event in events] == names

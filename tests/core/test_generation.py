@@ -1,0 +1,62 @@
+"""The bodies that go upstream, and what a request forbids."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from server.core.generation import Generation
+
+
+def generation(body: dict[str, Any], *, stream: bool = True) -> Generation:
+    return Generation("openai", "m", body, stream, "cancel")
+
+
+BODY = {"model": "m", "messages": [{"role": "user", "content": "é"}], "stream": True, "new_field": {"a": [1]}}
+
+
+def test_passed_on() -> None:
+    """The client's fields go on as they are, known or not; only the model's name is the upstream's."""
+    sent = orjson.loads(generation(BODY).upstream_body("theirs", ask_usage=False))
+    assert sent == {**BODY, "model": "theirs"}
+    assert BODY["model"] == "m"
+
+
+def test_usage_is_asked_for() -> None:
+    """Usage is asked for beside the client's own options, in streams only."""
+    for options in (None, "x", {"include_usage": False}, {"include_usage": True}):
+        sent = orjson.loads(generation({**BODY, "stream_options": options}).upstream_body("t", ask_usage=True))
+        assert sent["stream_options"] == {"include_usage": True}
+    sent = orjson.loads(generation({**BODY, "stream_options": {"x": 1}}).upstream_body("t", ask_usage=True))
+    assert sent["stream_options"] == {"x": 1, "include_usage": True}
+    whole = orjson.loads(generation(BODY, stream=False).upstream_body("t", ask_usage=True))
+    assert "stream_options" not in whole
+
+
+def test_changes() -> None:
+    """What a continuation changes wins over the client's fields, for this one attempt."""
+    asked = generation({**BODY, "max_tokens": 9})
+    assert orjson.loads(asked.upstream_body("t", ask_usage=False, changes={"max_tokens": 4}))["max_tokens"] == 4
+    assert orjson.loads(asked.upstream_body("t", ask_usage=False))["max_tokens"] == 9
+
+
+@pytest.mark.parametrize(
+    ("fields", "structured"),
+    [
+        ({}, False),
+        ({"response_format": None}, False),
+        ({"response_format": {"type": "text"}}, False),
+        ({"response_format": "json"}, False),
+        ({"response_format": {"type": "json_object"}}, True),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, True),
+        ({"guided_json": {"type": "object"}}, True),
+        ({"guided_choice": ["a"]}, True),
+        ({"structured_outputs": {"json": {}}}, True),
+        ({"grammar": "root ::= x"}, True),
+        ({"ebnf": "root ::= x"}, True),
+        ({"guided_regex": None}, False),
+    ],
+)
+def test_structured(fields: dict[str, Any], structured: bool) -> None:
+    """A constrained answer is known by any of the fields that upstreams constrain one by."""
+    assert generation({**BODY, **fields}).structured is structured
