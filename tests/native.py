@@ -1,10 +1,18 @@
 """A client of the native protocol, for tests."""
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import wire
+
+TOOLS = Path(__file__).parent / "tools"  # where the module of the tools is
+sys.path.insert(0, str(TOOLS))
+ALL = {name: f"tool_examples:{name}" for name in ("add", "fail", "hang", "huge", "slowly")}  # [tools.functions]
+LOOK = {"type": "function", "function": {"name": "look", "strict": True, "parameters": {"type": "object"}}}
 
 
 class Event(NamedTuple):
@@ -56,3 +64,13 @@ def text(found: Iterable[Event]) -> str:
 def of(found: Iterable[Event], kind: str) -> list[dict[str, Any]]:
     """Give the data of all events of one type."""
     return [event.data for event in found if event.type == kind]
+
+
+def call(name: str, arguments: Any = None, **more: Any) -> dict[str, Any]:
+    """Give one call of a script of the provider."""
+    return {"name": name, "arguments": {} if arguments is None else arguments, **more}
+
+
+def ran(marks: Path) -> Counter[str]:
+    """Count the tools that ran."""
+    return Counter(marks.read_text(encoding="utf-8").splitlines())

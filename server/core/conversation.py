@@ -20,6 +20,7 @@ class Turn:
     """One turn of the model: what it said, the calls it made (`tool_call` events), the results by the call's id."""
 
     text: str = ""
+    tokens: int = 0  # content chunks
     calls: list[dict[str, Any]] = field(default_factory=list)
     results: dict[str, str] = field(default_factory=dict)
 
@@ -49,8 +50,9 @@ def turns(records: Iterable[Record]) -> list[Turn]:
             said = orjson.loads(data)
             if kind == TOOL_CALL:
                 found[-1].calls.append(said)
-            elif "field" not in said:
+            elif kind == TOKEN and "field" not in said:
                 found[-1].text += said["content"]
+                found[-1].tokens += 1
     return found
 
 

@@ -46,6 +46,12 @@ class Rounds:
         """Whether a finished turn has calls for the server."""
         return any(self.serves(call.name) and not call.incomplete for call in called)
 
+    def take_up(self, told: Sequence[Turn]) -> None:
+        """Go on after turns that an earlier relay of this stream has written."""
+        answered = [turn for turn in told if turn.answered]
+        if answered:
+            self._ask_again(answered, last=len(answered) >= self._toolbox.max_rounds)
+
     async def run(self, read: Read, append: Append, *, lost: bool = False) -> bool:
         """Answer the calls that the log owes a result, each as it comes; return whether another round follows.
 
