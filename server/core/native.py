@@ -16,6 +16,7 @@ from server.core.transcript import Transcript
 START, TOKEN, REASONING, TOOL_CALL, TOOL_RESULT, RECOVERY = (
     "start", "token", "reasoning", "tool_call", "tool_result", "recovery",
 )  # fmt: skip
+THINKING = {"field": "thinking"}
 MAX_ARGUMENTS = 4 * 1024 * 1024  # characters of all calls under way: they are in no log yet that would bound them
 
 
@@ -79,7 +80,8 @@ class NativeWriter:
                 break  # some upstreams send the same text under both names
         if content := delta.get("content"):
             self._tokens += 1
-            records += [self._said(kind, text) for kind, text in _parts(content)]
+            for kind, text in _parts(content):
+                records.append(self._said(kind, text, **THINKING if kind == REASONING else {}))
         if text := _text(delta, "refusal"):
             records.append(self._said(TOKEN, text, field="refusal"))
         if "tool_calls" in delta or "function_call" in delta:

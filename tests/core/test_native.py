@@ -1,0 +1,185 @@
+"""The native writer and what is read back from its records: pure, no I/O."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from server.core.conversation import messages, turns
+from server.core.delivered import texts
+from server.core.errors import StreamError
+from server.core.intake import Piece
+from server.core.lifecycle import State
+from server.core.native import MAX_ARGUMENTS, NativeWriter, event
+from server.core.records import Birth, Ending, Record
+from server.core.transcript import Transcript
+
+BIRTH = Birth("strm_1", "", "native", "m", 0.0, b"{}")
+
+
+def writer(*server_tools: str) -> NativeWriter:
+    """Give a writer whose server runs these tools."""
+    return NativeWriter(BIRTH, lambda: "local/m", server_tools.__contains__)
+
+
+def piece(finish_reason: str | None = None, **delta: Any) -> Piece:
+    """Give a chunk of one choice."""
+    chunk = {"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+    return Piece(orjson.dumps(chunk), chunk)
+
+
+def calls(*names: str) -> dict[str, Any]:
+    """Give the delta field of whole calls, each with its name as its id."""
+    return {
+        "tool_calls": [
+            {"index": index, "id": name, "function": {"name": name, "arguments": "{}"}}
+            for index, name in enumerate(names)
+        ]
+    }
+
+
+def ended(state: State = State.COMPLETE, **facts: Any) -> Ending:
+    """Give an ending."""
+    return Ending(state=state, reason=facts.pop("reason", "stop"), at=0.0, target="local/m", **facts)
+
+
+def kinds(records: list[Record]) -> list[str]:
+    """Give the kinds, which are also the types in the data."""
+    assert all(orjson.loads(record.data)["type"] == record.kind for record in records)
+    return [record.kind for record in records]
+
+
+def test_start_comes_once_and_first() -> None:
+    """The first chunk brings the start, with the target of that moment; later ones do not."""
+    target = "local/m"
+    made = NativeWriter(BIRTH, lambda: target)
+    target = "backup/m"
+    first = made.pieces([piece(role="assistant"), piece(content="a")])
+    assert kinds(first) == ["start", "token"]
+    assert orjson.loads(first[0].data)["target"] == "backup/m"
+    assert kinds(made.pieces([piece(content="b")])) == ["token"]
+
+
+def test_one_chunk_with_everything() -> None:
+    """Reasoning, content, calls and the finish of one chunk all come out, in this order."""
+    records = writer().pieces([piece("tool_calls", reasoning_content="r", content="c", **calls("look"))])
+    assert kinds(records) == ["start", "reasoning", "token", "tool_call"]
+
+
+def test_reasoning_under_two_names() -> None:
+    """A text that an upstream sends under both names of reasoning is shown once."""
+    records = writer().pieces([piece(reasoning_content="r", reasoning="r")])
+    assert kinds(records) == ["start", "reasoning"]
+
+
+def test_content_in_parts() -> None:
+    """Content that is a list of parts (Mistral's) gives tokens and reasoning."""
+    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "so"}, 3]
+    records = writer().pieces([piece(content=parts)])[1:]
+    told = [orjson.loads(record.data) for record in records]
+    assert [(one["type"], one["content"], one.get("field")) for one in told] == [
+        ("reasoning", "hm", "thinking"),
+        ("token", "so", None),
+    ]
+
+
+def test_whose_call() -> None:
+    """A call tells whether the server runs it; `called` is what a finished turn called."""
+    made = writer("now")
+    records = made.pieces([piece(**calls("now", "look")), piece("tool_calls")])
+    assert [orjson.loads(record.data)["server"] for record in records[1:]] == [True, False]
+    assert [call.name for call in made.called] == ["now", "look"]
+    made.pieces([piece(content="so"), piece("stop")])
+    assert list(made.called) == []
+
+
+def test_a_new_attempt_forgets_what_was_not_shown() -> None:
+    """Calls of an attempt that broke off do not mix with those of the next."""
+    made = writer()
+    made.pieces([piece(**calls("look"))])
+    made.attempt()
+    records = made.pieces([piece(**calls("watch")), piece("tool_calls")])
+    assert [orjson.loads(record.data)["name"] for record in records] == ["watch"]
+
+
+def test_endings() -> None:
+    """A broken-off call, the error and done come last, done always, once, and with the numbers of the ending."""
+    made = writer()
+    made.pieces([piece(tool_calls=[{"index": 0, "id": "a", "function": {"name": "look", "arguments": '{"a'}}])])
+    error = {"error": {"message": "gone", "code": "upstream_cut", "type": "api_error", "retryable": True}}
+    facts = {"error": error, "tokens": 3, "usage": {"measured": False}, "ttft_ms": 1.5}
+    records = made.ending(ended(State.FAILED, reason="upstream_cut", **facts), Transcript())
+    assert kinds(records) == ["tool_call", "error", "done"]
+    assert orjson.loads(records[1].data) == {
+        "type": "error", "message": "gone", "code": "upstream_cut", "retryable": True, "resumable": False,
+    }  # fmt: skip
+    assert orjson.loads(records[2].data) == {
+        "type": "done", "status": "failed", "reason": "upstream_cut", "token_count": 3,
+        "usage": {"measured": False}, "ttft_ms": 1.5,
+    }  # fmt: skip
+
+
+def test_arguments_without_an_end() -> None:
+    """Arguments that never end fail the stream: until they are whole they are in no log that would bound them."""
+    made = writer()
+    huge = {"index": 0, "function": {"arguments": "x" * (MAX_ARGUMENTS + 1)}}
+    with pytest.raises(StreamError) as caught:
+        made.pieces([piece(tool_calls=[huge])])
+    assert caught.value.code == "stream_too_large"
+
+
+def test_taking_up() -> None:
+    """A writer that takes a log up sends no second start, counts on, and invents no id that was there."""
+    made = writer()
+    before = made.pieces([piece(content="a"), piece(content="b"), piece(reasoning="c")])
+    again = writer()
+    again.take_up(before)
+    (record,) = again.pieces([piece(content="d")])
+    assert (record.kind, orjson.loads(record.data)["token_count"]) == ("token", 3)
+
+
+def log() -> list[Record]:
+    """Give the log of two answered turns and one under way."""
+    made = writer("now", "add")
+    records = made.pieces([piece(content="Hm. "), piece(reasoning="why"), piece("tool_calls", **calls("now", "add"))])
+    records += [
+        event("tool_result", id="add", name="add", error="no", duration_ms=1),
+        event("tool_result", id="now", name="now", content="late", duration_ms=1),
+    ]
+    records += made.pieces([piece("tool_calls", **calls("now"))])  # a turn without a word
+    records.append(event("tool_result", id="now", name="now", content="later", duration_ms=1))
+    return records + made.pieces([piece(reasoning="aha"), piece(content="It is "), piece(content="late.")])
+
+
+def test_turns() -> None:
+    """A log is read back into turns: text without reasoning, calls, results by id also where ids come again."""
+    first, second, running = turns(log())
+    assert (first.text, first.tokens, first.results) == ("Hm. ", 1, {"add": "Error: no", "now": "late"})
+    assert (second.text, second.results) == ("", {"now": "later"})
+    assert (running.text, running.tokens, running.calls) == ("It is late.", 2, [])
+    assert [turn.answered for turn in (first, second, running)] == [True, True, False]
+
+
+def test_owed() -> None:
+    """What is owed are the server's whole calls without a result; a client's call keeps a turn unanswered."""
+    made = writer("now", "add")
+    records = made.pieces([piece("tool_calls", **calls("now", "look", "add"))])
+    records.append(event("tool_result", id="add", name="add", content="2", duration_ms=1))
+    (turn,) = turns(records)
+    assert [call["id"] for call in turn.owed] == ["now"]
+    assert not turn.answered
+
+
+def test_messages() -> None:
+    """The model is told its turns with their calls, then each result, in the order of the calls."""
+    told = messages([turn for turn in turns(log()) if turn.answered])
+    assert [message["role"] for message in told] == ["assistant", "tool", "tool", "assistant", "tool"]
+    assert (told[0]["content"], told[3]["content"]) == ("Hm. ", None)
+    assert [call["id"] for call in told[0]["tool_calls"]] == ["now", "add"]
+    assert told[0]["tool_calls"][0]["function"] == {"name": "now", "arguments": "{}"}
+    assert [message.get("content") for message in told[1:3]] == ["late", "Error: no"]
+
+
+def test_delivered_texts_are_those_of_the_running_turn() -> None:
+    """A recovery joins what was said after the last results: the request tells the model everything before."""
+    assert texts("native", log()) == {(0, "reasoning"): "aha", (0, "content"): "It is late."}

@@ -1,0 +1,96 @@
+"""How a stream looks in the other form: ids and what they promise. Pure, no I/O."""
+
+import re
+from typing import Any
+
+import orjson
+
+from server.core.lifecycle import State
+from server.core.native import event
+from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Birth, Ending, Form, Record
+from server.core.views import Projection, project
+
+FRAME = re.compile(rb"(?:event: (\w+)\n)?id: (\d+)\ndata: (.*)\n\n")
+FAILURE = {"error": {"message": "gone", "type": "api_error", "param": None, "code": "upstream_cut", "retryable": True}}
+
+
+def shown(form: Form, records: list[Record], after: int = 0, error: Any = None) -> list[tuple[int, str, Any]]:
+    """Show an ended stream, created in the other form; return id, type and data of each event."""
+    created: Form = "native" if form == "openai" else "openai"
+    state = State.FAILED if error else State.COMPLETE
+    ending = Ending(state=state, reason="stop", at=0.0, target="local/m", tokens=2, error=error)
+    projection = project(Birth("strm_1", "", created, "m", 12.5, b"{}"), form, after, lambda: "local/m", lambda: ending)
+    assert isinstance(projection, Projection)
+    found = []
+    for record in records:
+        frames = projection.frames([record])
+        assert b"".join(match[0] for match in FRAME.finditer(frames)) == frames
+        for kind, number, data in FRAME.findall(frames):
+            found.append((int(number), kind.decode(), data if data == DONE_DATA else orjson.loads(data)))
+    return found
+
+
+def chunk(delta: dict[str, Any], finish_reason: str | None = None) -> Record:
+    """Give a chunk."""
+    return Record(CHUNK, orjson.dumps({"choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}))
+
+
+CHUNKS = [chunk({"role": "assistant"}), chunk({"content": "a"}), chunk({}, "stop"), Record(DONE, DONE_DATA)]
+NATIVE = [
+    event("start", stream_id="strm_1", model="m", target="local/m"),
+    event("token", content="a", token_count=1, timestamp=1),
+    event("recovery", attempt=1, strategy="restart", target="x", reason="upstream_cut", exact=True),
+    event("done", status="complete", reason="stop", token_count=1, usage=None, ttft_ms=1.0),
+]
+
+
+def test_the_same_form_has_no_view() -> None:
+    """A reader of the form that a stream was created in needs no translation."""
+    birth = Birth("strm_1", "", "native", "m", 0.0, b"{}")
+    assert project(birth, "native", 0, lambda: "", lambda: None) is None
+
+
+def test_natively() -> None:
+    """Chunks become events whose ids are those of their records; what has no word is skipped."""
+    assert [(seq, kind) for seq, kind, _ in shown("native", CHUNKS)] == [(1, "start"), (2, "token"), (4, "done")]
+
+
+def test_as_chunks() -> None:
+    """Events become chunks with the request's model and one identity; a recovery is skipped."""
+    found = shown("openai", NATIVE)
+    assert [seq for seq, _, _ in found] == [1, 2, 3, 4]
+    assert {(one["id"], one["created"], one["model"]) for _, _, one in found[:-1]} == {("chatcmpl-strm_1", 12, "m")}
+    assert found[2][2]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
+    assert found[3] == (4, "", DONE_DATA)
+
+
+def test_several_events_of_one_record() -> None:
+    """All but the last carry the id of the record before: a cut between them repeats, and loses nothing."""
+    found = shown("native", [chunk({"content": "a"}), chunk({"content": "b", "reasoning": "r"}, "stop")])
+    assert [(seq, kind) for seq, kind, _ in found] == [(0, "start"), (1, "token"), (1, "reasoning"), (2, "token")]
+    again = shown("native", [chunk({"content": "a"}), chunk({"content": "b", "reasoning": "r"}, "stop")], after=1)
+    assert [(seq, kind) for seq, kind, _ in again] == [(1, "reasoning"), (2, "token")]
+
+
+def test_a_failure_is_the_last_event_in_both() -> None:
+    """A failed stream ends at its tail in either form, so that a reader there is known to have seen everything."""
+    native = shown("native", [*CHUNKS[:2], Record(ERROR, orjson.dumps(FAILURE))], error=FAILURE)
+    assert [(seq, kind) for seq, kind, _ in native] == [(1, "start"), (2, "token"), (2, "error"), (3, "done")]
+    failed = [*NATIVE[:2], event("error", message="gone", code="upstream_cut"), event("done", reason="upstream_cut")]
+    assert shown("openai", failed, error=FAILURE)[-1] == (4, "", FAILURE)
+
+
+def test_after_a_cursor_the_view_knows_what_was_before() -> None:
+    """The index of a client's call counts those before the cursor; the server's calls do not count."""
+    facts = {"arguments": {}, "incomplete": False}
+    records = [
+        NATIVE[0],
+        event("tool_call", id="a", name="now", server=True, **facts),
+        event("tool_call", id="b", name="look", server=False, **facts),
+        event("tool_result", id="a", name="now", content="late", duration_ms=1),
+        event("tool_call", id="c", name="look", server=False, arguments=None, raw="{x", error="no", incomplete=True),
+    ]
+    ((seq, _, data),) = shown("openai", records, after=3)
+    assert seq == 5
+    (call,) = data["choices"][0]["delta"]["tool_calls"]
+    assert (call["index"], call["id"], call["function"]) == (1, "c", {"name": "look", "arguments": "{x"})
