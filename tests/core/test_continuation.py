@@ -41,7 +41,7 @@ def joined(form: str, text: str, comes: str) -> str:
 )
 @pytest.mark.parametrize("space", ["", " ", " \n\n"])
 def test_prefill(form: str, wanted: dict[str, Any], space: str) -> None:
-    """The delivered text goes last, as an assistant's, marked as the upstream wants it, without the white space after it."""
+    """The text goes last, as an assistant's, marked as the upstream wants it, without the white space at its end."""
     changed, _ = changes(form, {"messages": ASKED}, "Once upon" + space, 2)
     assert changed == wanted
 
