@@ -3,7 +3,8 @@
 import asyncio
 import os
 import signal
-from collections.abc import Mapping
+import socket
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 
 import structlog
@@ -12,8 +13,9 @@ from aiohttp import web
 from server.api.access import Access
 from server.api.completions import Completions
 from server.api.console import Console
+from server.api.cors import Cors
 from server.api.errors import middleware
-from server.api.listener import listen
+from server.api.listener import BACKLOG, bound, exposed, listen
 from server.api.native import Native
 from server.api.operations import Operations
 from server.api.protocol import Connection, connection_options
@@ -22,7 +24,10 @@ from server.api.stats import StatsPath
 from server.api.streams import StreamPaths
 from server.config import Settings
 from server.core.ports import Store, Strategy
+from server.reload import Load, Reload
 from server.streams import Streams
+from server.systemd import notify, watchdog_interval
+from server.telemetry.logs import unhandled
 from server.telemetry.metrics import Metrics
 from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Upstreams
@@ -30,6 +35,7 @@ from server.upstreams.pool import Upstreams
 RECOVERY = "sluiceway.recovery"
 STORES = "sluiceway.stores"
 TOOLS = "sluiceway.tools"
+STOP_MARGIN = 15.0  # seconds for what follows the grace: readers, tools, stores
 READERS_GRACE = 2.0  # seconds for readers to fetch the endings that a shutdown wrote
 log = structlog.get_logger("sluiceway")
 
@@ -59,13 +65,21 @@ class Gateway:
         strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
         self._strategy = strategy
         self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
+        self._access = Access(settings)
         self._runner: web.AppRunner
         self._servers: list[asyncio.Server] = []
         self.streams: Streams
         self.responder: Responder
 
-    async def start(self) -> None:
-        """Open the store, the upstreams, the tools and the listener. Raises StoreError, ToolSetupError, OSError."""
+    async def start(self, passed: Sequence[socket.socket] = ()) -> None:
+        """Open the store, the upstreams, the tools and the listener, or take listening sockets that were passed.
+
+        Raises:
+            StoreError, ToolSetupError: said in one sentence.
+            OSError: the port is taken, or a passed socket may not be listened on without keys.
+
+        """
+        self._check_exposure(passed, self.settings)
         await self.toolbox.open()
         await self.store.open()
         await self.upstreams.open()
@@ -77,8 +91,29 @@ class Gateway:
         loop = asyncio.get_running_loop()
         server, options = self._runner.server, connection_options()
         assert server is not None
-        for sock in listen(self.settings.server.host, self.settings.server.port, self.settings.flow):
-            self._servers.append(await loop.create_server(lambda: Connection(server, loop=loop, **options), sock=sock))
+        for sock in passed:
+            bound(sock, self.settings.flow)
+        for sock in passed or listen(self.settings.server.host, self.settings.server.port, self.settings.flow):
+            made = loop.create_server(lambda: Connection(server, loop=loop, **options), sock=sock, backlog=BACKLOG)
+            self._servers.append(await made)
+
+    def _check_exposure(self, sockets: Sequence[socket.socket], settings: Settings) -> None:
+        """Raise OSError where others than this machine could come in without a key."""
+        if not settings.keys and (address := exposed(sockets)):
+            raise OSError(f"listening on {address} takes [[keys]] for all who can reach it")
+
+    async def reload(self, settings: Settings, environ: Mapping[str, str]) -> None:
+        """Take the keys, models and upstreams of `settings`; live streams go on with what they began with.
+
+        Raises:
+            ConfigError, OSError: nothing has changed.
+
+        """
+        self._check_exposure([sock for server in self._servers for sock in server.sockets], settings)
+        await self.upstreams.reload(settings, environ)
+        # From here on nothing fails and nothing waits: no request sees a half of it.
+        self._access.take(settings.keys)
+        self.settings = self.streams.settings = settings
 
     def _application(self) -> web.Application:
         rooms: list[Completions | Native | StreamPaths | Operations | StatsPath | Console] = [
@@ -92,7 +127,10 @@ class Gateway:
         routes = [route for room in rooms for route in room.routes()]
         served = ", ".join(f"{route.method} {route.path}" for route in routes)
         # The body's own bound is checked where it is read; aiohttp's is for `request.read()`, which nothing calls.
-        app = web.Application(middlewares=[middleware(Access(self.settings), served)])
+        cors = Cors(self.settings.server.cors_origins)
+        app = web.Application(middlewares=[middleware(self._access, cors, served)])
+        if self.settings.server.cors_origins:
+            app.on_response_prepare.append(cors.sign)
         app.add_routes(routes)
         return app
 
@@ -114,15 +152,35 @@ class Gateway:
         await self.store.close()
         await self.toolbox.close()
 
-    async def serve(self) -> None:
-        """Run until SIGTERM or SIGINT."""
+    async def serve(self, load: Load | None = None, passed: Sequence[socket.socket] = ()) -> None:
+        """Run until SIGTERM or SIGINT, and say so to systemd; `load` reads the configuration again at SIGHUP."""
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(unhandled)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stopping.set)
-        await self.start()
+        await self.start(passed)
+        grace = self.settings.server.shutdown_grace
+        companions = [asyncio.create_task(_watchdog(), name="watchdog")]
+        if load is not None:
+            reload = Reload(self.settings, load, self.reload)
+            companions.append(asyncio.create_task(reload.run(), name="reload"))
+            loop.add_signal_handler(signal.SIGHUP, reload.ask)
         log.info("listening", host=self.settings.server.host, port=self.port, store=self.settings.store.kind)
+        notify("READY=1\nSTATUS=Running.")
         await stopping.wait()
-        log.info("draining", streams=self.streams.live, grace=self.settings.server.shutdown_grace)
-        await self.stop(self.settings.server.shutdown_grace)
+        log.info("draining", streams=self.streams.live, grace=grace)
+        # Without the extension systemd's own timeout would kill a long grace half-way.
+        notify(f"STOPPING=1\nSTATUS=Draining.\nEXTEND_TIMEOUT_USEC={round((grace + STOP_MARGIN) * 1_000_000)}")
+        await self.stop(grace)
+        for task in companions:
+            task.cancel()
         log.info("stopped")
+
+
+async def _watchdog() -> None:
+    """Tell systemd that the event loop turns, as often as it wants to know; a loop that hangs is restarted."""
+    interval = watchdog_interval()
+    while interval is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval)

@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from server.client.commands import add_commands
 from server.config import Settings
 from server.config_check import ConfigError, check, load
 from server.core.errors import StoreError
+from server.reload import Load
+from server.systemd import passed_sockets, with_credentials
 from server.telemetry.logs import configure
 from server.tools.tool import ToolSetupError
 
@@ -51,32 +54,35 @@ def _known() -> dict[str, list[str]]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    problems = check(options.config, os.environ, **_known())
+    problems = check(options.config, with_credentials(os.environ), **_known())
     for problem in problems:
         print(problem, file=sys.stderr)  # noqa: T201 — the command's output
     return BAD_CONFIG if any(not problem.warning for problem in problems) else 0
 
 
 def _serve(options: argparse.Namespace) -> int:
+    def read() -> tuple[Settings, dict[str, str]]:
+        environ = with_credentials(os.environ)
+        return load(options.config, environ, host=options.host, port=options.port, **_known()), environ
+
     try:
-        settings = load(options.config, os.environ, host=options.host, port=options.port, **_known())
+        settings, environ = read()
+        configure()
+        _run(Gateway(settings, environ), read, passed_sockets())
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return BAD_CONFIG
-    configure()
-    try:
-        _run(settings)
     except (OSError, StoreError, ToolSetupError) as error:
         print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201 — one sentence instead of a traceback
         return FAILED
     return 0
 
 
-def _run(settings: Settings) -> None:
+def _run(gateway: Gateway, read: Load, passed: list[socket.socket]) -> None:
     # Streams allocate no cycles to speak of: look for them seldom, and never among what the start has made.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
-    factory = uvloop.new_event_loop if settings.server.event_loop == "uvloop" else asyncio.new_event_loop
-    with asyncio.Runner(loop_factory=factory) as runner:
-        runner.run(Gateway(settings).serve())
+    uses_uvloop = gateway.settings.server.event_loop == "uvloop"
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uses_uvloop else asyncio.new_event_loop) as runner:
+        runner.run(gateway.serve(read, passed))

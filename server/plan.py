@@ -22,6 +22,7 @@ from server.core.seam import Suppression, Texts
 from server.core.transcript import Transcript
 from server.route import Route
 from server.stream import Stream
+from server.telemetry.logs import cause
 
 READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
 log = structlog.get_logger("sluiceway.recovery")
@@ -75,9 +76,9 @@ class Planner:
         try:
             decision = self._strategy.decide(self._describe(plan.target, error, texts, transcript))
             following = self._checked(decision, plan.target, texts, transcript)
-        except Exception as fault:  # whatever a third party's code raises, the stream gets its ending
+        except Exception as fault:  # noqa: BLE001 — whatever a third party's code raises, the stream gets its ending
             name = self._settings.strategy
-            log.exception("strategy failed", stream_id=self._stream.id, strategy=name, error=repr(fault))
+            log.error("strategy failed", stream_id=self._stream.id, strategy=name, **cause(fault))
             following = None
         if following is None:
             raise self._final(plan.target, error) from error

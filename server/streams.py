@@ -21,6 +21,7 @@ from server.core.ports import Log, Store, Strategy
 from server.core.records import Birth
 from server.relay import Relay
 from server.stream import Reader, Stream
+from server.telemetry.logs import cause
 from server.telemetry.metrics import Metrics
 from server.tools.rounds import Rounds
 from server.tools.toolbox import Toolbox
@@ -243,7 +244,7 @@ class Streams:
                 StreamError("The log of this stream is out of reach.", "store_unavailable", 503, retryable=True)
             )
         elif error is not None:
-            log.error("relay failed", stream_id=stream.id, error=repr(error))
+            log.error("relay failed", stream_id=stream.id, **cause(error))
         ending = stream.log.ending
         if ending is None:
             return

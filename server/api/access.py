@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import time
+from collections.abc import Sequence
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -42,9 +43,15 @@ class Access:
     """Authentication and limits for one configuration."""
 
     def __init__(self, settings: Settings) -> None:
-        self._keys = [(key, bytes.fromhex(key.sha256)) for key in settings.keys]
-        self._limits = {key.name: RateLimit(key.requests_per_minute) for key in settings.keys}
+        self._limits: dict[tuple[str, int], RateLimit] = {}
         self._origins = frozenset(settings.server.cors_origins)
+        self.take(settings.keys)
+
+    def take(self, keys: Sequence[Key]) -> None:
+        """Let these keys in from now on, and no other. What an unchanged limit has counted stays counted."""
+        self._keys = [(key, bytes.fromhex(key.sha256)) for key in keys]
+        limits = [(key.name, key.requests_per_minute) for key in keys]
+        self._limits = {limit: self._limits.get(limit) or RateLimit(limit[1]) for limit in limits}
 
     def owner(self, request: web.Request) -> Owner:
         """Return who asks. Raises Rejected 401, 403, 415 or 429."""
@@ -54,7 +61,7 @@ class Access:
             self._local_only(request)
             return SINGLE_USER
         key = self._key(request)
-        wait = self._limits[key.name].take(time.time())
+        wait = self._limits[key.name, key.requests_per_minute].take(time.time())
         if wait is not None:
             raise Rejected(429, "Too many requests for this key.", "rate_limit_exceeded", retry_after=wait)
         return Owner(key.name, key.admin, key.max_streams)

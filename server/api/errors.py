@@ -12,32 +12,36 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from server.api.access import OWNER, Access
+from server.api.cors import Cors
 from server.core.errors import Rejected, error_body
 from server.core.records import Ending
+from server.telemetry.logs import cause
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 REQUEST_ID = web.RequestKey("id", str)
 log = structlog.get_logger("sluiceway.http")
 
 
-def middleware(access: Access, served: str) -> Middleware:
-    """Return the one middleware: request id, access, errors. `served` names the paths, for a 404."""
+def middleware(access: Access, cors: Cors, served: str) -> Middleware:
+    """Return the one middleware: request id, preflight, access, errors. `served` names the paths, for a 404."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         asked = request.headers.get("X-Request-Id", "")
         request[REQUEST_ID] = asked if SANE_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
         try:
-            request[OWNER] = access.owner(request)
-            response = await handler(request)
+            response: web.StreamResponse | None = cors.preflight(request)
+            if response is None:
+                request[OWNER] = access.owner(request)
+                response = await handler(request)
         except Rejected as error:
             response = json_response(error.body(), error.status, retry_after=error.retry_after)
         except web.HTTPException as error:
             response = _routing_error(request, error, served)
         except ConnectionError:
             raise
-        except Exception:
-            log.exception("handler failed", path=request.path, request_id=request[REQUEST_ID])
+        except Exception as error:  # noqa: BLE001 — our bug, of which a client learns only that there is one
+            log.error("handler failed", path=request.path, request_id=request[REQUEST_ID], **cause(error))
             body = error_body("The gateway failed on this request.", "internal_error", "api_error")
             response = json_response(body, 500)
         if not response.prepared:

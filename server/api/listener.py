@@ -1,8 +1,9 @@
 """The listening socket: every accepted connection inherits its bounds."""
 
 import socket
+from collections.abc import Sequence
 
-from server.config import Flow
+from server.config import Flow, is_loopback
 
 BACKLOG = 4096
 NOTSENT_LOWAT = 16_384  # bytes that the kernel may hold unsent before the transport counts as full
@@ -25,6 +26,12 @@ def listen(host: str, port: int, flow: Flow) -> list[socket.socket]:
         sock.listen(BACKLOG)
         sockets.append(sock)
     return sockets
+
+
+def exposed(sockets: Sequence[socket.socket]) -> str | None:
+    """Return the first address among listening sockets that others than this machine can reach, or None."""
+    addresses = [str(sock.getsockname()[0]) for sock in sockets]
+    return next((address for address in addresses if not is_loopback(address)), None)
 
 
 def bound(sock: socket.socket, flow: Flow) -> None:

@@ -9,8 +9,10 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from server.core.errors import error_body
+from server.telemetry.logs import cause
 
 KEEPALIVE_TIMEOUT = 75.0  # seconds that an idle connection is kept; above nginx's own 60
+LINGERING = 2.0  # seconds that the rest of a refused body is read and dropped, so that its client gets to the answer
 HEADER_TIMEOUT = 15.0  # seconds for the first request of a connection: a slow head holds nothing but a socket
 MAX_LINE = 16_384  # bytes of the request line, and of one header
 MAX_HEADERS = 100
@@ -45,7 +47,8 @@ class Connection(web.RequestHandler):
         message: str | None = None,  # noqa: ARG002 — aiohttp's words may quote the request
     ) -> web.StreamResponse:
         """Answer in OpenAI's shape, with one log line and no traceback; nothing of the request is repeated."""
-        log.warning("bad request" if status < 500 else "handler failed", status=status, error=type(exc).__name__)
+        said = {} if exc is None else {"error": type(exc).__name__} if status < 500 else cause(exc)
+        log.warning("bad request" if status < 500 else "handler failed", status=status, **said)
         if isinstance(request.writer, AbstractStreamWriter) and request.writer.output_size > 0:
             raise ConnectionError("a response is under way already")
         words = _words(status, exc)
@@ -70,6 +73,7 @@ def connection_options() -> dict[str, Any]:
     """Return the keyword arguments that every `Connection` is made with."""
     return {
         "keepalive_timeout": KEEPALIVE_TIMEOUT,
+        "lingering_time": LINGERING,
         "max_line_size": MAX_LINE,
         "max_field_size": MAX_LINE,
         "max_headers": MAX_HEADERS,

@@ -1,7 +1,10 @@
 """structlog: JSON lines in production, readable ones in a terminal; on standard error."""
 
+import asyncio
 import logging
 import sys
+import traceback
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,7 +14,9 @@ import structlog
 def configure() -> None:
     """Set up logging for the process: one line an event, UTC timestamps, nothing of a request's content."""
     if sys.stderr.isatty():
-        last: list[Any] = [structlog.dev.ConsoleRenderer()]
+        # Quoted values: what a client sent must not move the cursor or forge a line. No locals: they hold prompts.
+        console = structlog.dev.ConsoleRenderer(repr_native_str=True, exception_formatter=structlog.dev.plain_traceback)
+        last: list[Any] = [console]
         factory: Any = structlog.PrintLoggerFactory(sys.stderr)
     else:
         last = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
@@ -28,7 +33,24 @@ def configure() -> None:
     )
     # Libraries log to the standard library: warnings only, and never the requests that the SDK logs at DEBUG.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
+    for library in ("aiohttp", "asyncio", "mcp"):  # their errors quote what they failed on; asyncio's see `unhandled`
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+FRAMES = 8  # of a traceback that are logged
+
+
+def cause(error: BaseException) -> dict[str, Any]:
+    """Return what may be logged of an exception: its type and its place. Its message may quote a prompt."""
+    frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
+    places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
+    return {"error": type(error).__qualname__, "at": places}
+
+
+def unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody has caught, as the event loop's exception handler: asyncio's own would log its message."""
+    error = context.get("exception")
+    structlog.get_logger("sluiceway").error("unhandled", **(cause(error) if error is not None else {}))
 
 
 def _json(event: object, **_options: object) -> bytes:

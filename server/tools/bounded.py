@@ -46,7 +46,7 @@ class Bounds:
         except Exception as raised:  # noqa: BLE001 — a tool is foreign code: its failure is a result like any other
             known = isinstance(raised, ToolError)
             error = cut(str(raised) if known else f"{type(raised).__name__}: {raised}", MAX_ERROR)
-            log.warning("tool failed", tool=tool.name, error=error)
+            log.warning("tool failed", tool=tool.name, error=type(raised).__name__)  # its words may quote the arguments
         return Result(content, error, round((time.monotonic() - started) * 1000, 3))
 
     async def _call(self, tool: Tool, arguments: dict[str, Any]) -> str:
