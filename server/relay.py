@@ -18,6 +18,7 @@ from server.core.generation import Generation
 from server.core.intake import Intake
 from server.core.lifecycle import State, state_of
 from server.core.ports import Strategy
+from server.core.recollect import transcript_of
 from server.core.records import Ending
 from server.core.seam import Suppression, Trim
 from server.core.transcript import Transcript
@@ -63,6 +64,13 @@ class Relay:
         self._spoken = False  # the running attempt has sent a token
         self._ttft: float | None = None
         self._accepted = time.monotonic()
+        self._taken_over = stream.log.tail > 0
+        self._owes_results = False  # the relay that is gone left calls of tools without their results
+
+    def take_over(self) -> None:
+        """Go on from what a relay that is gone has logged. To be called before `run`."""
+        self._taken_over = True
+        self._accepted -= self._stream.age
 
     def _begin_round(self, generation: Generation) -> None:
         """Take up the first or the next request to the model: attempts and what was said count for one of them."""
@@ -84,6 +92,8 @@ class Relay:
         """Relay until the one ending is in the log, whatever happens."""
         self._task = asyncio.current_task()
         try:
+            if self._taken_over:
+                await self._recollect()
             if self._stop is not None:
                 raise self._stop
             async with asyncio.timeout_at(self._accepted + self._total_timeout):
@@ -117,10 +127,8 @@ class Relay:
         return self._accepted + self._total_timeout - time.monotonic()
 
     async def _generate(self) -> None:
-        if self._rounds is not None and self._stream.log.tail and not await self._take_up(self._rounds):
-            return
-        plan = Plan(self._route.first())
-        while True:
+        plan = await self._taken_up() if self._taken_over else Plan(self._route.first())
+        while plan is not None:
             if plan.wait:
                 await asyncio.sleep(plan.wait)
             await self._stream.room()  # a stalled client that may never come back is not worth another attempt yet
@@ -135,21 +143,43 @@ class Relay:
                 answered = plan.target
                 plan = Plan(answered if self._route[answered].breaker.available else self._route.first())
 
-    async def _take_up(self, rounds: Rounds) -> bool:
-        """Go on with the tool rounds of a relay that is gone; return whether the model is asked again."""
-        records = await self._stream.log.read(0, READ_ALL)
-        told = turns(records)
+    async def _recollect(self) -> None:
+        """Read from the log what was said and done. Raises StreamError where the store has lost a part of it."""
+        log = self._stream.log
+        records = await log.read(0, READ_ALL)
         self._writer.take_up(records)
-        rounds.take_up(told)
-        self._begin_round(rounds.generation)
-        self._bill = Bill(self._generation.body)
-        finished = bool(told) and bool(told[-1].calls) and not told[-1].answered
-        self._tokens_before = sum(turn.tokens for turn in (told[:-1] if finished else told) if turn.answered)
-        if not finished:
-            return True
-        self._transcript.finish[0] = "tool_calls"
-        self._transcript.tokens = told[-1].tokens
-        return await self._next_round(lost=True)
+        if self._rounds is not None:
+            told = turns(records)
+            self._rounds.take_up(told)
+            self._begin_round(self._rounds.generation)
+            self._bill = Bill(self._generation.body)
+            self._owes_results = bool(told) and bool(told[-1].calls) and not told[-1].answered
+        self._transcript, self._tokens_before = transcript_of(log.birth, records, self._generation.choices)
+        if log.lost:
+            raise StreamError("The store has lost records of this stream.", "records_lost", 502, retryable=True)
+
+    async def _taken_up(self) -> Plan | None:
+        """Return how to go on from another relay's log, as after any failure; None: nothing was left to say."""
+        transcript = self._transcript
+        if self._owes_results:
+            transcript.finish[0] = "tool_calls"
+            return Plan(self._route.first()) if await self._next_round(lost=True) else None
+        if transcript.finished:
+            await self._end_as_finished()
+            return None
+        if not transcript.begun:
+            return Plan(self._route.first())
+        # Whoever began to tell it is asked again: another target may tell another story.
+        names = [self._route[index].name for index in range(len(self._route))]
+        before = names.index(self._stream.target) if self._stream.target in names else self._route.first()
+        error = UpstreamError(Kind.CUT, "The gateway that relayed this stream has gone.")
+        self._stream.recoveries = -1  # while it is planned and announced: a takeover is none
+        try:
+            plan = await self._planner.after(Plan(before), error, transcript)
+            await self._announce(plan, error)
+        finally:
+            self._stream.recoveries = 0
+        return plan
 
     async def _next_round(self, *, lost: bool = False) -> bool:
         """Run the server's tools that a finished turn called; return whether the model is asked again.
@@ -276,7 +306,7 @@ class Relay:
         self._stream.target = attempt.target.name
         self._stream.move(State.STREAMING)
         attempt.permit.answered()
-        if self._ttft is None:
+        if self._ttft is None and not self._taken_over:
             self._ttft = time.monotonic() - self._accepted
             self._metrics.observe_ttft(attempt.target.label, self._ttft)
 

@@ -49,14 +49,12 @@ class Stream:
         "readers",
         "recoveries",
         "state",
-        "target",
     )
 
     def __init__(self, log: Log, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
         self.log = log
         self.birth = log.birth
-        self.state = log.ending.state if log.ending else State.STARTING
-        self.target = ""  # the one being asked, or the one that answered
+        self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
         self.readers: set[Reader] = set()
         self.held = False  # paused until a stalled client comes back
@@ -67,15 +65,33 @@ class Stream:
         self._max_lag = max_lag_bytes
         self._max_bytes = max_stream_bytes
         self._room = Flag()
-        if log.tail:
+        self.refreshed()
+
+    def refreshed(self) -> None:
+        """Note what the log says; tell the readers where another instance writes it."""
+        if self.log.tail:
             self.opened.set()
-        if log.ending:
+            if self.state is State.STARTING:
+                self.state = State.STREAMING
+        if self.log.ending:
+            self.state = self.log.ending.state
             self.ended.set()
+        for reader in self.readers:
+            reader.wake.set()
 
     @property
     def id(self) -> str:
         """The stream's id: at least 128 random bits."""
         return self.birth.id
+
+    @property
+    def target(self) -> str:
+        """The one being asked, or the one that answered."""
+        return self.log.target
+
+    @target.setter
+    def target(self, name: str) -> None:
+        self.log.target = name
 
     @property
     def lag(self) -> int:
@@ -118,10 +134,12 @@ class Stream:
 
     def _show(self, records: Sequence[Record]) -> None:
         log = self.log
+        first = log.tail - len(records) + 1
         rendered = b""
         for reader in self.readers:
-            if reader.live:
-                rendered = rendered or frames(self.birth, log.tail - len(records) + 1, records)
+            # A reader may have missed an append: one whose caller was cancelled, or another instance's.
+            if reader.live and reader.cursor + 1 == first:
+                rendered = rendered or frames(self.birth, first, records)
                 reader.push(rendered, log.tail, log.bytes)
             else:
                 reader.wake.set()

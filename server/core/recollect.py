@@ -1,0 +1,46 @@
+"""What a stream's log tells a relay that did not write it: the request, and what was said so far."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from server.core.generation import Generation
+from server.core.native import REASONING, TOKEN, TOOL_CALL, TOOL_RESULT
+from server.core.records import CHUNK, Birth, Record
+from server.core.transcript import Transcript
+
+
+def generation_of(birth: Birth) -> Generation:
+    """Return the request that a stream began with; only what was passed on of its headers is not kept."""
+    body = orjson.loads(birth.body)
+    options = body.get("stream_options")
+    return Generation(
+        form=birth.form,
+        model=birth.model,
+        body=body,
+        stream=birth.stream,
+        policy=birth.policy,
+        choices=body.get("n") or 1,
+        show_usage=birth.form == "openai" and isinstance(options, dict) and bool(options.get("include_usage")),
+    )
+
+
+def transcript_of(birth: Birth, records: Sequence[Record], choices: int) -> tuple[Transcript, int]:
+    """Return what the running turn has said, and how many tokens the turns before it (of a tool conversation) had."""
+    transcript, before = Transcript(choices), 0
+    if birth.form == "openai":
+        for kind, data in records:
+            if kind == CHUNK:
+                transcript.observe(orjson.loads(data))
+        transcript.usage = None  # of an attempt that is gone, and not billed again
+        return transcript, before
+    for kind, data in records:
+        if kind in (TOOL_CALL, TOOL_RESULT) and transcript.begun:
+            before += transcript.tokens
+            transcript = Transcript(choices)
+        elif kind == TOKEN and "field" not in orjson.loads(data):
+            transcript.tokens += 1
+        elif kind in (TOKEN, REASONING):
+            transcript.first = transcript.first or {"id": ""}
+            transcript.reasoning = transcript.reasoning or kind == REASONING
+    return transcript, before
