@@ -6,25 +6,38 @@ pointed to another port, as a gateway that restarts comes back somewhere else he
 
 import asyncio
 import random
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
+REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a RST
 
 
-class CuttingProxy:
-    """Cuts the connection after as many bytes of the gateway's as `cuts` says next; once that is used up, never.
+@dataclass(slots=True)
+class Exchange:
+    """The last request of a connection: whether it may be cut, and the bytes of its response so far."""
 
-    `made` counts the cuts. `silent` leaves a cut connection open but passes nothing on. `on_cut` is awaited after each
-    one, before any new connection is taken.
+    chosen: bool = False
+    passed: int = 0
+
+
+class CuttingProxy:
+    """Cuts the connection after as many bytes of a response as `cuts` says next; once that is used up, never.
+
+    `made` counts the cuts. Only responses to requests that begin with one of `cuts_of` are cut, where it is given.
+    `silent` leaves a cut connection open but passes nothing on. `on_cut` is awaited after each one, before any new
+    connection is taken.
     """
 
     def __init__(self, port: int, cuts: list[int] | None = None) -> None:
         self.to_port = port
         self.cuts = list(cuts or [])
         self.made = 0
+        self.cuts_of: tuple[str, ...] = ()
         self.silent = False
         self.refusing = False
         self.connections = 0
@@ -64,9 +77,10 @@ class CuttingProxy:
             writer.transport.abort()
             return
         self._open |= {writer, up_writer}
+        exchange = Exchange()
         try:
-            forward = asyncio.ensure_future(self._forward(reader, up_writer))
-            await self._back(up_reader, writer, up_writer)
+            forward = asyncio.ensure_future(self._forward(reader, up_writer, exchange))
+            await self._back(up_reader, writer, up_writer, exchange)
             forward.cancel()
             with suppress(asyncio.CancelledError):
                 await forward
@@ -75,26 +89,32 @@ class CuttingProxy:
             for one in (writer, up_writer):
                 one.transport.abort()
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, exchange: "Exchange") -> None:
         with suppress(ConnectionError):
             while data := await reader.read(65536):
+                if REQUEST.match(data):
+                    exchange.passed = 0
+                    exchange.chosen = not self.cuts_of or data.startswith(tuple(one.encode() for one in self.cuts_of))
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()  # the client has left: the gateway is to know
 
     async def _back(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, up_writer: asyncio.StreamWriter
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        up_writer: asyncio.StreamWriter,
+        exchange: "Exchange",
     ) -> None:
-        passed = 0
         with suppress(ConnectionError):
             while data := await reader.read(65536):
-                if self.cuts and passed + len(data) >= self.cuts[0]:
-                    at = max(0, self.cuts.pop(0) - passed)
+                if exchange.chosen and self.cuts and exchange.passed + len(data) >= self.cuts[0]:
+                    at = max(0, self.cuts.pop(0) - exchange.passed)
                     writer.write(data[:at])
                     await writer.drain()
                     await self._cut(writer, up_writer)
                     return
-                passed += len(data)
+                exchange.passed += len(data)
                 writer.write(data)
                 await writer.drain()
             writer.close()

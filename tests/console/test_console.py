@@ -1,0 +1,225 @@
+"""The console and `EventSource`, driven in Chromium."""
+
+import asyncio
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from cutting_proxy import cutting, random_cuts
+from gateway import in_process
+from node import JS, NODE
+from provider import Provider
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+WORDS = [f"w{n} " for n in range(80)]
+TEXT = "".join(WORDS)
+PACED: dict[str, Any] = {"pieces": WORDS, "rate": 40}
+DIGEST = hashlib.sha256(b"abc123").hexdigest()
+
+
+async def console(
+    root: str, scenario: str, argument: str = "", *, act: Callable[[], Awaitable[None]] | None = None
+) -> Any:
+    """Play a scenario of `tests/js/console.mjs` and return what it saw; `act` is called whenever it asks."""
+    assert CHROMIUM, "there is no chromium: ./scripts/test installs it"
+    process = await asyncio.create_subprocess_exec(
+        NODE or "node", str(JS / "console.mjs"), CHROMIUM, root, scenario, argument,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 24,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdin is not None
+    try:
+        async with asyncio.timeout(100):
+            while line := await process.stdout.readline():
+                if not line.startswith(b"!"):
+                    return json.loads(line)
+                assert act is not None
+                await act()
+                process.stdin.write(b"done\n")
+        raise AssertionError(f"the scenario {scenario} failed: its error is on standard error")
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+
+
+def check(said: Any) -> None:
+    """No script error, no breach of the page's policy, and nothing was asked of any other host."""
+    assert said["problems"] == []
+    assert said["foreign"] == []
+
+
+async def test_shows_tokens_as_they_come(provider: Provider, model: str) -> None:
+    """An answer appears token by token and says at its end who gave it."""
+    await provider.script(model, PACED)
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "watch", model)
+    check(said)
+    assert TEXT.startswith(said["early"].rstrip("▍"))
+    assert len(said["early"]) < len(TEXT)
+    assert said["final"] == TEXT
+    assert f"local/{model}" in said["foot"]
+
+
+async def test_a_reload_goes_on_where_it_was(provider: Provider, model: str) -> None:
+    """Reloaded twice in the middle of an answer, the console shows it once and whole, from one generation."""
+    await provider.script(model, PACED)
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "reload", model)
+    check(said)
+    assert said["final"] == said["kept"] == TEXT
+    assert said["questions"] == 1
+    assert len(await provider.seen(model)) == 1
+    resumed = [one for one in said["requests"] if one.startswith("GET /v1/streams/")]
+    assert len(resumed) == 2
+
+
+async def test_a_reload_before_the_first_token_joins(provider: Provider, model: str) -> None:
+    """Reloaded before its stream had a name, the console joins the generation that it had begun."""
+    await provider.script(model, {**PACED, "ttft": 2.0})
+    async with in_process(provider.url, streams={"on_disconnect": "continue"}) as gateway:
+        said = await console(gateway.root, "reload_before_the_first_token", model)
+    check(said)
+    assert said["final"] == TEXT
+    assert len(await provider.seen(model)) == 1
+
+
+async def test_stops(provider: Provider, model: str) -> None:
+    """Escape stops the generation itself, not just its display."""
+    await provider.script(model, {"pieces": WORDS * 20, "rate": 20})
+    async with in_process(provider.url, streams={"linger": 600.0}) as gateway:
+        said = await console(gateway.root, "stop", model)
+        await gateway.idle()
+    check(said)
+    assert said["final"].endswith("Stopped.")
+    assert "cancelled" in said["foot"]
+
+
+async def test_survives_the_network_going_off_and_on(provider: Provider, model: str) -> None:
+    """With the network off and the connection cut the console says so, and goes on by itself when it is back."""
+    await provider.script(model, PACED)
+    async with in_process(provider.url) as gateway, cutting(gateway.port) as proxy:
+
+        async def cut() -> None:
+            proxy.drop()
+
+        said = await console(proxy.root, "offline", model, act=cut)
+    check(said)
+    assert TEXT.startswith(said["during"].rstrip("▍"))
+    assert said["final"] == TEXT
+    assert said["status"] == ""
+    assert len(await provider.seen(model)) == 1
+
+
+async def test_survives_cuts(provider: Provider, model: str) -> None:
+    """An answer whose connections are cut at random bytes is shown once and whole."""
+    await provider.script(model, PACED)
+    async with in_process(provider.url) as gateway, cutting(gateway.port) as proxy:
+        proxy.cuts_of = ("POST /api/stream", "GET /v1/streams/strm_")
+        proxy.cuts = random_cuts(8, seed=3, high=1200)
+        said = await console(proxy.root, "cuts", model)
+        assert proxy.made == 8
+    check(said)
+    assert said["final"] == TEXT
+
+
+async def test_marks_recoveries_and_shows_tools(provider: Provider, model: str) -> None:
+    """A recovery is marked where it happened, and a tool call shows its arguments and its result."""
+    call = {"index": 0, "id": "call_1", "name": "lookup", "arguments": {"query": "<b>levels</b>"}}
+    await provider.script(
+        model,
+        {"tool_calls": [call], "text": None},
+        {"pieces": WORDS, "cut_after": 30},
+        {"pieces": WORDS},
+    )
+    functions = {"functions": {"lookup": "console_tools:lookup"}}
+    async with in_process(provider.url, recovery={"strategy": "auto", "backoff": 0.05}, tools=functions) as gateway:
+        said = await console(gateway.root, "events", model)
+    check(said)
+    assert len(said["marks"]) == 1
+    assert "restart" in said["marks"][0]
+    assert said["order"] == ["DETAILS", "#text", "SPAN", "#text"]
+    assert '"query": "<b>levels</b>"' in said["tools"][0]
+    assert "<img src=x onerror=alert(1)> 3.2 m" in said["tools"][0]
+    assert said["markup"] == 0
+
+
+async def test_asks_for_the_key(provider: Provider, model: str) -> None:
+    """Where there are keys the console asks, says when one is wrong, and streams with the right one."""
+    await provider.script(model, PACED)
+    async with in_process(provider.url, keys=[{"name": "web", "sha256": DIGEST}]) as gateway:
+        said = await console(gateway.root, "key", model)
+    check(said)
+    assert said["final"] == TEXT
+
+
+async def test_shows_the_gateway(provider: Provider, model: str) -> None:
+    """Beside the chat are the live stream, the times to the first token, the phases and the circuit."""
+    await provider.script(model, {**PACED, "rate": 15})
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "gateway", model)
+    check(said)
+    assert model in said["row"]
+    assert "1 requests" in said["ttft"]
+    assert "closed local/*" in said["circuits"]
+
+
+async def test_light_dark_phone_and_keyboard(provider: Provider) -> None:
+    """Colours follow the system or the choice, a phone has no sideways scrolling, and Tab reaches everything."""
+    folder = os.environ.get("SCREENSHOTS", "")
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "looks", folder)
+    check(said)
+    light, dark, phone = said["light"], said["dark"], said["phone"]
+    assert light["background"] != dark["background"]
+    assert said["chosen"] == dark["background"]
+    assert light["overflow"] == dark["overflow"] == phone["overflow"] == 0
+    assert (phone["chat"], phone["gateway"], said["tab"]) == (True, False, True)
+    assert {"skip", "theme", "messages", "prompt", "model", "clear", "send"} <= set(said["reached"])
+
+
+async def test_the_policy_is_strict(provider: Provider) -> None:
+    """Markup cannot be made from text, scripts of the page's own cannot run, and no other host can be reached."""
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "policy")
+        async with aiohttp.request("GET", gateway.root + "/") as response:
+            policy = response.headers["Content-Security-Policy"]
+    assert (said["markup"], said["ran"], said["outside"]) == ("refused", False, "refused")
+    assert "unsafe" not in policy
+    assert policy.startswith("default-src 'none'")
+
+
+@pytest.mark.parametrize("path", ["/static/../api/console.py", "/static/%2e%2e/cli.py", "/static/none.js", "/static/"])
+async def test_serves_only_its_files(provider: Provider, path: str) -> None:
+    """Nothing but the known files comes from the static path."""
+    async with in_process(provider.url) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
+        head = await reader.readline()
+        writer.close()
+    assert b" 404 " in head
+
+
+async def test_event_source_survives_cuts(provider: Provider, model: str) -> None:
+    """The browser's own EventSource reads a stream over cut connections, every event once, and then stays away."""
+    await provider.script(model, PACED)
+    body = {"model": model, "prompt": "Tell me."}
+    async with in_process(provider.url) as gateway, cutting(gateway.port) as proxy:
+        async with aiohttp.request(
+            "POST", gateway.root + "/api/stream", json=body, headers={"X-On-Disconnect": "continue"}
+        ) as response:
+            stream_id = response.headers["X-Stream-Id"]
+        proxy.cuts_of = ("GET /v1/streams/strm_",)
+        proxy.cuts = [2500, 1500]
+        said = await console(proxy.root, "event_source", f"/v1/streams/{stream_id}?format=native")
+        assert proxy.made == 2
+    check(said)
+    assert said["texts"] == WORDS
+    assert said["ids"] == sorted(set(said["ids"]))
+    assert said["done"]["status"] == "complete"
+    assert said["opens"] == 3
