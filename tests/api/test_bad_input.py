@@ -320,7 +320,7 @@ def bad_requests() -> Iterator[bytes]:
     yield request("POST", PATH, b"x" * 9_000_000)
     yield request("GET", "/nope")
     yield request("PUT", PATH)
-    yield request("GET", "/healthz", headers={"Host": "evil.example"})
+    yield request("GET", "/v1/models", headers={"Host": "evil.example"})
     yield request("GET", "/v1/streams/x?after=x")
 
 

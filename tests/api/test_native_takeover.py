@@ -37,7 +37,7 @@ async def taken_over(gateway: InProcess, model: str, *records: Record, **fields:
     resolved = streams.settings.resolve(model)
     assert resolved is not None
     generation = Generation("native", model, body, stream=True, policy="continue")
-    streams._begin(log, generation, streams.upstreams.route(resolved, model))
+    streams._begin(streams._stream(log), generation, streams.upstreams.route(resolved, model))
     found = native.decoded((await wire.call(gateway.root, "GET", "/v1/streams/strm_left")).events)
     assert [one.id for one in found] == list(range(1, len(found) + 1))
     return found

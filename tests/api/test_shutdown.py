@@ -109,7 +109,7 @@ async def test_idle_connections_do_not_hold_it(provider, model) -> None:
 async def test_port_taken(provider) -> None:
     """A port that is taken ends the command with one sentence, not a traceback."""
     async with in_process(provider.url) as gateway:
-        with pytest.raises(RuntimeError, match="address already in use") as raised:
+        with pytest.raises(RuntimeError, match="Address already in use") as raised:
             async with own_process(provider.url, arguments=("--port", str(gateway.port))):
                 pass
         assert "Traceback" not in str(raised.value)
