@@ -1,0 +1,314 @@
+"""Foreign exceptions, each from a real socket: what goes wrong on the way to an upstream, and what it is called."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import subprocess
+from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from server.config import Upstream
+from server.core.classify import MAX_MESSAGE
+from server.core.errors import Kind, UpstreamError
+from server.core.timing import Phases
+from server.upstreams.client import UpstreamClient
+from server.upstreams.translate import FOREIGN, translate
+
+SECRET = "sk-secret-0123456789"
+Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
+
+
+async def ask(base_url: str, model: str = "m", **settings: Any) -> bytes:
+    """Ask an upstream as an attempt does; return its whole body. Raises UpstreamError."""
+    upstream = Upstream(name="u", base_url=base_url, api_key_env="KEY", **{"connect_timeout": 20.0, **settings})
+    client = UpstreamClient(upstream, {"KEY": SECRET})
+    body = b'{"model": "%b", "messages": [{"role": "user", "content": "x"}], "stream": true}' % model.encode()
+    try:
+        async with asyncio.timeout(30), client.post(body, Phases(0.0), {}) as response:
+            try:
+                return await response.content.read()
+            except FOREIGN as error:
+                raise translate(error, in_body=True) from error
+    finally:
+        await client.close()
+
+
+async def failure(base_url: str, model: str = "m", **settings: Any) -> UpstreamError:
+    """The failure of a request that must fail, which repeats neither the key nor the place."""
+    with pytest.raises(UpstreamError) as raised:
+        await ask(base_url, model, **settings)
+    error = raised.value
+    assert SECRET not in repr(error)
+    assert "127.0.0.1" not in error.message
+    return error
+
+
+@contextlib.asynccontextmanager
+async def serving(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A server on a port of the kernel's choice; yields its host and port."""
+
+    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+            await serve(reader, writer)
+        writer.close()
+
+    server = await asyncio.start_server(once, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+def answering(data: bytes) -> Serve:
+    """Read a request's head, answer with these bytes, close."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(data)
+        await writer.drain()
+
+    return serve
+
+
+# --- before the head -------------------------------------------------------------------------------------------------
+
+
+async def test_refused() -> None:
+    """Nobody listens: a connection that failed."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))  # bound but not listening: the port stays ours, and refuses
+        error = await failure(f"http://127.0.0.1:{bound.getsockname()[1]}/v1")
+    assert error.kind is Kind.CONNECT
+
+
+async def test_unknown_name() -> None:
+    """A name that the DNS does not know (RFC 6761 reserves .invalid for that)."""
+    assert (await failure("http://upstream.invalid/v1")).kind is Kind.DNS
+
+
+async def test_connect_timeout() -> None:
+    """A listener whose backlog is full does not answer: that ends at `connect_timeout`."""
+    with socket.socket() as listener, contextlib.ExitStack() as stack:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):  # two are taken, the others fill what is left
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        error = await failure(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", connect_timeout=0.3)
+    assert error.kind is Kind.CONNECT_TIMEOUT
+    assert error.http_status == 504
+
+
+async def test_tls_handshake_that_hangs() -> None:
+    """The connect timeout covers TLS: a server that accepts and says nothing does not hold an attempt."""
+
+    async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+
+    async with serving(silent) as place:
+        assert (await failure(f"https://{place}/v1", connect_timeout=0.3)).kind is Kind.CONNECT_TIMEOUT
+
+
+async def test_tls_to_a_plain_port() -> None:
+    """https to a port that speaks HTTP is a matter of TLS, which no retry mends."""
+
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+        await reader.read(-1)  # until the client has left: a reset could overtake the answer
+
+    async with serving(plain) as place:
+        error = await failure(f"https://{place}/v1")
+    assert error.kind is Kind.TLS
+    assert not error.trait.same
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> Path:
+    """A certificate for 127.0.0.1 that nobody has signed, with its key."""
+    path = tmp_path_factory.mktemp("tls") / "both.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(path) + ".crt"],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    path.write_bytes(path.read_bytes() + Path(str(path) + ".crt").read_bytes())
+    return path
+
+
+async def test_certificate(certificate) -> None:
+    """A certificate that nobody vouches for is refused; with `ca_file` it is taken."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate)
+    async with serving(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), context) as place:
+        assert (await failure(f"https://{place}/v1")).kind is Kind.TLS
+        assert await ask(f"https://{place}/v1", ca_file=str(certificate)) == b"ok"
+
+
+async def test_reset_before_the_head(provider, model) -> None:
+    """RST after the request: nothing was answered."""
+    await provider.script(model, {"reset_before_head": True})
+    assert (await failure(provider.url, model)).kind is Kind.RESET
+
+
+async def test_closed_before_the_head() -> None:
+    """FIN after the request, or in the middle of the head, is the same."""
+    for head in (b"", b"HTTP/1.1 200 OK\r\nContent-Ty"):
+        async with serving(answering(head)) as place:
+            assert (await failure(f"http://{place}/v1")).kind is Kind.RESET
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        b"HTTP/1.1 abc OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nno colon\r\n\r\n",
+        b"\x16\x03\x01\x00\x01\x00\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+)
+async def test_bad_http(head) -> None:
+    """An answer that is not HTTP, or not within its bounds, is garbage."""
+    async with serving(answering(head)) as place:
+        assert (await failure(f"http://{place}/v1")).kind is Kind.GARBAGE
+
+
+async def test_proxy(provider) -> None:
+    """A proxy that refuses, and one that is not there, are connections that failed."""
+    async with serving(answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")) as place:
+        url = provider.url.replace("http:", "https:")
+        assert (await failure(url, proxy=f"http://{place}")).kind is Kind.CONNECT
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        gone = f"http://127.0.0.1:{bound.getsockname()[1]}"
+        assert (await failure(provider.url, proxy=gone)).kind is Kind.CONNECT
+
+
+# --- statuses --------------------------------------------------------------------------------------------------------
+
+
+async def test_status(provider, model) -> None:
+    """An error status brings its error object, its code and its `Retry-After`."""
+    error = {"message": "Slow down", "type": "requests", "param": None, "code": "rate_limit_exceeded"}
+    await provider.script(model, {"status": 429, "error": error, "headers": {"Retry-After": "7"}})
+    failed = await failure(provider.url, model)
+    assert (failed.kind, failed.status, failed.message) == (Kind.RATE_LIMIT, 429, "Slow down")
+    assert (failed.code, failed.retry_after) == ("rate_limit_exceeded", 7.0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "Sun, 06 Nov 1994 08:49:37 GMT"}, 0.0),
+        ({"Retry-After": "3", "Retry-After-Ms": "1500"}, 1.5),
+        ({"Retry-After": "3", "Retry-After-Ms": "soon"}, 3.0),
+        ({"Retry-After-Ms": "-5"}, 0.0),
+        ({"Retry-After": "soon"}, None),
+        ({}, None),
+    ],
+)
+async def test_retry_after(provider, model, headers, seconds) -> None:
+    """`Retry-After` is read in both its forms, OpenAI's milliseconds before it."""
+    await provider.script(model, {"status": 503, "error": {"message": "x"}, "headers": headers})
+    failed = await failure(provider.url, model)
+    assert (failed.kind, failed.retry_after) == (Kind.OVERLOADED, seconds)
+
+
+async def test_refused_key(provider, model) -> None:
+    """A 401 that quotes the gateway's key is told without its words."""
+    await provider.script(model, {"status": 401, "error": {"message": f"Incorrect API key provided: {SECRET}"}})
+    failed = await failure(provider.url, model)
+    assert (failed.kind, failed.http_status) == (Kind.AUTH, 502)
+
+
+async def test_page_of_a_proxy(provider, model) -> None:
+    """An HTML page instead of an error object is not passed on."""
+    await provider.script(model, {"status": 502, "error": "<html><h1>502 Bad Gateway</h1></html>"})
+    failed = await failure(provider.url, model)
+    assert (failed.kind, failed.message) == (Kind.OVERLOADED, "The upstream answered with status 502.")
+
+
+@pytest.mark.parametrize(
+    ("body", "length"),
+    [
+        (b"{", 1000),
+        (b"", 0),
+        (b"\xff\xfe", 2),
+        (b'{"error":{"message":5}}', 23),
+        (b'{"error":{"message":"\\ud83d"}}', 30),
+        (b"[" * 50_000, 50_000),
+        (b"x" * 200_000, 200_000),
+    ],
+)
+async def test_error_body_that_is_broken(body, length) -> None:
+    """Where the body of an error is cut, huge, no JSON or no text, its status is still told."""
+    async with serving(answering(b"HTTP/1.1 500 Oops\r\nContent-Length: %d\r\n\r\n%b" % (length, body))) as place:
+        failed = await failure(f"http://{place}/v1")
+    assert (failed.kind, failed.status) == (Kind.OVERLOADED, 500)
+    assert len(failed.message.encode()) <= MAX_MESSAGE
+
+
+async def test_redirect() -> None:
+    """A redirect is not followed, with the key in the request: it is an error of the upstream's."""
+    head = b"HTTP/1.1 307 Moved\r\nLocation: http://127.0.0.1:9/v1\r\nContent-Length: 0\r\n\r\n"
+    async with serving(answering(head)) as place:
+        failed = await failure(f"http://{place}/v1")
+    assert (failed.kind, failed.http_status) == (Kind.OVERLOADED, 502)
+
+
+# --- in the body -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        {"reset_after": 3},
+        {"cut_after": 3},
+        {"reset_in_utf8_at": 3, "text": "é " * 20},
+        {"content_length": "lie_long"},
+    ],
+)
+async def test_cut_in_the_body(provider, model, script) -> None:
+    """RST, FIN before the end and a length that does not come are a cut stream."""
+    await provider.script(model, {"rate": 200, **script})
+    assert (await failure(provider.url, model)).kind is Kind.CUT
+
+
+async def test_bad_chunk_in_the_body() -> None:
+    """Framing that breaks in the middle of a body is a failure as well."""
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\nzz\r\n"
+    async with serving(answering(head)) as place:
+        assert (await failure(f"http://{place}/v1")).kind in (Kind.CUT, Kind.GARBAGE)
+
+
+async def test_whole_body(provider, model) -> None:
+    """The same way of asking brings the whole body where nothing goes wrong."""
+    await provider.script(model, {"tokens": 3})
+    assert (await ask(provider.url, model)).endswith(b"data: [DONE]\n\n")
+
+
+# --- what no socket does on demand -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "in_body", "kind"),
+    [
+        (RuntimeError("Session is closed"), False, Kind.GARBAGE),
+        (ValueError("not a URL"), False, Kind.GARBAGE),
+        (ValueError("bad chunk"), True, Kind.GARBAGE),
+        (BrokenPipeError(), False, Kind.RESET),
+        (ConnectionResetError(), True, Kind.CUT),
+        (TimeoutError(), False, Kind.CONNECT_TIMEOUT),
+        (ssl.SSLError(), True, Kind.CUT),
+        (openai.OpenAIError("x"), False, Kind.GARBAGE),
+    ],
+)
+def test_bare_exceptions(error, in_body, kind) -> None:
+    """Everything that an attempt catches has a kind, also without the SDK around it."""
+    assert isinstance(error, FOREIGN)
+    assert translate(error, in_body=in_body).kind is kind
