@@ -104,6 +104,8 @@ def _is_ours(task: asyncio.Task[Any]) -> bool:
 class OwnProcess:
     """A gateway as its users run it. `lines` is what it has logged, parsed where it is JSON."""
 
+    config: Path  # its file
+
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.pid = process.pid
@@ -158,9 +160,13 @@ async def own_process(
     environ: Mapping[str, str] | None = None,
     command: tuple[str, ...] = (),
     arguments: tuple[str, ...] = ("--port", "0"),
+    descriptors: tuple[int, ...] = (),
     **tables: Any,
 ) -> AsyncIterator[OwnProcess]:
-    """Run `python -m server serve`; SIGTERM at the end, unless it has ended by then. `command` goes before it."""
+    """Run `python -m server serve`; SIGTERM at the end, unless it has ended by then.
+
+    `command` goes before it; `descriptors` are left open for it.
+    """
     with tempfile.TemporaryDirectory() as folder:
         config = written(folder, tree(upstream_url, **tables))
         started = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond, and no loop owns the process
@@ -169,8 +175,10 @@ async def own_process(
             stderr=subprocess.PIPE,
             text=True,
             env={**os.environ, **(environ or {})},
+            pass_fds=descriptors,
         )
         running = OwnProcess(started)
+        running.config = config
         try:
             await running.ready()
             yield running
