@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.1\r\n")
+REQUEST = re.compile(rb"[A-Z]+ \S+ HTTP/1\.[01]\r\n")
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER: close with a RST
 
 

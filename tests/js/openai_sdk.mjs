@@ -4,9 +4,10 @@ import OpenAI from "openai";
 import { makeResumingFetch } from "../../server/static/client.js";
 
 const [baseURL, model, options = "{}"] = process.argv.slice(2);
-const { resume = {}, request = {}, stopAfter = 0, whole = false, abortAfter = 0 } = JSON.parse(options);
+const { resume = {}, request = {}, stopAfter = 0, whole = false, abortAfter = 0, plain = false } = JSON.parse(options);
 let cuts = 0;
-const fetch = makeResumingFetch({ firstWait: 10, longestWait: 100, onCut: () => { cuts += 1; }, ...resume });
+const resuming = makeResumingFetch({ firstWait: 10, longestWait: 100, onCut: () => { cuts += 1; }, ...resume });
+const fetch = plain ? globalThis.fetch : resuming;
 const client = new OpenAI({ baseURL, apiKey: "none", fetch, maxRetries: 0 });
 const body = { model, messages: [{ role: "user", content: "Tell me." }], ...request };
 const said = { texts: [], arguments: "", cuts: 0 };

@@ -1,11 +1,11 @@
-// Vercel's AI SDK over resumingFetch: node vercel_ai.mjs BASE_URL MODEL; prints text and tool calls.
+// Vercel's AI SDK over resumingFetch: node vercel_ai.mjs BASE_URL MODEL [plain]; prints text and tool calls.
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";
 import { jsonSchema, streamText, tool } from "ai";
 
 import { makeResumingFetch } from "../../server/static/client.js";
 
-const [baseURL, model] = process.argv.slice(2);
-const fetch = makeResumingFetch({ firstWait: 10, longestWait: 100 });
+const [baseURL, model, plain] = process.argv.slice(2);
+const fetch = plain ? globalThis.fetch : makeResumingFetch({ firstWait: 10, longestWait: 100 });
 const gateway = createOpenAICompatible({ name: "sluiceway", baseURL, apiKey: "none", fetch });
 const search = tool({ inputSchema: jsonSchema({ type: "object", properties: { query: { type: "string" } } }) });
 const said = { texts: [], calls: [], errors: [] };
