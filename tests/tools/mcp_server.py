@@ -45,6 +45,7 @@ if __name__ == "__main__":
     if "--http" in sys.argv:
         sock = socket.socket()
         sock.bind(("127.0.0.1", 0))
+        sock.listen()  # whoever connects from now on is kept waiting, not refused
         print(sock.getsockname()[1], flush=True)  # noqa: T201
         config = uvicorn.Config(server.streamable_http_app(), log_level="error")
         uvicorn.Server(config).run(sockets=[sock])
