@@ -9,7 +9,6 @@ import wire
 from gateway import InProcess, in_process
 from native import ALL, LOOK, call, ran
 
-from server.core.generation import Generation
 from server.core.native import event
 from server.core.records import Birth, Record
 
@@ -34,10 +33,7 @@ async def taken_over(gateway: InProcess, model: str, *records: Record, **fields:
     log = await gateway.app.store.create(birth)
     await log.append(records)
     streams = gateway.app.streams
-    resolved = streams.settings.resolve(model)
-    assert resolved is not None
-    generation = Generation("native", model, body, stream=True, policy="continue")
-    streams._begin(streams._stream(log), generation, streams.upstreams.route(resolved, model))
+    streams._take_over(streams._stream(log))
     found = native.decoded((await wire.call(gateway.root, "GET", "/v1/streams/strm_left")).events)
     assert [one.id for one in found] == list(range(1, len(found) + 1))
     return found
