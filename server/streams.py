@@ -13,12 +13,14 @@ import orjson
 import structlog
 
 from server.config import Settings
-from server.core.errors import Rejected, StoreError, StreamError
+from server.core.errors import Fenced, Rejected, StoreError, StreamError
 from server.core.forms import ENDING_RECORDS, OpenAIWriter, Writer
 from server.core.generation import Generation
 from server.core.native import NativeWriter
 from server.core.ports import Log, Store, Strategy
+from server.core.recollect import generation_of
 from server.core.records import Birth
+from server.following import Following, out_of_reach
 from server.relay import Relay
 from server.stream import Reader, Stream
 from server.telemetry.logs import cause
@@ -28,6 +30,7 @@ from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Target, Upstreams
 
 SWEEP_INTERVAL = 1.0  # seconds
+RENEW_INTERVAL = 0.25  # seconds: how late a relay is stopped whose stream was aborted elsewhere
 ID_BYTES = 18  # 144 random bits
 Leaving = Literal["gone", "stalled", "ended"]
 log = structlog.get_logger("sluiceway")
@@ -103,7 +106,8 @@ class Streams:
         self._keyed: dict[tuple[str, str], Live] = {}  # live streams by owner and idempotency key
         self._idle = asyncio.Event()  # no live stream
         self._idle.set()
-        self._sweeper: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
+        self._following = Following(store, self._take_over, self._live.__contains__)
 
     @property
     def live(self) -> int:
@@ -117,12 +121,17 @@ class Streams:
 
     async def open(self) -> None:
         """Begin the housekeeping."""
-        self._sweeper = asyncio.create_task(self._sweep(), name="sweep")
+        self._chores.append(asyncio.create_task(self._sweep(), name="sweep"))
+        if self._store.durable:
+            self._chores.append(asyncio.create_task(self._renew(), name="renew"))
+            self._chores.append(asyncio.create_task(self._adopt(), name="adopt"))
 
     async def close(self) -> None:
         """Stop what is still running; logs of a durable store stay open for a takeover."""
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        await self._following.close()
         await self._let_go()
 
     async def _let_go(self) -> None:
@@ -158,11 +167,11 @@ class Streams:
             creating.add_done_callback(lambda done: self._abandoned(done, birth, generation, route))
             raise
         if found.birth.id == birth.id:
-            return self._begin(found, generation, route).stream
+            return self._begin(self._stream(found), generation, route).stream
         if found.birth.idempotency != birth.idempotency:
             words = "This Idempotency-Key was used with another body."
             raise Rejected(422, words, "idempotency_key_reused", "Idempotency-Key")
-        return self._wrap(found)
+        return await self._wrap(found)
 
     def _joins(self, owner: Owner, key: str | None) -> bool:
         """Whether this key began a stream that is live here: joining it is no further generation."""
@@ -183,10 +192,11 @@ class Streams:
     ) -> None:
         """Begin a stream whose client left while its log was made: the policy says what becomes of it."""
         if not done.cancelled() and done.exception() is None and done.result().birth.id == birth.id:
-            self._left(self._begin(done.result(), generation, route), "gone")
+            self._left(self._begin(self._stream(done.result()), generation, route), "gone")
 
-    def _begin(self, opened: Log, generation: Generation, route: Sequence[Target]) -> Live:
-        stream = self._stream(opened)
+    def _begin(
+        self, stream: Stream, generation: Generation, route: Sequence[Target], *, taken_over: bool = False
+    ) -> Live:
         settings = self.settings
         rounds = Rounds(self._toolbox, generation) if generation.form == "native" else None
         relay = Relay(
@@ -200,6 +210,8 @@ class Streams:
             total_timeout=settings.streams.total_timeout,
             metrics=self._metrics,
         )
+        if taken_over:
+            relay.take_over()
         task = asyncio.create_task(relay.run(), name=f"relay {stream.id}")
         live = self._live[stream.id] = Live(stream, relay, task, route)
         self.upstreams.hold(route)
@@ -222,9 +234,30 @@ class Streams:
             opened, max_lag_bytes=settings.flow.max_lag_bytes, max_stream_bytes=settings.streams.max_stream_bytes
         )
 
-    def _wrap(self, found: Log) -> Stream:
-        live = self._live.get(found.birth.id)
-        return live.stream if live else self._stream(found)
+    async def _wrap(self, found: Log) -> Stream:
+        """Return the stream of a log: the one that is live or followed here, brought up to date."""
+        if (live := self._live.get(found.birth.id)) is not None:
+            return live.stream
+        if (followed := self._following.get(found.birth.id)) is None:
+            return self._stream(found)
+        await self._store.refresh(followed.log)
+        followed.refreshed()
+        return followed
+
+    def _take_over(self, stream: Stream, stop: StreamError | None = None) -> Live:
+        """Begin a relay for a stream whose log was claimed; with `stop` only to end it."""
+        generation = generation_of(stream.birth)
+        model = self.settings.resolve(generation.model)
+        if model is None:
+            stop = stop or StreamError(f"The model `{generation.model}` does not exist.", "model_not_found", 404)
+        route = self.upstreams.route(model, generation.model) if model else ()
+        live = self._begin(stream, generation, route, taken_over=True)
+        log.info("stream taken over", stream_id=stream.id, records=stream.log.tail, age=round(stream.age, 3))
+        if stop is not None:
+            live.relay.stop(stop)
+        elif not stream.readers:
+            self._linger(live)
+        return live
 
     def _over(self, stream: Stream, task: asyncio.Task[None]) -> None:
         """Account for a relay that is done, however."""
@@ -232,17 +265,21 @@ class Streams:
         if live.lingering is not None:
             live.lingering.cancel()
         if stream.birth.idempotency is not None:
-            del self._keyed[stream.birth.owner, stream.birth.idempotency[0]]
+            self._keyed.pop((stream.birth.owner, stream.birth.idempotency[0]), None)
         self._mine -= Counter({stream.birth.owner: 1})
         self.upstreams.release(live.route)
         self._metrics.active.dec()
         if not self._live:
             self._idle.set()
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, StoreError):
-            stream.fail(
-                StreamError("The log of this stream is out of reach.", "store_unavailable", 503, retryable=True)
-            )
+        if isinstance(error, Fenced) or (task.cancelled() and not self.draining):
+            log.warning("stream lost to another instance", stream_id=stream.id)
+            stream.refreshed()
+            if stream.readers:
+                self._following.begin(stream)
+        elif isinstance(error, StoreError):
+            log.warning("relay stopped by its store", stream_id=stream.id, error=str(error))
+            stream.fail(out_of_reach())
         elif error is not None:
             log.error("relay failed", stream_id=stream.id, **cause(error))
         ending = stream.log.ending
@@ -279,13 +316,14 @@ class Streams:
             raise Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0) from error
         if found is None or not (owner.admin or found.birth.owner == owner.name):
             raise Rejected(404, "There is no such stream.", "stream_not_found")
-        return self._wrap(found)
+        return await self._wrap(found)
 
     async def visible(self, owner: Owner) -> AsyncIterator[Stream]:
         """Yield every live or retained stream that `owner` may see, oldest first."""
         async for found in self._store.logs():
             if owner.admin or found.birth.owner == owner.name:
-                yield self._wrap(found)
+                live = self._live.get(found.birth.id)
+                yield live.stream if live else self._stream(found)
 
     async def problem(self) -> str | None:
         """Return why the gateway is not ready, or None."""
@@ -297,7 +335,9 @@ class Streams:
         """Add a reader; it stops a linger."""
         stream.readers.add(reader)
         live = self._live.get(stream.id)
-        if live is not None and live.lingering is not None:
+        if live is None:
+            self._following.begin(stream)
+        elif live.lingering is not None:
             live.lingering.cancel()
             live.lingering = None
         stream.held = False
@@ -318,17 +358,51 @@ class Streams:
         stream = live.stream
         cancels = stream.birth.policy == "cancel"
         if why == "gone" and cancels:
-            live.relay.stop(cancelled("the client disconnected"))
+            self._give_up(live, cancelled("the client disconnected"))
             return
         stream.held = cancels  # a stalled client may come back; meanwhile nothing is read for it
-        words = "no client came back"
-        loop = asyncio.get_running_loop()
-        live.lingering = loop.call_later(self.settings.streams.linger, live.relay.stop, cancelled(words))
+        self._linger(live)
+
+    def _linger(self, live: Live) -> None:
+        error, seconds = cancelled("no client came back"), self.settings.streams.linger
+        live.lingering = asyncio.get_running_loop().call_later(seconds, self._give_up, live, error)
+
+    def _give_up(self, live: Live, error: StreamError) -> None:
+        """Stop a stream that nobody reads here, unless somebody reads it through another instance."""
+        if self._store.durable:
+            asyncio.ensure_future(self._ask_elsewhere(live, error))  # noqa: RUF006 — short, and nothing waits for it
+        else:
+            live.relay.stop(error)
+
+    async def _ask_elsewhere(self, live: Live, error: StreamError) -> None:
+        try:
+            followed = await self._store.followed(live.stream.log)
+        except StoreError:
+            followed = False
+        if live.stream.readers or live.task.done():
+            return
+        if followed:
+            loop, lease = asyncio.get_running_loop(), self.settings.store.lease
+            live.lingering = loop.call_later(lease, self._give_up, live, error)
+        else:
+            live.relay.stop(error)
 
     # --- stop --------------------------------------------------------------------------------------------------
 
     async def abort(self, stream: Stream, reason: str) -> None:
-        """Cancel a live stream and return when its upstream is closed; an ended one is left as it is."""
+        """Cancel a live stream and return when its upstream is closed; an ended one is left as it is.
+
+        From a relay on another instance the stream is taken away, and that relay is fenced and stops. Raises Rejected.
+        """
+        try:
+            while stream.id not in self._live and self._store.durable and not stream.ended.is_set():
+                if await self._following.claim(stream, force=True):
+                    self._take_over(stream, cancelled(reason))
+                else:
+                    await self._store.refresh(stream.log)
+                    stream.refreshed()
+        except StoreError as error:
+            raise Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0) from error
         live = self._live.get(stream.id)
         if live is not None:
             live.relay.stop(cancelled(reason))
@@ -340,7 +414,7 @@ class Streams:
         Logs of a durable store stay open instead, and before a client is cut: that is no disconnect of its. `readers`
         is set while no response is under way.
         """
-        self.draining = True
+        self.draining = self._following.draining = True
         try:
             async with asyncio.timeout(grace):
                 await self._idle.wait()
@@ -363,3 +437,28 @@ class Streams:
                 await self._store.sweep(time.time())
             except StoreError as error:
                 log.warning("sweep failed", error=str(error))
+
+    async def _renew(self) -> None:
+        """Keep the lease; stop the relays whose streams another instance has claimed."""
+        while True:
+            await asyncio.sleep(min(RENEW_INTERVAL, self.settings.store.lease / 4))
+            try:
+                for lost in await self._store.renew():
+                    live = self._live.get(lost.birth.id)
+                    if live is not None and live.stream.log is lost:
+                        live.task.cancel()
+            except StoreError as error:
+                log.warning("lease not renewed", error=str(error))
+
+    async def _adopt(self) -> None:
+        """Take over orphaned streams that are to go on without a client."""
+        while not self.draining:
+            try:
+                async for orphan in self._store.orphans():
+                    if orphan.birth.policy == "continue" and len(self._live) < self.settings.server.max_streams:
+                        stream = await self._wrap(orphan)
+                        if await self._following.claim(stream):
+                            self._take_over(stream)
+            except StoreError as error:
+                log.warning("no look for orphans", error=str(error))
+            await asyncio.sleep(self.settings.store.lease / 2)

@@ -86,8 +86,11 @@ class Store(Protocol):
     async def renew(self) -> Sequence[Log]:
         """Extend the lease of this instance; return the logs that were held here and have been claimed elsewhere."""
 
+    async def refresh(self, log: Log) -> None:
+        """Bring a log that is held elsewhere up to date. Raises StoreError, also where it has been deleted."""
+
     async def follow(self, log: Log) -> None:
-        """Bring a log that is held elsewhere up to date: returns when there is something new, or a moment later."""
+        """The same, but return when there is something new, or a moment later."""
 
     async def followed(self, log: Log) -> bool:
         """Whether another instance has followed this log within the time of a lease: it has readers there."""

@@ -174,8 +174,11 @@ class MemoryStore:
         """There is no lease."""
         return ()
 
-    async def follow(self, log: MemoryLog) -> None:
+    async def refresh(self, log: MemoryLog) -> None:
         """Every log is up to date."""
+
+    async def follow(self, log: MemoryLog) -> None:
+        """Return at once."""
 
     async def followed(self, log: MemoryLog) -> bool:  # noqa: ARG002
         """Nobody else reads."""

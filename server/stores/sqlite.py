@@ -248,6 +248,8 @@ class SqliteStore:
         After a power loss the last moments of the journal may be missing, and a client may have been shown what was in
         them. No number is used twice: the new epoch passes over more numbers than there can have been, as `lost`.
         """
+        if not force and await self._held_elsewhere(log):
+            return False
         while True:
             await self._catch_up()
             run, seen = self.mirror.runs.get(log.num), self.mirror.seen
@@ -261,6 +263,12 @@ class SqliteStore:
         log.epoch, log.fenced = claimed, False
         self._hold(log)
         return True
+
+    async def _held_elsewhere(self, log: SqliteLog) -> bool:
+        """Whether a living process holds a log: a look that costs no commit."""
+        query = """SELECT 1 FROM logs JOIN instances ON name = instance
+            WHERE num = ? AND instance <> ? AND instances.boot = ? AND expires > ?"""
+        return bool(await self._db.rows(query, log.num, self._name, self._boot, time.monotonic()))
 
     def _claim(self, num: int, run: Run | None, seen: int, force: bool, db: Connection) -> int | bool | None:
         """Return the new epoch, False where the log is held or has ended, None where the mirror is too old."""
@@ -388,12 +396,16 @@ class SqliteStore:
         for log in by_num.values():
             raise StoreError(f"stream {log.birth.id} is gone")
 
+    async def refresh(self, log: SqliteLog) -> None:
+        """Bring a log that another process writes up to date. Raises StoreError."""
+        await self._catch_up()
+        await self._refresh([log])
+
     async def follow(self, log: SqliteLog) -> None:
         """Wait for something new in a log that another process writes. Raises StoreError."""
         await self._mark(log)
         before = (log.tail, log.ending)
-        await self._catch_up()
-        await self._refresh([log])
+        await self.refresh(log)
         if (log.tail, log.ending) != before:
             return
         news = self._following[log] = asyncio.Event()
