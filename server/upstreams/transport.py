@@ -72,7 +72,8 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         response = await self._session.request(
             request.method,
             URL(str(request.url), encoded=True),
-            headers=request.headers.multi_items(),
+            # What the SDK tells of itself stays here: the upstream has no use for it, and it is 2 KB of a stream.
+            headers=[header for header in request.headers.multi_items() if not header[0].startswith("x-stainless-")],
             data=request.content,
             allow_redirects=False,
             timeout=self._timeout,
