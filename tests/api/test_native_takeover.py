@@ -1,5 +1,6 @@
 """A relay that is gone left a native log in the middle of a tool round; another one takes the stream up."""
 
+import asyncio
 import json
 import signal
 import time
@@ -101,6 +102,7 @@ async def test_killed_while_a_tool_ran(provider, model, marks, tmp_path: Path) -
         _, headers = await client.head()
         before = native.decoded(await client.events(4))
         assert native.types(before) == ["start", "tool_call", "tool_result"]
+        await wire.until(lambda: asyncio.to_thread(lambda: ran(marks)["slowly 60.0"]))
         gateway.signal(signal.SIGKILL)
     body = {"session_id": headers["x-stream-id"], "last_event_id": before[-1].id}
     async with own_process(provider.url, environ=environ, **tables) as gateway:
@@ -113,4 +115,4 @@ async def test_killed_while_a_tool_ran(provider, model, marks, tmp_path: Path) -
     ]
     assert native.text(found) == "I see."
     assert found[-1].data["status"] == "complete"
-    assert ran(marks) == {"add 1 1": 1, "slowly 60": 1}
+    assert ran(marks) == {"add 1 1": 1, "slowly 60.0": 1}
