@@ -11,7 +11,8 @@ from statistics import median
 import pytest
 from gateway import OwnProcess, in_process, own_process
 from provider import Provider
-from wire import Client, call, completion, request, texts, until
+from slow_readers import stuck
+from wire import Client, call, completion, texts, until
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
@@ -20,13 +21,6 @@ from slow_reader import run
 JSON = {"Accept": "application/json"}
 FLOOD = {"tokens": 10_000_000, "big": 100}
 HALF_MB = 500_000
-
-
-def stuck(port: int, model: str, headers: dict[str, str] | None = None) -> socket.socket:
-    """Ask for a stream and never read it, as an ordinary client with the system's own buffers."""
-    sock = socket.create_connection(("127.0.0.1", port))
-    sock.sendall(request("POST", "/v1/chat/completions", completion(model), headers))
-    return sock
 
 
 def read_all(sock: socket.socket) -> None:

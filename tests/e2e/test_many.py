@@ -1,0 +1,45 @@
+"""A thousand streams at once, every token of each checked."""
+
+import asyncio
+import json
+import time
+
+from gateway import own_process
+from wire import Client, call, texts
+
+STREAMS = 1000
+TOKENS = 20
+
+
+async def test_a_thousand_streams(provider, model) -> None:
+    """1,000 concurrent streams: all open at the same time, each told whole, in order, and its own; nothing is left."""
+    script = {"tokens": TOKENS, "stall_after": 1, "stall_for": 8.0}
+    opened = 0
+
+    async def one(number: int) -> None:
+        nonlocal opened
+        async with Client(gateway.root) as client:
+            said = [f"{number}/{token} " for token in range(TOKENS)]
+            await client.complete(model, script={**script, "pieces": said})
+            assert (await client.head())[0] == 200
+            await client.events(2)
+            opened += 1
+            events = await client.rest()
+        assert texts(events) == said
+        assert [event.id for event in events] == list(range(1, TOKENS + 4))
+        assert events[-1].data == b"[DONE]"
+
+    async with own_process(provider.url) as gateway:
+        tasks = [asyncio.create_task(one(number)) for number in range(STREAMS)]
+        live, began = 0, time.monotonic()
+        while opened < STREAMS and time.monotonic() - began < 60:
+            await asyncio.sleep(0.2)
+            metrics = (await call(gateway.root, "GET", "/metrics")).body.decode()
+            [active] = [line for line in metrics.splitlines() if line.startswith("sluiceway_streams_active ")]
+            live = max(live, round(float(active.split()[1])))
+        await asyncio.gather(*tasks)
+        assert live == STREAMS
+        listed = json.loads((await call(gateway.root, "GET", "/v1/streams")).body)["data"]
+        assert {one["state"] for one in listed} == {"complete"}
+        assert len(listed) == STREAMS
+    assert not any(seen["open"] for seen in await provider.seen(model))
