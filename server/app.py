@@ -36,6 +36,7 @@ RECOVERY = "sluiceway.recovery"
 STORES = "sluiceway.stores"
 TOOLS = "sluiceway.tools"
 STOP_MARGIN = 15.0  # seconds for what follows the grace: readers, tools, stores
+ACCEPTED_GRACE = 0.5  # seconds
 READERS_GRACE = 2.0  # seconds for readers to fetch the endings that a shutdown wrote
 log = structlog.get_logger("sluiceway")
 
@@ -146,11 +147,26 @@ class Gateway:
         await self.responder.leave(READERS_GRACE, durable=self.store.durable)
         for server in self._servers:
             server.close()
+        await self._first_requests()
         await self.streams.close()
         await self._runner.cleanup()
         await self.upstreams.close()
         await self.store.close()
         await self.toolbox.close()
+
+    async def _first_requests(self) -> None:
+        """Wait a moment for the requests of connections that were accepted right before the listener was closed.
+
+        Who takes a passed socket over never sees them: they would be the only ones that a hand-over drops.
+        """
+        server = self._runner.server
+        assert server is not None
+        try:
+            async with asyncio.timeout(ACCEPTED_GRACE):
+                while any(isinstance(one, Connection) and one.fresh for one in server.connections):  # noqa: ASYNC110
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            pass  # a browser's spare connection
 
     async def serve(self, load: Load | None = None, passed: Sequence[socket.socket] = ()) -> None:
         """Run until SIGTERM or SIGINT, and say so to systemd; `load` reads the configuration again at SIGHUP."""

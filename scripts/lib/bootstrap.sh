@@ -32,6 +32,7 @@ need_from_debian() {
         case $part in
             python) (find_python) &>/dev/null || missing+=(python3 python3-venv) ;;
             libgomp) "$python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || missing+=(libgomp1) ;;
+            systemd-analyze) command -v "$part" >/dev/null || missing+=(systemd) ;;
             *) command -v "$part" >/dev/null || missing+=("$part") ;;
         esac
     done

@@ -30,8 +30,13 @@ class Connection(web.RequestHandler):
         loop = asyncio.get_running_loop()
         self._head_timer = loop.call_later(HEADER_TIMEOUT, self._no_request, stream)
 
+    @property
+    def fresh(self) -> bool:
+        """Whether no request has come yet."""
+        return self._request_count == 0
+
     def _no_request(self, transport: asyncio.Transport) -> None:
-        if self._request_count == 0:
+        if self.fresh:
             transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:
