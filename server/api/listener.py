@@ -8,6 +8,7 @@ from server.config import Flow, is_loopback
 BACKLOG = 4096
 NOTSENT_LOWAT = 16_384  # bytes that the kernel may hold unsent before the transport counts as full
 USER_TIMEOUT_MS = 30_000  # unacknowledged data after which a vanished client is noticed
+KEEPALIVE = (15, 5, 3)  # seconds of silence, seconds between two probes, probes: the same where nothing is to be sent
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module of 3.11 has no name for it
 
 
@@ -44,7 +45,6 @@ def bound(sock: socket.socket, flow: Flow) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, min(NOTSENT_LOWAT, flow.send_buffer_bytes))
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), KEEPALIVE, strict=True):
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)

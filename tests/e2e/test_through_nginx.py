@@ -27,6 +27,7 @@ async def test_never_read(provider, model) -> None:
 
 
 async def take_little(provider, port: int, model: str) -> None:
+    """Have five clients that never read; what is taken for them comes to a rest below the bound."""
     async with never_read(port, model, 5):
         await until(lambda: asked(provider, model, 5))
         taken, before = [], [-1]
