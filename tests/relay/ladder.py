@@ -6,6 +6,7 @@ from typing import Any
 
 from gateway import InProcess, in_process
 from provider import Provider
+from wire import until
 
 NAMES = ("one", "two", "three")
 TEXT20 = "".join(f"tok{i} " for i in range(20))
@@ -31,6 +32,10 @@ async def attempts(provider: Provider, model: str, targets: int = 2) -> list[int
     return [len(await provider.seen(f"{model}-{number}")) for number in range(1, targets + 1)]
 
 
-def metric(gateway: InProcess, name: str, **labels: str) -> float:
-    """Return a sample of the gateway's metrics; 0 where it has none."""
-    return gateway.app.metrics.registry.get_sample_value(name, labels) or 0.0
+async def counted(gateway: InProcess, name: str, **labels: str) -> None:
+    """Wait until a metric counts one: an attempt is accounted for after the caller has its ending."""
+
+    async def one() -> bool:
+        return gateway.app.metrics.registry.get_sample_value(name, labels) == 1
+
+    await until(one)
