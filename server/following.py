@@ -34,7 +34,7 @@ class Following:
         self._claiming: set[str] = set()
 
     def get(self, stream_id: str) -> Stream | None:
-        """Return the stream that is followed under this id."""
+        """Return the stream that is followed, or being claimed, under this id."""
         return self._streams.get(stream_id)
 
     def begin(self, stream: Stream) -> None:
@@ -50,7 +50,8 @@ class Following:
             log.warning("following failed", stream_id=stream.id, error=str(error))
             stream.fail(out_of_reach())
         finally:
-            del self._streams[stream.id], self._tasks[stream.id]
+            del self._tasks[stream.id]
+            self._forget(stream)
 
     async def _follow(self, stream: Stream) -> None:
         grew = False
@@ -69,13 +70,22 @@ class Following:
         """Take a stream's log over; False where it has ended, is held elsewhere, or is relayed or claimed here."""
         if (self.draining and not force) or self._live(stream.id) or stream.id in self._claiming:
             return False
+        # Whoever asks for the stream meanwhile gets this object: a reader of another one would never see the relay.
+        if self._streams.setdefault(stream.id, stream) is not stream:
+            return False
         self._claiming.add(stream.id)
         try:
             claimed = await self._store.claim(stream.log, force=force)
         finally:
             self._claiming.discard(stream.id)
+            self._forget(stream)
         stream.refreshed()
         return claimed and not self._live(stream.id)
+
+    def _forget(self, stream: Stream) -> None:
+        """Let go of a stream that is neither followed nor being claimed."""
+        if stream.id not in self._tasks and stream.id not in self._claiming:
+            self._streams.pop(stream.id, None)
 
     async def close(self) -> None:
         """Stop following."""

@@ -236,13 +236,15 @@ class Streams:
 
     async def _wrap(self, found: Log) -> Stream:
         """Return the stream of a log: the one that is live or followed here, brought up to date."""
-        if (live := self._live.get(found.birth.id)) is not None:
-            return live.stream
-        if (followed := self._following.get(found.birth.id)) is None:
-            return self._stream(found)
-        await self._store.refresh(followed.log)
-        followed.refreshed()
-        return followed
+        while True:
+            if (live := self._live.get(found.birth.id)) is not None:
+                return live.stream
+            if (followed := self._following.get(found.birth.id)) is None:
+                return self._stream(found)
+            await self._store.refresh(followed.log)
+            followed.refreshed()
+            if self._following.get(found.birth.id) is followed:  # else its last reader left, or it is live now
+                return followed
 
     def _take_over(self, stream: Stream, stop: StreamError | None = None) -> Live:
         """Begin a relay for a stream whose log was claimed; with `stop` only to end it."""
@@ -396,6 +398,7 @@ class Streams:
         """
         try:
             while stream.id not in self._live and self._store.durable and not stream.ended.is_set():
+                stream = self._following.get(stream.id) or stream
                 if await self._following.claim(stream, force=True):
                     self._take_over(stream, cancelled(reason))
                 else:
