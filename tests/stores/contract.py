@@ -290,6 +290,7 @@ class StoreContract:
             assert first.id not in await listed(store)
             again = await store.create(birth(owner=first.owner, idempotency=("k", "a")))
             assert again.birth.id != first.id
+            await store.renew()
             await store.sweep(time.time())
             assert (await store.create(again.birth)).birth.id == again.birth.id
             assert set(await listed(store)) >= {live.birth.id, again.birth.id}

@@ -1,0 +1,145 @@
+"""What the Redis store does in one step on the server, in Lua (https://redis.io/docs/latest/develop/programmability/).
+
+Keys: `log:ID` (a hash), `records:ID` (a Redis Stream; one entry an append, its id the number of its last record),
+`key:OWNER:KEY` (the log of an idempotency key), `instance:NAME` (there while its lease runs), and the sorted sets
+`logs` (by creation), `open` (without an ending) and `ended`; `total` counts bytes. Channels: `news:ID`, `claims`.
+"""
+
+# What is appended is written before it is confirmed, and only by who has the log's epoch.
+# A tail that is behind what its writer has shown was lost by a failover: its numbers are noted as lost, not used again.
+# A tail that is ahead is this very append, made before its answer was lost on the way.
+APPEND = """
+local prefix, retention, answers, at = ARGV[1], tonumber(ARGV[2]), {}, 3
+while at <= #ARGV do
+  local id, epoch, first, last, size, now, target, ended = string.match(
+    ARGV[at], '^(%S+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S*) (%S*)$')
+  local entry, ending = ARGV[at + 1], ARGV[at + 2]
+  at = at + 3
+  local log = prefix .. 'log:' .. id
+  local known = redis.call('HMGET', log, 'epoch', 'tail', 'ended', 'lost')
+  local answer
+  if not known[1] then
+    answer = 'gone'
+  elseif known[1] ~= epoch then
+    answer = 'fenced'
+  elseif tonumber(known[2]) >= tonumber(last) then
+    answer = 'ok'
+  elseif known[3] then
+    answer = 'ended'
+  else
+    answer = 'ok'
+    if tonumber(known[2]) < tonumber(first) - 1 then
+      local run = string.format('[%d,%d]', tonumber(known[2]) + 1, tonumber(first) - 1)
+      local lost = known[4] == '[]' and '[' .. run .. ']' or string.sub(known[4], 1, -2) .. ',' .. run .. ']'
+      redis.call('HSET', log, 'lost', lost)
+      answer = lost
+    end
+    redis.call('XADD', prefix .. 'records:' .. id, last .. '-0', 'r', entry)
+    redis.call('HSET', log, 'tail', last, 'size', size, 'active', now, 'target', target)
+    redis.call('HINCRBY', log, 'stored', #entry)
+    redis.call('INCRBY', prefix .. 'total', #entry)
+    if ended ~= '' then
+      redis.call('HSET', log, 'ended', ended, 'ending', ending, 'instance', '')
+      redis.call('ZREM', prefix .. 'open', id)
+      redis.call('ZADD', prefix .. 'ended', ended, id)
+      redis.call('PEXPIRE', log, retention)
+      redis.call('PEXPIRE', prefix .. 'records:' .. id, retention)
+    end
+    redis.call('PUBLISH', prefix .. 'news:' .. id, last)
+  end
+  answers[#answers + 1] = answer
+end
+return answers
+"""
+
+# The log of the idempotency key, or a new one.
+CREATE = """
+local prefix, id, key, now, retention = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
+if key ~= '' then
+  local known = redis.call('GET', prefix .. 'key:' .. key)
+  if known then
+    local log = redis.call('HMGET', prefix .. 'log:' .. known, 'epoch', 'ended')
+    if log[1] and not (log[2] and now >= tonumber(log[2]) + retention) then return known end
+  end
+  redis.call('SET', prefix .. 'key:' .. key, id)
+end
+redis.call('HSET', prefix .. 'log:' .. id, 'key', key, 'instance', ARGV[6], 'server', ARGV[7], 'birth', ARGV[8],
+  'body', ARGV[9], 'epoch', 1, 'tail', 0, 'size', 0, 'lost', '[]', 'active', ARGV[4], 'target', '', 'followed', 0)
+redis.call('ZADD', prefix .. 'logs', ARGV[4], id)
+redis.call('ZADD', prefix .. 'open', ARGV[4], id)
+return id
+"""
+
+# A new epoch. `skip`: how many numbers to pass over where the server that held the log may have lost some.
+CLAIM = """
+local prefix, id, me, force, server, skip, now =
+  ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], tonumber(ARGV[6]), ARGV[7]
+local log = prefix .. 'log:' .. id
+local known = redis.call('HMGET', log, 'epoch', 'ended', 'instance', 'server', 'tail', 'lost')
+if not known[1] or known[2] then return 0 end
+local holder = known[3]
+if force ~= '1' and holder ~= '' and holder ~= me and redis.call('EXISTS', prefix .. 'instance:' .. holder) == 1 then
+  return 0
+end
+if holder ~= '' and known[4] ~= server and skip > 0 then
+  local run = string.format('[%d,%d]', tonumber(known[5]) + 1, tonumber(known[5]) + skip)
+  local lost = known[6] == '[]' and '[' .. run .. ']' or string.sub(known[6], 1, -2) .. ',' .. run .. ']'
+  redis.call('HSET', log, 'tail', string.format('%d', tonumber(known[5]) + skip), 'lost', lost)
+end
+local epoch = tonumber(known[1]) + 1
+redis.call('HSET', log, 'epoch', epoch, 'instance', me, 'server', server, 'active', now)
+redis.call('PUBLISH', prefix .. 'claims', id .. ' ' .. epoch)
+redis.call('PUBLISH', prefix .. 'news:' .. id, '')
+return epoch
+"""
+
+# The ids of logs without an ending whose holder's lease has run out.
+ORPHANS = """
+local prefix, found, alive = ARGV[1], {}, {[''] = 0}
+for _, id in ipairs(redis.call('ZRANGE', prefix .. 'open', 0, -1)) do
+  local holder = redis.call('HGET', prefix .. 'log:' .. id, 'instance')
+  if holder then
+    if alive[holder] == nil then alive[holder] = redis.call('EXISTS', prefix .. 'instance:' .. holder) end
+    if alive[holder] == 0 then found[#found + 1] = id end
+  else
+    redis.call('ZREM', prefix .. 'open', id)
+  end
+end
+return found
+"""
+
+GIVE_BACK = """
+local prefix, me = ARGV[1], ARGV[2]
+for at = 3, #ARGV do
+  local log = prefix .. 'log:' .. ARGV[at]
+  if redis.call('HGET', log, 'instance') == me then redis.call('HSET', log, 'instance', '') end
+end
+redis.call('DEL', prefix .. 'instance:' .. me)
+"""
+
+# Delete what is over, the orphans that nobody took over, and the oldest ended logs while there is too much.
+SWEEP = """
+local prefix, over, max, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local function delete(id)
+  local log, records = prefix .. 'log:' .. id, prefix .. 'records:' .. id
+  local known = redis.call('HMGET', log, 'key', 'stored')
+  if known[1] and known[1] ~= '' and redis.call('GET', prefix .. 'key:' .. known[1]) == id then
+    redis.call('DEL', prefix .. 'key:' .. known[1])
+  end
+  redis.call('DEL', log, records)
+  redis.call('ZREM', prefix .. 'logs', id)
+  redis.call('ZREM', prefix .. 'open', id)
+  redis.call('ZREM', prefix .. 'ended', id)
+  if known[2] then redis.call('DECRBY', prefix .. 'total', known[2]) end
+end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'ended', '-inf', over, 'LIMIT', 0, limit)) do delete(id) end
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'open', '-inf', over, 'LIMIT', 0, limit)) do
+  local known = redis.call('HMGET', prefix .. 'log:' .. id, 'active', 'instance')
+  local held = known[2] and known[2] ~= '' and redis.call('EXISTS', prefix .. 'instance:' .. known[2]) == 1
+  if not held and (not known[1] or tonumber(known[1]) <= tonumber(over)) then delete(id) end
+end
+for _, id in ipairs(redis.call('ZRANGE', prefix .. 'ended', 0, limit - 1)) do
+  if tonumber(redis.call('GET', prefix .. 'total') or 0) <= max then break end
+  delete(id)
+end
+"""

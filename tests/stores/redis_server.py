@@ -1,0 +1,62 @@
+"""A real Redis server, to be restarted, stopped and continued."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
+
+
+class RedisServer:
+    """One server process with an append-only file in a folder of its own."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self._folder = folder
+        self._options = options
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        assert PROGRAM, "redis-server is not installed"
+        command = [PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "",
+                   "--appendonly", "yes", *self._options]  # fmt: skip
+        with Path(self._folder, "redis.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        until = time.monotonic() + 20
+        while self.call("PING") != b"+PONG\r\n":
+            assert time.monotonic() < until, Path(self._folder, "redis.log").read_text()
+            time.sleep(0.02)
+
+    def call(self, *words: str) -> bytes:
+        """Send one command; return what comes at once, or nothing."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=2) as sock:
+                sock.sendall((" ".join(words) + "\r\n").encode())
+                return sock.recv(65_536)
+        except OSError:
+            return b""
+
+    def kill(self) -> None:
+        """SIGKILL it."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def pause(self) -> None:
+        """Let it stand still."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it run again."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
