@@ -1,0 +1,77 @@
+"""The native protocol through both clients, over connections that are cut."""
+
+import json
+
+import httpx2
+from cutting_proxy import cutting, random_cuts
+from gateway import in_process
+from node import node
+from provider import Provider
+
+from server.client import Patience, resuming_http_client
+from server.core.sse import Decoder
+
+WORDS = [f"w{n}é☃ " for n in range(200)]
+QUICK = Patience(first_wait=0.01, longest_wait=0.1)
+
+
+async def test_python_client_reads_native_streams(provider: Provider, model: str) -> None:
+    """POST /api/stream through the Python client gives every event once, in order, over 20 cuts."""
+    await provider.script(model, {"pieces": WORDS, "rate": 400})
+    body = {"model": model, "prompt": "Tell me."}
+    async with (
+        in_process(provider.url) as gateway,
+        cutting(gateway.port, random_cuts(20, seed=1, high=1600)) as proxy,
+        resuming_http_client(base_url=proxy.root, patience=QUICK) as http,
+    ):
+        async with http.stream("POST", "/api/stream", json=body) as response:
+            events = Decoder().feed(await response.aread())
+        assert proxy.made == 20
+    ids = [int(event.id or 0) for event in events]
+    assert ids == list(range(1, len(events) + 1))
+    assert [json.loads(event.data)["content"] for event in events if event.type == b"token"] == WORDS
+    assert json.loads(events[-1].data)["status"] == "complete"
+
+
+async def test_stream_events_survives_twenty_cuts(provider: Provider, model: str) -> None:
+    """`StreamEvents` dispatches every event once, in order, over 20 cuts, and then its end."""
+    await provider.script(model, {"pieces": WORDS, "rate": 400})
+    body = json.dumps({"model": model, "prompt": "Tell me."})
+    async with in_process(provider.url) as gateway, cutting(gateway.port, random_cuts(20, seed=2, high=1600)) as proxy:
+        said = await node("stream_events.mjs", proxy.root, body)
+        assert proxy.made == 20
+    assert said["names"] == ["start", "token", "done"]
+    assert said["texts"] == WORDS
+    assert said["ids"] == sorted(set(said["ids"]))
+    assert (said["status"], said["readyState"]) == ("complete", 2)
+    assert said["cuts"] >= 10
+
+
+async def test_stream_events_stops(provider: Provider, model: str) -> None:
+    """`stop()` aborts the generation: the events end with the error `cancelled` and `done`."""
+    await provider.script(model, {"tokens": 1000, "rate": 50})
+    body = json.dumps({"model": model, "prompt": "Tell me."})
+    async with in_process(provider.url, streams={"linger": 600.0}) as gateway:
+        said = await node("stream_events.mjs", gateway.root, body, "3")
+        await gateway.idle()
+    assert (said["errors"], said["status"]) == (["cancelled"], "cancelled")
+
+
+async def test_stream_events_tells_a_refusal(provider: Provider) -> None:
+    """A request that is turned away is an `error` event with the gateway's own code."""
+    async with in_process(provider.url, models=[{"name": "one", "targets": ["local/x"]}]) as gateway:
+        said = await node("stream_events.mjs", gateway.root, json.dumps({"model": "none", "prompt": "Tell me."}))
+    assert (said["errors"], said["readyState"]) == (["model_not_found"], 2)
+    assert "done" not in said["names"]
+
+
+async def test_a_read_needs_no_content_after_the_end(provider: Provider, model: str) -> None:
+    """A resumed read at the last id of an ended stream is over at once: 204 is an answer, not a cut."""
+    await provider.script(model, {"tokens": 3})
+    body = {"model": model, "prompt": "Tell me."}
+    async with in_process(provider.url) as gateway, resuming_http_client(base_url=gateway.root) as http:
+        created: httpx2.Response = await http.post("/api/stream", json=body)
+        last = Decoder().feed(created.content)[-1].id or b""
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": last.decode()}
+        again = await http.get(f"/v1/streams/{created.headers['X-Stream-Id']}", headers=headers)
+    assert (again.status_code, again.content) == (204, b"")
