@@ -57,13 +57,16 @@ class Attempt:
         try:
             async with Deadline() as deadline:
                 deadline.set(self.phases.started + self.target.settings.ttft_timeout)
-                async with self.target.client.post(self._hand_over(), self.phases, self.headers) as response:
+                response = await self.target.client.post(self._hand_over(), self.phases, self.headers)
+                try:
                     self.phases.headers = now()
                     await self._pump(response, deadline)
                     whole = True
                     await self.complete()  # the client has its ending before the upstream's connection is tidied up
                     deadline.set(now() + TIDY)
                     await _read_to_end(response)
+                finally:
+                    response.release()
         except TimeoutError:
             if not whole:
                 await self._timed_out()
@@ -146,12 +149,17 @@ class WholeAttempt(Attempt):
 
     async def run(self) -> None:
         """Read the whole answer and end the stream with it. Raises UpstreamError."""
-        async with self.target.client.post(self._hand_over(), self.phases, self.headers) as response:
-            self.phases.headers = time.monotonic()
-            try:
-                data = await response.content.read()
-            except FOREIGN as error:
-                raise translate(error, in_body=True) from error
+        response = await self.target.client.post(self._hand_over(), self.phases, self.headers)
+        self.phases.headers = time.monotonic()
+        data = bytearray()
+        try:
+            while part := await response.content.readany():
+                data += part
+                self.stream.bound(len(data))
+        except FOREIGN as error:
+            raise translate(error, in_body=True) from error
+        finally:
+            response.release()
         try:
             answer = orjson.loads(data)
         except orjson.JSONDecodeError as error:
@@ -162,7 +170,7 @@ class WholeAttempt(Attempt):
             raise in_band(answer)
         self.transcript.observe_whole(answer)
         await self.spoke(self)
-        self.writer.whole = data
+        self.writer.whole = bytes(data)
         await self.complete()
 
 

@@ -119,7 +119,11 @@ class Stream:
             return
         await self.log.append(records)
         self._show(records)
-        if self.log.bytes > self._max_bytes:
+        self.bound(self.log.bytes)
+
+    def bound(self, size: int) -> None:
+        """Raise StreamError where `size` bytes are more than one log may hold."""
+        if size > self._max_bytes:
             raise StreamError(f"The stream is larger than {self._max_bytes} bytes.", "stream_too_large", 502)
 
     async def finish(self, records: Sequence[Record], ending: Ending) -> None:

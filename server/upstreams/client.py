@@ -2,8 +2,7 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -59,13 +58,11 @@ class UpstreamClient:
         self._sdk.organization = settings.organization(environ)
         self._sdk.project = self._sdk.admin_api_key = None
 
-    @asynccontextmanager
-    async def post(
-        self, body: bytes, phases: Phases, headers: Mapping[str, str]
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a chat completion request; yield aiohttp's response when its head (status 200) is here.
+    async def post(self, body: bytes, phases: Phases, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Send a chat completion request; return aiohttp's response when its head (status 200) is here.
 
-        Leaving closes the upstream's socket at once unless the body has been read to its end.
+        Its `release()` is the caller's: it gives the connection back at the end of the body, and closes it at once
+        anywhere else.
 
         Raises:
             UpstreamError: the request failed, or the answer is an error.
@@ -85,11 +82,7 @@ class UpstreamClient:
             raise translate(error, in_body=False) from error
         # Cast to httpx2.Response, the SDK hands the response itself out instead of the stream class it is typed with.
         response: aiohttp.ClientResponse = cast("httpx2.Response", answer).extensions["aiohttp"]
-        del answer, body  # a stream lives for minutes; the SDK's objects for its request are of no more use
-        try:
-            yield response
-        finally:
-            response.release()  # gives the connection back at the end of the body, closes it anywhere else
+        return response
 
     async def warm_up(self) -> None:
         """Let the SDK do what it does once, on its first request; nothing is sent anywhere."""

@@ -29,7 +29,7 @@ async def ask(base_url: str, model: str = "m", **settings: Any) -> bytes:
     client = UpstreamClient(upstream, {"KEY": SECRET})
     body = b'{"model": "%b", "messages": [{"role": "user", "content": "x"}], "stream": true}' % model.encode()
     try:
-        async with asyncio.timeout(30), client.post(body, Phases(0.0), {}) as response:
+        async with asyncio.timeout(30), await client.post(body, Phases(0.0), {}) as response:
             try:
                 return await response.content.read()
             except FOREIGN as error:
