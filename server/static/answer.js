@@ -119,7 +119,8 @@ export class AnswerView {
 
   /** @param {Part} part */
   #done(part) {
-    const facts = [part.status === "complete" ? "" : `${part.status}: ${part.reason}`, this.#start.target];
+    const why = part.reason && part.reason !== part.status ? `${part.status}: ${part.reason}` : part.status;
+    const facts = [part.status === "complete" ? "" : why, this.#start.target];
     if (part.token_count) facts.push(`${part.token_count} tokens`);
     if (typeof part.ttft_ms === "number") facts.push(`first after ${Math.round(part.ttft_ms)} ms`);
     if (this.#recoveries) facts.push(this.#recoveries === 1 ? "1 recovery" : `${this.#recoveries} recoveries`);
