@@ -9,12 +9,16 @@ import time
 from collections.abc import Awaitable
 from typing import Literal
 
+import structlog
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
 from server.api.tcp import AckClock, cut, mind_own_clock, unanswered
 from server.config import Flow
+from server.core.errors import StoreError, StreamError
 from server.core.forms import frames
+from server.core.gaps import fault_event, gap_event, resume_at
+from server.core.records import Form
 from server.core.sse import HEARTBEAT, retry
 from server.flag import Flag
 from server.stream import Stream
@@ -25,6 +29,13 @@ VANISHED = 30.0  # seconds without any answer until a client counts as gone (its
 WATCH_INTERVAL = 5.0  # seconds between two looks at that
 
 Leaving = Literal["gone", "stalled", "ended"]
+log = structlog.get_logger("sluiceway.http")
+
+
+def out_of_reach(error: StoreError) -> StreamError:
+    """Return what a reader is told of a log that cannot be read."""
+    log.warning("log out of reach", error=str(error))
+    return StreamError("The log of this stream is out of reach.", "store_unavailable", 503, retryable=True)
 
 
 class StalledClientError(Exception):
@@ -74,7 +85,7 @@ class Delivery:
             async with asyncio.TaskGroup() as group:
                 await self._open(response)
                 heartbeat = group.create_task(self._heartbeat())
-                await self._follow()
+                await self._follow_safely()
                 heartbeat.cancel()
                 await self._patiently(response.write_eof())
         except* StalledClientError:
@@ -107,6 +118,31 @@ class Delivery:
         self.live = False
         self.wake.set()
 
+    @property
+    def form(self) -> Form:
+        """What this client is shown."""
+        return self._stream.birth.form
+
+    async def _follow_safely(self) -> None:
+        """Write the stream; where its log is out of reach, say so and end: the client may come back for the rest."""
+        try:
+            await self._follow()
+            fault = self._stream.fault
+        except StoreError as error:
+            fault = out_of_reach(error)
+        if fault is not None and not self._stream.log.ending:
+            self._write(fault_event(self.form, fault.body()["error"]))
+
+    def _skip_lost(self) -> bool:
+        """Pass over records that the store has lost, and say so; return whether there were any."""
+        opened = self._stream.log
+        at = resume_at(opened.lost, self.cursor)
+        if at == self.cursor:
+            return False
+        self._write(gap_event(self.form, self.cursor + 1, at + 1, opened.tail))
+        self.cursor = at
+        return True
+
     async def _follow(self) -> None:
         """Write what is in the log after the cursor, then be live, until the ending has been written."""
         stream = self._stream
@@ -120,10 +156,10 @@ class Delivery:
                 self.cursor += len(records)
                 self.offset += sum(len(data) for _, data in records)
                 self._write(frames(stream.birth, first, records))
+            elif stream.log.lost and self._skip_lost():
+                continue
             elif stream.ended.is_set():
-                if stream.fault is None:
-                    return
-                raise ConnectionAbortedError(stream.fault.message)
+                return
             else:
                 self.live = True
                 self.wake.clear()

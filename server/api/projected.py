@@ -4,6 +4,7 @@ from aiohttp import web
 
 from server.api.delivery import READ_BYTES, Delivery
 from server.config import Flow
+from server.core.records import Form
 from server.core.views import Projection
 from server.stream import Stream
 from server.telemetry.metrics import Metrics
@@ -18,6 +19,11 @@ class ProjectedDelivery(Delivery):
         super().__init__(request, stream, 0, flow, metrics)
         self._projection = projection
 
+    @property
+    def form(self) -> Form:
+        """The form that the stream was not created in."""
+        return "native" if self._stream.birth.form == "openai" else "openai"
+
     async def _follow(self) -> None:
         """Write what the records make in the other form, until that of the ending has been written."""
         stream = self._stream
@@ -31,10 +37,10 @@ class ProjectedDelivery(Delivery):
                 self.offset += sum(len(data) for _, data in records)
                 if shown := self._projection.frames(records):
                     self._write(shown)
+            elif stream.log.lost and self._skip_lost():
+                self._projection.skip_to(self.cursor)
             elif stream.ended.is_set():
-                if stream.fault is None:
-                    return
-                raise ConnectionAbortedError(stream.fault.message)
+                return
             else:
                 self.wake.clear()
                 if stream.log.tail == self.cursor and not stream.ended.is_set():  # or it came while the log was read

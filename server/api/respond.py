@@ -9,6 +9,7 @@ from server.api.delivery import Delivery, Leaving
 from server.api.errors import REQUEST_ID, failed_response
 from server.api.projected import ProjectedDelivery
 from server.config import Flow
+from server.core.errors import Rejected, StoreError, StreamError
 from server.core.records import ERROR, WHOLE, Form
 from server.core.views import project
 from server.stream import Stream
@@ -50,12 +51,15 @@ class Responder:
         why: Leaving = "gone"
         try:
             response, why = await self._answer(request, stream, delivery, wait=wait)
-            return response
+        except (StoreError, StreamError) as error:  # before the response opened; later a client gets it in-band
+            words = "The log of this stream is out of reach."
+            raise Rejected(503, words, "store_unavailable", retry_after=1.0) from error
         finally:
             self.open.discard(delivery)
             if not self.open:
                 self.idle.set()
             self._streams.detach(stream, delivery, why)
+        return response
 
     def _delivery(self, request: web.Request, stream: Stream, cursor: int, form: Form) -> Delivery:
         projection = project(stream.birth, form, cursor, lambda: target_of(stream), lambda: stream.log.ending)

@@ -95,6 +95,10 @@ class Projection:
         self._after = after
         self._seq = 0
 
+    def skip_to(self, seq: int) -> None:
+        """Go on after record `seq`: those before it are lost."""
+        self._seq = seq
+
     def frames(self, records: Iterable[Record]) -> bytes:
         """Return the next records as they go out; nothing where they are skipped or the reader has them."""
         shown: list[bytes] = []
