@@ -28,7 +28,8 @@ from server.stores.redis_news import News
 
 PREFIX = "sluiceway:"
 WINDOW = 0.003  # seconds between two batches
-CALL_TIMEOUT = 2.0  # seconds for one answer of the server
+CALL_TIMEOUT = 5.0  # seconds for one answer of the server
+CONNECTIONS = 16  # a burst of requests waits for one of these instead of opening hundreds
 PATIENCE = 15.0  # seconds that a write is tried again while the server is away
 PAUSE = 0.1  # seconds between two tries
 FOLLOW = 0.5  # seconds after which `follow` returns in any case
@@ -67,9 +68,15 @@ class RedisStore:
 
     async def open(self) -> None:
         """Connect. Raises StoreError."""
-        self._redis = redis.asyncio.Redis.from_url(
-            self._url, socket_timeout=CALL_TIMEOUT, socket_connect_timeout=CALL_TIMEOUT, retry=Retry(NoBackoff(), 0)
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=CONNECTIONS,
+            timeout=PATIENCE,
+            socket_timeout=CALL_TIMEOUT,
+            socket_connect_timeout=CALL_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
         )
+        self._redis = redis.asyncio.Redis.from_pool(pool)
         self._scripts = {
             name: self._redis.register_script(getattr(scripts, name))
             for name in ("APPEND", "CREATE", "CLAIM", "ORPHANS", "GIVE_BACK", "SWEEP")
