@@ -145,3 +145,17 @@ async def test_native_get_of_a_joined_stream(gateway, model) -> None:
     answer = await complete(gateway.root, model, headers=KEY)
     again = await call(gateway.root, "GET", f"/v1/streams/{answer.headers['x-stream-id']}")
     assert events_of(again.body) == answer.events
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite"])
+async def test_released_before_the_error_is_told(provider, model, tmp_path, store) -> None:
+    """Whoever tries again as soon as the error has come begins anew, on either store."""
+    tables = {"store": {"kind": store, "path": str(tmp_path / "streams.db")}, "recovery": {"breaker_failures": 1000}}
+    async with in_process(provider.url, **tables) as gateway, Client(gateway.root) as client:
+        for number in range(20):
+            await provider.script(model, {"status": 500}, {})
+            key = {"Idempotency-Key": f"k-{number}"}
+            await client.complete(model, headers=key)
+            assert (await client.answer()).status == 500
+            await client.complete(model, headers=key)
+            assert (await client.answer()).status == 200
