@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import socket
+import ssl
 import struct
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, Self
@@ -88,18 +89,19 @@ class Answer(NamedTuple):
 
 
 class Client:
-    """One connection. `async with Client(root) as client`; leaving closes it with a FIN."""
+    """One connection. `async with Client(root) as client`; leaving closes it with a FIN. `tls` is for https."""
 
-    def __init__(self, root: str) -> None:
+    def __init__(self, root: str, tls: ssl.SSLContext | None = None) -> None:
         address = urlsplit(root)
         self._host, self._port = address.hostname, address.port
+        self._tls = tls
         self._chunked = False
         self._left: int | None = None
         self._done = False
         self.body = b""  # of the response, as far as it was read
 
     async def __aenter__(self) -> Self:
-        self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=1 << 20)
+        self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=1 << 20, ssl=self._tls)
         return self
 
     async def __aexit__(self, *_: object) -> None:
