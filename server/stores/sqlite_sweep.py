@@ -57,4 +57,5 @@ def _delete(db: Connection, logs: list[int]) -> None:
 def vacuum(db: Connection) -> None:
     """Give free pages back to the disk, a bounded number at a time."""
     if db.execute("PRAGMA freelist_count").fetchone()[0] > 0:
-        db.execute(f"PRAGMA incremental_vacuum({PAGES})").fetchall()
+        # One page a step, without a row to fetch: `execute` would stop after the first, a script runs to its end.
+        db.executescript(f"PRAGMA incremental_vacuum({PAGES})")

@@ -1,8 +1,23 @@
 """The SQLite store passes the contract, and survives what happens to files and processes."""
 
-from contract import DurableContract
+import asyncio
+import random
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
 
-from server.stores.sqlite import SqliteStore
+import pytest
+from contract import ALL, DONE, DurableContract, birth, ending, everything, tokens
+
+from server.core.errors import StoreError
+from server.core.records import Record
+from server.stores import sqlite_file, sqlite_journal
+from server.stores.sqlite import SKIP, SqliteStore
+
+WRITER = Path(__file__).parent / "sqlite_writer.py"
 
 
 class TestSqlite(DurableContract):
@@ -13,3 +28,256 @@ class TestSqlite(DurableContract):
 
     def tables(self, tmp_path):
         return {"kind": "sqlite", "path": str(tmp_path / "streams.db")}
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make stores on one file, not open yet."""
+    contract = TestSqlite()
+
+    def one(**options):
+        contract.retention = options.pop("retention", 600.0)
+        return SqliteStore(contract.settings(tmp_path, **options))
+
+    return one
+
+
+@pytest.fixture
+def path(tmp_path):
+    """The file."""
+    return tmp_path / "streams.db"
+
+
+async def refuses(store, words):
+    with pytest.raises(StoreError, match=words):
+        await store.open()
+    await store._db.close()
+
+
+async def test_private(make, path):
+    """Prompts are in the file: nobody else may read it, its log or its index."""
+    path.touch(mode=0o644)
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append(tokens(1))
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob("streams.db*")}
+    assert len(modes) == 3
+    assert set(modes.values()) == {0o600}
+    await store.close()
+
+
+async def test_no_database(make, path):
+    """A file that is something else is left alone, in one sentence."""
+    path.write_bytes(b"not a database, but somebody's only copy of something " * 100)
+    before = path.read_bytes()
+    await refuses(make(), "streams.db is not an SQLite database")
+    assert path.read_bytes() == before
+
+
+async def test_not_a_file(make, path):
+    """A path that is a directory, or lies below a file, is said in one sentence."""
+    path.mkdir()
+    await refuses(make(), "cannot be opened: Is a directory")
+
+
+async def test_damaged(make, path):
+    """A database whose pages are overwritten gives an error of ours on opening or on use, never another text."""
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append([Record("chunk", b"x" * 200_000)])
+    await log.append(DONE, ending())
+    await store.close()
+    data = bytearray(path.read_bytes())
+    data[4096:] = random.Random(1).randbytes(len(data) - 4096)
+    path.write_bytes(data)
+    again = make()
+
+    async def use():
+        await again.open()
+        await again.find(log.birth.id)
+
+    with pytest.raises(StoreError, match="is damaged"):
+        await use()
+    await again.close()
+
+
+async def test_written_by_a_newer_version(make, path):
+    """A newer schema is refused instead of being misread."""
+    store = make()
+    await store.open()
+    await store.close()
+    with sqlite3.connect(path) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    await refuses(make(), r"newer version of Sluiceway \(schema 99\)")
+
+
+async def test_migrates(make, path, monkeypatch):
+    """A database of the first version is brought to the next one when it is opened, with what is in it."""
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append(tokens(5))
+    await store.close()
+    step = "CREATE TABLE added (a);\nINSERT INTO added VALUES (7);\n"
+    monkeypatch.setattr(sqlite_file, "MIGRATIONS", (*sqlite_file.MIGRATIONS, step))
+    newer = make()
+    await newer.open()
+    found = await newer.find(log.birth.id)
+    assert await everything(found) == tokens(5)
+    assert await newer._db.rows("SELECT a FROM added") == [(7,)]
+    assert await newer._db.rows("PRAGMA user_version") == [(len(sqlite_file.MIGRATIONS),)]
+    await newer.close()
+
+
+async def test_locked(make, path, monkeypatch):
+    """While another process keeps the lock an append fails in bounded time, whole; then it works again."""
+    monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.2)
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append(tokens(2))
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="is locked by another process"):
+        await log.append(tokens(1, first=3))
+    assert "is locked" in (await store.problem() or "")
+    assert await everything(log) == tokens(2)
+    other.execute("ROLLBACK")
+    other.close()
+    assert await store.problem() is None
+    await log.append(tokens(1, first=3))
+    assert await everything(log) == tokens(3)
+    await store.close()
+
+
+async def test_full(make):
+    """A disk that is full fails what does not fit, keeps what was confirmed, and is over when there is room again."""
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append(tokens(2))
+    pages = (await store._db.rows("PRAGMA page_count"))[0][0]
+    await store._db.maintain(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
+    with pytest.raises(StoreError, match="the disk is full"):
+        await log.append([Record("chunk", b"x" * 1_000_000)])
+    assert await everything(log) == tokens(2)
+    await store._db.maintain(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchall())
+    await log.append(tokens(1, first=3))
+    await log.append(DONE, ending())
+    assert await everything(log) == tokens(3) + DONE
+    await store.close()
+
+
+async def test_read_only(make):
+    """A database that cannot be written says so, and still reads."""
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append(tokens(2))
+    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
+    with pytest.raises(StoreError, match="is read-only"):
+        await log.append(tokens(1, first=3))
+    assert "is read-only" in (await store.problem() or "")
+    assert await everything(log) == tokens(2)
+    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
+    assert await store.problem() is None
+    await store.close()
+
+
+async def test_gives_space_back(make, path):
+    """After retention the file is as small as it was, though streams were deleted and not the file."""
+    store = make(retention=0.2)
+    await store.open()
+    empty = path.stat().st_size
+    for _ in range(20):
+        log = await store.create(birth())
+        await log.append([Record("chunk", b"x" * 250_000)])
+        await log.append(DONE, ending())
+    await asyncio.sleep(0.3)
+    for _ in range(5):
+        await store.sweep(time.time())
+    await store._db.maintain(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    assert path.stat().st_size < empty + 50_000
+    await store.close()
+
+
+async def test_the_journal_is_bounded(make, monkeypatch):
+    """A stream that says little does not keep the journal of all others: it goes into a chunk, and stays whole."""
+    monkeypatch.setattr(sqlite_journal, "JOURNAL_BYTES", 200_000)
+    store, other = make(), make()
+    await store.open()
+    await other.open()
+    slow, busy = await store.create(birth()), await store.create(birth())
+    await slow.append(tokens(3))
+    reading = await other.find(slow.birth.id)
+    for _ in range(60):
+        await busy.append([Record("chunk", b"x" * 20_000)])
+        await store.sweep(time.time())
+    ((rows, size),) = await store._db.rows("SELECT count(*), coalesce(sum(length(data)), 0) FROM journal")
+    assert size < 400_000, rows
+    await slow.append(tokens(2, first=4))
+    await other.refresh(reading)
+    assert await everything(reading) == tokens(5)
+    assert await everything(slow) == tokens(5)
+    assert len(await busy.read(0, ALL)) == 60
+    await store.close()
+    await other.close()
+
+
+async def test_power_loss(make):
+    """After a power loss a takeover passes numbers over instead of using one twice, and says which."""
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append(tokens(5))
+    await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
+    await store._db.write(lambda db: db.execute("UPDATE instances SET boot = 'the boot before'"))
+    after = make()
+    await after.open()
+    found = await after.find(log.birth.id)
+    assert await after.claim(found)
+    assert found.tail == 5 + SKIP
+    assert list(found.lost) == [(6, 5 + SKIP)]
+    await found.append(tokens(1, first=6) + DONE, ending())
+    assert await everything(found) == tokens(5)
+    assert await found.read(5 + SKIP, ALL) == tokens(1, first=6) + DONE
+    again = await after.find(log.birth.id)
+    assert list(again.lost) == [(6, 5 + SKIP)]
+    await after.close()
+    await store._db.close()
+
+
+def test_killed_at_any_moment(path):
+    """A process that appends as fast as it can is killed twenty times: every record it had confirmed is there."""
+    moment = random.Random(7)
+    confirmed: dict[str, int] = {}
+    for _ in range(20):
+        process = subprocess.Popen([sys.executable, str(WRITER), str(path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(moment.uniform(0.0, 0.15))
+        process.kill()
+        for line in process.stdout.read().rpartition("\n")[0].splitlines():
+            stream_id, last = line.split()
+            confirmed[stream_id] = int(last)
+        process.wait()
+        process.stdout.close()
+    assert len(confirmed) > 20
+    asyncio.run(_check(path, confirmed))
+
+
+async def _check(path, confirmed):
+    contract = TestSqlite()
+    store = SqliteStore(contract.settings(path.parent))
+    await store.open()
+    for stream_id, last in confirmed.items():
+        log = await store.find(stream_id)
+        assert log.tail >= last
+        records = await everything(log)
+        said = records[:-1] if log.ending else records
+        assert said == [Record("chunk", b"%d" % n) for n in range(1, len(said) + 1)]
+        assert len(records) == log.tail
+    await store.close()
