@@ -58,6 +58,7 @@ class Delivery:
         "live",
         "offset",
         "wake",
+        "whole",
     )
 
     def __init__(self, request: web.Request, stream: Stream, cursor: int, flow: Flow, metrics: Metrics) -> None:
@@ -65,6 +66,7 @@ class Delivery:
         self.offset = 0
         self.live = False
         self.wake = Flag()
+        self.whole = False  # the response has been written to its end
         self._request = request
         self._protocol = request.protocol
         self._stream = stream
@@ -88,6 +90,7 @@ class Delivery:
                 await self._follow_safely()
                 heartbeat.cancel()
                 await self._patiently(response.write_eof())
+                self.whole = True
         except* StalledClientError:
             leaving = "stalled"
         except* ConnectionError:
@@ -158,6 +161,8 @@ class Delivery:
                 self._write(frames(stream.birth, first, records))
             elif stream.log.lost and self._skip_lost():
                 continue
+            elif self.cursor < stream.log.tail:
+                continue  # appended while a store's read was under way: the ending must not be taken for delivered
             elif stream.ended.is_set():
                 return
             else:
