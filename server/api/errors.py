@@ -22,13 +22,18 @@ REQUEST_ID = web.RequestKey("id", str)
 log = structlog.get_logger("sluiceway.http")
 
 
+def new_request_id() -> str:
+    """Return an id for a request that came without a sane one."""
+    return f"req_{secrets.token_hex(12)}"
+
+
 def middleware(access: Access, cors: Cors, served: str) -> Middleware:
     """Return the one middleware: request id, preflight, access, errors. `served` names the paths, for a 404."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         asked = request.headers.get("X-Request-Id", "")
-        request[REQUEST_ID] = asked if SANE_ID.fullmatch(asked) else f"req_{secrets.token_hex(12)}"
+        request[REQUEST_ID] = asked if SANE_ID.fullmatch(asked) else new_request_id()
         try:
             response: web.StreamResponse | None = cors.preflight(request)
             if response is None:

@@ -8,6 +8,7 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from server.api.errors import new_request_id
 from server.core.errors import error_body
 from server.telemetry.logs import cause
 
@@ -62,6 +63,7 @@ class Connection(web.RequestHandler):
             status=status,
             body=orjson.dumps(error_body(words, "bad_http" if status < 500 else "internal_error", kind)),
             content_type="application/json",
+            headers={"X-Request-Id": new_request_id()},
         )
         response.force_close()
         return response

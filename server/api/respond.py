@@ -58,7 +58,8 @@ class Responder:
             self.open.discard(delivery)
             if not self.open:
                 self.idle.set()
-            self._streams.detach(stream, delivery, why)
+            # A client may hang up on the last byte, before this task is done, and has missed nothing.
+            self._streams.detach(stream, delivery, "ended" if delivery.whole else why)
         return response
 
     def _delivery(self, request: web.Request, stream: Stream, cursor: int, form: Form) -> Delivery:

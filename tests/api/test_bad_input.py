@@ -30,8 +30,9 @@ async def post(gateway: InProcess, body: object, headers: dict[str, str] | None 
 
 
 def check(answer: Answer, status: int, code: str | None = None) -> None:
-    """The answer is this error, in OpenAI's shape, with a request id unless it never was a request."""
+    """The answer is this error, in OpenAI's shape, with the id of a request and of no stream."""
     error = answer.error
+    assert answer.headers["x-request-id"]
     assert (answer.status, code or error["code"]) == (status, error["code"]), error
     assert error["type"] in ("invalid_request_error", "rate_limit_error")
     assert "x-stream-id" not in answer.headers

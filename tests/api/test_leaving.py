@@ -1,12 +1,13 @@
 """Clients that go away, in every way and at every time: the upstream is closed, or the stream waits for them."""
 
 import asyncio
+import socket
 import time
 
 import pytest
 from gateway import in_process, own_process
 from provider import Provider
-from wire import Client, call, complete, texts, until
+from wire import Client, call, complete, completion, request, texts, until
 
 JSON = {"Accept": "application/json"}
 AT_ONCE = 1.0  # seconds: generous here, the benchmark has the figure
@@ -239,3 +240,23 @@ async def test_disconnects_are_counted(gateway, provider, model) -> None:
     assert 'sluiceway_client_disconnects_total{reason="gone"} 1.0' in metrics
     assert 'sluiceway_streams_total{status="cancelled"} 1.0' in metrics
     assert "sluiceway_streams_active 0.0" in metrics
+
+
+def read_and_hang_up(port: int, asked: bytes) -> bytes:
+    """Send a request on a connection of its own and close it in the moment that the last byte of the answer is here."""
+    data = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=20.0) as sock:
+        sock.sendall(asked)
+        while not data.endswith(b"0\r\n\r\n"):
+            data += sock.recv(65_536)
+    return data
+
+
+async def test_hanging_up_on_the_last_byte_is_no_disconnect(gateway, model) -> None:
+    """A client that closes its connection with the last byte of the answer has missed nothing, and is not counted."""
+    asked = request("POST", "/v1/chat/completions", completion(model))
+    for _ in range(20):
+        assert b"[DONE]" in await asyncio.to_thread(read_and_hang_up, gateway.port, asked)
+    await gateway.idle()
+    metrics = (await call(gateway.root, "GET", "/metrics")).body.decode()
+    assert "sluiceway_client_disconnects_total{" not in metrics
