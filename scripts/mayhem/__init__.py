@@ -1,0 +1,1 @@
+"""What scripts/chaos runs: two gateways behind nginx, hundreds of streams, and everything that can go wrong."""
