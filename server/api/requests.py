@@ -18,6 +18,7 @@ MAX_MESSAGES = 2048  # as OpenAI's own API
 MAX_CHOICES = 128
 CURSOR = re.compile(r"0|[1-9][0-9]{0,17}")
 KEY = re.compile(r"[!-~]{1,255}")
+MODEL = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}")  # it goes out in a header, which a line end would break
 PASSED_ON = ("traceparent", "tracestate")
 
 # Type of the fields that are worth an answer of our own; what is not here goes to the upstream as it is.
@@ -102,8 +103,8 @@ def traces(request: web.Request) -> tuple[tuple[str, str], ...]:
 
 def check_fields(body: dict[str, Any]) -> None:
     """Raise Rejected 400 for a missing field or one of a wrong type or range."""
-    if not isinstance(body.get("model"), str) or not body["model"]:
-        raise invalid("model", "a non-empty string")
+    if not isinstance(body.get("model"), str) or not MODEL.fullmatch(body["model"]):
+        raise invalid("model", "a string of 1 to 256 characters, none of them a control character")
     for name, (types, wanted) in FIELDS.items():
         value = body.get(name)
         if value is not None and (not isinstance(value, types) or (isinstance(value, bool) and bool not in types)):
