@@ -18,7 +18,7 @@ from server.api.errors import middleware
 from server.api.listener import BACKLOG, bound, exposed, listen
 from server.api.native import Native
 from server.api.operations import Operations
-from server.api.protocol import Connection, connection_options
+from server.api.protocol import Connection, add_headers, connection_options
 from server.api.respond import Responder
 from server.api.stats import StatsPath
 from server.api.streams import StreamPaths
@@ -130,6 +130,7 @@ class Gateway:
         # The body's own bound is checked where it is read; aiohttp's is for `request.read()`, which nothing calls.
         cors = Cors(self.settings.server.cors_origins)
         app = web.Application(middlewares=[middleware(self._access, cors, served)])
+        app.on_response_prepare.append(add_headers)
         if self.settings.server.cors_origins:
             app.on_response_prepare.append(cors.sign)
         app.add_routes(routes)

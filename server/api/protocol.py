@@ -17,7 +17,14 @@ LINGERING = 2.0  # seconds that the rest of a refused body is read and dropped, 
 HEADER_TIMEOUT = 15.0  # seconds for the first request of a connection: a slow head holds nothing but a socket
 MAX_LINE = 16_384  # bytes of the request line, and of one header
 MAX_HEADERS = 100
+# aiohttp would name its version and Python's; a browser must not take an error that quotes a request for a page.
+HEADERS = {"Server": "sluiceway", "X-Content-Type-Options": "nosniff"}
 log = structlog.get_logger("sluiceway.http")
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001 — aiohttp's signal
+    """Give every response what all of them carry, before its head is sent."""
+    response.headers.update(HEADERS)
 
 
 class Connection(web.RequestHandler):
@@ -63,7 +70,7 @@ class Connection(web.RequestHandler):
             status=status,
             body=orjson.dumps(error_body(words, "bad_http" if status < 500 else "internal_error", kind)),
             content_type="application/json",
-            headers={"X-Request-Id": new_request_id()},
+            headers={**HEADERS, "X-Request-Id": new_request_id()},
         )
         response.force_close()
         return response
