@@ -26,6 +26,7 @@ from server.stores.sqlite_journal import Mirror, entry
 from server.stores.sqlite_log import Append, Call, Draft, SqliteLog
 
 WINDOW = 0.003  # seconds between two commits
+TRIM = 0.1  # seconds between two deletions from the journal: its pages are used again instead of growing the file
 POLL = 0.02  # seconds between two looks at what other processes have written, while somebody follows it
 FOLLOW = 0.5  # seconds after which `follow` returns in any case
 PAGE = 500  # logs that are read at once for a list
@@ -54,6 +55,7 @@ class SqliteStore:
         self._claims_seen = 0
         self._renewed = 0.0  # time.monotonic(), as are all times of leases
         self._version = -1
+        self._trimmed = 0.0
         self._problem: str | None = None
         self._reading = asyncio.Lock()
         self._following: dict[SqliteLog, asyncio.Event] = {}
@@ -107,7 +109,8 @@ class SqliteStore:
         calls = [write for write in batch if isinstance(write, Call)]
         now = time.time()
         try:
-            at, row, results = await self._db.write(partial(self._transact, drafts, calls, now))
+            floor = self._floor(now)
+            at, row, results = await self._db.write(partial(self._transact, drafts, calls, now, floor))
         except Exception as error:  # noqa: BLE001 — every write of the batch gets it
             self._problem = str(error)
             for write in batch:
@@ -115,6 +118,7 @@ class SqliteStore:
                     write.done.set_exception(error if isinstance(error, StoreError) else StoreError(repr(error)))
             return
         self._problem = None
+        self.mirror.trim(floor)
         if row:
             self.mirror.apply(at, now, row)
         for draft in drafts:
@@ -122,6 +126,13 @@ class SqliteStore:
         for call, result in zip(calls, results, strict=True):
             if not call.done.done():
                 call.done.set_result(result)
+
+    def _floor(self, now: float) -> int:
+        """Return the journal's row before which all can be deleted now, or 0."""
+        if now < self._trimmed + TRIM:
+            return 0
+        self._trimmed = now
+        return min(self.mirror.floor, self.mirror.seen + 1)
 
     def _drafts(self, appends: Sequence[Append]) -> list[Draft]:
         """Sort what was appended by log, in the order of the calls."""
@@ -147,10 +158,12 @@ class SqliteStore:
         return error is not None
 
     def _transact(
-        self, drafts: list[Draft], calls: list[Call], now: float, db: Connection
+        self, drafts: list[Draft], calls: list[Call], now: float, floor: int, db: Connection
     ) -> tuple[int, bytes, list[Any]]:
         """Run one batch, in the writer's thread."""
         self._look_for_claims(db)
+        if floor:
+            db.execute("DELETE FROM journal WHERE at < ?", (floor,))
         valid = [draft for draft in drafts if not draft.log.fenced]
         row, at = b"".join([draft.entry() for draft in valid]), 0
         if row:
@@ -453,7 +466,6 @@ class SqliteStore:
     async def sweep(self, now: float) -> None:
         """Put laggards into chunks, delete what is over, and give its space back to the disk. Raises StoreError."""
         await self._catch_up()
-        floor, seen = self.mirror.floor, self.mirror.seen
         runs = [(num, self.mirror.runs[num]) for num in self.mirror.laggards()]
         packed = [(num, Run(run.first, run.start, bytes(run.packed))) for num, run in runs]
         row = b"".join([entry(num, run.last + 1, run.size, b"") for num, run in packed])
@@ -466,7 +478,6 @@ class SqliteStore:
                 db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ? AND tail < ?", values)
             if row:
                 at = db.execute("INSERT INTO journal (written, data) VALUES (?, ?)", (now, row)).lastrowid or 0
-            db.execute("DELETE FROM journal WHERE at < ? AND at <= ?", (floor, seen))
             sweeping.delete(db, now - self._retention, self._boot, self.mirror.written, self._lease)
             sweeping.shrink(db, self._max_bytes)
             return at
@@ -474,7 +485,6 @@ class SqliteStore:
         at = await self._call(work)
         if row:
             self.mirror.apply(at, now, row)
-        self.mirror.trim(floor)
         foreign = set(self.mirror.runs) - set(self._held)
         if foreign:
             open_logs = dict(await self._db.rows("SELECT num, tail FROM logs WHERE ended IS NULL"))
