@@ -37,7 +37,7 @@ class Operations:
         """Return all metrics in Prometheus' text format."""
         self._metrics.buffered.set(self._streams.buffered)
         self._metrics.breaker.clear()  # of targets that a reload has taken away
-        for target, breaker in self._streams.upstreams.breakers.items():
-            self._metrics.breaker.labels(target).set(BREAKER_VALUES[breaker.state])
+        for target, state in self._streams.upstreams.circuits.items():
+            self._metrics.breaker.labels(target).set(BREAKER_VALUES[state])
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=self._metrics.text(), headers=headers)

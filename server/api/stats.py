@@ -27,6 +27,6 @@ class StatsPath:
             "windows": self._stats.windows(),
             "minutes": self._stats.minutes(),
             "recent": self._stats.recent(lambda name: owner.admin or name == owner.name),
-            "breakers": {target: one.state for target, one in self._streams.upstreams.breakers.items()},
+            "breakers": self._streams.upstreams.circuits,
         }
         return json_response(body)

@@ -2,12 +2,15 @@
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from server.config import Model, Settings, Upstream
-from server.upstreams.breaker import Breaker
+from server.upstreams.breaker import Breaker, CircuitState
 from server.upstreams.client import UpstreamClient, identity
+
+MAX_CIRCUITS = 1000  # of the models behind one "upstream/*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class Upstreams:
         self._clients: dict[str, UpstreamClient] = {}
         self._retired: set[UpstreamClient] = set()  # replaced, and closed with the last stream that may ask them
         self._closing: set[asyncio.Task[None]] = set()
-        self.breakers: dict[str, Breaker] = {}
+        self._circuits: dict[str, OrderedDict[str, Breaker]] = {}  # by target as configured, then by model
 
     async def open(self) -> None:
         """Make the clients; call in the running loop. Raises OSError."""
@@ -70,9 +73,9 @@ class Upstreams:
         gone = {client.settings.name for client in replaced}
         self._settings, self._environ, self._clients = settings, environ, clients
         targets = {str(target) for model in settings.models for target in model.targets}
-        self.breakers = {
-            label: breaker
-            for label, breaker in self.breakers.items()
+        self._circuits = {
+            label: circuits
+            for label, circuits in self._circuits.items()
             if label in targets and label.partition("/")[0] not in gone
         }
         self._retired |= replaced
@@ -102,12 +105,25 @@ class Upstreams:
         targets = []
         for target in model.targets:
             name = f"{target.upstream}/{target.model or asked}"
-            label = str(target)
-            breaker = self.breakers.get(label)
-            if breaker is None:
-                recovery = self._settings.recovery
-                breaker = self.breakers[label] = Breaker(
-                    recovery.breaker_failures, recovery.breaker_reset, time.monotonic
-                )
-            targets.append(Target(name, label, target.model or asked, self._clients[target.upstream], breaker))
+            breaker = self._breaker(str(target), name)
+            targets.append(Target(name, str(target), target.model or asked, self._clients[target.upstream], breaker))
         return targets
+
+    def _breaker(self, label: str, name: str) -> Breaker:
+        """Return the circuit of one model: behind "upstream/*" a bad one must not close the way to the others."""
+        circuits = self._circuits.setdefault(label, OrderedDict())
+        breaker = circuits.get(name)
+        if breaker is None:
+            recovery = self._settings.recovery
+            breaker = circuits[name] = Breaker(recovery.breaker_failures, recovery.breaker_reset, time.monotonic)
+            if len(circuits) > MAX_CIRCUITS:
+                circuits.popitem(last=False)  # clients choose the names behind a "*": forget the one unused longest
+        circuits.move_to_end(name)
+        return breaker
+
+    @property
+    def circuits(self) -> dict[str, CircuitState]:
+        """The state of each configured target's circuit; of "upstream/*" the worst of its models'."""
+        worst: list[CircuitState] = ["open", "half_open", "closed"]
+        states = {label: {one.state for one in circuits.values()} for label, circuits in self._circuits.items()}
+        return {label: next(state for state in worst if state in found) for label, found in states.items()}
