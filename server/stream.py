@@ -117,8 +117,12 @@ class Stream:
         """
         if not records:
             return
-        await self.log.append(records)
-        self._show(records)
+        tail = self.log.tail
+        try:
+            await self.log.append(records)
+        finally:  # a call that is cancelled may have been made
+            if self.log.tail > tail:
+                self._show(records)
         self.bound(self.log.bytes)
 
     def bound(self, size: int) -> None:
@@ -128,13 +132,16 @@ class Stream:
 
     async def finish(self, records: Sequence[Record], ending: Ending) -> None:
         """Log the last records with the ending, once, and show them."""
-        await self.log.append(records, ending)
-        self.move(ending.state)
-        self.ended.set()
-        self._show(records)
-        for reader in self.readers:
-            reader.wake.set()
-        self._room.set()
+        try:
+            await self.log.append(records, ending)
+        finally:  # a call that is cancelled may have been made
+            if self.log.ending is not None and not self.ended.is_set():
+                self.move(ending.state)
+                self.ended.set()
+                self._show(records)
+                for reader in self.readers:
+                    reader.wake.set()
+                self._room.set()
 
     def _show(self, records: Sequence[Record]) -> None:
         log = self.log

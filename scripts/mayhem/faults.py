@@ -46,7 +46,11 @@ async def break_processes(world: World, chance: random.Random, done: Counter[str
         await asyncio.sleep(chance.uniform(*pause))
         kind = chance.choice(kinds)
         gateway = chance.choice(world.gateways)
-        await asyncio.shield(_break(kind, world, gateway, chance.uniform(0.0, 1.0)))
+        breaking = asyncio.ensure_future(_break(kind, world, gateway, chance.uniform(0.0, 1.0)))
+        try:
+            await asyncio.shield(breaking)
+        finally:
+            await breaking
         done[kind] += 1
 
 

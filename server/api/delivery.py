@@ -7,6 +7,7 @@ Explicit transport-level flow control: kernel buffers are bounded (`listener.py`
 import asyncio
 import time
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Literal
 
 import structlog
@@ -226,7 +227,9 @@ class Delivery:
 
     async def hang_up(self, milliseconds: int) -> None:
         """Tell the client when to come back and cut the connection without an end, so that it knows to."""
-        if not self._request.protocol.writing_paused:
-            self._write(retry(milliseconds))
+        begun = hasattr(self, "_writer")  # otherwise its response has not opened, and a cut connection says it all
+        if begun and not self._request.protocol.writing_paused:
+            with suppress(ConnectionError):  # it has just gone by itself
+                self._write(retry(milliseconds))
         if self._request.transport is not None:
             self._request.transport.abort()

@@ -27,7 +27,8 @@ class Log(Protocol):
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records (the last of them the ending record, if `ending`), all or none; they may be shown on return.
 
-        Appends that wait at the same time are added in the order of their calls, also where a call is cancelled.
+        Appends that wait at the same time are added in the order of their calls. A call that is cancelled returns when
+        it is decided: `tail` tells whether the records were added.
 
         Raises:
             Fenced: another instance has taken the stream over.
@@ -90,7 +91,7 @@ class Store(Protocol):
         """Bring a log that is held elsewhere up to date. Raises StoreError, also where it has been deleted."""
 
     async def follow(self, log: Log) -> None:
-        """The same, but return when there is something new, or a moment later."""
+        """Bring it up to date when there is something new, or a moment later."""
 
     async def followed(self, log: Log) -> bool:
         """Whether another instance has followed this log within the time of a lease: it has readers there."""

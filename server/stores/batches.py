@@ -2,9 +2,32 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 Write = TypeVar("Write")
+
+
+class Pending(Protocol):
+    """A write that waits for its batch. `done` is answered by who commits it."""
+
+    done: asyncio.Future[None]
+
+
+async def decided(write: Pending) -> None:
+    """Wait until a write has been made or has failed; whoever is cancelled meanwhile is so only then.
+
+    A caller that left before would not know what is in the log: it would read it back and miss what is still to come.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    while True:
+        try:
+            await write.done
+            break
+        except asyncio.CancelledError as error:
+            cancelled = error
+            write.done = asyncio.get_running_loop().create_future()
+    if cancelled is not None:
+        raise cancelled
 
 
 class Batches(Generic[Write]):

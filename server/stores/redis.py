@@ -30,7 +30,7 @@ PREFIX = "sluiceway:"
 WINDOW = 0.003  # seconds between two batches
 CALL_TIMEOUT = 5.0  # seconds for one answer of the server
 CONNECTIONS = 16  # a burst of requests waits for one of these instead of opening hundreds
-PATIENCE = 15.0  # seconds that a write is tried again while the server is away
+PATIENCE = 10.0  # seconds that a call is made again while the server is away
 PAUSE = 0.1  # seconds between two tries
 FOLLOW = 0.5  # seconds after which `follow` returns in any case
 REFRESH = 0.02  # seconds between two looks at a log that grows
@@ -82,7 +82,7 @@ class RedisStore:
             for name in ("APPEND", "CREATE", "CLAIM", "ORPHANS", "GIVE_BACK", "SWEEP")
         }
         self.batches = Batches(self._commit, WINDOW)
-        await self._ask(self._identify)
+        await self._ask(self._identify, patience=0.0)
         await self._extend()
         self._news = News(self._redis, PREFIX, self._claimed)
         await self._ask(self._news.open)
@@ -91,7 +91,8 @@ class RedisStore:
         """Write what waits, give all logs back and disconnect."""
         try:
             await self.batches.flush()
-            await self._script("GIVE_BACK", self._name, *self._held)
+            give_back = self._scripts["GIVE_BACK"]
+            await self._ask(lambda: give_back(args=[PREFIX, self._name, *self._held]), patience=1.0)
         except StoreError:
             pass  # the lease will run out
         await self._news.close()
@@ -111,19 +112,28 @@ class RedisStore:
     async def problem(self) -> str | None:
         """Return why the server cannot be used, or None."""
         try:
-            await self._ask(self._redis.ping)
+            await self._ask(self._redis.ping, patience=0.0)
         except StoreError as error:
             return str(error)
         return None
 
     # --- asking --------------------------------------------------------------------------------------------------
 
-    async def _ask(self, call: Callable[[], Awaitable[Any]]) -> Any:
-        """Make one call. Raises StoreError."""
-        try:
-            return await call()
-        except (RedisError, OSError) as error:
-            raise StoreError(f"Redis at {self._address()} cannot be used: {error}") from error
+    async def _ask(self, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
+        """Make one call, which may be made twice; try again while the server is away. Raises StoreError."""
+        until = time.monotonic() + (PATIENCE if patience is None else patience)
+        while True:
+            try:
+                return await call()
+            except AWAY as error:
+                if time.monotonic() >= until:
+                    raise self._cannot(error) from error
+                await asyncio.sleep(PAUSE)
+            except RedisError as error:
+                raise self._cannot(error) from error
+
+    def _cannot(self, error: Exception) -> StoreError:
+        return StoreError(f"Redis at {self._address()} cannot be used: {error}")
 
     def _address(self) -> str:
         return self._url.rsplit("@", 1)[-1].removeprefix("redis://")  # without a password
@@ -156,17 +166,8 @@ class RedisStore:
                 self._held.pop(draft.log.birth.id, None)
 
     async def _persist(self, values: list[Any]) -> list[bytes]:
-        """Append; try again while the server is away. The script knows an append whose answer was lost."""
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                return cast("list[bytes]", await self._scripts["APPEND"](args=values))
-            except AWAY as error:
-                if time.monotonic() >= until:
-                    raise StoreError(f"Redis at {self._address()} cannot be used: {error}") from error
-                await asyncio.sleep(PAUSE)
-            except RedisError as error:
-                raise StoreError(f"Redis at {self._address()} cannot be used: {error}") from error
+        """Append. The script knows an append that is made again because its answer was lost."""
+        return cast("list[bytes]", await self._ask(lambda: self._scripts["APPEND"](args=values)))
 
     # --- fences and leases ---------------------------------------------------------------------------------------
 
@@ -185,7 +186,7 @@ class RedisStore:
     async def _extend(self) -> None:
         key = f"{PREFIX}instance:{self._name}"
         began = time.monotonic()
-        await self._ask(lambda: self._redis.set(key, 1, px=max(1, round(self._lease * 1000))))
+        await self._ask(lambda: self._redis.set(key, 1, px=max(1, round(self._lease * 1000))), patience=0.0)
         self._renewed = began
 
     async def renew(self) -> Sequence[RedisLog]:

@@ -11,7 +11,7 @@ import orjson
 from server.core.errors import Fenced, StoreError
 from server.core.gaps import upper_bound
 from server.core.records import Birth, Ending, Record
-from server.stores.batches import Batches
+from server.stores.batches import Batches, decided
 from server.stores.packed import Run, pack
 
 ENTRY = struct.Struct("<QQ")  # number of the first record, bytes of data before it; the records follow
@@ -59,7 +59,7 @@ class RedisLog:
         """Add records; returns when the server has them. Raises Fenced, StoreError."""
         write = Append(self, pack(records), ending)
         self._store.batches.put(write)
-        await write.done
+        await decided(write)
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`. Raises StoreError."""

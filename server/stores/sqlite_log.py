@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from server.core.gaps import upper_bound
 from server.core.records import Birth, Ending, Record
-from server.stores.batches import Batches
+from server.stores.batches import Batches, decided
 from server.stores.packed import Run, pack
 from server.stores.sqlite_file import Connection
 from server.stores.sqlite_journal import Mirror, entry
@@ -47,7 +47,7 @@ class SqliteLog:
         """Add records; returns when they are durable. Raises Fenced, StoreError."""
         write = Append(self, pack(records), len(records), ending)
         self._store.batches.put(write)
-        await write.done
+        await decided(write)
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; those of a live log nearly always from memory. Raises StoreError."""
