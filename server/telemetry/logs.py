@@ -31,11 +31,14 @@ def configure() -> None:
         logger_factory=factory,
         cache_logger_on_first_use=True,
     )
-    # Libraries log to the standard library: warnings only, and never the requests that the SDK logs at DEBUG.
+    # Libraries log to the standard library: warnings only.
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
-    for library in ("aiohttp", "asyncio", "mcp"):  # their errors quote what they failed on; asyncio's see `unhandled`
+    for library in QUOTING:
         logging.getLogger(library).setLevel(logging.CRITICAL)
 
+
+# Their messages quote what they failed on, the SDK's (with OPENAI_LOG=debug) whole requests. asyncio's: `unhandled`.
+QUOTING = ("aiohttp", "asyncio", "httpcore2", "httpx2", "mcp", "openai")
 
 FRAMES = 8  # of a traceback that are logged
 
@@ -50,7 +53,8 @@ def cause(error: BaseException) -> dict[str, Any]:
 def unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Log what nobody has caught, as the event loop's exception handler: asyncio's own would log its message."""
     error = context.get("exception")
-    structlog.get_logger("sluiceway").error("unhandled", **(cause(error) if error is not None else {}))
+    said = {"error": context["message"]} if error is None else cause(error)
+    structlog.get_logger("sluiceway").error("unhandled", **said)
 
 
 def _json(event: object, **_options: object) -> bytes:

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, AsyncStream, Omit
 from server.config import Upstream
 from server.core.timing import Phases
 from server.upstreams.translate import FOREIGN, translate
-from server.upstreams.transport import AiohttpTransport, current_phases
+from server.upstreams.transport import AiohttpTransport, RequestClient, current_phases
 
 SECRET = 8  # characters from which on a configured value is looked for in an upstream's words
 
@@ -52,11 +52,12 @@ class UpstreamClient:
             max_retries=0,
             timeout=None,
             default_headers=headers,
-            http_client=httpx2.AsyncClient(transport=self._transport, timeout=None, trust_env=False),
+            http_client=RequestClient(self._transport),
         )
         # Where it is told nothing the SDK reads OPENAI_ORG_ID and the like: of no concern to whoever this upstream is.
         self._sdk.organization = settings.organization(environ)
         self._sdk.project = self._sdk.admin_api_key = None
+        self._sdk._custom_headers = headers  # noqa: SLF001 — OPENAI_CUSTOM_HEADERS has no other switch
 
     async def post(self, body: bytes, phases: Phases, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Send a chat completion request; return aiohttp's response when its head (status 200) is here.

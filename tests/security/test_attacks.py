@@ -92,8 +92,9 @@ async def test_open_paths(guarded) -> None:
 
 
 BESIDE = [
-    "/static/..%2fconfig.py", "/static/%2e%2e/config.py", "/static/..", "/static/../../setup.cfg", "/static//etc/passwd",
-    "/static/../v1/models", "/static/%2e%2e/v1/models", "/static/%2fetc%2fpasswd", "/static/.%00",
+    "/static/..%2fconfig.py", "/static/%2e%2e/config.py", "/static/..", "/static/../../setup.cfg",
+    "/static//etc/passwd", "/static/../v1/models", "/static/%2e%2e/v1/models", "/static/%2fetc%2fpasswd",
+    "/static/.%00",
 ]  # fmt: skip
 
 

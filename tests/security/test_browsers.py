@@ -91,8 +91,10 @@ async def test_a_preflight_is_no_way_in(provider) -> None:
         assert "access-control-allow-headers" not in answer.headers
 
 
-REBOUND = ["evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example", "0.0.0.0",
-           "169.254.1.1", "127.0.0.1@evil.example", "[::ffff:8.8.8.8]", "evil.example#localhost", "2130706433.evil", ""]  # fmt: skip
+REBOUND = [
+    "evil.example", "evil.example:80", "127.0.0.1.evil.example", "localhost.evil.example", "0.0.0.0", "169.254.1.1",
+    "127.0.0.1@evil.example", "[::ffff:8.8.8.8]", "evil.example#localhost", "2130706433.evil", "",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("host", REBOUND)

@@ -1,0 +1,189 @@
+"""Attacks that use up: sockets, memory, time. What is sent is bounded in size and time, and the others are served."""
+
+import asyncio
+import gzip
+import os
+import time
+import zlib
+
+import pytest
+from gateway import in_process, own_process
+from wire import Client, call, complete, completion, request, until
+
+from server.api import protocol, requests
+
+PATH = "/v1/chat/completions"
+CHUNKED = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+MEGABYTE = 1 << 20
+
+
+async def test_slow_body(gateway, monkeypatch) -> None:
+    """A body that trickles in is given up after its total time, though never silent for long; a silent one sooner."""
+    monkeypatch.setattr(requests, "BODY_TIMEOUT", 0.5)
+    monkeypatch.setattr(requests, "BODY_TOTAL", 1.5)
+    for pause, least, most in ((0.1, 1.4, 10.0), (60.0, 0.4, 10.0)):
+        async with Client(gateway.root) as client:
+            started = time.monotonic()
+            await client.send(request("POST", PATH, headers={**CHUNKED}))
+
+            async def trickle(client=client, pause=pause) -> None:
+                while True:
+                    await client.send(b"1\r\n \r\n")
+                    await asyncio.sleep(pause)
+
+            trickling = asyncio.create_task(trickle())
+            answer = await client.answer()
+            trickling.cancel()
+            await asyncio.wait([trickling])
+        assert (answer.status, answer.error["code"]) == (408, "request_timeout")
+        assert least < time.monotonic() - started < most
+
+
+async def test_slow_heads(gateway, monkeypatch) -> None:
+    """Two hundred connections that send a head a byte at a time are all closed, and others are served meanwhile."""
+    monkeypatch.setattr(protocol, "HEADER_TIMEOUT", 1.0)
+    clients = [Client(gateway.root) for _ in range(200)]
+    for client in clients:
+        await client.__aenter__()
+        await client.send(b"GET /healthz HTTP/1.1\r\nHost: loc")
+    assert (await call(gateway.root, "GET", "/healthz")).status == 200
+    assert [await client.closed() for client in clients] == [b""] * 200
+
+
+async def test_idle_connections_are_closed(provider, monkeypatch) -> None:
+    """A kept-alive connection that says nothing more, or only half a second head, is closed."""
+    monkeypatch.setattr(protocol, "KEEPALIVE_TIMEOUT", 0.5)
+    async with in_process(provider.url) as gateway, Client(gateway.root) as idle, Client(gateway.root) as half:
+        for client in (idle, half):
+            await client.ask("GET", "/healthz")
+            assert (await client.answer()).status == 200
+        await half.send(b"GET /healthz HTTP/1.1\r\nX: ")
+        assert (await idle.closed(), await half.closed()) == (b"", b"")
+
+
+async def test_body_too_large(provider, model) -> None:
+    """A body past the bound is refused: announced before it is read, unannounced as soon as it is past it."""
+    async with own_process(provider.url, server={"max_body_bytes": 100_000}) as gateway:
+        async with Client(gateway.root) as client:
+            await client.send(
+                request("POST", PATH, headers={"Content-Type": "application/json", "Content-Length": "9" * 9})
+            )
+            assert (await client.answer()).status == 413
+        before = gateway.rss()
+        for _ in range(3):
+            async with Client(gateway.root) as client:
+                await client.send(request("POST", PATH, headers=CHUNKED))
+                with pytest.raises(ConnectionError):
+                    await endless(client)
+        assert gateway.rss() - before < 30 * MEGABYTE
+        assert (await complete(gateway.root, model)).status == 200
+
+
+async def endless(client: Client) -> None:
+    """Send chunks until the connection is closed."""
+    async with asyncio.timeout(30):
+        while True:
+            await client.send(b"10000\r\n" + b" " * 65_536 + b"\r\n")
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_bomb(provider, model, coding) -> None:
+    """A compressed body that would unpack to a gigabyte is refused, and never unpacked."""
+    packed = gzip.compress(b" " * (1024 * MEGABYTE), 9) if coding == "gzip" else deflated(1024)
+    async with own_process(provider.url) as gateway:
+        before = gateway.rss()
+        headers = {"Content-Type": "application/json", "Content-Encoding": coding}
+        answer = await call(gateway.root, "POST", PATH, packed, headers)
+        assert answer.status in (400, 413, 415)
+        assert gateway.rss() - before < 40 * MEGABYTE
+        assert (await complete(gateway.root, model)).status == 200
+
+
+def deflated(megabytes: int) -> bytes:
+    packer = zlib.compressobj(9)
+    return b"".join(packer.compress(b" " * MEGABYTE) for _ in range(megabytes)) + packer.flush()
+
+
+async def test_header_sizes(gateway) -> None:
+    """A header, a request line or a number of headers past its bound is 400; just below it is served."""
+    for head, status in (
+        ({"X": "a" * 8_000}, 200),
+        ({"X": "a" * 40_000}, 400),
+        ({f"X-{i}": "a" for i in range(90)}, 200),
+        ({f"X-{i}": "a" for i in range(200)}, 400),
+    ):
+        assert (await call(gateway.root, "GET", "/healthz", headers=head)).status == status
+    assert (await call(gateway.root, "GET", "/healthz?" + "a" * 40_000)).status == 400
+
+
+async def test_pipelining_flood(provider) -> None:
+    """A hundred thousand requests on one connection whose answers nobody reads are not taken in."""
+    async with own_process(provider.url) as gateway, Client(gateway.root) as client:
+        before = gateway.rss()
+        client._writer.transport.pause_reading()
+        one = request("GET", "/v1/models")
+        flooding = asyncio.create_task(client.send(one * 100_000))
+        await asyncio.sleep(1.0)
+        assert not flooding.done()  # our own sending is held up
+        assert (await call(gateway.root, "GET", "/healthz")).status == 200
+        assert gateway.rss() - before < 20 * MEGABYTE
+        flooding.cancel()
+        client.leave("rst")
+
+
+async def test_too_many_streams(provider, model) -> None:
+    """Past `max_streams` a request is 429 with Retry-After, and nothing of it stays."""
+    await provider.script(model, {"stall_after": 1})
+    async with in_process(provider.url, server={"max_streams": 3}) as gateway:
+        clients = [Client(gateway.root) for _ in range(3)]
+        for client in clients:
+            await client.__aenter__()
+            await client.complete(model)
+            await client.head()
+        for _ in range(20):
+            answer = await complete(gateway.root, model)
+            assert (answer.status, answer.error["code"], answer.headers["retry-after"]) == (
+                429,
+                "too_many_streams",
+                "1",
+            )
+        assert gateway.app.streams.live == 3
+        assert len((await call(gateway.root, "GET", "/v1/streams")).json["data"]) == 3
+        for client in clients:
+            client.leave()
+        await gateway.idle()
+
+
+async def test_out_of_descriptors(provider, model) -> None:
+    """With every descriptor in use new connections wait, the process lives, and afterwards it serves as before."""
+    command = ("bash", "-c", 'ulimit -n 96; exec "$@"', "-")
+    async with own_process(provider.url, command=command) as gateway:
+        opened = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(150)]
+        used = f"/proc/{gateway.pid}/fd"
+        await until(lambda: asyncio.sleep(0, len(os.listdir(used)) > 90))  # noqa: PTH208
+        for _, writer in opened:
+            writer.close()
+        await until(lambda: asyncio.sleep(0, len(os.listdir(used)) < 60), 30)  # noqa: PTH208
+        assert (await complete(gateway.root, model)).status == 200
+
+
+async def test_nobody_reads(provider, model) -> None:
+    """Readers that never read a large answer cost their bounded buffers, not the answer."""
+    await provider.script(model, {"tokens": 200_000, "big": 200})
+    async with own_process(provider.url) as gateway:
+        await complete(gateway.root, f"{model}-warm")
+        before = gateway.rss()
+        clients = [Client(gateway.root) for _ in range(20)]
+        for client in clients:
+            await client.__aenter__()
+            client._writer.transport.pause_reading()
+            await client.send(request("POST", PATH, completion(model)))
+
+        async def paused() -> bool:
+            listed = (await call(gateway.root, "GET", "/v1/streams")).json["data"]
+            return sum(one["paused"] for one in listed) == 20
+
+        await until(paused, 30)
+        assert gateway.rss() - before < 20 * 2 * MEGABYTE
+        for client in clients:
+            client.leave("rst")

@@ -1,0 +1,324 @@
+"""What must not get out: keys and bodies in errors, prompts and answers in logs; and whom the gateway believes."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import pty
+import subprocess
+import sys
+from urllib.parse import urlsplit
+
+import pytest
+import structlog
+from certificates import certify
+from gateway import ROOT, in_process, own_process
+from wire import Client, call, complete, completion
+
+from server.api import completions
+from server.core.intake import Intake
+from server.telemetry.logs import unhandled
+
+KEY = "sk-upstream-CANARYKEY-0123456789"  # the gateway's own, at its upstream
+ORGANIZATION = "org-CANARYORGANIZATION"
+HEADER = "CANARYHEADER-0123456789"
+TOKEN = "CANARYTOKEN-0123456789"  # a client's
+PROMPT = "CANARYPROMPT"
+ANSWER = "CANARYANSWER"
+PATH = "/v1/chat/completions"
+
+
+@pytest.fixture
+def secret(monkeypatch) -> dict:
+    """The settings of an upstream that is sent secrets."""
+    monkeypatch.setenv("TEST_SECRET_KEY", KEY)
+    monkeypatch.setenv("TEST_ORGANIZATION", ORGANIZATION)
+    return {"api_key_env": "TEST_SECRET_KEY", "organization_env": "TEST_ORGANIZATION", "headers": {"X-Custom": HEADER}}
+
+
+# --- errors of upstreams -------------------------------------------------------------------------------------------
+
+WORDS = f"Incorrect API key provided: {KEY}. Header: {HEADER}."
+QUOTES = {
+    "401": {"status": 401, "error": {"message": WORDS, "type": "invalid_request_error", "code": "invalid_api_key"}},
+    "403": {"status": 403, "error": {"message": WORDS}},
+    "400": {"status": 400, "error": {"message": WORDS}},
+    "404": {"status": 404, "error": {"message": WORDS}},
+    "422": {"status": 422, "error": WORDS},
+    "429": {"status": 429, "error": {"message": WORDS}},
+    "500": {"status": 500, "error": {"message": WORDS}},
+    "a page": {"status": 502, "error": f"<html>{WORDS}</html>"},
+    "in the stream": {"error_at": 2, "error": {"message": WORDS}},
+    "at once in the stream": {"error_at": 0, "error": {"message": WORDS}},
+    "a key error in the stream": {"error_at": 2, "error": {"message": WORDS, "code": "invalid_api_key"}},
+    "instead of a stream": {"json_body": {"error": {"message": WORDS}}},
+}
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("name", QUOTES)
+async def test_upstream_quotes_the_key(provider, model, secret, name, stream) -> None:
+    """An upstream that quotes the key it was sent does not give it to clients, in no form and on no path."""
+    await provider.script(model, QUOTES[name])
+    async with in_process(provider.url, upstream=secret) as gateway:
+        answer = await complete(gateway.root, model, stream=stream)
+        shown = [answer.body, str(answer.headers).encode()]
+        if "x-stream-id" in answer.headers:
+            path = f"/v1/streams/{answer.headers['x-stream-id']}"
+            for query, headers in (("", {}), ("?format=native", {}), ("", {"Accept": "application/json"})):
+                shown.append((await call(gateway.root, "GET", path + query, headers=headers)).body)
+        shown.append((await call(gateway.root, "GET", "/v1/streams")).body)
+    [seen] = await provider.seen(model)
+    assert KEY in seen["headers"]["authorization"]
+    assert not [body for body in shown if b"CANARY" in body]
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_refused_credentials(provider, model, secret, status) -> None:
+    """That the gateway's own key was refused is 502 upstream_auth, and nothing of what the upstream said about it."""
+    await provider.script(model, {"status": status, "error": {"message": "account 4711 of Jane is locked"}})
+    async with in_process(provider.url, upstream=secret) as gateway:
+        answer = await complete(gateway.root, model)
+    assert (answer.status, answer.error["code"]) == (502, "upstream_auth")
+    assert b"4711" not in answer.body
+
+
+async def test_only_its_own_secrets(provider, model, monkeypatch) -> None:
+    """What the environment holds for the SDK goes to no upstream that is not configured to get it."""
+    for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "OPENAI_WEBHOOK_SECRET"):
+        monkeypatch.setenv(name, f"CANARY-{name}")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Canary: CANARY")
+    async with in_process(provider.url) as gateway:
+        assert (await complete(gateway.root, model)).status == 200
+    [seen] = await provider.seen(model)
+    assert "CANARY" not in str(seen["headers"]).upper()
+    assert "authorization" not in seen["headers"]
+
+
+# --- TLS -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def behind_tls(url: str, certificate):
+    """Put TLS before the provider; yield the base_url."""
+    address = urlsplit(url)
+
+    async def relay(reader, writer) -> None:
+        there, back = await asyncio.open_connection(address.hostname, address.port)
+
+        async def copy(source, sink) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(65_536):
+                    sink.write(data)
+                    await sink.drain()
+            sink.close()
+
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=certificate.server())
+    async with server:
+        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+
+
+async def test_self_signed(provider, model, tmp_path) -> None:
+    """A certificate that nobody vouches for is refused before the request, with its key and prompt, is sent."""
+    async with behind_tls(provider.url, certify(tmp_path)) as url, in_process(url) as gateway:
+        answer = await complete(gateway.root, model)
+    assert (answer.status, answer.error["code"]) == (502, "upstream_tls")
+    assert not await provider.seen(model)
+
+
+async def test_own_authority(provider, model, tmp_path) -> None:
+    """A certificate of the configured `ca_file` is accepted."""
+    certificate = certify(tmp_path)
+    trust = {"ca_file": str(certificate.certificate)}
+    async with behind_tls(provider.url, certificate) as url, in_process(url, upstream=trust) as gateway:
+        assert (await complete(gateway.root, model)).status == 200
+
+
+async def test_wrong_name(provider, model, tmp_path) -> None:
+    """A certificate that is trusted, but for another name, is refused."""
+    certificate = certify(tmp_path, "other.example")
+    trust = {"ca_file": str(certificate.certificate)}
+    async with behind_tls(provider.url, certificate) as url, in_process(url, upstream=trust) as gateway:
+        answer = await complete(gateway.root, model)
+    assert (answer.status, answer.error["code"]) == (502, "upstream_tls")
+    assert not await provider.seen(model)
+
+
+async def test_no_proxy_from_the_environment(provider, model) -> None:
+    """Proxies that the environment names are not asked: a prompt goes where the file says."""
+    hits = []
+    server = await asyncio.start_server(lambda _reader, writer: hits.append(1) or writer.close(), "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    environ = dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"), url) | {
+        "NO_PROXY": ""
+    }
+    async with server, own_process(provider.url, environ=environ) as gateway:
+        assert (await complete(gateway.root, model)).status == 200
+    assert not hits
+
+
+# --- logs ----------------------------------------------------------------------------------------------------------
+
+CANARIES = ("CANARY", hashlib.sha256(TOKEN.encode()).hexdigest())
+SCRIPTS = [
+    {"text": f"{ANSWER} one two"},
+    {"text": f"{ANSWER} one two", "cut_after": 2},
+    {"text": f"{ANSWER} one two", "reset_after": 2},
+    {"text": f"{ANSWER} one two", "garbage_at": 2},
+    {"text": f"{ANSWER} one two", "eof_after": 2},
+    {"text": f"{ANSWER} one two", "bad_chunk_header_at": 2},
+    {"chunks": [f"not json {ANSWER}"]},
+    {"chunks": [{"choices": f"nonsense {ANSWER}"}]},
+    {"chunks": [{"choices": [{"index": 0, "delta": {"content": {"deep": ANSWER}}}]}]},
+    {"tool_calls": [{"index": 0, "id": "a", "name": "fails", "arguments": {"text": ANSWER}}]},
+    {"tool_calls": [{"index": 0, "id": "a", "name": "unknown", "arguments": ANSWER}]},
+    {"reasoning": [ANSWER], "tokens": 2},
+    {"reset_before_head": True},
+    {"json_body": {"error": {"message": f"{PROMPT} {KEY}"}}},
+    *(QUOTES[name] for name in QUOTES),
+]
+
+
+async def test_no_canary_in_the_log(provider, model, secret, tmp_path, monkeypatch) -> None:
+    """Through every path, good and bad, the log of a real process has no prompt, answer, token or key, not a piece."""
+    (tmp_path / "canary_tools.py").write_text("def fails(text: str) -> str:\n    raise ValueError(text)\n")
+    environ = {
+        "PYTHONPATH": str(tmp_path), "OPENAI_LOG": "debug", "PYTHONASYNCIODEBUG": "1", "TEST_SECRET_KEY": KEY,
+        "TEST_ORGANIZATION": ORGANIZATION,
+    }  # fmt: skip
+    tables = {
+        "keys": [{"name": "web", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "requests_per_minute": 100_000}],
+        "tools": {"functions": {"fails": "canary_tools:fails"}},
+        "upstream": secret,
+        "recovery": {"strategy": "auto", "backoff": 0.0, "breaker_failures": 1000},
+        "server": {"max_body_bytes": 100_000},
+    }
+    key = {"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "CANARYIDEMPOTENCY"}
+    async with own_process(provider.url, environ=environ, **tables) as gateway:
+        for index, script in enumerate(SCRIPTS):
+            name = f"{model}-{index}"
+            await provider.script(name, script)
+            for body, path in every_form(name):
+                headers = {
+                    **key,
+                    "Idempotency-Key": f"{key['Idempotency-Key']}-{index}-{path[1:4]}-{body.get('stream')}",
+                }
+                with contextlib.suppress(Exception):  # what comes of it is tested elsewhere
+                    await call(gateway.root, "POST", path, body, headers)
+        for raw, headers in refused():
+            with contextlib.suppress(Exception):
+                await call(gateway.root, "POST", PATH, raw, {**key, **headers})
+        await leave_and_abort(gateway.root, provider, model, key)
+    text = "\n".join(line if isinstance(line, str) else json.dumps(line) for line in gateway.lines)
+    assert len(gateway.logged("stream ended")) > 2 * len(SCRIPTS)  # it did log
+    assert gateway.logged("tool failed")
+    for canary in CANARIES:
+        assert canary not in text, next(line for line in text.splitlines() if canary in line)
+
+
+def every_form(model: str):
+    """Give the bodies that ask for one model in every form, and the paths to ask at."""
+    messages = [{"role": "system", "content": PROMPT}, {"role": "user", "content": f"{PROMPT} again"}]
+    yield completion(model, messages=messages, user=PROMPT, metadata={"a": PROMPT}), PATH
+    yield completion(model, messages=messages, stream=False), PATH
+    yield {"model": model, "prompt": PROMPT}, "/api/stream"
+
+
+def refused():
+    """Give bodies that are refused, each with what it has to hide."""
+    yield b'{"model": "CANARYPROMPT', {}
+    yield b"\xff\xfeCANARYPROMPT", {}
+    yield completion("m", messages=PROMPT), {}
+    yield completion("m", temperature=PROMPT), {}
+    yield completion("m", n=PROMPT), {}
+    yield completion("m", messages=[{"role": PROMPT * 10, "content": 5}]), {}
+    yield completion("m", padding=PROMPT * 20_000), {}
+    yield completion("m"), {"Authorization": f"Bearer wrong-{TOKEN}"}
+    yield completion("m"), {"Authorization": f"Basic {TOKEN}"}
+    yield completion("m"), {"X-On-Disconnect": PROMPT}
+    yield completion("m"), {"Idempotency-Key": f"{PROMPT} with a space"}
+    yield completion("m"), {"X-Request-Id": f"<{PROMPT}>"}
+    yield completion("m"), {"Content-Type": f"text/{PROMPT}"}
+    yield completion("m"), {"X": PROMPT * 3000}
+    yield completion("m"), {f"X-{PROMPT} bad": PROMPT}
+
+
+async def leave_and_abort(root, provider, model, key) -> None:
+    """Leave one stream and abort another, which gives a reason."""
+    await provider.script(model, {"text": f"{ANSWER} one two three", "stall_after": 2})
+    headers = {"Authorization": key["Authorization"]}
+    for aborts in (False, True):
+        async with Client(root) as client:
+            await client.complete(model, headers=headers)
+            _, answered = await client.head()
+            if aborts:
+                path = f"/v1/streams/{answered['x-stream-id']}?reason=CANARYREASON"
+                assert (await call(root, "DELETE", path, headers=headers)).status == 204
+
+
+@pytest.mark.parametrize("where", ["handler", "relay", "callback"])
+async def test_our_own_bugs_quote_nothing(provider, model, monkeypatch, where) -> None:
+    """An exception of ours whose message has the prompt in it is logged by its type and place."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError(f"cannot read {PROMPT}")
+
+    with structlog.testing.capture_logs() as lines:
+        async with in_process(provider.url) as gateway:
+            if where == "handler":
+                monkeypatch.setattr(completions, "completion", fail)
+            elif where == "relay":
+                monkeypatch.setattr(Intake, "feed", fail)
+            else:
+                loop = asyncio.get_running_loop()
+                loop.set_exception_handler(unhandled)
+                loop.call_soon(fail, PROMPT)
+            answer = await complete(gateway.root, model)
+            await gateway.idle()
+    if where != "callback":
+        assert (answer.status, answer.error["code"]) == (500, "internal_error")
+        assert PROMPT.encode() not in answer.body
+    bad = [line for line in lines if line["log_level"] == "error"]
+    assert [line["error"] for line in bad] == ["ValueError"]
+    assert bad[0]["at"][-1].endswith(" fail")
+    assert PROMPT not in str(lines)
+
+
+FORGED = 'a\r\n{"event": "forged"}\x1b[2J\x9b31m\u2028b'
+LOGGING = "import sys, structlog; from server.telemetry.logs import configure; configure(); "
+LOGGING += "structlog.get_logger().info('listening', model=sys.argv[1])"
+
+
+def test_forged_lines() -> None:
+    """A value with line ends and terminal controls is one line of JSON."""
+    done = subprocess.run([sys.executable, "-c", LOGGING, FORGED], cwd=ROOT, capture_output=True, check=True)
+    [line] = done.stderr.splitlines()
+    assert json.loads(line)["model"] == FORGED
+
+
+def test_forged_terminal() -> None:
+    """In a terminal, too, it can neither begin a line nor move the cursor."""
+    ours, theirs = pty.openpty()
+    subprocess.run([sys.executable, "-c", LOGGING, FORGED], cwd=ROOT, stderr=theirs, check=True)
+    os.close(theirs)
+    shown = os.read(ours, 65_536)
+    os.close(ours)
+    assert shown.count(b"\n") == 1
+    assert b"\x1b[2J" not in shown
+    assert b"\xc2\x9b" not in shown
+    assert b"\xe2\x80\xa8" not in shown
+
+
+def test_libraries_are_silent() -> None:
+    """What a library logs about a failure, with its data, does not come through, whatever its level was before."""
+    code = "import logging; import openai; from server.telemetry.logs import configure; configure(); "
+    code += "[logging.getLogger(n).error('CANARY') for n in ('openai', 'openai._base_client', 'httpx2', 'mcp.client', "
+    code += "'asyncio', 'aiohttp.server')]"
+    environ = {**os.environ, "OPENAI_LOG": "debug"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, env=environ)
+    assert done.stderr == b""
+    assert logging.getLogger("sluiceway").level == logging.NOTSET
