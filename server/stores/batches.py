@@ -2,35 +2,53 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-Write = TypeVar("Write")
-
-
-class Pending(Protocol):
-    """A write that waits for its batch. `done` is answered by who commits it."""
-
-    done: asyncio.Future[None]
+Kind = TypeVar("Kind", bound="Write")
 
 
-async def decided(write: Pending) -> None:
-    """Wait until a write has been made or has failed; whoever is cancelled meanwhile is so only then.
+class Write:
+    """Something that waits for its batch; who commits it answers it."""
 
-    A caller that left before would not know what is in the log: it would read it back and miss what is still to come.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    while True:
-        try:
-            await write.done
-            break
-        except asyncio.CancelledError as error:
-            cancelled = error
-            write.done = asyncio.get_running_loop().create_future()
-    if cancelled is not None:
-        raise cancelled
+    __slots__ = ("_answered", "_done")
+
+    def __init__(self) -> None:
+        self._answered = False
+        self._done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+    def succeed(self, result: object = None) -> None:
+        """Answer that it was made."""
+        self._answered = True
+        if not self._done.done():
+            self._done.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Answer that it was not made; only the first answer counts."""
+        self._answered = True
+        if not self._done.done():
+            self._done.set_exception(error)
+
+    async def decided(self) -> Any:
+        """Wait for the answer; whoever is cancelled meanwhile is so only then.
+
+        A caller that left before would not know what is in the log: it would read it back and miss what is yet to come.
+        """
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                result = await self._done
+                break
+            except asyncio.CancelledError as error:
+                if self._answered:  # in the same turn of the loop
+                    raise
+                cancelled = error
+                self._done = asyncio.get_running_loop().create_future()
+        if cancelled is not None:
+            raise cancelled
+        return result
 
 
-class Batches(Generic[Write]):
+class Batches(Generic[Kind]):
     """Gathers writes and commits them, one batch at a time, in the order in which they were put.
 
     At most one batch begins in `window` seconds: with commits that are quick, batches would otherwise be small, and
@@ -38,17 +56,17 @@ class Batches(Generic[Write]):
     `commit` answers every write of its batch itself and does not raise.
     """
 
-    def __init__(self, commit: Callable[[list[Write]], Awaitable[None]], window: float) -> None:
+    def __init__(self, commit: Callable[[list[Kind]], Awaitable[None]], window: float) -> None:
         self._commit = commit
         self._window = window
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[Write] = []
+        self._waiting: list[Kind] = []
         self._running: asyncio.Task[None] | None = None
         self._began = -window
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def put(self, write: Write) -> None:
+    def put(self, write: Kind) -> None:
         """Add one write to the next batch."""
         self._waiting.append(write)
         if self._running is None and len(self._waiting) == 1:
@@ -63,7 +81,7 @@ class Batches(Generic[Write]):
         batch, self._waiting = self._waiting, []
         self._running = self._loop.create_task(self._run(batch), name="store batch")
 
-    async def _run(self, batch: list[Write]) -> None:
+    async def _run(self, batch: list[Kind]) -> None:
         try:
             await self._commit(batch)
         finally:

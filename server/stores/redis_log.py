@@ -1,9 +1,7 @@
 """One log of the Redis store, and what a batch adds to it."""
 
-import asyncio
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import orjson
@@ -11,7 +9,7 @@ import orjson
 from server.core.errors import Fenced, StoreError
 from server.core.gaps import upper_bound
 from server.core.records import Birth, Ending, Record
-from server.stores.batches import Batches, decided
+from server.stores.batches import Batches, Write
 from server.stores.packed import Run, pack
 
 ENTRY = struct.Struct("<QQ")  # number of the first record, bytes of data before it; the records follow
@@ -59,7 +57,7 @@ class RedisLog:
         """Add records; returns when the server has them. Raises Fenced, StoreError."""
         write = Append(self, pack(records), ending)
         self._store.batches.put(write)
-        await decided(write)
+        await write.decided()
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`. Raises StoreError."""
@@ -89,19 +87,16 @@ class RedisLog:
         return runs[0].offset(max(cursor, runs[0].first - 1)) if runs else self.bytes
 
 
-@dataclass(slots=True, eq=False)
-class Append:
+class Append(Write):
     """Records that wait for their batch."""
 
-    log: RedisLog
-    packed: bytes
-    ending: Ending | None
-    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    __slots__ = ("ending", "log", "packed")
 
-    def fail(self, error: StoreError) -> None:
-        """Tell the caller."""
-        if not self.done.done():
-            self.done.set_exception(error)
+    def __init__(self, log: RedisLog, packed: bytes, ending: Ending | None) -> None:
+        super().__init__()
+        self.log = log
+        self.packed = packed
+        self.ending = ending
 
     def refused(self, draft: "Draft | None") -> bool:
         """Whether this cannot be appended; the caller is told."""
@@ -156,5 +151,5 @@ class Draft:
         for write in self._writes:
             if error is not None:
                 write.fail(error)
-            elif not write.done.done():
-                write.done.set_result(None)
+            else:
+                write.succeed()

@@ -102,7 +102,7 @@ class SqliteStore:
     async def _call(self, function: Callable[[Connection], Any]) -> Any:
         call = Call(function)
         self.batches.put(call)
-        return await call.done
+        return await call.decided()
 
     async def _commit(self, batch: list[Append | Call]) -> None:
         drafts = self._drafts([write for write in batch if isinstance(write, Append)])
@@ -114,8 +114,7 @@ class SqliteStore:
         except Exception as error:  # noqa: BLE001 — every write of the batch gets it
             self._problem = str(error)
             for write in batch:
-                if not write.done.done():
-                    write.done.set_exception(error if isinstance(error, StoreError) else StoreError(repr(error)))
+                write.fail(error if isinstance(error, StoreError) else StoreError(repr(error)))
             return
         self._problem = None
         self.mirror.trim(floor)
@@ -124,8 +123,7 @@ class SqliteStore:
         for draft in drafts:
             self._committed(draft, now)
         for call, result in zip(calls, results, strict=True):
-            if not call.done.done():
-                call.done.set_result(result)
+            call.succeed(result)
 
     def _floor(self, now: float) -> int:
         """Return the journal's row before which all can be deleted now, or 0."""
@@ -153,8 +151,8 @@ class SqliteStore:
             error = Fenced(f"another instance has taken over stream {log.birth.id}")
         elif log.ending or (log.num in drafts and drafts[log.num].ending):
             error = StoreError(f"stream {log.birth.id} has ended")
-        if error is not None and not write.done.done():
-            write.done.set_exception(error)
+        if error is not None:
+            write.fail(error)
         return error is not None
 
     def _transact(
@@ -193,11 +191,10 @@ class SqliteStore:
                 log.ending = draft.ending
                 self._let_go(log)
         for write in draft.writes:
-            if not write.done.done():
-                if log.fenced:
-                    write.done.set_exception(Fenced(f"another instance has taken over stream {log.birth.id}"))
-                else:
-                    write.done.set_result(None)
+            if log.fenced:
+                write.fail(Fenced(f"another instance has taken over stream {log.birth.id}"))
+            else:
+                write.succeed()
 
     def _hold(self, log: SqliteLog) -> None:
         if (before := self._held.get(log.num)) is not None:

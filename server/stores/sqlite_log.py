@@ -1,13 +1,11 @@
 """One log of the SQLite store, and what a batch adds to it."""
 
-import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from server.core.gaps import upper_bound
 from server.core.records import Birth, Ending, Record
-from server.stores.batches import Batches, decided
+from server.stores.batches import Batches, Write
 from server.stores.packed import Run, pack
 from server.stores.sqlite_file import Connection
 from server.stores.sqlite_journal import Mirror, entry
@@ -45,9 +43,9 @@ class SqliteLog:
 
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records; returns when they are durable. Raises Fenced, StoreError."""
-        write = Append(self, pack(records), len(records), ending)
+        write = Append(self, pack(records), ending)
         self._store.batches.put(write)
-        await decided(write)
+        await write.decided()
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; those of a live log nearly always from memory. Raises StoreError."""
@@ -79,23 +77,26 @@ class SqliteLog:
         return self._chunk
 
 
-@dataclass(slots=True, eq=False)
-class Append:
+class Append(Write):
     """Records that wait for their commit."""
 
-    log: SqliteLog
-    packed: bytes
-    count: int
-    ending: Ending | None
-    done: asyncio.Future[None] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    __slots__ = ("ending", "log", "packed")
+
+    def __init__(self, log: SqliteLog, packed: bytes, ending: Ending | None) -> None:
+        super().__init__()
+        self.log = log
+        self.packed = packed
+        self.ending = ending
 
 
-@dataclass(slots=True, eq=False)
-class Call:
+class Call(Write):
     """Anything else that waits for a commit."""
 
-    function: Callable[[Connection], Any]
-    done: asyncio.Future[Any] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    __slots__ = ("function",)
+
+    def __init__(self, function: Callable[[Connection], Any]) -> None:
+        super().__init__()
+        self.function = function
 
 
 class Draft:

@@ -212,10 +212,11 @@ class StoreContract:
 
     async def test_a_cancelled_append_keeps_the_order(self, store: Store) -> None:
         """An append whose caller is cancelled is there whole or not at all, and that is decided when the call ends."""
-        for _ in range(20):
+
+        async def one(number: int) -> None:
             log = await store.create(birth())
             task = asyncio.create_task(log.append(tokens(2)))
-            await asyncio.sleep(0)
+            await asyncio.sleep(number * 0.00005)  # before, while and after its batch is on its way
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             before = tokens(log.tail)
@@ -223,6 +224,10 @@ class StoreContract:
             assert await everything(log) == before
             await log.append(DONE, ending())
             assert await everything(log) == before + DONE
+
+        async with asyncio.timeout(WAIT):
+            for _ in range(3):
+                await asyncio.gather(*map(one, range(200)))
 
     async def test_nothing_after_the_ending(self, store: Store) -> None:
         """An ended log takes no record, and says so."""
