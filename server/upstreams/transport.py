@@ -72,8 +72,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         response = await self._session.request(
             request.method,
             URL(str(request.url), encoded=True),
-            # What the SDK tells of itself stays here: the upstream has no use for it, and it is 2 KB of a stream.
-            headers=[header for header in request.headers.multi_items() if not header[0].startswith("x-stainless-")],
+            headers=_headers(request),
             data=request.content,
             allow_redirects=False,
             timeout=self._timeout,
@@ -93,6 +92,33 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+def _headers(request: httpx2.Request) -> list[tuple[str, str]]:
+    """Return a request's headers for aiohttp, read from their bytes: httpx2 looks for an encoding at each of them.
+
+    What the SDK tells of itself stays here: the upstream has no use for it, and it is 2 KB of an open stream.
+    """
+    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
+    return [pair for pair in pairs if not pair[0].startswith("X-Stainless-")]
+
+
+class RequestClient(httpx2.AsyncClient):
+    """httpx2's client as the SDK uses it here: with nothing of its own to merge into a request.
+
+    Merging no base URL, no default headers and no cookies takes a fifth of what a request costs the gateway.
+    """
+
+    def __init__(self, transport: AiohttpTransport) -> None:
+        super().__init__(transport=transport, timeout=None, trust_env=False)
+        self._urls: dict[str, httpx2.URL] = {}  # an upstream has one
+
+    def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
+        """Return a request of exactly these parts; timeouts are the attempt's, not httpx2's."""
+        known = self._urls.get(str(url))
+        if known is None:
+            known = self._urls[str(url)] = httpx2.URL(url)
+        return httpx2.Request(method, known, headers=options.get("headers"), content=options.get("content"))
 
 
 class _Body(httpx2.AsyncByteStream):
