@@ -173,6 +173,6 @@ class Connection(asyncio.Protocol):
             self.current.closed_by_client_at = time.monotonic()
 
     def _socket(self) -> socket.socket:
-        assert self._transport is not None  # noqa: S101  # both callers have looked
+        assert self._transport is not None  # both callers have looked
         sock: socket.socket = self._transport.get_extra_info("socket")
         return sock

@@ -22,11 +22,11 @@ JSON = "application/json"
 LONG = 3600.0
 
 
-class Stop(Exception):  # noqa: N818  # a way to end, not an error
+class Stop(Exception):  # a way to end, not an error
     """The stream ends here, with a proper end of its body."""
 
 
-class Cut(Exception):  # noqa: N818
+class Cut(Exception):
     """The connection ends here, with a FIN or a RST."""
 
     def __init__(self, *, reset: bool) -> None:
@@ -84,7 +84,7 @@ class Player:
             await asyncio.Event().wait()
         try:
             if script.reset_before_head:
-                raise Cut(reset=True)  # noqa: TRY301  # all cuts meet below
+                raise Cut(reset=True)  # all cuts meet below
             if (refusal := self._refusal()) is not None:
                 await self._plain(*refusal)
             elif not self._asked.get("stream") or script.json_body is not None:
