@@ -34,7 +34,8 @@ def main() -> int:
     options = parser.parse_args()
     print(f"seed {options.seed}: two gateways with {options.store} behind nginx, {options.seconds:g} s", flush=True)
     with tempfile.TemporaryDirectory(prefix="chaos-") as made:
-        folder = options.keep.resolve() if options.keep else Path(made)
+        # Never one that was used before: its store would have the streams of another run under the same keys.
+        folder = options.keep.resolve() / f"{options.seed}-{time.time():.0f}" if options.keep else Path(made)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             verdicts, broken = asyncio.run(_run(options, folder))

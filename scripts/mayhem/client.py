@@ -72,7 +72,9 @@ class Client:
         if not self.verdict.unfinished and said != self._text:
             self.verdict.truncated = int(self._text.startswith(said))
             self.verdict.altered = int(not self.verdict.truncated)
-            self.verdict.words = self.verdict.words or f"{self._stream_id} said {said[-60:]!r}"
+            at = next((n for n, (a, b) in enumerate(zip(said, self._text, strict=False)) if a != b), len(said))
+            words = f"{self._stream_id} at character {at}: {said[at:][:60]!r} instead of {self._text[at:][:60]!r}"
+            self.verdict.words = self.verdict.words or words
         return self.verdict
 
     async def _connect(self) -> None:

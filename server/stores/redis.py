@@ -105,6 +105,8 @@ class RedisStore:
         that was promoted, may not have the last records that a client was shown.
         """
         info = await self._redis.info("replication") | await self._redis.info("persistence")
+        if info.get("loading"):  # it answers, but says that it has no append-only file while it reads that
+            raise exceptions.BusyLoadingError("Redis is loading the dataset in memory")
         self._server = str(info.get("master_replid", ""))
         promoted = set(str(info.get("master_replid2", "0"))) != {"0"}
         self._skip = SKIP if promoted or not info.get("aof_enabled") else 0
