@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from gateway import own_process
+from gateway import own_process, settings
 from wire import Client, call, complete, texts, until
+
+from server import app
 
 LOOPS = ("uvloop", "asyncio")
 # What systemd does between fork and exec: the descriptors are 3, 4, …, and LISTEN_PID is the process itself.
@@ -233,6 +235,21 @@ async def test_hand_over(provider, model) -> None:
                 stop.set()
                 await asyncio.wait(askers)
     assert set(statuses) == {200}
+
+
+async def test_an_accepted_connection_is_served(provider, monkeypatch) -> None:
+    """A connection that was accepted right before the listener closed still gets its answer: no successor sees it."""
+    monkeypatch.setattr(app, "ACCEPTED_GRACE", 15.0)
+    gateway = app.Gateway(settings(provider.url))
+    await gateway.start()
+    root = f"http://127.0.0.1:{gateway.port}"
+    async with Client(root) as client:
+        await until(lambda: asyncio.sleep(0, gateway._runner.server.connections))
+        stopping = asyncio.create_task(gateway.stop(0.0))
+        await until(lambda: asyncio.sleep(0, not any(server.is_serving() for server in gateway._servers)))
+        await client.ask("GET", "/healthz")
+        assert (await client.answer()).status == 200
+        await stopping
 
 
 # --- credentials ---------------------------------------------------------------------------------------------------
