@@ -238,7 +238,11 @@ class Streams:
         """Return the stream of a log: the one that is live or followed here, brought up to date."""
         while True:
             if (live := self._live.get(found.birth.id)) is not None:
-                return live.stream
+                held = live.stream.log
+                if held is found or await self._store.find(found.birth.id) is held:
+                    return live.stream
+                live.task.cancel()  # another instance has claimed it, and the relay here did not know yet
+                await asyncio.wait([live.task])
             if (followed := self._following.get(found.birth.id)) is None:
                 return self._stream(found)
             await self._store.refresh(followed.log)

@@ -251,10 +251,11 @@ class RedisStore:
 
     async def find(self, stream_id: str) -> RedisLog | None:
         """Return a log as it is now. Raises StoreError."""
+        facts = await self._facts(stream_id)
         held = self._held.get(stream_id)
-        if held is not None:
-            return held
-        return self._load(stream_id, await self._facts(stream_id))
+        if held is not None and facts[2] is not None:
+            self._claimed(stream_id, int(facts[2]))  # it may have been claimed without our hearing of it
+        return self._held.get(stream_id) or self._load(stream_id, facts)
 
     async def _facts(self, stream_id: str) -> list[bytes | None]:
         facts: list[bytes | None] = await self._ask(lambda: self._redis.hmget(f"{PREFIX}log:{stream_id}", FIELDS))

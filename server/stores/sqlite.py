@@ -50,7 +50,6 @@ class SqliteStore:
         self.mirror = Mirror()
         self.batches: Batches[Append | Call]
         self._held: dict[int, SqliteLog] = {}
-        self._held_ids: dict[str, SqliteLog] = {}
         self._fenced: list[SqliteLog] = []  # to be told by the next `renew`
         self._claims_seen = 0
         self._renewed = 0.0  # time.monotonic(), as are all times of leases
@@ -199,11 +198,11 @@ class SqliteStore:
     def _hold(self, log: SqliteLog) -> None:
         if (before := self._held.get(log.num)) is not None:
             before.fenced = True
-        self._held[log.num] = self._held_ids[log.birth.id] = log
+        self._held[log.num] = log
 
     def _let_go(self, log: SqliteLog) -> None:
         if self._held.get(log.num) is log:
-            del self._held[log.num], self._held_ids[log.birth.id]
+            del self._held[log.num]
 
     # --- fences and leases -----------------------------------------------------------------------------------------
 
@@ -337,12 +336,14 @@ class SqliteStore:
 
     async def find(self, stream_id: str) -> SqliteLog | None:
         """Return a log as it is now. Raises StoreError."""
-        held = self._held_ids.get(stream_id)
-        if held is not None and not held.fenced:
-            return held
         await self._catch_up()  # before its row is read: what becomes a chunk in between is seen there
         rows = await self._db.rows(f"{LOGS} WHERE id = ?", stream_id)
-        return None if not rows or self._expired(rows[0]) else self._log(rows[0])
+        if not rows or self._expired(rows[0]):
+            return None
+        held = self._held.get(rows[0][0])
+        if held is not None:
+            self._fence(held, rows[0][3])  # it may have been claimed without our knowing yet
+        return held if held is not None and not held.fenced else self._log(rows[0])
 
     async def logs(self) -> AsyncIterator[SqliteLog]:
         """Yield every log, oldest first. Raises StoreError."""
