@@ -36,6 +36,7 @@ class McpServer:
         self._lost = asyncio.Event()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._closing = False
 
     async def open(self) -> None:
         """Connect; return when that has worked or failed once, or is taking too long."""
@@ -46,6 +47,7 @@ class McpServer:
 
     async def close(self) -> None:
         """Disconnect; a server that was started by its command is ended."""
+        self._closing = True  # a cancel that meets a failing connect is lost in the library's own task groups
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -53,7 +55,7 @@ class McpServer:
     async def _stay_connected(self) -> None:
         """Hold the connection: it has to be entered and left by one task (anyio's cancel scopes)."""
         wait = RETRY
-        while True:
+        while not self._closing:
             self._lost.clear()
             try:
                 async with self._new_client() as client:
@@ -67,6 +69,8 @@ class McpServer:
                 log.warning("mcp server away", server=self._settings.name, error=_words(error))
             self.tools, self._client = [], None
             self._tried.set()
+            if self._closing:
+                return
             await asyncio.sleep(wait)
             wait = min(wait * 2, RETRY_MAX)
 
