@@ -4,6 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeVar
 
+import structlog
+
+from server.core.errors import StoreError
+
+log = structlog.get_logger("sluiceway.stores")
 Kind = TypeVar("Kind", bound="Write")
 
 
@@ -53,7 +58,7 @@ class Batches(Generic[Kind]):
 
     At most one batch begins in `window` seconds: with commits that are quick, batches would otherwise be small, and
     each costs a hand-over to a thread or a server. A write that comes after a quiet time does not wait.
-    `commit` answers every write of its batch itself and does not raise.
+    `commit` answers every write of its batch itself.
     """
 
     def __init__(self, commit: Callable[[list[Kind]], Awaitable[None]], window: float) -> None:
@@ -84,6 +89,10 @@ class Batches(Generic[Kind]):
     async def _run(self, batch: list[Kind]) -> None:
         try:
             await self._commit(batch)
+        except Exception as error:  # noqa: BLE001 — a write that nobody answers would hold its stream for ever
+            log.error("batch failed", error=type(error).__name__)  # its message may quote what was to be written
+            for write in batch:
+                write.fail(StoreError("The store has failed."))
         finally:
             self._running = None
             if self._waiting:

@@ -71,7 +71,7 @@ class RedisStore:
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             self._url,
             max_connections=CONNECTIONS,
-            timeout=PATIENCE,
+            timeout=CALL_TIMEOUT,
             socket_timeout=CALL_TIMEOUT,
             socket_connect_timeout=CALL_TIMEOUT,
             retry=Retry(NoBackoff(), 0),
@@ -89,11 +89,12 @@ class RedisStore:
 
     async def close(self) -> None:
         """Write what waits, give all logs back and disconnect."""
+        give_back = self._scripts["GIVE_BACK"]
         try:
-            await self.batches.flush()
-            give_back = self._scripts["GIVE_BACK"]
-            await self._ask(lambda: give_back(args=[PREFIX, self._name, *self._held]), patience=1.0)
-        except StoreError:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await self.batches.flush()
+                await self._ask(lambda: give_back(args=[PREFIX, self._name, *self._held]), patience=1.0)
+        except (StoreError, TimeoutError):
             pass  # the lease will run out
         await self._news.close()
         await self._redis.aclose()
