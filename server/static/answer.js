@@ -88,7 +88,9 @@ export class AnswerView {
       mark.append(make("span", "detail", ` ${part.strategy} · ${part.target} · ${part.reason}${seam}`));
       return mark;
     }
-    if (part.type === "gap") return make("p", "mark", `Events ${part.requested} to ${part.earliest} are lost.`);
+    if (part.type === "gap") {
+      return make("p", "mark failed gap", `Lost: events ${part.requested} to ${part.earliest - 1} of this answer.`);
+    }
     if (part.code === "cancelled") return make("p", "mark", "Stopped.");
     return make("p", "mark failed", `${part.message} (${part.code})`);
   }

@@ -1,46 +1,17 @@
 """`sluiceway tail`, `chat` and `streams` as a user runs them."""
 
-import asyncio
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
 from cutting_proxy import cutting, random_cuts
-from gateway import ROOT, in_process
+from gateway import in_process
 from provider import Provider
+from terminal import run, running
 
 from server.client.streams_table import Look, table
 
 ASK: dict[str, Any] = {"stream": True, "messages": [{"role": "user", "content": "Hi"}]}
-NO_KEY = {name: value for name, value in os.environ.items() if name != "SLUICEWAY_KEY"}
-
-
-@asynccontextmanager
-async def running(*arguments: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `sluiceway` with pipes, and end it."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "server", *arguments, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe,
-        env={**NO_KEY, **environ},
-    )  # fmt: skip
-    try:
-        async with asyncio.timeout(60):
-            yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-
-
-async def _run(*arguments: str, typed: str = "", **environ: str) -> tuple[int, str, str]:
-    async with running(*arguments, **environ) as process:
-        out, err = await process.communicate(typed.encode())
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 async def _begin(url: str, model: str) -> str:
@@ -56,7 +27,7 @@ async def test_tail_prints_a_stream_over_cuts(provider: Provider, model: str) ->
     await provider.script(model, {"pieces": words})
     async with in_process(provider.url) as gateway, cutting(gateway.port, [*random_cuts(3, seed=1)]) as proxy:
         stream_id = await _begin(gateway.url, model)
-        status, out, err = await _run("tail", stream_id, "--url", proxy.root)
+        status, out, err = await run("tail", stream_id, "--url", proxy.root)
     assert (status, out) == (0, "".join(words) + "\n"), err
     assert proxy.made == 3
     assert "resuming" in err
@@ -67,8 +38,8 @@ async def test_tail_begins_where_it_is_told(provider: Provider, model: str) -> N
     await provider.script(model, {"pieces": ["one ", "two ", "three"]})
     async with in_process(provider.url) as gateway:
         stream_id = await _begin(gateway.url, model)
-        assert (await _run("tail", stream_id, "--after", "2", "--url", gateway.root))[1] == "two three\n"
-        raw = (await _run("tail", stream_id, "--raw", "--url", gateway.url))[1]
+        assert (await run("tail", stream_id, "--after", "2", "--url", gateway.root))[1] == "two three\n"
+        raw = (await run("tail", stream_id, "--raw", "--url", gateway.url))[1]
     assert raw.startswith("id: 1\ndata: {")
     assert raw.endswith("data: [DONE]\n\n")
 
@@ -76,10 +47,10 @@ async def test_tail_begins_where_it_is_told(provider: Provider, model: str) -> N
 async def test_tail_says_what_is_wrong(provider: Provider) -> None:
     """A stream that does not exist is one line on standard error and status 1, and so is a missing gateway."""
     async with in_process(provider.url) as gateway:
-        status, out, err = await _run("tail", "strm_none", "--url", gateway.root)
+        status, out, err = await run("tail", "strm_none", "--url", gateway.root)
         assert (status, out) == (1, "")
         assert err == "sluiceway: 404: There is no such stream.\n"
-    status, _, err = await _run("streams", "--once", "--url", "http://127.0.0.1:1")
+    status, _, err = await run("streams", "--once", "--url", "http://127.0.0.1:1")
     assert status == 1
     assert "cannot be reached" in err
 
@@ -89,7 +60,7 @@ async def test_output_cannot_drive_the_terminal(provider: Provider, model: str) 
     await provider.script(model, {"pieces": ["a\x1b]0;title\x07b\x9b2J", "\tc\nd"]})
     async with in_process(provider.url) as gateway:
         stream_id = await _begin(gateway.url, model)
-        _, out, _ = await _run("tail", stream_id, "--url", gateway.root)
+        _, out, _ = await run("tail", stream_id, "--url", gateway.root)
     assert out == "a]0;titleb2J\tc\nd\n"
 
 
@@ -99,7 +70,7 @@ async def test_chat_remembers_and_survives_cuts(provider: Provider, model: str) 
     await provider.script(model, {"pieces": words})
     async with in_process(provider.url) as gateway, cutting(gateway.port, random_cuts(4, seed=2)) as proxy:
         typed = "first question\nsecond question\n"
-        status, out, err = await _run(
+        status, out, err = await run(
             "chat", "--model", model, "--system", "Be brief.", "--url", proxy.root, typed=typed
         )
         seen = await provider.seen(model)
@@ -137,8 +108,8 @@ async def test_streams_shows_who_is_stalling(provider: Provider, model: str) -> 
         body = {"model": model, **ASK}
         async with aiohttp.request("POST", gateway.url + "/chat/completions", json=body, headers=key) as response:
             await response.content.readline()
-            status, out, _ = await _run("streams", "--once", "--url", gateway.root, SLUICEWAY_KEY="abc123")
-            refused, _, err = await _run("streams", "--once", "--url", gateway.root)
+            status, out, _ = await run("streams", "--once", "--url", gateway.root, SLUICEWAY_KEY="abc123")
+            refused, _, err = await run("streams", "--once", "--url", gateway.root)
     assert status == 0
     head, row = out.splitlines()
     assert head.split()[:4] == ["STREAM", "MODEL", "STATE", "AGE"]

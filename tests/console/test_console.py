@@ -2,56 +2,20 @@
 
 import asyncio
 import hashlib
-import json
 import os
-import shutil
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
 import pytest
+from chromium import check, console
 from cutting_proxy import cutting, random_cuts
 from gateway import in_process
-from node import JS, NODE
 from provider import Provider
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 WORDS = [f"w{n} " for n in range(80)]
 TEXT = "".join(WORDS)
 PACED: dict[str, Any] = {"pieces": WORDS, "rate": 40}
 DIGEST = hashlib.sha256(b"abc123").hexdigest()
-
-
-async def console(
-    root: str, scenario: str, argument: str = "", *, act: Callable[[], Awaitable[None]] | None = None
-) -> Any:
-    """Play a scenario of `tests/js/console.mjs` and return what it saw; `act` is called whenever it asks."""
-    assert CHROMIUM, "there is no chromium: ./scripts/test installs it"
-    process = await asyncio.create_subprocess_exec(
-        NODE or "node", str(JS / "console.mjs"), CHROMIUM, root, scenario, argument,
-        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 24,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdin is not None
-    try:
-        async with asyncio.timeout(100):
-            while line := await process.stdout.readline():
-                if not line.startswith(b"!"):
-                    return json.loads(line)
-                assert act is not None
-                await act()
-                process.stdin.write(b"done\n")
-        raise AssertionError(f"the scenario {scenario} failed: its error is on standard error")
-    finally:
-        if process.returncode is None:
-            process.terminate()
-        await process.wait()
-
-
-def check(said: Any) -> None:
-    """No script error, no breach of the page's policy, and nothing was asked of any other host."""
-    assert said["problems"] == []
-    assert said["foreign"] == []
 
 
 async def test_shows_tokens_as_they_come(provider: Provider, model: str) -> None:

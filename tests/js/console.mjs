@@ -92,6 +92,14 @@ const scenarios = {
     return { final: await text() };
   },
 
+  async gap() {
+    await ask(argument, "Tell me.");
+    await over();
+    const parts = await page.evaluate(() =>
+      [...document.querySelector("#messages li.answer:last-child .text").childNodes].map((node) => node.textContent));
+    return { mark: await page.textContent("#messages .mark.gap"), around: [parts[0], parts.at(-1)] };
+  },
+
   async events() {
     await ask(argument, "Use the tool.");
     await over();

@@ -1,0 +1,36 @@
+"""The commands as a user runs them, with pipes in place of a terminal."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from gateway import ROOT
+
+NO_KEY = {name: value for name, value in os.environ.items() if name != "SLUICEWAY_KEY"}
+
+
+@asynccontextmanager
+async def running(*arguments: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Run `sluiceway` with pipes, and end it."""
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "server", *arguments, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe,
+        env={**NO_KEY, **environ},
+    )  # fmt: skip
+    try:
+        async with asyncio.timeout(60):
+            yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+async def run(*arguments: str, typed: str = "", **environ: str) -> tuple[int, str, str]:
+    """Run `sluiceway` to its end with what is typed; return its status, its output and what it said beside it."""
+    async with running(*arguments, **environ) as process:
+        out, err = await process.communicate(typed.encode())
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
