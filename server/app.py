@@ -62,7 +62,7 @@ class Gateway:
         self.settings = settings
         self.metrics = Metrics()
         self.store: Store = load_plugin(STORES, settings.store.kind)(settings)
-        self.upstreams = Upstreams(settings, environ)
+        self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting)
         strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
         self._strategy = strategy
         self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
@@ -122,7 +122,7 @@ class Gateway:
             Native(self.streams, self.responder),
             StreamPaths(self.streams, self.responder),
             Operations(self.streams, self.metrics),
-            StatsPath(self.streams, self.metrics.stats),
+            StatsPath(self.streams, self.metrics),
             Console(),
         ]
         routes = [route for room in rooms for route in room.routes()]

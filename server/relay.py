@@ -16,6 +16,7 @@ from server.core.lifecycle import State, state_of
 from server.core.ports import Strategy
 from server.core.recollect import transcript_of
 from server.core.records import Ending
+from server.core.timing import Phases
 from server.plan import READ_ALL, Plan
 from server.round import Round
 from server.stream import Stream
@@ -52,8 +53,11 @@ class Relay:
         self._metrics = metrics
         generation = rounds.generation if rounds else generation
         self._bill = Bill(generation.body)
+        self._received = generation.received
         self._begin_round(generation)
         self._tokens_before = 0  # of the rounds that are over
+        self._attempts_before = 0
+        self.phases: Phases | None = None  # of the attempt that spoke first
         self._ttft: float | None = None
         self._accepted = time.monotonic()
         self._taken_over = stream.log.tail > 0
@@ -76,9 +80,11 @@ class Relay:
             bill=self._bill,
             metrics=self._metrics,
             time_left=self._time_left,
+            received=self._received,
             first_token=self._first_token,
             complete=self._complete,
         )
+        self._received = None  # what a later round's first attempt takes is none of the gateway's time
 
     # --- the life of the stream --------------------------------------------------------------------------------
 
@@ -129,7 +135,13 @@ class Relay:
             route = self._round.route
             plan = Plan(answered if route[answered].breaker.available else route.first())
 
+    @property
+    def attempts(self) -> int:
+        """How many requests were made, or given up before they were: failed ones, too."""
+        return self._attempts_before + self._round.route.made
+
     def _first_token(self, attempt: Attempt) -> None:
+        self.phases = self.phases or attempt.phases
         if self._ttft is None and not self._taken_over:
             self._ttft = time.monotonic() - self._accepted
             self._metrics.observe_ttft(attempt.target.label, self._ttft)
@@ -184,6 +196,7 @@ class Relay:
             return False
         self._bill.next_round(self._round.transcript, self._rounds.generation.body)
         self._tokens_before += self._round.transcript.tokens
+        self._attempts_before = self.attempts
         self._begin_round(self._rounds.generation)
         return True
 

@@ -45,6 +45,7 @@ class Round:
         bill: Bill,
         metrics: Metrics,
         time_left: Callable[[], float],
+        received: float | None,
         first_token: Callable[[Attempt], None],
         complete: Callable[[], Awaitable[None]],
     ) -> None:
@@ -56,6 +57,7 @@ class Round:
         self._bill = bill
         self._metrics = metrics
         self._time_left = time_left
+        self._received = received  # when the client's request had come, until the first attempt is made for it
         self._first_token = first_token
         self._complete = complete
         self._hedge_after = recovery.hedge_after
@@ -162,6 +164,8 @@ class Round:
                 self._complete,
                 permit,
             )
+            attempt.phases.received, self._received = self._received, None
+            self._stream.label = target.label
             await self._judged(attempt)
         except UpstreamError as error:
             error.message = target.client.unquoted(error.message)

@@ -54,6 +54,11 @@ class Route:
         """Return how often this stream has asked a target."""
         return self._tried[index].attempts
 
+    @property
+    def made(self) -> int:
+        """How many attempts there were at all targets together."""
+        return sum(tried.attempts for tried in self._tried)
+
     def spare(self, index: int) -> int | None:
         """Return a target after `index` that this stream has not asked and whose circuit is not open, if any."""
         for other in range(index + 1, len(self._targets)):

@@ -40,9 +40,11 @@ class Stream:
         "_max_lag",
         "_room",
         "birth",
+        "drained",
         "ended",
         "fault",
         "held",
+        "label",
         "log",
         "opened",
         "paused",
@@ -56,6 +58,8 @@ class Stream:
         self.birth = log.birth
         self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
+        self.label = ""  # of the target that was asked last, as configured
+        self.drained = 0.0  # seconds that writes to its clients were blocked
         self.readers: set[Reader] = set()
         self.held = False  # paused until a stalled client comes back
         self.paused = False

@@ -79,6 +79,7 @@ def _birth(generation: Generation, owner: Owner, key: str | None) -> Birth:
         stream=generation.stream,
         policy=generation.policy,
         idempotency=(key, hashlib.sha256(body).hexdigest()) if key else None,
+        request_id=generation.request_id,
     )
 
 
@@ -295,18 +296,24 @@ class Streams:
         unopened = ending.error is not None and stream.log.tail == ENDING_RECORDS[stream.birth.form]
         if unopened and stream.birth.idempotency is not None:
             asyncio.ensure_future(self._store.release_key(stream.log))  # noqa: RUF006 — short, and nothing waits for it
+        relay = live.relay
         log.info(
             "stream ended",
             stream_id=stream.id,
+            request_id=stream.birth.request_id,
             owner=stream.birth.owner,
             model=stream.birth.model,
             target=ending.target,
             state=ending.state.value,
             reason=ending.reason,
             records=stream.log.tail,
+            bytes=stream.log.bytes,
             tokens=ending.tokens,
             ttft_ms=ending.ttft_ms,
             duration_ms=round((ending.at - stream.birth.created) * 1000, 1),
+            drain_ms=round(stream.drained * 1000, 1),
+            phases_ms=None if relay.phases is None else relay.phases.milliseconds(),
+            attempts=relay.attempts,
             recoveries=ending.recoveries,
             usage=ending.usage,
             billed=ending.billed,
@@ -439,7 +446,10 @@ class Streams:
 
     async def _sweep(self) -> None:
         while True:
+            due = time.monotonic() + SWEEP_INTERVAL
             await asyncio.sleep(SWEEP_INTERVAL)
+            self._metrics.observe_lag(max(0.0, time.monotonic() - due))
+            self._metrics.settle()
             try:
                 await self._store.sweep(time.time())
             except StoreError as error:

@@ -193,7 +193,9 @@ class Delivery:
         try:
             await self._patiently(self._writer.drain())
         finally:
-            self._metrics.drain.observe(time.monotonic() - started)
+            blocked = time.monotonic() - started
+            self._stream.drained += blocked
+            self._metrics.observe_drain(self._stream.label, blocked)
         if self._request.transport is None or self._request.transport.is_closing():
             raise ConnectionResetError("the client has gone")  # a drain that the loss woke returns silently
 

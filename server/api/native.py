@@ -1,11 +1,13 @@
 """`POST /api/stream`: the native protocol. A prompt or messages begin a stream, a session's id resumes one."""
 
+import time
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from server.api.access import OWNER
+from server.api.errors import REQUEST_ID
 from server.api.requests import (
     check_fields,
     idempotency_key,
@@ -80,6 +82,8 @@ def native_generation(request: web.Request, body: dict[str, Any], settings: Sett
         stream=True,
         policy=policy(request, settings),
         trace=traces(request),
+        request_id=request[REQUEST_ID],
+        received=time.monotonic(),
     )
 
 

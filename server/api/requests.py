@@ -2,11 +2,13 @@
 
 import asyncio
 import re
+import time
 from typing import Any, cast, get_args
 
 import orjson
 from aiohttp import web
 
+from server.api.errors import REQUEST_ID
 from server.config import Settings
 from server.core.errors import Rejected
 from server.core.generation import Generation
@@ -93,12 +95,15 @@ def completion(request: web.Request, body: dict[str, Any], settings: Settings) -
         choices=body.get("n") or 1,
         show_usage=bool(options.get("include_usage")),
         trace=traces(request),
+        request_id=request[REQUEST_ID],
+        received=time.monotonic(),
     )
 
 
 def traces(request: web.Request) -> tuple[tuple[str, str], ...]:
     """Return the headers that are passed on to the upstream."""
-    return tuple((name, request.headers[name]) for name in PASSED_ON if name in request.headers)
+    passed = tuple((name, request.headers[name]) for name in PASSED_ON if name in request.headers)
+    return (*passed, ("x-request-id", request[REQUEST_ID]))
 
 
 def check_fields(body: dict[str, Any]) -> None:

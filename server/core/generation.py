@@ -26,6 +26,8 @@ class Generation:
     choices: int = 1
     show_usage: bool = False  # the client asked for the usage chunk
     trace: tuple[tuple[str, str], ...] = ()  # headers passed on: traceparent, tracestate, x-request-id
+    request_id: str = ""
+    received: float | None = None  # when the request had come in whole (time.monotonic()); None: another process's
 
     @property
     def structured(self) -> bool:

@@ -11,7 +11,7 @@ from server.core.transcript import Transcript
 
 
 def generation_of(birth: Birth) -> Generation:
-    """Return the request that a stream began with; only what was passed on of its headers is not kept."""
+    """Return the request that a stream began with; of the headers that were passed on only its id is kept."""
     body = orjson.loads(birth.body)
     options = body.get("stream_options")
     return Generation(
@@ -21,6 +21,8 @@ def generation_of(birth: Birth) -> Generation:
         stream=birth.stream,
         policy=birth.policy,
         choices=body.get("n") or 1,
+        trace=(("x-request-id", birth.request_id),) if birth.request_id else (),
+        request_id=birth.request_id,
         show_usage=birth.form == "openai" and isinstance(options, dict) and bool(options.get("include_usage")),
     )
 

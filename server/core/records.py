@@ -37,6 +37,7 @@ class Birth:
     stream: bool = True
     policy: Policy = "cancel"
     idempotency: tuple[str, str] | None = None  # the client's key, the digest of the body it came with
+    request_id: str = ""  # of the request that began it
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,27 @@ class Phases:
     """Filled in while an attempt goes on; None where a phase did not happen (a reused connection, a cached name)."""
 
     started: float
+    received: float | None = None  # the request that this is the first attempt for had come in whole
     dns: float | None = None  # durations
     connect: float | None = None
     tls: float | None = None
-    sent: float | None = None  # points in time
+    waited: float = 0.0  # for a connection, whoever began it
+    connecting: float | None = None  # points in time: the first socket began to connect
+    sent: float | None = None
     headers: float | None = None
     first_token: float | None = None
     last_token: float = 0.0
     finishing: bool = False  # has its finish reason, waits for usage and [DONE]
+
+    def connected(self, at: float) -> None:
+        """Note that a connection is ready; what TLS has taken of the time is none of TCP's."""
+        if self.connecting is not None:
+            self.connect = at - self.connecting - (self.tls or 0.0)
+
+    def joined(self, made: "Phases", waited: float) -> None:
+        """Take over how a connection was made that was begun ahead of this attempt, which then waited for it."""
+        self.dns, self.connect, self.tls = made.dns, made.connect, made.tls
+        self.waited += waited
 
     def durations(self) -> dict[str, float]:
         """Return seconds by the phase names of `sluiceway_upstream_phase_seconds`."""
@@ -25,3 +38,17 @@ class Phases:
         if self.headers is not None and self.first_token is not None:
             found["first_token"] = self.first_token - self.headers
         return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+    def milliseconds(self) -> dict[str, float]:
+        """Return the phases and the gateway's own time as a log line shows them."""
+        found = self.durations()
+        if self.overhead is not None:
+            found["overhead"] = self.overhead
+        return {name: round(seconds * 1000, 3) for name, seconds in found.items()}
+
+    @property
+    def overhead(self) -> float | None:
+        """Seconds that the gateway itself took from the whole request to the one that it sent; None where unknown."""
+        if self.received is None or self.sent is None:
+            return None
+        return max(0.0, self.sent - self.received - self.waited)

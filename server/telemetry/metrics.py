@@ -1,6 +1,7 @@
 """Prometheus metrics (the contract's names), cheap enough for every token."""
 
 from bisect import bisect_left
+from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -9,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from server.core.records import Birth
 from server.core.timing import Phases
-from server.telemetry.stats import Stats
+from server.telemetry.stats import BOUNDS, Stats, bucket_of
 
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GAP_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -17,18 +18,38 @@ PHASE_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.
 
 
 class GapHistogram(Collector):
-    """Inter-token gaps by target. prometheus_client takes a lock an observation; one loop needs none."""
+    """Inter-token gaps by target. prometheus_client takes a lock an observation; one loop needs none.
+
+    Gaps are counted once, as finely as the percentiles of `Stats` want it; Prometheus is shown coarser buckets.
+    """
+
+    FINE = sorted({*GAP_BUCKETS, *BOUNDS})
 
     def __init__(self) -> None:
         self._series: dict[str, tuple[list[int], list[float]]] = {}
+        self._settled: dict[str, list[int]] = {}
 
     def observe(self, target: str, seconds: float) -> None:
         """Count one gap."""
         series = self._series.get(target)
         if series is None:
-            series = self._series[target] = ([0] * (len(GAP_BUCKETS) + 1), [0.0])
-        series[0][bisect_left(GAP_BUCKETS, seconds)] += 1
+            series = self._series[target] = ([0] * (len(self.FINE) + 1), [0.0])
+        series[0][bisect_left(self.FINE, seconds)] += 1
         series[1][0] += seconds
+
+    def settle(self) -> Iterator[tuple[str, Counts[int]]]:
+        """Yield what was counted since the last call: targets with the counts of `Stats`' buckets."""
+        for target, (counts, _) in self._series.items():
+            before = self._settled.get(target)
+            if before != counts:
+                news: Counts[int] = Counts()
+                for bound, count, old in zip(
+                    (*self.FINE, self.FINE[-1]), counts, before or [0] * len(counts), strict=True
+                ):
+                    if count != old:
+                        news[bucket_of(bound)] += count - old
+                self._settled[target] = counts.copy()
+                yield target, news
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield the histogram as Prometheus wants it."""
@@ -36,11 +57,8 @@ class GapHistogram(Collector):
             "sluiceway_inter_token_seconds", "Seconds between two tokens.", labels=["target"]
         )
         for target, (counts, total) in self._series.items():
-            buckets, running = [], 0
-            for bound, count in zip((*(str(b) for b in GAP_BUCKETS), "+Inf"), counts, strict=True):
-                running += count
-                buckets.append((bound, float(running)))
-            family.add_metric([target], buckets, total[0])
+            buckets = [(str(bound), float(sum(counts[: self.FINE.index(bound) + 1]))) for bound in GAP_BUCKETS]
+            family.add_metric([target], [*buckets, ("+Inf", float(sum(counts)))], total[0])
         yield family
 
 
@@ -71,8 +89,12 @@ class Metrics:
                               ["target"])  # fmt: skip
         self.phases = histogram("sluiceway_upstream_phase_seconds", "Seconds of an attempt's phases.", PHASE_BUCKETS,
                                 ["phase", "target"])  # fmt: skip
-        self.drain = histogram("sluiceway_client_drain_seconds", "Seconds that a write to a client was blocked.",
-                               TTFT_BUCKETS)  # fmt: skip
+        self._drain = histogram("sluiceway_client_drain_seconds", "Seconds that a write to a client was blocked.",
+                                TTFT_BUCKETS)  # fmt: skip
+        self._overhead = histogram("sluiceway_overhead_seconds", "Seconds of the gateway's own before its request.",
+                                   PHASE_BUCKETS, ["target"])  # fmt: skip
+        self._late = histogram("sluiceway_loop_lag_seconds", "Seconds that the event loop's timers were late.",
+                               PHASE_BUCKETS)  # fmt: skip
         self.stats = Stats()
         self.gaps = GapHistogram()
         registry.register(self.gaps)
@@ -86,11 +108,38 @@ class Metrics:
     def observe_ttft(self, target: str, seconds: float) -> None:
         """Count one time to first token."""
         self.ttft.labels(target).observe(seconds)
-        self.stats.first_token(seconds)
+        self.stats.count("ttft", seconds, target)
+
+    def observe_drain(self, target: str, seconds: float) -> None:
+        """Count one blocked write to a client; `target` is "" for a stream that had ended before this process."""
+        self._drain.observe(seconds)
+        self.stats.count("drain", seconds, target)
+
+    def observe_lag(self, seconds: float) -> None:
+        """Count how late a timer of the event loop was: whatever runs on it was as late."""
+        self._late.observe(seconds)
+        self.stats.count("loop_lag", seconds)
+
+    def settle(self) -> None:
+        """Bring the gaps that were counted so far to the percentiles. To be called every second or so."""
+        for target, counts in self.gaps.settle():
+            self.stats.add("inter_token", counts, target)
 
     def observe_phases(self, target: str, phases: Phases, birth: Birth) -> None:
         """Count the phases of one attempt of the stream with this birth."""
+        durations = self._phases(target, phases)
+        if (overhead := phases.overhead) is not None:
+            self._overhead.labels(target).observe(overhead)
+            self.stats.count("overhead", overhead, target)
+        self.stats.attempt(birth.id, birth.owner, target, durations)
+
+    def observe_connecting(self, upstream: str, phases: Phases) -> None:
+        """Count how a connection to an upstream was made that no attempt had asked for."""
+        self._phases(f"{upstream}/*", phases)
+
+    def _phases(self, target: str, phases: Phases) -> dict[str, float]:
         durations = phases.durations()
         for phase, seconds in durations.items():
             self.phases.labels(phase, target).observe(seconds)
-        self.stats.attempt(birth.id, birth.owner, target, durations)
+            self.stats.count(phase, seconds, target)
+        return durations

@@ -1,11 +1,13 @@
 """Percentiles of the last hour in bounded memory: for the console, which has no Prometheus behind it.
 
 Durations fall into buckets that grow by a constant factor, so that a percentile is right to within a tenth at any
-scale (Prometheus' native histograms do the same). An hour is 180 slots of at most a hundred buckets a phase.
+scale (Prometheus' native histograms do the same). An hour is 180 slots of at most a hundred buckets for each thing
+that is measured at each configured target.
 """
 
 import math
 import time
+from bisect import bisect_left
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -19,7 +21,10 @@ MINUTE = 60
 RECENT = 50  # attempts kept one by one
 WINDOWS = {"1m": 1, "5m": 5, "60m": 60}  # minutes
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
-TTFT = "ttft"
+BOUNDS = tuple(SMALLEST * GROWTH**n for n in range(LARGEST + 1))  # seconds, the upper ends of the buckets
+# Whose time it is: `drain` the client's, `overhead` and `loop_lag` the gateway's, all else the upstream's.
+WHOLE = ("ttft", "inter_token", "drain", "overhead")  # the phases of an attempt are shown beside these
+PROCESS = ("loop_lag",)  # no target's
 
 
 class Attempt(NamedTuple):
@@ -32,11 +37,14 @@ class Attempt(NamedTuple):
     phases: Mapping[str, float]
 
 
+Buckets = dict[tuple[str, str], Counter[int]]  # by what was measured, and the target ("": of none)
+
+
 class Slot(NamedTuple):
-    """The buckets of some seconds, by what was measured."""
+    """The buckets of some seconds."""
 
     number: int
-    buckets: dict[str, Counter[int]]
+    buckets: Buckets
 
 
 class Stats:
@@ -47,21 +55,20 @@ class Stats:
         self._slots: deque[Slot] = deque(maxlen=SLOTS)
         self._recent: deque[Attempt] = deque(maxlen=RECENT)
 
-    def first_token(self, seconds: float) -> None:
-        """Count one time to first token."""
-        self._count(TTFT, seconds)
+    def count(self, name: str, seconds: float, target: str = "") -> None:
+        """Count one duration."""
+        self.add(name, {bucket_of(seconds): 1}, target)
 
-    def attempt(self, stream_id: str, owner: str, target: str, phases: Mapping[str, float]) -> None:
-        """Count the phases of one attempt."""
-        for phase, seconds in phases.items():
-            self._count(phase, seconds)
-        self._recent.append(Attempt(stream_id, owner, target, self._clock(), phases))
-
-    def _count(self, name: str, seconds: float) -> None:
+    def add(self, name: str, counts: Mapping[int, int], target: str = "") -> None:
+        """Count durations by their buckets."""
         number = int(self._clock() // SLOT)
         if not self._slots or self._slots[-1].number < number:
             self._slots.append(Slot(number, {}))
-        self._slots[-1].buckets.setdefault(name, Counter())[_bucket(seconds)] += 1
+        self._slots[-1].buckets.setdefault((name, target), Counter()).update(counts)
+
+    def attempt(self, stream_id: str, owner: str, target: str, phases: Mapping[str, float]) -> None:
+        """Keep one attempt among the last ones."""
+        self._recent.append(Attempt(stream_id, owner, target, self._clock(), phases))
 
     def windows(self) -> dict[str, Any]:
         """Return the percentiles of the last minute, five minutes and hour."""
@@ -69,22 +76,25 @@ class Stats:
         return {name: self._window(now - minutes * MINUTE) for name, minutes in WINDOWS.items()}
 
     def _window(self, since: float) -> dict[str, Any]:
-        merged: dict[str, Counter[int]] = {}
+        total: dict[str, Counter[int]] = {}
+        targets: dict[str, dict[str, Counter[int]]] = {}
         for slot in self._slots:
             if slot.number >= since // SLOT:
-                for name, counts in slot.buckets.items():
-                    merged.setdefault(name, Counter()).update(counts)
-        ttft = percentiles(merged.pop(TTFT, Counter()))
-        return {"ttft": ttft, "phases": {name: percentiles(counts) for name, counts in merged.items()}}
+                for (name, target), counts in slot.buckets.items():
+                    total.setdefault(name, Counter()).update(counts)
+                    if target:
+                        targets.setdefault(target, {}).setdefault(name, Counter()).update(counts)
+        lag = {name: percentiles(total.pop(name, {})) for name in PROCESS}
+        return {**_shown(total), **lag, "targets": {target: _shown(found) for target, found in targets.items()}}
 
     def minutes(self) -> list[dict[str, Any]]:
         """Return the percentiles of the time to first token for each minute of the last hour that had any."""
         merged: dict[int, Counter[int]] = {}
         oldest = self._clock() - SLOT * SLOTS
         for slot in self._slots:
-            counts = slot.buckets.get(TTFT)
-            if counts and slot.number * SLOT >= oldest:
-                merged.setdefault(slot.number * SLOT // MINUTE, Counter()).update(counts)
+            for (name, _), counts in slot.buckets.items():
+                if name == "ttft" and slot.number * SLOT >= oldest:
+                    merged.setdefault(slot.number * SLOT // MINUTE, Counter()).update(counts)
         return [{"at": minute * MINUTE, **percentiles(counts)} for minute, counts in merged.items()]
 
     def recent(self, sees: Callable[[str], bool]) -> list[dict[str, Any]]:
@@ -109,10 +119,16 @@ def percentiles(counts: Mapping[int, int]) -> dict[str, float | int | None]:
     return {**found, "count": total}
 
 
-def _bucket(seconds: float) -> int:
-    if seconds <= SMALLEST:
-        return 0
-    return min(LARGEST, math.ceil(math.log(seconds / SMALLEST, GROWTH)))
+def _shown(measured: dict[str, Counter[int]]) -> dict[str, Any]:
+    """Return the percentiles of what was measured, the phases of attempts under a name of their own."""
+    whole = {name: percentiles(measured.get(name, {})) for name in WHOLE}
+    phases = {name: percentiles(counts) for name, counts in measured.items() if name not in WHOLE}
+    return {**whole, "phases": phases}
+
+
+def bucket_of(seconds: float) -> int:
+    """Return the number of the bucket that a duration falls into."""
+    return min(LARGEST, bisect_left(BOUNDS, seconds))
 
 
 def _middle(bucket: int) -> float:

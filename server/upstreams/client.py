@@ -1,7 +1,8 @@
 """One upstream: the OpenAI SDK makes the request, the caller reads the body raw."""
 
 import asyncio
-import ssl
+import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -12,9 +13,11 @@ from openai import AsyncOpenAI, AsyncStream, Omit
 
 from server.config import Upstream
 from server.core.timing import Phases
+from server.upstreams.connecting import current_phases, tls_context
 from server.upstreams.translate import FOREIGN, translate
-from server.upstreams.transport import AiohttpTransport, RequestClient, current_phases
+from server.upstreams.transport import AiohttpTransport, RequestClient
 
+MAX_AHEAD = 64  # connections that are begun before their requests are ready
 SECRET = 8  # characters from which on a configured value is looked for in an upstream's words
 
 
@@ -35,7 +38,9 @@ class UpstreamClient:
         self.settings = settings
         self.identity = identity(settings, environ)
         self.streams = 0
-        tls = ssl.create_default_context(cafile=settings.ca_file) if settings.ca_file else None
+        self.asked = time.monotonic()  # when it was asked last; a new one is expected to be
+        self._ahead: deque[asyncio.Task[Phases]] = deque()
+        tls = tls_context(settings.ca_file)
         self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
         key = settings.api_key(environ)
         self._secrets = [secret for secret in (key, *settings.headers.values()) if secret and len(secret) >= SECRET]
@@ -71,6 +76,8 @@ class UpstreamClient:
         """
         current_phases.set(phases)
         try:
+            if self._ahead:
+                await self._joined(phases)
             answer = await self._sdk.post(
                 self._url,
                 cast_to=httpx2.Response,
@@ -89,6 +96,26 @@ class UpstreamClient:
         """Let the SDK do what it does once, on its first request; nothing is sent anywhere."""
         await asyncio.to_thread(self._sdk.platform_headers)
 
+    async def connect(self) -> Phases | None:
+        """Have an idle connection, and return how it was made; None where none can be: a request will say why."""
+        try:
+            return await self._transport.connect(self._url)
+        except FOREIGN:
+            return None
+
+    def connect_ahead(self) -> None:
+        """Begin to connect for a request that is still being prepared; whichever is sent next waits for it."""
+        if len(self._ahead) < MAX_AHEAD:
+            self._ahead.append(asyncio.create_task(self._transport.connect(self._url), name="connect ahead"))
+
+    async def _joined(self, phases: Phases) -> None:
+        """Wait for a connection that was begun ahead. Raises what connecting does."""
+        ahead = self._ahead.popleft()
+        if ahead.done() and (ahead.cancelled() or ahead.exception() is not None):
+            return  # it failed while nobody waited for it: this request connects for itself
+        began = time.monotonic()
+        phases.joined(await ahead, time.monotonic() - began)
+
     def unquoted(self, text: str) -> str:
         """Return an upstream's words without the key and the headers that were sent to it, should it quote them."""
         for secret in self._secrets:
@@ -97,4 +124,8 @@ class UpstreamClient:
 
     async def close(self) -> None:
         """Close every connection; a request that still comes opens a new one."""
+        for ahead in self._ahead:
+            ahead.cancel()
+        await asyncio.gather(*self._ahead, return_exceptions=True)
+        self._ahead.clear()
         await self._transport.aclose()

@@ -3,14 +3,17 @@
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.config import Model, Settings, Upstream
+from server.core.timing import Phases
 from server.upstreams.breaker import Breaker, CircuitState
 from server.upstreams.client import UpstreamClient, identity
 
 MAX_CIRCUITS = 1000  # of the models behind one "upstream/*"
+WARM_INTERVAL = 10.0  # seconds between two looks after idle connections; aiohttp drops one after 30
+WARM_FOR = 300.0  # seconds after its last request that an upstream is kept a connection to
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,20 @@ class Target:
 
 
 class Upstreams:
-    """Clients by upstream and circuits by target, of the configuration that is in force."""
+    """Clients by upstream and circuits by target, of the configuration that is in force.
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str]) -> None:
+    To each upstream in use there is a connection before it is needed; `connected` is told, with the upstream's name,
+    how each of these was made.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        connected: Callable[[str, Phases], None] = lambda _upstream, _phases: None,
+    ) -> None:
+        self._connected = connected
+        self._warming: asyncio.Task[None] | None = None
         self._settings = settings
         self._environ = environ
         self._clients: dict[str, UpstreamClient] = {}
@@ -48,9 +62,23 @@ class Upstreams:
         self._clients = {one.name: UpstreamClient(one, self._environ) for one in self._settings.upstreams}
         for client in self._clients.values():
             await client.warm_up()
+        self._warming = asyncio.create_task(self._keep_warm(), name="keep warm")
+
+    async def _keep_warm(self) -> None:
+        """Have an idle connection to every upstream that is in use, from the start on."""
+        while True:
+            since = time.monotonic() - WARM_FOR
+            used = [client for client in self._clients.values() if client.asked >= since]
+            for client, phases in zip(used, await asyncio.gather(*(one.connect() for one in used)), strict=True):
+                if phases is not None:
+                    self._connected(client.settings.name, phases)
+            await asyncio.sleep(WARM_INTERVAL)
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.wait([self._warming])
         for client in (*self._clients.values(), *self._retired):
             await client.close()
         await asyncio.gather(*self._closing)
@@ -83,8 +111,10 @@ class Upstreams:
 
     def hold(self, route: Sequence[Target]) -> None:
         """Keep the clients of a stream's targets open until it is released."""
+        now = time.monotonic()
         for target in route:
             target.client.streams += 1
+            target.client.asked = now
 
     def release(self, route: Sequence[Target]) -> None:
         """Let go of what `hold` held: the stream has ended."""

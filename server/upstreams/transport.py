@@ -5,11 +5,9 @@ The SDK is built on httpx2; its body iteration costs three times what aiohttp's 
 """
 
 import asyncio
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator
-from contextvars import ContextVar
 from typing import Any
 
 import aiohttp
@@ -17,35 +15,19 @@ import httpx2
 from yarl import URL
 
 from server.core.timing import Phases
+from server.upstreams.connecting import Resolver, current_phases, upstream_socket
 
 READ_BUFFER = 16_384  # bytes; aiohttp holds at most twice this before it stops reading the socket
-RECEIVE_BUFFER = 32_768  # bytes in the kernel for one upstream connection, so that a pause is felt upstream
 ERROR_BODY = 65_536  # bytes of an error's body that are looked at
 ERROR_BODY_TIMEOUT = 5.0  # seconds for it
-USER_TIMEOUT_MS = 30_000  # unacknowledged data after which a vanished upstream is noticed
-
-# The phases of the attempt that runs in this task: the SDK has no way to hand something through to its transport.
-current_phases: ContextVar[Phases | None] = ContextVar("current_phases", default=None)
-
-
-def upstream_socket(info: tuple[Any, ...]) -> socket.socket:
-    """Return a socket with a bounded receive buffer, on which a vanished peer is noticed."""
-    family, kind, protocol, _, _ = info
-    sock = socket.socket(family, kind, protocol)
-    sock.setblocking(False)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-    return sock
 
 
 def new_session() -> aiohttp.ClientSession:
     """Return the session of one upstream: no pool limit, no cookies, small buffers, phases traced."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, socket_factory=upstream_socket, keepalive_timeout=30),
+        connector=aiohttp.TCPConnector(
+            limit=0, resolver=Resolver(), socket_factory=upstream_socket, keepalive_timeout=30
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=READ_BUFFER,
         auto_decompress=True,
@@ -59,17 +41,37 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     aiohttp's own exceptions go through as they are; the SDK wraps them and keeps them as `__cause__`.
     """
 
-    def __init__(self, *, connect_timeout: float, tls: ssl.SSLContext | None, proxy: str | None) -> None:
+    def __init__(self, *, connect_timeout: float, tls: ssl.SSLContext, proxy: str | None) -> None:
         self._session: aiohttp.ClientSession | None = None
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout)
-        self._tls: ssl.SSLContext | bool = tls or True
+        self._tls = tls
         self._proxy = proxy
+
+    async def connect(self, url: str) -> Phases:
+        """Have a connection to `url` ready in the pool: take one that is idle, else make one, and leave it there.
+
+        Nothing is sent over it. Raises what a request's own connecting would.
+        """
+        session = self._opened()
+        assert session.connector is not None
+        phases = Phases(time.monotonic())
+        current_phases.set(phases)
+        request = aiohttp.ClientRequest(
+            "POST", URL(url), ssl=self._tls, proxy=URL(self._proxy) if self._proxy else None, session=session
+        )
+        connection = await session.connector.connect(request, [], self._timeout)
+        phases.connected(time.monotonic())
+        connection.release()
+        return phases
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = new_session()
+        return self._session
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send the request; return when the head of the response is here."""
-        if self._session is None:
-            self._session = new_session()
-        response = await self._session.request(
+        response = await self._opened().request(
             request.method,
             URL(str(request.url), encoded=True),
             headers=_headers(request),
@@ -142,31 +144,24 @@ class _Body(httpx2.AsyncByteStream):
 
 
 def _tracing() -> aiohttp.TraceConfig:
-    """Return hooks that fill in the `Phases` a request carries."""
+    """Return hooks that fill in what `connecting` does not see of the `Phases` that a request carries."""
     trace = aiohttp.TraceConfig()
-    marks: dict[str, str] = {"dns": "on_dns_resolvehost", "connect": "on_connection_create"}
 
-    def begin(name: str) -> Any:
-        async def mark(_session: object, context: Any, _params: object) -> None:
-            setattr(context, name, time.monotonic())
+    async def connecting(_session: object, context: Any, _params: object) -> None:
+        context.begun = time.monotonic()
 
-        return mark
-
-    def end(name: str) -> Any:
-        async def mark(_session: object, context: Any, _params: object) -> None:
-            phases: Phases | None = context.trace_request_ctx
-            if phases is not None:
-                setattr(phases, name, time.monotonic() - getattr(context, name))
-
-        return mark
-
-    for name, signal in marks.items():
-        getattr(trace, f"{signal}_start").append(begin(name))
-        getattr(trace, f"{signal}_end").append(end(name))
+    async def connected(_session: object, context: Any, _params: object) -> None:
+        phases: Phases | None = context.trace_request_ctx
+        if phases is not None:
+            now = time.monotonic()
+            phases.connected(now)
+            phases.waited += now - context.begun
 
     async def sent(_session: object, context: Any, _params: object) -> None:
         if context.trace_request_ctx is not None:
             context.trace_request_ctx.sent = time.monotonic()
 
+    trace.on_connection_create_start.append(connecting)
+    trace.on_connection_create_end.append(connected)
     trace.on_request_headers_sent.append(sent)
     return trace

@@ -1,14 +1,21 @@
 """`GET /api/stats`, and the percentiles behind it."""
 
+import asyncio
 import hashlib
+import socket
+import time
+from collections import Counter
 from typing import Any
 
 import aiohttp
 import pytest
+import structlog
 from gateway import in_process
 from provider import Provider
+from wire import Client, call, complete, until
 
-from server.telemetry.stats import RECENT, SLOTS, Stats
+from server.telemetry.metrics import GapHistogram
+from server.telemetry.stats import RECENT, SLOTS, Stats, bucket_of
 
 ASK: dict[str, Any] = {"stream": True, "messages": [{"role": "user", "content": "Hi"}]}
 PHASES = {"connect", "headers", "first_token"}
@@ -64,7 +71,7 @@ def test_percentiles_are_right_to_a_tenth(scale: float) -> None:
     """Percentiles of a known distribution come out within a tenth, whatever its scale."""
     stats = Stats(clock=lambda: 1_000_000.0)
     for n in range(1, 1001):
-        stats.first_token(scale * (1 + n / 1000))
+        stats.count("ttft", scale * (1 + n / 1000))
     found = stats.windows()["1m"]["ttft"]
     for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
         assert found[name] == pytest.approx(scale * (1 + share) * 1000, rel=0.1)
@@ -76,7 +83,7 @@ def test_memory_is_bounded_and_old_times_leave() -> None:
     stats = Stats(clock=lambda: now)
     for _ in range(24 * 60):
         now += 60
-        stats.first_token(0.1)
+        stats.count("ttft", 0.1, "a/b")
         stats.attempt("strm_x", "", "a/b", {"headers": 0.01})
     assert len(stats._slots) <= SLOTS
     assert len(stats.recent(lambda _: True)) == RECENT
@@ -91,4 +98,80 @@ def test_memory_is_bounded_and_old_times_leave() -> None:
 
 def test_nothing_measured_is_no_number() -> None:
     """A fresh gateway says that nothing was counted instead of zero milliseconds."""
-    assert Stats().windows()["1m"] == {"ttft": {"p50": None, "p95": None, "p99": None, "count": 0}, "phases": {}}
+    nothing = {"p50": None, "p95": None, "p99": None, "count": 0}
+    measured = ("ttft", "inter_token", "drain", "overhead", "loop_lag")
+    assert Stats().windows()["1m"] == {**dict.fromkeys(measured, nothing), "phases": {}, "targets": {}}
+
+
+# --- who is slow -----------------------------------------------------------------------------------------------------
+
+
+async def _window(root: str) -> dict[str, Any]:
+    return (await _stats(root))["windows"]["1m"]["targets"]["local/*"]
+
+
+async def test_a_slow_upstream(provider: Provider, model: str) -> None:
+    """Its first token and the gaps between its tokens are long; neither its clients nor the gateway took the time."""
+    await provider.script(model, {"tokens": 6, "rate": 5, "ttft": 0.4})
+    async with in_process(provider.url) as gateway:
+        await complete(gateway.root, model)
+        seen = await _window(gateway.root)
+        lag = (await _stats(gateway.root))["windows"]["1m"]["loop_lag"]
+        metrics = (await call(gateway.root, "GET", "/metrics")).body.decode()
+    assert seen["inter_token"]["count"] == 5
+    assert 150 < seen["inter_token"]["p50"] < 400
+    assert seen["phases"]["first_token"]["p50"] > 300
+    assert seen["drain"]["count"] == 0
+    assert seen["overhead"]["p99"] < 100
+    assert lag["p50"] is None or lag["p50"] < 100
+    assert 'sluiceway_inter_token_seconds_bucket{le="0.1",target="local/*"} 0.0' in metrics
+    assert 'sluiceway_inter_token_seconds_bucket{le="0.5",target="local/*"} 5.0' in metrics
+
+
+async def test_a_slow_client(provider: Provider, model: str) -> None:
+    """The time that it did not read is drain time: of its target, in the metrics, and in the stream's log line."""
+    await provider.script(model, {"tokens": 3000, "big": 200})
+    async with in_process(provider.url) as gateway:
+        with structlog.testing.capture_logs() as lines:
+            async with Client(gateway.root) as client:
+                await client.complete(model)
+                client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                await asyncio.sleep(1.0)  # the client's own slowness
+                await client.head()
+                await client.rest()
+            await gateway.idle()
+        seen = await _window(gateway.root)
+        metrics = (await call(gateway.root, "GET", "/metrics")).body.decode()
+    assert seen["drain"]["p99"] > 500
+    assert seen["overhead"]["p99"] < 100
+    assert "sluiceway_client_drain_seconds_count 0.0" not in metrics
+    [ended] = [line for line in lines if line["event"] == "stream ended"]
+    assert ended["drain_ms"] > 500
+
+
+async def test_a_slow_gateway(provider: Provider, model: str) -> None:
+    """An event loop that something holds up is late, and what comes in meanwhile goes out late."""
+    async with in_process(provider.url) as gateway:
+        await complete(gateway.root, model)
+
+        async def late() -> bool:
+            time.sleep(0.4)  # noqa: ASYNC251  # this is the fault
+            lag = (await _stats(gateway.root))["windows"]["1m"]["loop_lag"]
+            return lag["count"] > 0 and lag["p99"] > 200
+
+        await until(late)
+        metrics = (await call(gateway.root, "GET", "/metrics")).body.decode()
+    assert "sluiceway_loop_lag_seconds_count" in metrics
+    assert 'sluiceway_overhead_seconds_count{target="local/*"} 1.0' in metrics
+
+
+def test_gaps_are_counted_once() -> None:
+    """What was counted since the last look is handed over, in buckets that agree with a count one by one."""
+    gaps, one_by_one = GapHistogram(), Counter[int]()
+    for seconds in (0.0, 0.00005, 0.001, 0.0011, 0.05, 0.2, 3.0, 1e6):
+        gaps.observe("a/b", seconds)
+        one_by_one[bucket_of(seconds)] += 1
+    assert dict(gaps.settle()) == {"a/b": one_by_one}
+    assert dict(gaps.settle()) == {}
+    gaps.observe("a/b", 0.05)
+    assert dict(gaps.settle()) == {"a/b": Counter({bucket_of(0.05): 1})}

@@ -16,3 +16,29 @@ def test_durations() -> None:
 def test_token_without_a_head() -> None:
     """A first token is counted from the head, and not at all without one."""
     assert Phases(started=1.0, first_token=4.0).durations() == {}
+
+
+def test_tls_is_no_part_of_connecting() -> None:
+    """What the handshake took is taken off the time from the first socket to the usable connection."""
+    phases = Phases(started=0.0, connecting=1.0, tls=0.5)
+    phases.connected(1.75)
+    assert phases.connect == 0.25
+    phases = Phases(started=0.0)
+    phases.connected(9.0)
+    assert phases.connect is None  # an idle connection was taken
+
+
+def test_overhead() -> None:
+    """The gateway's own time ends with its request, and has nothing of the time that connecting took."""
+    assert Phases(started=1.0, received=0.5, sent=2.0, waited=1.25).overhead == 0.25
+    assert Phases(started=1.0, sent=2.0).overhead is None
+    assert Phases(started=1.0, received=0.5).overhead is None
+
+
+def test_a_connection_begun_ahead() -> None:
+    """An attempt that waited for one shows how it was made, and waited only for the rest of that."""
+    made = Phases(started=0.0, dns=0.1, connect=0.2, tls=0.3)
+    phases = Phases(started=0.5, received=0.0, sent=0.75)
+    phases.joined(made, 0.125)
+    assert phases.durations() == {"dns": 0.1, "connect": 0.2, "tls": 0.3}
+    assert phases.overhead == 0.625

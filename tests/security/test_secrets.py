@@ -9,10 +9,10 @@ import os
 import pty
 import subprocess
 import sys
-from urllib.parse import urlsplit
 
 import pytest
 import structlog
+from behind_tls import behind_tls
 from certificates import certify
 from gateway import ROOT, in_process, own_process
 from wire import Client, call, complete, completion
@@ -98,28 +98,6 @@ async def test_only_its_own_secrets(provider, model, monkeypatch) -> None:
 
 
 # --- TLS -----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.asynccontextmanager
-async def behind_tls(url: str, certificate):
-    """Put TLS before the provider; yield the base_url."""
-    address = urlsplit(url)
-
-    async def relay(reader, writer) -> None:
-        there, back = await asyncio.open_connection(address.hostname, address.port)
-
-        async def copy(source, sink) -> None:
-            with contextlib.suppress(ConnectionError):
-                while data := await source.read(65_536):
-                    sink.write(data)
-                    await sink.drain()
-            sink.close()
-
-        await asyncio.gather(copy(reader, back), copy(there, writer))
-
-    server = await asyncio.start_server(relay, "127.0.0.1", 0, ssl=certificate.server())
-    async with server:
-        yield f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
 async def test_self_signed(provider, model, tmp_path) -> None:

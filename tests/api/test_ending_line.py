@@ -1,0 +1,78 @@
+"""The one log line of a stream's ending: everything that billing and debugging need."""
+
+import hashlib
+
+import pytest
+import structlog
+from gateway import in_process
+from wire import Client, complete
+
+FIELDS = {
+    "event", "log_level", "stream_id", "request_id", "owner", "model", "target", "state", "reason", "records", "bytes",
+    "tokens", "ttft_ms", "duration_ms", "drain_ms", "phases_ms", "attempts", "recoveries", "usage", "billed",
+}  # fmt: skip
+KEY = {"name": "web", "sha256": hashlib.sha256(b"token").hexdigest()}
+WHO = {"Authorization": "Bearer token", "X-Request-Id": "req-of-mine.1"}
+
+
+async def ended(provider, model: str, **tables) -> dict:
+    """Ask once and give the line."""
+    with structlog.testing.capture_logs() as lines:
+        async with in_process(provider.url, keys=[KEY], **tables) as gateway:
+            answer = await complete(gateway.root, model, headers=WHO)
+            await gateway.idle()
+            [line] = [line for line in lines if line["event"] == "stream ended"]
+    assert line.keys() == FIELDS
+    assert answer.headers["x-request-id"] == line["request_id"] == "req-of-mine.1"
+    assert answer.headers["x-stream-id"] == line["stream_id"]
+    assert (line["owner"], line["model"], line["target"]) == ("web", model, f"local/{model}")
+    return line
+
+
+async def test_a_whole_answer(provider, model) -> None:
+    """Ids, key name, model, target, counts, times and measured usage; the upstream has seen the request's id."""
+    await provider.script(model, {"tokens": 5, "ttft": 0.2})
+    line = await ended(provider, model)
+    assert (line["state"], line["reason"], line["tokens"], line["recoveries"]) == ("complete", "stop", 5, 0)
+    assert line["records"] == 8  # the role, five tokens, the finish, [DONE]
+    assert line["bytes"] > 5 * 100
+    assert 150 < line["ttft_ms"] < line["duration_ms"] < 5000
+    assert line["phases_ms"]["first_token"] > 150
+    assert line["phases_ms"].keys() >= {"headers", "first_token", "overhead"}
+    assert line["drain_ms"] == 0
+    assert (line["usage"]["measured"], line["billed"]["measured"], line["attempts"]) == (True, True, 1)
+    [seen] = await provider.seen(model)
+    assert seen["headers"]["x-request-id"] == "req-of-mine.1"
+
+
+async def test_a_recovered_answer(provider, model) -> None:
+    """What the broken attempt took is there: attempts, recoveries, and the tokens billed for both."""
+    await provider.script(model, {"text": "a b c d e", "cut_after": 3, "usage": False}, {"text": "a b c d e"})
+    line = await ended(provider, model, recovery={"strategy": "restart", "backoff": 0.01})
+    assert (line["state"], line["recoveries"], line["attempts"]) == ("complete", 1, 2)
+    assert line["billed"]["attempts"] == 2
+    assert line["billed"]["completion_tokens"] > line["usage"]["completion_tokens"]
+    assert (line["usage"]["measured"], line["billed"]["measured"]) == (True, False)
+
+
+async def test_a_failure(provider, model) -> None:
+    """A stream that never spoke has neither a time to its first token nor phases, and says why it ended."""
+    await provider.script(model, {"status": 500})
+    line = await ended(provider, model)
+    assert (line["state"], line["tokens"], line["ttft_ms"], line["phases_ms"]) == ("failed", 0, None, None)
+    assert line["reason"]
+    assert line["attempts"] == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/stream"])
+async def test_a_request_without_an_id(provider, model, path) -> None:
+    """A request that brings no id gets one, which the upstream and the log have as well."""
+    with structlog.testing.capture_logs() as lines:
+        async with in_process(provider.url) as gateway, Client(gateway.root) as client:
+            await client.ask("POST", path, {"model": model, "messages": [{"role": "user", "content": "Hi"}]})
+            answer = await client.answer()
+            await gateway.idle()
+    [seen] = await provider.seen(model)
+    [line] = [line for line in lines if line["event"] == "stream ended"]
+    assert answer.headers["x-request-id"] == seen["headers"]["x-request-id"] == line["request_id"]
+    assert line["request_id"].startswith("req_")

@@ -1,0 +1,117 @@
+"""How connections to upstreams are made: each step measured, and made before they are needed."""
+
+import asyncio
+import contextlib
+import time
+
+import pytest
+from behind_tls import behind_tls
+from certificates import certify
+from gateway import in_process, own_process
+from wire import call, complete, until
+
+from server.upstreams import pool
+
+HANDSHAKE = 0.3  # seconds
+PHASES = ("dns", "connect", "tls", "headers", "first_token")
+
+
+@pytest.fixture
+def trusted(tmp_path):
+    """A certificate, and the settings of an upstream that shows it."""
+    certificate = certify(tmp_path)
+    return certificate, {"ca_file": str(certificate.certificate)}
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+async def test_every_phase(provider, model, trusted, loop) -> None:
+    """All five phases of a TLS upstream are measured; a slow handshake is in `tls` and in nothing else."""
+    certificate, trust = trusted
+    await provider.script(model, {"tokens": 3, "ttft": 0.6})
+    async with (
+        behind_tls(provider.url, certificate, host="localhost", handshake=HANDSHAKE) as url,
+        own_process(url, upstream=trust, server={"event_loop": loop}) as gateway,
+    ):
+        assert (await complete(gateway.root, model)).status == 200
+        assert (await complete(gateway.root, model)).status == 200
+        stats = (await call(gateway.root, "GET", "/api/stats")).json
+        metrics = (await call(gateway.root, "GET", "/metrics")).body.decode()
+    window = stats["windows"]["5m"]
+    for seen in (window, window["targets"]["local/*"]):
+        assert set(seen["phases"]) == set(PHASES)
+        assert HANDSHAKE * 900 < seen["phases"]["tls"]["p50"] < HANDSHAKE * 3000
+        assert seen["phases"]["connect"]["p99"] < HANDSHAKE * 900
+        assert seen["phases"]["dns"]["p99"] < HANDSHAKE * 900
+        assert seen["phases"]["first_token"]["p50"] > 500
+        assert seen["phases"]["tls"]["count"] >= 1
+        assert seen["phases"]["headers"]["count"] == 2
+    for phase in PHASES:
+        assert f'sluiceway_upstream_phase_seconds_count{{phase="{phase}",target="local/*"}}' in metrics
+
+
+async def test_warm_from_the_start(provider, model, trusted, monkeypatch) -> None:
+    """The first request finds a connection; without it its first token comes later by the handshake."""
+    certificate, trust = trusted
+    await provider.script(model, {"tokens": 1})
+    took = {}
+    async with behind_tls(provider.url, certificate, handshake=HANDSHAKE) as url:
+        for warm in (True, False):
+            if not warm:
+                monkeypatch.setattr(pool.UpstreamClient, "connect", nothing)
+            async with in_process(url, upstream=trust) as gateway:
+                if warm:
+                    await until(lambda: asyncio.sleep(0, "tls" in phases_of(gateway)))
+                started = time.monotonic()
+                assert (await complete(gateway.root, model)).status == 200
+                took[warm] = time.monotonic() - started
+    assert took[True] < HANDSHAKE < took[False]
+
+
+async def nothing(_client: pool.UpstreamClient) -> None:
+    """Connect to nobody."""
+
+
+def phases_of(gateway) -> dict:
+    """Give the phases that were measured so far."""
+    return gateway.app.metrics.stats.windows()["5m"]["phases"]
+
+
+async def test_kept_warm(monkeypatch) -> None:
+    """A connection that the upstream has closed is made anew; at any time there is one, and never a second."""
+    monkeypatch.setattr(pool, "WARM_INTERVAL", 0.02)
+    opened: list[asyncio.StreamWriter] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened.append(writer)
+        with contextlib.suppress(ConnectionError):
+            assert await reader.read() == b""  # not a byte is sent
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with server, in_process(url):
+        for count in range(1, 4):
+            await until(lambda count=count: asyncio.sleep(0, len(opened) == count))
+            await asyncio.sleep(0.1)
+            assert len(opened) == count
+            opened[-1].close()
+
+
+async def test_an_unused_upstream_is_left_alone(monkeypatch) -> None:
+    """An upstream that nobody has asked for long is not connected any more."""
+    monkeypatch.setattr(pool, "WARM_INTERVAL", 0.02)
+    monkeypatch.setattr(pool, "WARM_FOR", -1.0)
+    opened: list[asyncio.StreamWriter] = []
+    server = await asyncio.start_server(lambda _, writer: opened.append(writer), "127.0.0.1", 0)
+    async with server, in_process(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"):
+        await asyncio.sleep(0.2)
+    assert opened == []
+
+
+async def test_an_upstream_that_is_away(provider, model) -> None:
+    """Nobody at the other end is no hindrance to start, and no failure of a target."""
+    upstreams = [{"name": "local", "base_url": provider.url}, {"name": "gone", "base_url": "http://127.0.0.1:1/v1"}]
+    async with in_process(provider.url, upstreams=upstreams) as gateway:
+        assert (await complete(gateway.root, model)).status == 200
+        metrics = (await call(gateway.root, "GET", "/metrics")).body.decode()
+    assert "sluiceway_upstream_errors_total{" not in metrics
