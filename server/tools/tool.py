@@ -3,6 +3,7 @@
 import asyncio
 import contextvars
 import inspect
+import re
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from typing import Any
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import ArgsKwargs, to_json
+
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what OpenAI's API takes
 
 
 class ToolError(Exception):
@@ -42,6 +45,8 @@ def from_function(name: str, function: Any) -> Tool:
     Its schema comes from the annotations, its description from the docstring; arguments are checked and converted by
     pydantic. Raises ToolSetupError.
     """
+    if not NAME.fullmatch(name):
+        raise ToolSetupError(f"The name of the tool {name!r} must be 1 to 64 of A-Z, a-z, 0-9, _ and -.")
     if not callable(function):
         raise ToolSetupError(f"The tool {name!r} is not a function.")
     try:
