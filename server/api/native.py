@@ -44,6 +44,10 @@ class Native:
         body = await read_json(request, settings.server.max_body_bytes)
         if body.get("session_id") is not None:
             return await self._resume(request, body)
+        if body.get("last_event_id"):  # a program that lost its session's id must not pay for a second answer
+            raise Rejected(
+                400, "A last_event_id resumes a stream; it needs a session_id.", "missing_value", "session_id"
+            )
         generation = native_generation(request, body, settings)
         stream = await self._streams.create(generation, request[OWNER], idempotency_key(request))
         return await self._responder.respond(request, stream, wait=True, form="native")

@@ -5,6 +5,7 @@ ends its event (WHATWG HTML standard, section 9.2.6). A body that ends without a
 politely: a proxy that speaks HTTP/1.0 ends a broken stream like a complete one.
 """
 
+import math
 import re
 import uuid
 from contextlib import suppress
@@ -68,6 +69,8 @@ class Resumption:
         self._url: httpx2.URL | None = None
         self._decoder = Decoder()
         self._reason = "the connection was lost"
+        self._beside = 0  # events under the last id after the first: several of one record, in a form not its own
+        self._again: float = 0  # how many of those come once more
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
@@ -79,6 +82,7 @@ class Resumption:
         if response.status_code == 200 and kind.startswith("text/event-stream") and stream_id:
             self._url = self._stream_url(stream_id)
             self._decoder = Decoder()
+            self._again = self._beside
             self.outage.connected()
             return Answer.STREAM
         if (response.status_code in AWAY and not stream_id) or (self._url and response.status_code == 429):
@@ -97,14 +101,26 @@ class Resumption:
     def _is_new(self, event: Event) -> bool:
         if self.ended:
             return False
-        if event.id is not None:
-            identity = event.id.decode("ascii", "replace")
-            if identity.isdigit() and self.last_id.isdigit() and int(identity) <= int(self.last_id):
-                return False  # a gateway never repeats; if something between us does, the program must not see it
-            self.last_id = identity
+        if event.id is not None and self._was_seen(event.id.decode("ascii", "replace")):
+            return False
         self._native = self._native or bool(event.type)
         self.ended = _is_terminal(event)
         return True
+
+    def _was_seen(self, identity: str) -> bool:
+        """Whether an event of this id has come before; else note that it has come now."""
+        last, now = (int(one) if one.isdigit() else 0 for one in (self.last_id, identity))
+        if now < last:
+            self._again = math.inf  # a gateway never goes back: something between us repeats, up to the last id
+            return True
+        if now == last and self._again:
+            self._again -= 1
+            return True
+        if now == last:
+            self._beside += 1
+        else:
+            self.last_id, self._beside, self._again = identity, 0, 0
+        return False
 
     def missed(self, reason: str) -> None:
         """Note why there is no connection now."""

@@ -1,8 +1,8 @@
 """A stream in the form that it was not created in.
 
 A view is fed every record from the first, so that it knows what is open (who called which tool), and shows what comes
-after the reader's cursor. A record may make several events here, or none. All but the last of them carry the number of
-the record *before*: a client that is cut between them gets them again, and loses nothing.
+after the reader's cursor. A record may make several events here, or none. All but the last of them carry the id that
+the client has *already*: one that is cut between them gets them again, and knows how many of them it has seen.
 """
 
 from collections.abc import Callable, Iterable
@@ -94,6 +94,7 @@ class Projection:
         self._view = view
         self._after = after
         self._seq = 0
+        self._shown = after  # the id that the client has
 
     def skip_to(self, seq: int) -> None:
         """Go on after record `seq`: those before it are lost."""
@@ -105,9 +106,11 @@ class Projection:
         for record in records:
             self._seq += 1
             events = self._view.events(record)
-            if self._seq > self._after:
-                last = len(events) - 1
-                shown += [frame(self._seq - (at < last), data, kind) for at, (kind, data) in enumerate(events)]
+            if events and self._seq > self._after:
+                *others, (kind, data) = events
+                shown += [frame(self._shown, data, kind) for kind, data in others]
+                shown.append(frame(self._seq, data, kind))
+                self._shown = self._seq
         return b"".join(shown)
 
 

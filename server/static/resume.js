@@ -76,6 +76,8 @@ class Resumption {
   #lastId;
   #decoder = new Decoder();
   #reason = "the connection was lost";
+  #beside = 0; // events under the last id after the first: several of one record, in a form not its own
+  #again = 0; // how many of those come once more
   #attempts = 0;
   #without = 0; // milliseconds without a connection, up to the last time there was one
   /** @type {number | null} the connection was lost then */
@@ -153,6 +155,7 @@ class Resumption {
     if (!(response.headers.get("content-type") ?? "").startsWith("text/event-stream")) return false;
     this.#url ||= streamUrl(this.request, streamId);
     this.#decoder = new Decoder();
+    this.#again = this.#beside;
     this.#reader = response.body.getReader();
     this.#connected();
     this.settings.onOpen(streamId);
@@ -243,14 +246,29 @@ class Resumption {
   /** @param {import("./sse.js").ServerEvent} event */
   #isNew(event) {
     if (this.#ended) return false;
-    if (event.id !== null) {
-      // A gateway never repeats; if something between us does, the program must not see it.
-      if (this.#lastId !== "" && Number(event.id) <= Number(this.#lastId)) return false;
-      this.#lastId = event.id;
-    }
+    if (event.id !== null && this.#wasSeen(event.id)) return false;
     this.#native ||= event.type !== "";
     this.#ended = isTerminal(event);
     return true;
+  }
+
+  /**
+   * @param {string} id
+   * @returns {boolean} whether an event of this id has come before; else it is noted that it has come now
+   */
+  #wasSeen(id) {
+    const [last, now] = [Number(this.#lastId), Number(id)];
+    if (now < last) {
+      this.#again = Infinity; // a gateway never goes back: something between us repeats, up to the last id
+      return true;
+    }
+    if (now === last && this.#again > 0) {
+      this.#again -= 1;
+      return true;
+    }
+    if (now === last) this.#beside += 1;
+    else [this.#lastId, this.#beside, this.#again] = [id, 0, 0];
+    return false;
   }
 
   /** @returns {Promise<boolean>} whether there is a connection again */

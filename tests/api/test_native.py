@@ -144,6 +144,7 @@ async def test_a_failure_releases_the_idempotency_key(provider, model) -> None:
         ({"model": 3, "prompt": "a"}, "model"),
         ({"prompt": "a"}, "model"),
         ({"session_id": 3}, "session_id"),
+        ({"model": "m", "prompt": "a", "last_event_id": 3}, "session_id"),
     ],
 )
 async def test_bad_requests(provider, body: dict[str, object], param: str) -> None:

@@ -203,7 +203,9 @@ async def test_stream_events(provider: Provider, model: str, redis: ForgetfulRed
     """`StreamEvents` dispatches the `gap` and what follows it."""
     await provider.script(model, {"pieces": WORDS, "rate": 100})
     async with losing(provider, redis) as proxy:
-        said = await node("stream_events.mjs", proxy.root, json.dumps({"model": model, "prompt": "Tell me."}))
+        said = await node(
+            "stream_events.mjs", proxy.root + "/api/stream", json.dumps({"model": model, "prompt": "Tell me."})
+        )
     assert said["names"] == ["start", "token", "gap", "token", "done"]
     (gap,) = said["gaps"]
     assert gap["earliest"] - gap["requested"] == len(WORDS) - len(said["texts"])

@@ -1,10 +1,12 @@
 """The native protocol through both clients, over connections that are cut."""
 
 import json
+from typing import Any
 
 import httpx2
+import pytest
 from cutting_proxy import cutting, random_cuts
-from gateway import in_process
+from gateway import InProcess, in_process
 from node import node
 from provider import Provider
 
@@ -38,7 +40,7 @@ async def test_stream_events_survives_twenty_cuts(provider: Provider, model: str
     await provider.script(model, {"pieces": WORDS, "rate": 400})
     body = json.dumps({"model": model, "prompt": "Tell me."})
     async with in_process(provider.url) as gateway, cutting(gateway.port, random_cuts(20, seed=2, high=1600)) as proxy:
-        said = await node("stream_events.mjs", proxy.root, body)
+        said = await node("stream_events.mjs", proxy.root + "/api/stream", body)
         assert proxy.made == 20
     assert said["names"] == ["start", "token", "done"]
     assert said["texts"] == WORDS
@@ -47,12 +49,67 @@ async def test_stream_events_survives_twenty_cuts(provider: Provider, model: str
     assert said["cuts"] >= 10
 
 
+CALLS = [{"index": n, "id": f"call_{n}", "name": "look", "arguments": {"at": n}} for n in range(3)]
+LONG_WAY = {"reasoning": ["Hm."], "text": "Let me look. ", "tool_calls": CALLS}
+OTHER_FORM = {
+    "calls": (LONG_WAY, ["start", "reasoning", "token", "tool_call", "done"]),
+    "failure": ({"pieces": WORDS[:5], "cut_after": 3}, ["start", "token", "error", "done"]),
+}
+
+
+async def _created_as_chunks(gateway: InProcess, model: str) -> tuple[str, list[tuple[bytes, Any]]]:
+    """Create a stream in the OpenAI form; return where it is read natively, and what a single read gives."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Tell me."}], "stream": True}
+    async with httpx2.AsyncClient(base_url=gateway.root) as http:
+        created = await http.post("/v1/chat/completions", json=body)
+        path = f"/v1/streams/{created.headers['X-Stream-Id']}?format=native"
+        return path, _told((await http.get(path)).content)
+
+
+def _told(content: bytes) -> list[tuple[bytes, Any]]:
+    """Give what happened in a body: types and data, without the time at which a text was shown."""
+    events = [(event.type, json.loads(event.data)) for event in Decoder().feed(content)]
+    return [(kind, {name: value for name, value in data.items() if name != "timestamp"}) for kind, data in events]
+
+
+@pytest.mark.parametrize(("script", "names"), OTHER_FORM.values(), ids=OTHER_FORM)
+async def test_python_client_reads_the_other_form(
+    provider: Provider, model: str, script: dict[str, Any], names: list[str]
+) -> None:
+    """Where one record makes several events they all come, each once, wherever the connection is cut."""
+    await provider.script(model, script)
+    async with in_process(provider.url) as gateway:
+        path, whole = await _created_as_chunks(gateway, model)
+        assert list(dict.fromkeys(kind.decode() for kind, _ in whole)) == names
+        for cut in range(300, 2200, 61):
+            async with (
+                cutting(gateway.port, [cut, cut]) as proxy,
+                resuming_http_client(base_url=proxy.root, patience=QUICK) as http,
+            ):
+                assert _told((await http.get(path, headers={"Accept": "text/event-stream"})).content) == whole, cut
+
+
+@pytest.mark.parametrize(("script", "names"), OTHER_FORM.values(), ids=OTHER_FORM)
+async def test_stream_events_reads_the_other_form(
+    provider: Provider, model: str, script: dict[str, Any], names: list[str]
+) -> None:
+    """So does `StreamEvents`."""
+    await provider.script(model, script)
+    async with in_process(provider.url) as gateway:
+        path, whole = await _created_as_chunks(gateway, model)
+        for seed in range(3):
+            async with cutting(gateway.port, random_cuts(8, seed=seed, high=900)) as proxy:
+                said = await node("stream_events.mjs", proxy.root + path, "")
+            assert said["names"] == names
+            assert said["count"] == len(whole)
+
+
 async def test_stream_events_stops(provider: Provider, model: str) -> None:
     """`stop()` aborts the generation: the events end with the error `cancelled` and `done`."""
     await provider.script(model, {"tokens": 1000, "rate": 50})
     body = json.dumps({"model": model, "prompt": "Tell me."})
     async with in_process(provider.url, streams={"linger": 600.0}) as gateway:
-        said = await node("stream_events.mjs", gateway.root, body, "3")
+        said = await node("stream_events.mjs", gateway.root + "/api/stream", body, "3")
         await gateway.idle()
     assert (said["errors"], said["status"]) == (["cancelled"], "cancelled")
 
@@ -60,7 +117,9 @@ async def test_stream_events_stops(provider: Provider, model: str) -> None:
 async def test_stream_events_tells_a_refusal(provider: Provider) -> None:
     """A request that is turned away is an `error` event with the gateway's own code."""
     async with in_process(provider.url, models=[{"name": "one", "targets": ["local/x"]}]) as gateway:
-        said = await node("stream_events.mjs", gateway.root, json.dumps({"model": "none", "prompt": "Tell me."}))
+        said = await node(
+            "stream_events.mjs", gateway.root + "/api/stream", json.dumps({"model": "none", "prompt": "Tell me."})
+        )
     assert (said["errors"], said["readyState"]) == (["model_not_found"], 2)
     assert "done" not in said["names"]
 

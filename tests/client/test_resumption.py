@@ -43,6 +43,28 @@ def test_what_was_passed_on_is_not_repeated() -> None:
     assert resumption.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\nid: 3\ndata: c\n\n") == b"id: 3\ndata: c\n\n"
 
 
+def test_several_events_of_one_record() -> None:
+    """Read in the other form a record may make several events under the last id: after a cut each is told once."""
+    resumption = _resumption()
+    resumption.answer(_answer())
+    first, second, third = b"id: 7\ndata: a\n\n", b"id: 7\ndata: b\n\n", b"id: 8\ndata: c\n\n"
+    assert resumption.feed(first + second) == first + second
+    resumption.answer(_answer())
+    assert resumption.feed(second + second + third) == second + third  # the two after 7, of which one has come
+    resumption.answer(_answer())
+    assert resumption.feed(b"id: 8\ndata: d\n\n") == b"id: 8\ndata: d\n\n"
+    assert resumption.resume_request().headers["Last-Event-ID"] == "8"
+
+
+def test_several_events_before_the_first_id() -> None:
+    """The first record's events under the id 0, which stands for no cursor, are told once, too."""
+    resumption = _resumption()
+    resumption.answer(_answer())
+    assert resumption.feed(b"id: 0\ndata: a\n\n") == b"id: 0\ndata: a\n\n"
+    resumption.answer(_answer())
+    assert resumption.feed(b"id: 0\ndata: a\n\nid: 1\ndata: b\n\n") == b"id: 1\ndata: b\n\n"
+
+
 def test_asks_the_stream_beside_the_path_that_created_it() -> None:
     """The resuming request keeps prefix and credentials, and leaves what belongs to the POST alone."""
     resumption = _resumption()

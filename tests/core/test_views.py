@@ -58,18 +58,21 @@ def test_natively() -> None:
 def test_as_chunks() -> None:
     """Events become chunks with the request's model and one identity; a recovery is skipped."""
     found = shown("openai", NATIVE)
-    assert [seq for seq, _, _ in found] == [1, 2, 3, 4]
+    assert [seq for seq, _, _ in found] == [1, 2, 2, 4]
     assert {(one["id"], one["created"], one["model"]) for _, _, one in found[:-1]} == {("chatcmpl-strm_1", 12, "m")}
     assert found[2][2]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
     assert found[3] == (4, "", DONE_DATA)
 
 
 def test_several_events_of_one_record() -> None:
-    """All but the last carry the id of the record before: a cut between them repeats, and loses nothing."""
-    found = shown("native", [chunk({"content": "a"}), chunk({"content": "b", "reasoning": "r"}, "stop")])
-    assert [(seq, kind) for seq, kind, _ in found] == [(0, "start"), (1, "token"), (1, "reasoning"), (2, "token")]
-    again = shown("native", [chunk({"content": "a"}), chunk({"content": "b", "reasoning": "r"}, "stop")], after=1)
-    assert [(seq, kind) for seq, kind, _ in again] == [(1, "reasoning"), (2, "token")]
+    """All but the last carry the id that the client has: a cut between them repeats, and loses nothing."""
+    silent = chunk({"tool_calls": [{"index": 0, "function": {"name": "look"}}]})
+    records = [chunk({"content": "a"}), silent, chunk({"content": "b", "reasoning": "r"}, "stop")]
+    found = [(seq, kind) for seq, kind, _ in shown("native", records)]
+    assert found == [(0, "start"), (1, "token"), (1, "reasoning"), (1, "token"), (3, "tool_call")]
+    assert [(seq, kind) for seq, kind, _ in shown("native", records, after=1)] == found[2:]
+    # From a cursor of the other form, at a record that has no event here.
+    assert [seq for seq, _, _ in shown("native", records, after=2)] == [2, 2, 3]
 
 
 def test_a_failure_is_the_last_event_in_both() -> None:

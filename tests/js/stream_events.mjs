@@ -1,13 +1,14 @@
-// StreamEvents: node stream_events.mjs ROOT BODY [STOP_AFTER]; prints the events that came, and how often it was cut.
+// StreamEvents: node stream_events.mjs URL BODY [STOP_AFTER]; without a body a stream is read again. Prints the events that came, and how often it was cut.
 import { StreamEvents } from "../../server/static/client.js";
 
-const [root, body, stopAfter = "0"] = process.argv.slice(2);
-const said = { names: [], texts: [], ids: [], cuts: 0, errors: [], gaps: [] };
-const events = new StreamEvents(`${root}/api/stream`, {
-  body: JSON.parse(body), resume: { firstWait: 10, longestWait: 100 },
+const [url, body, stopAfter = "0"] = process.argv.slice(2);
+const said = { names: [], texts: [], ids: [], cuts: 0, errors: [], gaps: [], count: 0 };
+const events = new StreamEvents(url, {
+  body: body ? JSON.parse(body) : undefined, resume: { firstWait: 10, longestWait: 100 },
 });
-for (const name of ["start", "token", "tool_call", "error", "gap", "done"]) {
+for (const name of ["start", "reasoning", "token", "tool_call", "error", "gap", "done"]) {
   events.addEventListener(name, ({ data, lastEventId }) => {
+    said.count += 1;
     if (said.names.at(-1) !== name) said.names.push(name);
     if (lastEventId && name !== "gap") said.ids.push(Number(lastEventId));
     if (name === "token") said.texts.push(data.content);
