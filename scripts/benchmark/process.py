@@ -32,6 +32,11 @@ class Child:
         self.stop()
 
     @property
+    def pid(self) -> int:
+        """The program's process id."""
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         """Tell whether the program has not ended."""
         return self._process.poll() is None

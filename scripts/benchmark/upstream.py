@@ -5,6 +5,7 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from time import monotonic, monotonic_ns
 from typing import cast
 
@@ -72,16 +73,17 @@ class Connection(asyncio.Protocol):
         self._inbox = rest[length:]
         path = lines[0].split()[1]
         if lines[0].startswith(b"POST ") and length:
-            self._generate(orjson.loads(rest[:length]))
+            self.generate(orjson.loads(rest[:length]))
         else:
             known = {b"/closed": self._provider.closed, b"/v1/models": {"object": "list", "data": []}}
-            self._say("200 OK" if path in known else "404 Not Found", orjson.dumps(known.get(path, {})))
+            self.say("200 OK" if path in known else "404 Not Found", orjson.dumps(known.get(path, {})))
 
-    def _generate(self, body: dict[str, object]) -> None:
+    def generate(self, body: dict[str, object]) -> None:
+        """Begin the stream that the request's model stands for."""
         try:
             self._script = script(str(body.get("model")))
         except ValueError as unknown:
-            self._say("404 Not Found", orjson.dumps({"error": {"message": str(unknown)}}))
+            self.say("404 Not Found", orjson.dumps({"error": {"message": str(unknown)}}))
             return
         self._sent, self._tag = 0, str(body.get("user", ""))
         options = body.get("stream_options")
@@ -99,7 +101,8 @@ class Connection(asyncio.Protocol):
                 self._transport.write(opening)
                 self._provider.wheel.add(rate, self.step)
 
-    def _say(self, status: str, body: bytes) -> None:
+    def say(self, status: str, body: bytes) -> None:
+        """Answer with a whole JSON body."""
         self._transport.write(
             f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
             + body
@@ -146,11 +149,11 @@ class Connection(asyncio.Protocol):
         self._provider.ebb(self)
 
 
-async def serve(port: int) -> None:
+async def serve(port: int, connection: Callable[[Provider], Connection] = Connection) -> None:
     """Serve on the loopback port until the process is stopped."""
     provider = Provider()
     server = await asyncio.get_running_loop().create_server(
-        lambda: Connection(provider), "127.0.0.1", port, backlog=4096
+        lambda: connection(provider), "127.0.0.1", port, backlog=4096
     )
     await server.serve_forever()
 

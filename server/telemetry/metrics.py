@@ -1,10 +1,11 @@
 """Prometheus metrics (the contract's names), cheap enough for every token."""
 
+import asyncio
 from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
@@ -95,6 +96,9 @@ class Metrics:
                                    PHASE_BUCKETS, ["target"])  # fmt: skip
         self._late = histogram("sluiceway_loop_lag_seconds", "Seconds that the event loop's timers were late.",
                                PHASE_BUCKETS)  # fmt: skip
+        # What must not grow while streams come and go; memory and descriptors are ProcessCollector's.
+        self.tasks = Gauge("sluiceway_tasks", "Tasks of the event loop.", registry=registry)
+        ProcessCollector(registry=registry)
         self.stats = Stats()
         self.gaps = GapHistogram()
         registry.register(self.gaps)
@@ -103,6 +107,7 @@ class Metrics:
         """Return all metrics in Prometheus' text format."""
         self._tokens.inc(self.delivered)
         self.delivered = 0
+        self.tasks.set(len(asyncio.all_tasks()))
         return generate_latest(self.registry)
 
     def observe_ttft(self, target: str, seconds: float) -> None:
