@@ -1,8 +1,10 @@
 /**
  * How turns look. Whatever a model or a tool said becomes text nodes: nothing here makes markup of it.
  *
- * @typedef {Record<string, any> & { type: string }} Part an event of the native protocol; neighbouring tokens are one
+ * @typedef {Record<string, any> & { type: string }} Part an event of the native protocol; neighbouring texts are one
  */
+
+const TEXTS = ["token", "reasoning"];
 
 /**
  * @param {string} name
@@ -25,7 +27,7 @@ export function questionView(content) {
 export class AnswerView {
   #said = make("div", "text");
   #foot = make("p", "foot");
-  /** @type {Text | null} tokens go to its end until something else comes between */
+  /** @type {{ type: string, node: Text } | null} texts of its type go to its end until something else comes between */
   #text = null;
   /** @type {Map<string, HTMLElement>} tool calls by id */
   #calls = new Map();
@@ -48,27 +50,38 @@ export class AnswerView {
   /** @param {Part} part */
   add(part) {
     const last = this.parts.at(-1);
-    if (part.type === "token" && last?.type === "token") last.content += part.content;
-    else this.parts.push(part.type === "token" ? { type: "token", content: part.content } : part);
+    const { type, content } = part;
+    if (!TEXTS.includes(type)) this.parts.push(part);
+    else if (last?.type === type) last.content += content;
+    else this.parts.push({ type, content });
     this.#render(part);
   }
 
   /** @param {Part} part */
   #render(part) {
-    if (part.type === "token") return this.#token(part.content);
+    if (TEXTS.includes(part.type)) return this.#words(part.type, part.content);
     if (part.type === "start") this.#start.target = part.target ?? "";
     else if (part.type === "done") this.#done(part);
     else if (part.type === "tool_result") this.#result(part);
     else this.#between(this.#mark(part));
   }
 
-  /** @param {string} content */
-  #token(content) {
-    if (!this.#text) {
-      this.#text = document.createTextNode("");
-      this.#said.append(this.#text);
+  /**
+   * @param {string} type
+   * @param {string} content
+   */
+  #words(type, content) {
+    if (this.#text?.type !== type) {
+      const node = document.createTextNode("");
+      this.#said.append(type === "token" ? node : this.#thinking(node));
+      this.#text = { type, node };
     }
-    this.#text.appendData(content);
+    this.#text?.node.appendData(content);
+  }
+
+  /** @param {Text} node */
+  #thinking(node) {
+    return make("details", "tool thinking", make("summary", "", "Thinking"), make("pre", "", node));
   }
 
   /** @param {HTMLElement} mark */
@@ -97,25 +110,26 @@ export class AnswerView {
 
   /** @param {Part} part */
   #call(part) {
-    const state = part.incomplete ? "incomplete" : part.error ? "arguments are not JSON" : "";
-    const brief = part.arguments === null ? part.raw : JSON.stringify(part.arguments);
-    const head = make("summary", "", make("code", "", part.name), make("span", "brief", brief ?? ""));
-    if (state) head.append(make("span", "state failed", state));
+    const problem = part.incomplete ? "incomplete" : part.error ? "arguments are not JSON" : "";
     const given = part.arguments === null ? part.raw : JSON.stringify(part.arguments, null, 2);
-    const call = make("details", "tool", head, make("pre", "", given ?? ""));
+    const brief = part.arguments === null ? part.raw : JSON.stringify(part.arguments);
+    const state = make("span", problem ? "state failed" : "state", problem || (part.server ? "running …" : "for the client"));
+    const head = make("summary", "", make("code", "", part.name), make("span", "brief", brief ?? ""), state);
+    const call = make("details", "tool", head, make("h3", "", "Arguments"), make("pre", "", given ?? ""));
     if (part.id) this.#calls.set(part.id, call);
     return call;
   }
 
   /** @param {Part} part */
   #result(part) {
-    const call = this.#calls.get(part.id) ?? make("details", "tool", make("summary", "", make("code", "", part.name)));
+    const call = this.#calls.get(part.id) ?? this.#call({ type: "tool_call", name: part.name, arguments: {} });
     const failed = part.error !== undefined && part.error !== null;
     const words = failed ? part.error : part.content;
     const text = typeof words === "string" ? words : JSON.stringify(words, null, 2);
-    const time = typeof part.duration_ms === "number" ? `${Math.round(part.duration_ms)} ms` : "";
-    call.querySelector("summary")?.append(make("span", failed ? "state failed" : "state", failed ? "failed" : time));
-    call.append(make("pre", failed ? "failed" : "", text));
+    const state = /** @type {HTMLElement} */ (call.querySelector(".state"));
+    state.className = failed ? "state failed" : "state";
+    state.textContent = `${failed ? "failed after " : ""}${Math.round(part.duration_ms)} ms`;
+    call.append(make("h3", "", failed ? "Error" : "Result"), make("pre", failed ? "failed" : "", text));
     if (!call.isConnected && !this.#calls.has(part.id)) this.#between(call);
   }
 

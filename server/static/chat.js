@@ -16,7 +16,7 @@ import { randomKey } from "./resume.js";
 
 const STORED = "sluiceway.chat";
 const SAVE_EVERY = 250; // milliseconds
-const NAMES = ["start", "token", "tool_call", "tool_result", "recovery", "error", "gap", "done"];
+const NAMES = ["start", "token", "reasoning", "tool_call", "tool_result", "recovery", "error", "gap", "done"];
 
 const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
 const messages = element("messages");
@@ -92,8 +92,7 @@ function listen(answer) {
   if (shown) shown.replaceWith(view.element);
   else messages.append(view.element);
   view.busy(true);
-  element("stop").hidden = false;
-  element("send").hidden = true;
+  underWay(true);
 
   const reading = open(answer);
   events = reading;
@@ -158,10 +157,16 @@ function finished(answer, view) {
   }
   answer.over = true;
   view.busy(false);
-  element("stop").hidden = true;
-  element("send").hidden = false;
+  underWay(false);
   say("");
   save();
+}
+
+/** @param {boolean} answering */
+function underWay(answering) {
+  element("stop").hidden = !answering;
+  element("send").hidden = answering;
+  /** @type {HTMLButtonElement} */ (element("clear")).disabled = answering;
 }
 
 function stop() {
@@ -169,7 +174,6 @@ function stop() {
 }
 
 function clear() {
-  if (events) return stop();
   chat = { model: chat.model, turns: [] };
   messages.replaceChildren();
   save();

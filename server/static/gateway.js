@@ -5,7 +5,8 @@ import { make } from "./answer.js";
 import { PHASES, phasesPlot, ttftPlot } from "./plots.js";
 
 const EVERY = 2_000; // milliseconds
-const SHOWN = 12; // streams in the table, and requests in the plot
+const SHOWN = 12; // live streams in the table, and requests in the plot
+const SHOWN_ENDED = 6;
 const LIVE = ["starting", "streaming", "recovering"];
 
 const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
@@ -35,7 +36,8 @@ async function look() {
 function showStreams(streams) {
   const newest = streams.sort((a, b) => b.created - a.created);
   const live = newest.filter(({ state }) => LIVE.includes(state));
-  const shown = [...live, ...newest.filter(({ state }) => !LIVE.includes(state))].slice(0, SHOWN);
+  const ended = newest.filter(({ state }) => !LIVE.includes(state));
+  const shown = [...live.slice(0, SHOWN), ...ended.slice(0, SHOWN_ENDED)];
   const now = Date.now() / 1000;
   const rates = new Map();
   element("streams-title").textContent = `Streams (${live.length} live)`;
@@ -68,7 +70,7 @@ function showStreams(streams) {
 function showStats(stats) {
   const { ttft } = stats.windows["5m"];
   const shown = ["p50", "p95", "p99"].map((name) => make("span", `key ${name}`, `${name} ${milliseconds(ttft[name])}`));
-  element("ttft-now").replaceChildren(...shown, make("span", "note", `last 5 min, ${ttft.count} requests`));
+  element("ttft-now").replaceChildren(...shown, make("span", "note", `last 5 min, ${ttft.count} request${ttft.count === 1 ? "" : "s"}`));
   const width = element("ttft").clientWidth;
   element("ttft").replaceChildren(ttftPlot(stats.minutes, width));
   element("phases").replaceChildren(phasesPlot(stats.recent.slice(0, SHOWN), width));

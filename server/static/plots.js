@@ -92,7 +92,8 @@ export function phasesPlot(recent, available) {
       plot.append(svg("rect", { class: `bar ${phase}`, x, y, width: Math.max(length, 1), height: row - 5 }, label));
       x += Math.max(length, 1);
     }
-    plot.append(svg("text", { class: "tick", x: x + 6, y: y + 12 }, unit(totals[index])));
+    const end = totals[index] ? { class: "tick", x: x + 6, y: y + 12 } : { class: "tick failed", x, y: y + 12 };
+    plot.append(svg("text", end, totals[index] ? unit(totals[index]) : "no answer"));
   });
   if (!recent.length) plot.append(empty(width / 2, 14));
   return plot;

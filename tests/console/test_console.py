@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 from chromium import check, console
 from cutting_proxy import cutting, random_cuts
-from gateway import in_process
+from gateway import InProcess, in_process
+from nginx import nginx
 from provider import Provider
 
 WORDS = [f"w{n} " for n in range(80)]
@@ -93,11 +94,11 @@ async def test_survives_cuts(provider: Provider, model: str) -> None:
 
 
 async def test_marks_recoveries_and_shows_tools(provider: Provider, model: str) -> None:
-    """A recovery is marked where it happened, and a tool call shows its arguments and its result."""
+    """Thinking, a tool call with its result and a recovery stand where they happened, and still do after a reload."""
     call = {"index": 0, "id": "call_1", "name": "lookup", "arguments": {"query": "<b>levels</b>"}}
     await provider.script(
         model,
-        {"tool_calls": [call], "text": None},
+        {"reasoning": ["Let me ", "<i>see</i>."], "tool_calls": [call], "text": None},
         {"pieces": WORDS, "cut_after": 30},
         {"pieces": WORDS},
     )
@@ -107,9 +108,13 @@ async def test_marks_recoveries_and_shows_tools(provider: Provider, model: str) 
     check(said)
     assert len(said["marks"]) == 1
     assert "restart" in said["marks"][0]
-    assert said["order"] == ["DETAILS", "#text", "SPAN", "#text"]
-    assert '"query": "<b>levels</b>"' in said["tools"][0]
-    assert "<img src=x onerror=alert(1)> 3.2 m" in said["tools"][0]
+    assert said["order"] == ["DETAILS", "DETAILS", "#text", "SPAN", "#text"]
+    thinking, tool = said["tools"]
+    assert thinking == "ThinkingLet me <i>see</i>."
+    assert '"query": "<b>levels</b>"' in tool
+    assert "<img src=x onerror=alert(1)> 3.2 m" in tool
+    assert said["running"].startswith('lookup{"query":"<b>levels</b>"}running …')
+    assert said["again"] == said["order"]
     assert said["markup"] == 0
 
 
@@ -129,7 +134,7 @@ async def test_shows_the_gateway(provider: Provider, model: str) -> None:
         said = await console(gateway.root, "gateway", model)
     check(said)
     assert model in said["row"]
-    assert "1 requests" in said["ttft"]
+    assert "1 request" in said["ttft"]
     assert "closed local/*" in said["circuits"]
 
 
@@ -169,21 +174,54 @@ async def test_serves_only_its_files(provider: Provider, path: str) -> None:
     assert b" 404 " in head
 
 
+async def _begun(gateway: InProcess, model: str) -> str:
+    """Begin a native stream; return the path that `EventSource` can read it at."""
+    body = {"model": model, "prompt": "Tell me."}
+    headers = {"X-On-Disconnect": "continue"}
+    async with aiohttp.request("POST", gateway.root + "/api/stream", json=body, headers=headers) as response:
+        return f"/v1/streams/{response.headers['X-Stream-Id']}?format=native"
+
+
 async def test_event_source_survives_cuts(provider: Provider, model: str) -> None:
     """The browser's own EventSource reads a stream over cut connections, every event once, and then stays away."""
     await provider.script(model, PACED)
-    body = {"model": model, "prompt": "Tell me."}
     async with in_process(provider.url) as gateway, cutting(gateway.port) as proxy:
-        async with aiohttp.request(
-            "POST", gateway.root + "/api/stream", json=body, headers={"X-On-Disconnect": "continue"}
-        ) as response:
-            stream_id = response.headers["X-Stream-Id"]
+        path = await _begun(gateway, model)
         proxy.cuts_of = ("GET /v1/streams/strm_",)
         proxy.cuts = [2500, 1500]
-        said = await console(proxy.root, "event_source", f"/v1/streams/{stream_id}?format=native")
+        said = await console(proxy.root, "event_source", path)
         assert proxy.made == 2
     check(said)
     assert said["texts"] == WORDS
     assert said["ids"] == sorted(set(said["ids"]))
-    assert said["done"]["status"] == "complete"
+    assert said["done"] == ["complete"]
     assert said["opens"] == 3
+
+
+CALL = {"index": 0, "id": "call_1", "name": "lookup", "arguments": {"query": "räuber"}}
+STORIES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "text": ({"pieces": WORDS, "rate": 400}, {"texts": WORDS, "calls": [], "errors": [], "done": ["complete"]}),
+    "tool call": (
+        {"tool_calls": [CALL]},
+        {"texts": [], "calls": [["lookup", {"query": "räuber"}]], "errors": [], "done": ["complete"]},
+    ),
+    "error": (
+        {"pieces": WORDS, "cut_after": 5, "rate": 400},
+        {"texts": WORDS[:5], "calls": [], "errors": ["upstream_cut"], "done": ["failed"]},
+    ),
+}
+
+
+@pytest.mark.parametrize("front", ["gateway", "nginx"])
+@pytest.mark.parametrize(("script", "wanted"), STORIES.values(), ids=STORIES)
+async def test_event_source(
+    provider: Provider, model: str, front: str, script: dict[str, Any], wanted: dict[str, Any]
+) -> None:
+    """EventSource gets text, a tool call and an error in the stream, from the gateway and through nginx."""
+    await provider.script(model, script)
+    async with in_process(provider.url) as gateway, nginx(gateway.port) as proxy:
+        root = gateway.root if front == "gateway" else proxy.root
+        said = await console(root, "event_source", await _begun(gateway, model))
+    check(said)
+    assert {name: said[name] for name in wanted} == wanted
+    assert said["ids"] == sorted(set(said["ids"]))

@@ -102,16 +102,21 @@ const scenarios = {
 
   async events() {
     await ask(argument, "Use the tool.");
+    const running = await page.textContent("#messages details:has(code)");
     await over();
     await page.locator("#messages details").first().evaluate((details) => { details.open = true; });
-    return {
+    const order = () => page.evaluate(() =>
+      [...document.querySelector("#messages li.answer:last-child .text").childNodes].map((node) => node.nodeName));
+    const said = {
+      running,
       marks: await page.locator("#messages .mark").allTextContents(),
       tools: await page.locator("#messages details").allTextContents(),
-      order: await page.evaluate(() =>
-        [...document.querySelector("#messages li.answer:last-child .text").childNodes].map((node) => node.nodeName)),
+      order: await order(),
       markup: await page.locator("#messages :is(b, i, img, script, a)").count(),
       final: await text(),
     };
+    await page.reload();
+    return { ...said, again: await order() };
   },
 
   async key() {
@@ -180,18 +185,19 @@ const scenarios = {
 
   async event_source() {
     return page.evaluate((url) => new Promise((resolve) => {
-      const said = { texts: [], ids: [], opens: 0 };
+      const said = { texts: [], ids: [], opens: 0, calls: [], errors: [], done: [] };
       const source = new EventSource(url);
       source.onopen = () => { said.opens += 1; };
-      source.addEventListener("token", (event) => {
-        said.texts.push(JSON.parse(event.data).content);
+      const listen = (name, keep) => source.addEventListener(name, (event) => {
+        if (event.data === undefined) return; // the connection's own `error`
+        keep(JSON.parse(event.data));
         said.ids.push(Number(event.lastEventId));
       });
-      source.addEventListener("done", (event) => {
-        said.done = JSON.parse(event.data);
-        said.ids.push(Number(event.lastEventId));
-      });
-      source.onerror = () => { if (source.readyState === EventSource.CLOSED) resolve(said); };
+      listen("token", ({ content }) => said.texts.push(content));
+      listen("tool_call", ({ name, arguments: given }) => said.calls.push([name, given]));
+      listen("error", ({ code }) => said.errors.push(code));
+      listen("done", ({ status }) => said.done.push(status));
+      source.addEventListener("error", () => { if (source.readyState === EventSource.CLOSED) resolve(said); });
     }), argument);
   },
 };
