@@ -19,11 +19,13 @@ from server.api.listener import BACKLOG, bound, exposed, listen
 from server.api.native import Native
 from server.api.operations import Operations
 from server.api.protocol import Connection, add_headers, connection_options
+from server.api.requests import check_fields
 from server.api.respond import Responder
 from server.api.stats import StatsPath
 from server.api.streams import StreamPaths
 from server.config import Settings
 from server.core.ports import Store, Strategy
+from server.preprocess import Preprocessing
 from server.reload import Load, Reload
 from server.streams import Streams
 from server.systemd import notify, watchdog_interval
@@ -56,7 +58,7 @@ def load_plugin(group: str, name: str) -> type:
 
 
 class Gateway:
-    """A whole gateway: `start`, `stop`; or `serve` until a signal."""
+    """A whole gateway: `start`, `stop`; or `serve` until a signal. Raises PreprocessError."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
         self.settings = settings
@@ -66,6 +68,7 @@ class Gateway:
         strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
         self._strategy = strategy
         self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
+        self.preprocessing = Preprocessing(settings.preprocess, check_fields)
         self._access = Access(settings)
         self._runner: web.AppRunner
         self._servers: list[asyncio.Server] = []
@@ -84,7 +87,15 @@ class Gateway:
         await self.toolbox.open()
         await self.store.open()
         await self.upstreams.open()
-        self.streams = Streams(self.settings, self.store, self.upstreams, self._strategy, self.metrics, self.toolbox)
+        self.streams = Streams(
+            self.settings,
+            self.store,
+            self.upstreams,
+            self._strategy,
+            self.metrics,
+            self.toolbox,
+            self.preprocessing,
+        )
         await self.streams.open()
         self.responder = Responder(self.streams, self.settings.flow, self.metrics)
         self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=1.0)

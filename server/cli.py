@@ -16,6 +16,7 @@ from server.client.commands import add_commands
 from server.config import Settings
 from server.config_check import ConfigError, check, load
 from server.core.errors import StoreError
+from server.preprocess import PreprocessError
 from server.reload import Load
 from server.systemd import passed_sockets, with_credentials
 from server.telemetry.logs import configure
@@ -72,7 +73,7 @@ def _serve(options: argparse.Namespace) -> int:
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201
         return BAD_CONFIG
-    except (OSError, StoreError, ToolSetupError) as error:
+    except (OSError, StoreError, ToolSetupError, PreprocessError) as error:
         print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201 — one sentence instead of a traceback
         return FAILED
     return 0

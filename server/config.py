@@ -291,12 +291,14 @@ class Mcp(Table):
 
 
 class Preprocess(Table):
-    """``[preprocess]``: functions that see a request first; all keys but ``timeout`` are names of such."""
+    """``[preprocess]``: functions that may change a request first; all keys but ``timeout`` are names of such."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Entry] = Field(init=False)
 
-    timeout: Seconds = Field(1.0, description="Seconds for all functions, which run side by side.")
+    timeout: Seconds = Field(
+        1.0, description="Seconds for the functions, side by side; one that is late or fails changes nothing."
+    )
 
     @property
     def functions(self) -> dict[str, str]:

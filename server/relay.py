@@ -59,7 +59,7 @@ class Relay:
         self._attempts_before = 0
         self.phases: Phases | None = None  # of the attempt that spoke first
         self._ttft: float | None = None
-        self._accepted = time.monotonic()
+        self._accepted = time.monotonic() if generation.received is None else generation.received
         self._taken_over = stream.log.tail > 0
         self._owes_results = False  # the relay that is gone left calls of tools without their results
 

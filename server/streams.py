@@ -6,7 +6,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import orjson
@@ -21,6 +21,7 @@ from server.core.ports import Log, Store, Strategy
 from server.core.recollect import generation_of
 from server.core.records import Birth
 from server.following import Following, out_of_reach
+from server.preprocess import Preprocessing
 from server.relay import Relay
 from server.stream import Reader, Stream
 from server.telemetry.logs import cause
@@ -61,14 +62,23 @@ def cancelled(reason: str) -> StreamError:
     return StreamError(f"The stream was cancelled: {reason}.", "cancelled", 499)
 
 
-def _birth(generation: Generation, owner: Owner, key: str | None) -> Birth:
-    """Return the facts that a stream starts with. Raises Rejected 400 for a body that cannot be written again."""
+def _draining() -> Rejected:
+    return Rejected(503, "The gateway is shutting down.", "draining", retry_after=1.0)
+
+
+def _written(generation: Generation) -> bytes:
+    """Return a request's body. Raises Rejected 400 for one that cannot be written again."""
     try:
         written = orjson.dumps(generation.body, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:  # orjson reads 1024 levels, but writes 254
         raise Rejected(400, "The body is nested too deeply.", "invalid_json") from error
     # The copy is as long as the text; orjson's own buffer behind a short one keeps its first 4 KB.
-    body = bytes(memoryview(written))
+    return bytes(memoryview(written))
+
+
+def _birth(generation: Generation, owner: Owner, key: str | None) -> Birth:
+    """Return the facts that a stream starts with. Raises Rejected 400."""
+    body = _written(generation)
     return Birth(
         id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
         owner=owner.name,
@@ -94,6 +104,7 @@ class Streams:
         strategy: Strategy,
         metrics: Metrics,
         toolbox: Toolbox,
+        preprocessing: Preprocessing,
     ) -> None:
         self.settings = settings
         self.upstreams = upstreams
@@ -101,9 +112,11 @@ class Streams:
         self._store = store
         self._strategy = strategy
         self._toolbox = toolbox
+        self.preprocessing = preprocessing
         self._metrics = metrics
         self._live: dict[str, Live] = {}
         self._mine: Counter[str] = Counter()  # live streams by owner
+        self._starting: Counter[tuple[str, str]] = Counter()  # let in and not live yet: owner, and key or stream
         self._keyed: dict[tuple[str, str], Live] = {}  # live streams by owner and idempotency key
         self._idle = asyncio.Event()  # no live stream
         self._idle.set()
@@ -154,10 +167,26 @@ class Streams:
         model = self.settings.resolve(generation.model)
         if model is None:
             raise Rejected(404, f"The model `{generation.model}` does not exist.", "model_not_found", "model")
-        if not self._joins(owner, key):
-            self._admit(owner)
+        begun = key is not None and (owner.name, key) in self._keyed
+        if not begun and (owner.name, key) not in self._starting:
+            self._admit(owner)  # joining a live stream is no further generation
         birth = _birth(generation, owner, key)
         route = self.upstreams.route(model, generation.model)
+        starting = (owner.name, key or birth.id)
+        self._starting[starting] += 1
+        try:
+            if not begun and (self.preprocessing or self._store.durable):
+                self.upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
+            if not begun and self.preprocessing:
+                generation = await self.preprocessing.run(generation)
+                birth = replace(birth, body=_written(generation))  # the digest stays that of the client's own words
+                if self.draining:
+                    raise _draining()
+            return await self._created(birth, generation, route)
+        finally:
+            self._starting -= Counter({starting: 1})
+
+    async def _created(self, birth: Birth, generation: Generation, route: Sequence[Target]) -> Stream:
         # Shielded: a client that leaves now must not leave a log behind that nobody ever ends.
         creating = asyncio.ensure_future(self._store.create(birth))
         try:
@@ -174,17 +203,14 @@ class Streams:
             raise Rejected(422, words, "idempotency_key_reused", "Idempotency-Key")
         return await self._wrap(found)
 
-    def _joins(self, owner: Owner, key: str | None) -> bool:
-        """Whether this key began a stream that is live here: joining it is no further generation."""
-        return key is not None and (owner.name, key) in self._keyed
-
     def _admit(self, owner: Owner) -> None:
         if self.draining:
-            raise Rejected(503, "The gateway is shutting down.", "draining", retry_after=1.0)
+            raise _draining()
         limit = self.settings.server.max_streams
-        if len(self._live) >= limit:
+        if len(self._live) + len(self._starting) >= limit:
             raise Rejected(429, f"The gateway runs {limit} streams already.", "too_many_streams", retry_after=1.0)
-        if owner.max_streams is not None and self._mine[owner.name] >= owner.max_streams:
+        mine = self._mine[owner.name] + sum(name == owner.name for name, _ in self._starting)
+        if owner.max_streams is not None and mine >= owner.max_streams:
             words = f"This key runs {owner.max_streams} streams already."
             raise Rejected(429, words, "too_many_streams", retry_after=1.0)
 

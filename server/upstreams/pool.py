@@ -109,6 +109,13 @@ class Upstreams:
         self._retired |= replaced
         self._close_retired()
 
+    def connect_ahead(self, route: Sequence[Target]) -> None:
+        """Begin to connect to the target that is going to be asked first."""
+        for target in route:
+            if target.breaker.available:
+                target.client.connect_ahead()
+                return
+
     def hold(self, route: Sequence[Target]) -> None:
         """Keep the clients of a stream's targets open until it is released."""
         now = time.monotonic()

@@ -66,7 +66,7 @@ class Survivor:
             self.cuts += 1
         finally:
             client._writer.close()
-        whole = client.body[: client.body.rfind(b"\n\n") + 2]
+        whole = b"".join(client.body.rpartition(b"\n\n")[:2])  # nothing of a first event that was cut
         self.events += [event for event in wire.events_of(whole) if event.id > before or not event.id]
 
     async def _resume(self, root: str) -> None:

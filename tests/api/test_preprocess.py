@@ -1,0 +1,200 @@
+"""`[preprocess]`: functions that change a request, side by side, and beside the upstream's connect."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+import structlog
+from behind_tls import behind_tls
+from certificates import certify
+from gateway import in_process, own_process
+from preprocessors import PAUSE
+from wire import Client, call, complete, completion
+
+from server.config_check import parse
+from server.core.generation import Generation
+from server.preprocess import MAX_THREADS, PreprocessError, Preprocessing
+from server.upstreams import pool
+
+HANDSHAKE = 0.4  # seconds
+
+
+def configured(*names: str, **settings: float) -> dict:
+    """Give the table for these functions of `preprocessors`."""
+    return {**settings, **{name: f"preprocessors:{name}" for name in names}}
+
+
+async def body_of(provider, model: str, *names: str, timeout: float = 1.0) -> dict:
+    """Give the body that the upstream sees of a plain request."""
+    async with in_process(provider.url, preprocess=configured(*names, timeout=timeout)) as gateway:
+        assert (await complete(gateway.root, model)).status == 200
+    [seen] = await provider.seen(model)
+    return seen["body"]
+
+
+async def test_changes_are_laid_over_the_request(provider, model) -> None:
+    """Async and plain functions each change their fields; what they did not change stays."""
+    body = await body_of(provider, model, "shout", "warm")
+    assert body["messages"] == [{"role": "user", "content": "SAY IT."}]
+    assert body["temperature"] == 1.5
+    assert body["model"] == model
+
+
+@pytest.mark.parametrize(("names", "temperature"), [(("warm", "cool"), 0.0), (("cool", "warm"), 1.5)])
+async def test_the_later_one_counts(provider, model, names, temperature) -> None:
+    """Where two change the same field it is the order of the configuration that decides, not who is faster."""
+    assert (await body_of(provider, model, *names))["temperature"] == temperature
+
+
+async def test_side_by_side(provider, model) -> None:
+    """Three that take a while each take it together."""
+    names = ("slowly", "slowly_in_thread", "shout")
+    async with in_process(provider.url, preprocess=configured(*names)) as gateway:
+        started = time.monotonic()
+        assert (await complete(gateway.root, model)).status == 200
+        assert PAUSE <= time.monotonic() - started < 1.9 * PAUSE
+    [seen] = await provider.seen(model)
+    assert (seen["body"]["seed"], seen["body"]["top_p"]) == (1, 0.5)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fail", "leave", "leave_async", "spoil", "no_dict", "no_json", "invalid", "other_model"],
+)
+async def test_one_that_fails(provider, model, name) -> None:
+    """It changes nothing, the others do, and the log says which it was, without a word of the request."""
+    with structlog.testing.capture_logs() as lines:
+        body = await body_of(provider, model, name, "cool")
+    assert body["messages"] == [{"role": "user", "content": "Say it."}]
+    assert body["model"] == model
+    assert body["temperature"] == 0.0
+    said = [line for line in lines if line["event"] == "preprocessor failed"]
+    assert [line["preprocessor"] for line in said] == ([] if name == "spoil" else [name])
+    assert "Say it." not in str(lines)
+
+
+@pytest.mark.parametrize("name", ["never", "never_in_thread"])
+async def test_one_that_hangs(provider, model, name) -> None:
+    """After the timeout the request goes on without it."""
+    with structlog.testing.capture_logs() as lines:
+        started = time.monotonic()
+        body = await body_of(provider, model, name, "cool", timeout=0.3)
+        assert 0.3 <= time.monotonic() - started < 3
+    assert body["temperature"] == 0.0
+    [late] = [line for line in lines if line["event"] == "preprocessor late"]
+    assert late["preprocessor"] == name
+
+
+async def test_threads_are_bounded() -> None:
+    """Requests whose function hangs get on without a thread when there are too many already."""
+    tree = {
+        "upstreams": [{"name": "u", "base_url": "http://127.0.0.1:1"}],
+        "models": [{"name": "*", "targets": ["u/*"]}],
+    }
+    settings = parse({**tree, "preprocess": configured("never_in_thread", timeout=0.2)}, {})
+    preprocessing = Preprocessing(settings.preprocess, lambda _: None)
+    asked = Generation(form="openai", model="m", body={"model": "m"}, stream=True, policy="cancel")
+    before = threads()
+    answers = await asyncio.gather(*(preprocessing.run(asked) for _ in range(2 * MAX_THREADS)))
+    assert answers == [asked] * (2 * MAX_THREADS)
+    assert threads() - before == MAX_THREADS
+
+
+def threads() -> int:
+    """Give how many threads run a function."""
+    return sum(thread.name == "preprocess" for thread in threading.enumerate())
+
+
+async def test_beside_the_connect(provider, model, tmp_path, monkeypatch) -> None:
+    """A handshake of 0.4 s and a function of 0.4 s take no 0.8 s together: the connection is made meanwhile."""
+    monkeypatch.setattr(pool.UpstreamClient, "connect", nothing)  # none is there before the request
+    certificate = certify(tmp_path)
+    trust = {"ca_file": str(certificate.certificate)}
+    async with (
+        behind_tls(provider.url, certificate, handshake=HANDSHAKE) as url,
+        in_process(url, upstream=trust, preprocess=configured("slowly")) as gateway,
+    ):
+        started = time.monotonic()
+        assert (await complete(gateway.root, model)).status == 200
+        assert time.monotonic() - started < PAUSE + HANDSHAKE
+        await gateway.idle()
+        window = gateway.app.metrics.stats.windows()["5m"]
+    assert window["phases"]["tls"]["count"] == 1
+    assert window["phases"]["tls"]["p50"] > HANDSHAKE * 900
+    assert PAUSE * 900 < window["overhead"]["p50"] < (PAUSE + HANDSHAKE) * 1000  # the function is the gateway's time
+
+
+async def nothing(_client: pool.UpstreamClient) -> None:
+    """Connect to nobody."""
+
+
+async def test_an_upstream_that_is_away(model) -> None:
+    """That it cannot be connected beside is the failure that it would have been later."""
+    for names in (("slowly",), ("cool",)):
+        async with in_process("http://127.0.0.1:1/v1", preprocess=configured(*names)) as gateway:
+            answer = await complete(gateway.root, model)
+            assert (answer.status, answer.error["code"]) == (502, "upstream_connect")
+
+
+async def test_a_client_that_leaves_meanwhile(provider, model) -> None:
+    """Nothing is begun for it, and nothing stays."""
+    async with in_process(provider.url, preprocess=configured("slowly")) as gateway:
+        async with Client(gateway.root) as client:
+            await client.complete(model)
+            await asyncio.sleep(PAUSE / 4)
+            client.leave()
+        await asyncio.sleep(2 * PAUSE)
+        assert gateway.app.streams.live == 0
+        assert (await call(gateway.root, "GET", "/v1/streams")).json["data"] == []
+    assert await provider.seen(model) == []
+
+
+async def test_limits_count_what_is_prepared(provider, model) -> None:
+    """Requests that are still being prepared are streams already: `max_streams` cannot be overrun meanwhile."""
+    await provider.script(model, {"stall_after": 1})
+    async with in_process(provider.url, preprocess=configured("slowly"), server={"max_streams": 3}) as gateway:
+        clients = [Client(gateway.root) for _ in range(8)]
+        for client in clients:
+            await client.__aenter__()
+            await client.complete(model)
+        statuses = [(await client.head())[0] for client in clients]
+        assert sorted(statuses) == [200] * 3 + [429] * 5
+        for client in clients:
+            client.leave()
+        await gateway.idle()
+
+
+async def test_the_same_key_joins(provider, model) -> None:
+    """What the client sent is what its Idempotency-Key stands for, whatever became of it on the way upstream."""
+    async with in_process(provider.url, preprocess=configured("shout")) as gateway:
+        headers = {"Idempotency-Key": "once"}
+        first = await complete(gateway.root, model, headers=headers)
+        again = await complete(gateway.root, model, headers=headers)
+        other = await complete(gateway.root, model, headers=headers, seed=1)
+    assert first.body == again.body
+    assert other.status == 422
+    assert len(await provider.seen(model)) == 1
+
+
+async def test_native_resume(provider, model) -> None:
+    """A client that sends its prompt along with the session still resumes."""
+    async with in_process(provider.url, preprocess=configured("shout")) as gateway:
+        asked = {"model": model, "messages": completion(model)["messages"]}
+        first = await call(gateway.root, "POST", "/api/stream", asked)
+        body = {**asked, "session_id": first.headers["x-stream-id"], "last_event_id": 0}
+        again = await call(gateway.root, "POST", "/api/stream", body)
+    assert again.body == first.body
+    [seen] = await provider.seen(model)
+    assert seen["body"]["messages"][0]["content"] == "SAY IT."
+
+
+@pytest.mark.parametrize("place", ["preprocessors:nowhere", "no_such_module:f", "preprocessors:NOT_A_FUNCTION"])
+async def test_one_that_cannot_be_used(provider, place) -> None:
+    """The gateway does not start, and says in one sentence why."""
+    with pytest.raises(PreprocessError, match="'mine'"):
+        async with in_process(provider.url, preprocess={"mine": place}):
+            pass
+    with pytest.raises(RuntimeError, match="The preprocessor 'mine'"):
+        async with own_process(provider.url, preprocess={"mine": place}):
+            pass
