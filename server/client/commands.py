@@ -1,6 +1,9 @@
 """`sluiceway tail`, `sluiceway chat` and `sluiceway streams`: a gateway from a terminal."""
 
 import argparse
+import math
+import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -9,10 +12,11 @@ import httpx2
 
 from server.client.reading import EVENTS, print_stream
 from server.client.streams_table import Look, table
-from server.client.terminal import DEFAULT_URL, KEY_VARIABLE, CommandError, connect, get, note, say
+from server.client.terminal import DEFAULT_URL, KEY_VARIABLE, CommandError, connect, listed, note, say
 
 FAILED = 1
 INTERRUPTED = 130  # as a shell reports SIGINT
+STREAM_ID = re.compile(r"[A-Za-z0-9_-]+")
 CLEAR = "\x1b[H\x1b[J"  # to the top left, and nothing below
 
 
@@ -30,7 +34,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     streams = commands.add_parser("streams", help="watch the streams: age, tokens/s, lag, who is stalling")
     streams.add_argument("--once", action="store_true", help="print them once")
     streams.add_argument("--all", action="store_true", help="the ended ones, too")
-    streams.add_argument("--interval", type=float, default=1.0, metavar="SECONDS", help="between two looks; 1")
+    streams.add_argument("--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between two looks; 1")
     _add(streams, _streams)
 
 
@@ -46,7 +50,13 @@ def _run(command: Callable[[argparse.Namespace, httpx2.Client], None], options: 
     except CommandError as error:
         print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201 — the command's output
         return FAILED
-    except (httpx2.TransportError, httpx2.InvalidURL, BrokenPipeError) as error:
+    except BrokenPipeError:  # who read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush would fail, too
+        return FAILED
+    except UnicodeError:
+        print("sluiceway: what was given is not UTF-8.", file=sys.stderr)  # noqa: T201
+        return FAILED
+    except (httpx2.TransportError, httpx2.InvalidURL) as error:
         print(f"sluiceway: {options.url}: {error}", file=sys.stderr)  # noqa: T201
         return FAILED
     except KeyboardInterrupt:
@@ -54,7 +64,16 @@ def _run(command: Callable[[argparse.Namespace, httpx2.Client], None], options: 
     return 0
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise ValueError
+    return value
+
+
 def _tail(options: argparse.Namespace, client: httpx2.Client) -> None:
+    if not STREAM_ID.fullmatch(options.id):
+        raise CommandError(f"{options.id!r} is no id of a stream.")
     form = {} if options.raw else {"format": "openai"}
     params = {**form, "after": str(options.after)}
     with client.stream("GET", f"/v1/streams/{options.id}", params=params, headers={"Accept": EVENTS}) as response:
@@ -77,6 +96,8 @@ def _chat(options: argparse.Namespace, client: httpx2.Client) -> None:
             note("stopped")  # leaving the stream has aborted it
             messages.pop()
         except (CommandError, httpx2.TransportError) as error:
+            if not sys.stdin.isatty():
+                raise  # nobody is there to ask again
             note(str(error))
             messages.pop()
 
@@ -95,7 +116,7 @@ def _answer(client: httpx2.Client, model: str, messages: list[dict[str, str]]) -
 
 
 def _first_model(client: httpx2.Client) -> str:
-    names = [str(model["id"]) for model in get(client, "/v1/models")["data"] if model["id"] != "*"]
+    names = [str(model["id"]) for model in listed(client, "/v1/models") if model["id"] != "*"]
     if not names:
         raise CommandError("This gateway takes any model name: say which one with --model.")
     return names[0]
@@ -105,7 +126,7 @@ def _streams(options: argparse.Namespace, client: httpx2.Client) -> None:
     before = None
     while True:
         try:
-            look = Look.now(get(client, "/v1/streams"))
+            look = Look.now(listed(client, "/v1/streams"))
         except CommandError as error:
             if before is None:
                 raise
@@ -117,4 +138,4 @@ def _streams(options: argparse.Namespace, client: httpx2.Client) -> None:
         say("\n".join(lines) + "\n")
         if options.once:
             return
-        time.sleep(max(options.interval, 0.1))
+        time.sleep(options.interval)

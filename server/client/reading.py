@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from server.client.terminal import CommandError, checked, note, say
+from server.client.terminal import NO_ANSWER, CommandError, checked, note, say
 from server.core.sse import Decoder, Event
 
 EVENTS = "text/event-stream"
@@ -20,6 +20,8 @@ def print_stream(response: httpx2.Response) -> str:
     if response.status_code != 200 or not response.headers.get("content-type", "").startswith(EVENTS):
         response.read()
         checked(response)
+        if "x-stream-id" not in response.headers:
+            raise CommandError(f"200: {NO_ANSWER}")
         raise CommandError("That stream is a single answer, without events.")
     said = []
     for event in _events(response.iter_raw()):

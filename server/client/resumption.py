@@ -42,6 +42,8 @@ class Answer(Enum):
 def can_resume(request: httpx2.Request) -> bool:
     """Whether a request is one that creates a stream, or that reads one."""
     path = request.url.path
+    if request.url.scheme not in ("http", "https") or not request.url.host:
+        return False  # an address that will never answer
     if request.method == "POST":
         return path.endswith(tuple(CREATING))
     wants_json = "application/json" in request.headers.get("accept", "")

@@ -20,9 +20,9 @@ class Look:
     streams: Sequence[Mapping[str, Any]]
 
     @classmethod
-    def now(cls, listed: Mapping[str, Any]) -> "Look":
+    def now(cls, streams: Sequence[Mapping[str, Any]]) -> "Look":
         """Return what was listed just now."""
-        return cls(time.time(), listed["data"])
+        return cls(time.time(), streams)
 
 
 def table(look: Look, before: Look | None = None, *, ended: bool = False) -> list[str]:

@@ -13,6 +13,7 @@ from server.client.clients import resuming_sync_http_client
 
 KEY_VARIABLE = "SLUICEWAY_KEY"
 DEFAULT_URL = "http://127.0.0.1:8080"
+NO_ANSWER = "that is no answer of a gateway"
 # A model's text may hold escape sequences, which could rewrite the screen or a terminal's title and clipboard.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -22,9 +23,16 @@ class CommandError(Exception):
 
 
 def connect(url: str, environ: Mapping[str, str] = os.environ) -> httpx2.Client:
-    """Return a client of the gateway at `url` (with or without `/v1`) that resumes streams, with a note on stderr."""
-    headers = {"Authorization": f"Bearer {key}"} if (key := environ.get(KEY_VARIABLE)) else {}
-    base = url.rstrip("/").removesuffix("/v1")
+    """Return a client of the gateway at `url` (with or without `/v1`) that resumes streams, with a note on stderr.
+
+    Raises CommandError where the address or the key cannot be one.
+    """
+    key, base = environ.get(KEY_VARIABLE, ""), url.rstrip("/").removesuffix("/v1")
+    if not key.isascii() or not key.isprintable():
+        raise CommandError(f"{KEY_VARIABLE} holds characters that no key has.")
+    if not re.match(r"https?://[^/]", base):
+        raise CommandError(f"{url!r} is no address of a gateway: it looks like {DEFAULT_URL}.")
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     return resuming_sync_http_client(base_url=base, headers=headers, on_cut=_note_cut, timeout=30.0)
 
 
@@ -46,13 +54,16 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-def get(client: httpx2.Client, path: str) -> dict[str, Any]:
-    """Return the JSON of a path. Raises CommandError."""
+def listed(client: httpx2.Client, path: str) -> list[dict[str, Any]]:
+    """Return the objects that a path lists. Raises CommandError."""
     try:
         response = client.get(path, headers={"Accept": "application/json"})
     except httpx2.TransportError as error:
         raise CommandError(f"{client.base_url} cannot be reached: {error}") from error
-    return checked(response)
+    data = checked(response).get("data")
+    if not isinstance(data, list):
+        raise CommandError(f"200: {NO_ANSWER}")
+    return data
 
 
 def checked(response: httpx2.Response) -> dict[str, Any]:
@@ -65,5 +76,5 @@ def checked(response: httpx2.Response) -> dict[str, Any]:
         return body
     if response.status_code == 401:
         raise CommandError(f"The gateway wants a key: put it into {KEY_VARIABLE}.")
-    words = body["error"]["message"] if isinstance(body, dict) and "error" in body else "that is no answer of a gateway"
-    raise CommandError(f"{response.status_code}: {words}")
+    error = body.get("error") if isinstance(body, dict) else None
+    raise CommandError(f"{response.status_code}: {error.get('message') if isinstance(error, dict) else NO_ANSWER}")

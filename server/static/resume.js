@@ -62,7 +62,8 @@ export function randomKey() {
 
 /** @param {Request} request */
 function canResume(request) {
-  const { pathname } = new URL(request.url);
+  const { pathname, protocol } = new URL(request.url);
+  if (!protocol.startsWith("http")) return false; // an address that will never answer
   if (request.method === "POST") return CREATING.some(([end]) => pathname.endsWith(end));
   const wantsJson = (request.headers.get("accept") ?? "").includes("application/json");
   return request.method === "GET" && STREAM_PATH.test(pathname) && !wantsJson;

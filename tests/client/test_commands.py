@@ -1,9 +1,13 @@
 """`sluiceway tail`, `chat` and `streams` as a user runs them."""
 
 import signal
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from cutting_proxy import cutting, random_cuts
 from gateway import in_process
 from provider import Provider
@@ -53,6 +57,90 @@ async def test_tail_says_what_is_wrong(provider: Provider) -> None:
     status, _, err = await run("streams", "--once", "--url", "http://127.0.0.1:1")
     assert status == 1
     assert "cannot be reached" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["tail", "strm_1", "--url", "foo"], "'foo' is no address of a gateway: it looks like http://127.0.0.1:8080."),
+        (["tail", "strm_1", "--url", "ftp://127.0.0.1"], "is no address of a gateway"),
+        (["streams", "--once", "--url", "http://"], "is no address of a gateway"),
+        (["chat", "--url", "http://127.0.0.1:x"], "Invalid port"),
+        (["tail", "../streams"], "'../streams' is no id of a stream."),
+        (["tail", ""], "'' is no id of a stream."),
+        (["tail", "a/b?c"], "is no id of a stream."),
+        (["chat", "--model", "nope"], "404: "),
+        (["streams", "--once", "--url", "ROOT/static/none"], "404: "),
+        (["chat", "--model", b"\xff".decode(errors="surrogateescape")], "what was given is not UTF-8."),
+    ],
+)
+async def test_what_makes_no_sense(provider: Provider, arguments: list[str], words: str) -> None:
+    """Bad arguments are one line that says what is wrong and status 1, at once."""
+    async with in_process(provider.url, models=[{"name": "one", "targets": ["local/x"]}]) as gateway:
+        given = [one.replace("ROOT", gateway.root) for one in arguments]
+        at = [] if "--url" in given else ["--url", gateway.root]
+        status, out, err = await run(*given, *at, typed="Hello\n")
+    *notes, line = err.splitlines()
+    assert (status, out) == (1, "")
+    assert line.startswith("sluiceway: ")
+    assert words in line
+    assert all(note.startswith("[") for note in notes)
+
+
+@pytest.mark.parametrize("key", ["ü", "a\nb"])
+async def test_a_key_that_cannot_be_one(key: str) -> None:
+    """A key that no header takes is said, not sent."""
+    status, out, err = await run("streams", "--once", SLUICEWAY_KEY=key)
+    assert (status, out, err) == (1, "", "sluiceway: SLUICEWAY_KEY holds characters that no key has.\n")
+
+
+@pytest.mark.parametrize("interval", ["x", "nan", "-1", "0", "inf"])
+async def test_an_interval_that_is_none(interval: str) -> None:
+    """`--interval` takes seconds above 0."""
+    status, _, err = await run("streams", "--interval", interval)
+    assert status == 2
+    assert "--interval" in err
+
+
+async def test_what_is_no_gateway(provider: Provider) -> None:
+    """Something else that answers is called so, also where its answer is JSON."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response({"hello": "world"})
+
+    async with TestServer(_anything(answer)) as server:
+        for command in (["streams", "--once"], ["chat"], ["tail", "strm_1"]):
+            status, out, err = await run(*command, "--url", str(server.make_url("/")), typed="Hello\n")
+            assert (status, out) == (1, "")
+            assert "gateway" in err
+
+
+def _anything(answer: Callable[[web.Request], Awaitable[web.Response]]) -> web.Application:
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app
+
+
+async def test_a_reader_that_has_enough(provider: Provider, model: str) -> None:
+    """Where the output is closed, as by `head`, the command ends without a word."""
+    await provider.script(model, {"tokens": 2000, "big": 200})
+    async with in_process(provider.url) as gateway:
+        stream_id = await _begin(gateway.url, model)
+        async with running("tail", stream_id, "--url", gateway.root) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            await process.stdout.readexactly(5)
+            process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # asyncio has no other way
+            assert await process.wait() == 1
+            assert await process.stderr.read() == b""
+
+
+async def test_bytes_that_are_no_text(provider: Provider, model: str) -> None:
+    """What is typed in another encoding than UTF-8 is one line, too."""
+    async with in_process(provider.url) as gateway, running("chat", "--model", model, "--url", gateway.root) as process:
+        _, err = await process.communicate(b"\xff\xfe\n")
+    assert process.returncode == 1
+    assert err.decode().splitlines()[-1] == "sluiceway: what was given is not UTF-8."
 
 
 async def test_output_cannot_drive_the_terminal(provider: Provider, model: str) -> None:

@@ -174,6 +174,8 @@ def test_leaves_alone_what_it_cannot_resume() -> None:
     assert not can_resume(httpx2.Request("GET", "http://gate.example/v1/streams"))
     state = httpx2.Request("GET", "http://gate.example/v1/streams/strm_1", headers={"Accept": "application/json"})
     assert not can_resume(state)
+    assert not can_resume(httpx2.Request("POST", "ftp://gate.example/v1/chat/completions"))
+    assert not can_resume(httpx2.Request("POST", "/v1/chat/completions"))
 
 
 def test_aborts_only_what_its_program_began() -> None:
