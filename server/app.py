@@ -31,6 +31,7 @@ from server.streams import Streams
 from server.systemd import notify, watchdog_interval
 from server.telemetry.logs import unhandled
 from server.telemetry.metrics import Metrics
+from server.telemetry.traces import traces
 from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Upstreams
 
@@ -69,6 +70,7 @@ class Gateway:
         self._strategy = strategy
         self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)
+        self._traces = traces(environ)
         self._access = Access(settings)
         self._runner: web.AppRunner
         self._servers: list[asyncio.Server] = []
@@ -95,6 +97,7 @@ class Gateway:
             self.metrics,
             self.toolbox,
             self.preprocessing,
+            self._traces,
         )
         await self.streams.open()
         self.responder = Responder(self.streams, self.settings.flow, self.metrics)
@@ -165,6 +168,8 @@ class Gateway:
         await self.upstreams.close()
         await self.store.close()
         await self.toolbox.close()
+        if self._traces is not None:
+            await self._traces.close()
 
     async def _first_requests(self) -> None:
         """Wait a moment for the requests of connections that were accepted right before the listener was closed.

@@ -21,6 +21,7 @@ from server.plan import READ_ALL, Plan
 from server.round import Round
 from server.stream import Stream
 from server.telemetry.metrics import Metrics
+from server.telemetry.traces import StreamSpan
 from server.tools.rounds import Rounds
 from server.upstreams.pool import Target
 
@@ -40,6 +41,7 @@ class Relay:
         recovery: Recovery,
         total_timeout: float,
         metrics: Metrics,
+        span: StreamSpan | None = None,
     ) -> None:
         self._task: asyncio.Task[None] | None = None
         self._stop: StreamError | None = None  # why somebody stopped this stream; None: the process goes down
@@ -51,6 +53,7 @@ class Relay:
         self._writer = writer
         self._total_timeout = total_timeout
         self._metrics = metrics
+        self.span = span
         generation = rounds.generation if rounds else generation
         self._bill = Bill(generation.body)
         self._received = generation.received
@@ -81,6 +84,7 @@ class Relay:
             metrics=self._metrics,
             time_left=self._time_left,
             received=self._received,
+            span=self.span,
             first_token=self._first_token,
             complete=self._complete,
         )

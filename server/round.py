@@ -23,6 +23,7 @@ from server.plan import Plan, Planner
 from server.route import Route
 from server.stream import Stream
 from server.telemetry.metrics import Metrics
+from server.telemetry.traces import AttemptSpan, StreamSpan
 from server.upstreams.pool import Target
 
 
@@ -46,6 +47,7 @@ class Round:
         metrics: Metrics,
         time_left: Callable[[], float],
         received: float | None,
+        span: StreamSpan | None,
         first_token: Callable[[Attempt], None],
         complete: Callable[[], Awaitable[None]],
     ) -> None:
@@ -57,6 +59,7 @@ class Round:
         self._bill = bill
         self._metrics = metrics
         self._time_left = time_left
+        self._span = span
         self._received = received  # when the client's request had come, until the first attempt is made for it
         self._first_token = first_token
         self._complete = complete
@@ -151,10 +154,11 @@ class Round:
         try:
             permit = self.route.begin(index)
             self._stream.target = target.name
+            span = self._span.attempt(target.name) if self._span is not None else None
             attempt = (Attempt if generation.stream else WholeAttempt)(
                 target,
                 generation.upstream_body(target.model, ask_usage=target.settings.usage, changes=plan.changes),
-                dict(generation.trace),
+                dict(generation.trace) if span is None else span.headers,
                 Intake(transcript, show_usage=generation.show_usage, seam=plan.seam),
                 transcript,
                 self._stream,
@@ -166,21 +170,23 @@ class Round:
             )
             attempt.phases.received, self._received = self._received, None
             self._stream.label = target.label
-            await self._judged(attempt)
+            await self._judged(attempt, span)
         except UpstreamError as error:
             error.message = target.client.unquoted(error.message)
             self.route.fail(index, error)
             raise
 
-    async def _judged(self, attempt: Attempt) -> None:
-        """Run an attempt and tell the target's circuit and the metrics what became of it."""
+    async def _judged(self, attempt: Attempt, span: AttemptSpan | None) -> None:
+        """Run an attempt and tell the target's circuit, the metrics and the trace what became of it."""
         ok: bool | None = None
+        failure: str | None = None
         try:
             await attempt.run()
             ok = True
         except UpstreamError as error:
             ok = False if error.trait.breaks else None
-            self._metrics.errors.labels(attempt.target.label, error.kind.value).inc()
+            failure = error.kind.value
+            self._metrics.errors.labels(attempt.target.label, failure).inc()
             raise
         except asyncio.CancelledError:
             # A call that is not streamed has no other clock than the stream's: silence until then is the target's.
@@ -191,6 +197,8 @@ class Round:
         finally:
             attempt.permit.settle(ok)
             self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.birth)
+            if span is not None:
+                span.end(attempt.phases, failure)
 
     async def _spoke(self, attempt: Attempt) -> None:
         """Note an attempt's first token: from here on it is the one that is told."""

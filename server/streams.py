@@ -26,6 +26,7 @@ from server.relay import Relay
 from server.stream import Reader, Stream
 from server.telemetry.logs import cause
 from server.telemetry.metrics import Metrics
+from server.telemetry.traces import Traces
 from server.tools.rounds import Rounds
 from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Target, Upstreams
@@ -93,6 +94,35 @@ def _birth(generation: Generation, owner: Owner, key: str | None) -> Birth:
     )
 
 
+def _tell(stream: Stream, relay: Relay) -> None:
+    """Write the one log line of a stream's ending, and end its span."""
+    ending = stream.log.ending
+    facts = {"bytes": stream.log.bytes, "drain_ms": round(stream.drained * 1000, 1), "attempts": relay.attempts}
+    if relay.span is not None:
+        relay.span.end(ending, facts)
+    if ending is None:
+        return
+    log.info(
+        "stream ended",
+        stream_id=stream.id,
+        request_id=stream.birth.request_id,
+        owner=stream.birth.owner,
+        model=stream.birth.model,
+        target=ending.target,
+        state=ending.state.value,
+        reason=ending.reason,
+        records=stream.log.tail,
+        **facts,
+        tokens=ending.tokens,
+        ttft_ms=ending.ttft_ms,
+        duration_ms=round((ending.at - stream.birth.created) * 1000, 1),
+        phases_ms=None if relay.phases is None else relay.phases.milliseconds(),
+        recoveries=ending.recoveries,
+        usage=ending.usage,
+        billed=ending.billed,
+    )
+
+
 class Streams:
     """Owns every live stream and finds every retained one."""
 
@@ -105,6 +135,7 @@ class Streams:
         metrics: Metrics,
         toolbox: Toolbox,
         preprocessing: Preprocessing,
+        traces: Traces | None,
     ) -> None:
         self.settings = settings
         self.upstreams = upstreams
@@ -113,6 +144,7 @@ class Streams:
         self._strategy = strategy
         self._toolbox = toolbox
         self.preprocessing = preprocessing
+        self._traces = traces
         self._metrics = metrics
         self._live: dict[str, Live] = {}
         self._mine: Counter[str] = Counter()  # live streams by owner
@@ -226,6 +258,9 @@ class Streams:
     ) -> Live:
         settings = self.settings
         rounds = Rounds(self._toolbox, generation) if generation.form == "native" else None
+        span = None
+        if self._traces is not None:
+            span = self._traces.begin(stream.birth, dict(generation.trace), taken_over=taken_over)
         relay = Relay(
             stream,
             generation,
@@ -236,6 +271,7 @@ class Streams:
             recovery=settings.recovery,
             total_timeout=settings.streams.total_timeout,
             metrics=self._metrics,
+            span=span,
         )
         if taken_over:
             relay.take_over()
@@ -316,34 +352,12 @@ class Streams:
         elif error is not None:
             log.error("relay failed", stream_id=stream.id, **cause(error))
         ending = stream.log.ending
-        if ending is None:
-            return
-        self._metrics.streams.labels(ending.state.value).inc()
-        unopened = ending.error is not None and stream.log.tail == ENDING_RECORDS[stream.birth.form]
-        if unopened and stream.birth.idempotency is not None:
-            asyncio.ensure_future(self._store.release_key(stream.log))  # noqa: RUF006 — short, and nothing waits for it
-        relay = live.relay
-        log.info(
-            "stream ended",
-            stream_id=stream.id,
-            request_id=stream.birth.request_id,
-            owner=stream.birth.owner,
-            model=stream.birth.model,
-            target=ending.target,
-            state=ending.state.value,
-            reason=ending.reason,
-            records=stream.log.tail,
-            bytes=stream.log.bytes,
-            tokens=ending.tokens,
-            ttft_ms=ending.ttft_ms,
-            duration_ms=round((ending.at - stream.birth.created) * 1000, 1),
-            drain_ms=round(stream.drained * 1000, 1),
-            phases_ms=None if relay.phases is None else relay.phases.milliseconds(),
-            attempts=relay.attempts,
-            recoveries=ending.recoveries,
-            usage=ending.usage,
-            billed=ending.billed,
-        )
+        if ending is not None:
+            self._metrics.streams.labels(ending.state.value).inc()
+            unopened = ending.error is not None and stream.log.tail == ENDING_RECORDS[stream.birth.form]
+            if unopened and stream.birth.idempotency is not None:
+                asyncio.ensure_future(self._store.release_key(stream.log))  # noqa: RUF006 — short, nothing waits for it
+        _tell(stream, live.relay)
 
     # --- find --------------------------------------------------------------------------------------------------
 

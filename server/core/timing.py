@@ -27,7 +27,7 @@ class Phases:
 
     def joined(self, made: "Phases", waited: float) -> None:
         """Take over how a connection was made that was begun ahead of this attempt, which then waited for it."""
-        self.dns, self.connect, self.tls = made.dns, made.connect, made.tls
+        self.dns, self.connecting, self.connect, self.tls = made.dns, made.connecting, made.connect, made.tls
         self.waited += waited
 
     def durations(self) -> dict[str, float]:
@@ -38,6 +38,22 @@ class Phases:
         if self.headers is not None and self.first_token is not None:
             found["first_token"] = self.first_token - self.headers
         return {name: seconds for name, seconds in found.items() if seconds is not None}
+
+    def spans(self) -> dict[str, tuple[float, float]]:
+        """Return when each phase began and ended, and when the tokens came: points in time."""
+        found: dict[str, tuple[float | None, float | None]] = {
+            "headers": (self.sent, self.headers),
+            "first_token": (self.headers, self.first_token),
+            "tokens": (self.first_token, self.last_token),
+        }
+        if self.connecting is not None and self.connect is not None:
+            connected = self.connecting + self.connect
+            found["connect"] = (self.connecting, connected)
+            if self.dns is not None:
+                found["dns"] = (self.connecting - self.dns, self.connecting)
+            if self.tls is not None:
+                found["tls"] = (connected, connected + self.tls)
+        return {name: (begun, over) for name, (begun, over) in found.items() if begun is not None and over is not None}
 
     def milliseconds(self) -> dict[str, float]:
         """Return the phases and the gateway's own time as a log line shows them."""

@@ -1,0 +1,165 @@
+"""OpenTelemetry traces, where the standard `OTEL_…` variables ask for them: `sluiceway[otel]`.
+
+A span a stream, below it one an attempt, below that the phases. The stream's span follows the `traceparent` that came
+with its request; the upstream gets one that names the attempt's span. No attribute holds anything that was said.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import structlog
+
+from server.core.lifecycle import State
+from server.core.records import Birth, Ending
+from server.core.timing import Phases
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Span, Tracer
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+PROPAGATED = ("traceparent", "tracestate")
+CLOSING = 5.0  # seconds for the last spans to be sent
+log = structlog.get_logger("sluiceway.traces")
+
+
+def wanted(environ: Mapping[str, str]) -> bool:
+    """Whether the environment names a place to send traces to, and does not switch them off."""
+    off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
+    return not off and any(environ.get(name) for name in ENDPOINTS)
+
+
+def traces(environ: Mapping[str, str]) -> "Traces | None":
+    """Return what makes spans, or None where nobody wants them or OpenTelemetry is not installed."""
+    if not wanted(environ):
+        return None
+    try:
+        return Traces(environ)
+    except ImportError:
+        log.warning("no traces: OTEL_… is set, but sluiceway[otel] is not installed")
+        return None
+
+
+class Traces:
+    """Makes the spans of streams, and sends them from a thread of its own in batches. Raises ImportError."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 — an extra
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+        named = environ.get("OTEL_SERVICE_NAME") or "service.name" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        resource = Resource.create({} if named else {"service.name": "sluiceway"})
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        self._tracer = self._provider.get_tracer("sluiceway")
+
+    def begin(self, birth: Birth, headers: Mapping[str, str], *, taken_over: bool = False) -> "StreamSpan":
+        """Begin the span of a stream; `headers` are those of its request that are passed on."""
+        return StreamSpan(self._tracer, birth, headers, started=time.time() if taken_over else birth.created)
+
+    async def close(self) -> None:
+        """Send what is left, for so long; the thread of an exporter that hangs is left behind."""
+        loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+        def shut() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # the loop has not waited
+                loop.call_soon_threadsafe(done.set)
+
+        threading.Thread(target=shut, name="traces", daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSING):
+                await done.wait()
+
+
+class StreamSpan:
+    """The span of one stream, from its request to its ending. Times are in seconds since the epoch."""
+
+    def __init__(self, tracer: "Tracer", birth: Birth, headers: Mapping[str, str], *, started: float) -> None:
+        from opentelemetry.trace import SpanKind, set_span_in_context  # noqa: PLC0415
+        from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
+
+        self._tracer = tracer
+        self._propagator = TraceContextTextMapPropagator()
+        self._passed = {name: value for name, value in headers.items() if name not in PROPAGATED}
+        attributes = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.request.model": birth.model,
+            "sluiceway.stream.id": birth.id,
+            "sluiceway.request.id": birth.request_id,
+        }
+        parent = self._propagator.extract(headers)
+        self._span = tracer.start_span(
+            "stream", context=parent, kind=SpanKind.SERVER, attributes=attributes, start_time=_nanoseconds(started)
+        )
+        self._context = set_span_in_context(self._span)
+
+    def attempt(self, target: str) -> "AttemptSpan":
+        """Begin the span of an attempt at a target."""
+        from opentelemetry.trace import SpanKind, set_span_in_context  # noqa: PLC0415
+
+        attributes = {"gen_ai.operation.name": "chat", "sluiceway.target": target}
+        span = self._tracer.start_span("attempt", context=self._context, kind=SpanKind.CLIENT, attributes=attributes)
+        context = set_span_in_context(span)
+        headers = dict(self._passed)
+        self._propagator.inject(headers, context)
+        return AttemptSpan(self._tracer, span, context, headers)
+
+    def end(self, ending: Ending | None, facts: Mapping[str, Any]) -> None:
+        """End the span; without an ending the stream goes on in another process."""
+        for name, value in facts.items():
+            self._span.set_attribute(f"sluiceway.{name}", value)
+        if ending is not None:
+            usage = ending.usage or {}
+            found = {
+                "sluiceway.target": ending.target,
+                "sluiceway.state": ending.state.value,
+                "sluiceway.reason": ending.reason,
+                "sluiceway.recoveries": ending.recoveries,
+                "sluiceway.ttft_ms": ending.ttft_ms,
+                "sluiceway.usage.measured": usage.get("measured"),
+                "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
+                "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
+            }
+            self._span.set_attributes({name: value for name, value in found.items() if value is not None})
+            if ending.state is State.FAILED:
+                _failed(self._span, ending.reason)
+        self._span.end()
+
+
+class AttemptSpan:
+    """The span of one attempt; `headers` are what goes upstream with it."""
+
+    def __init__(self, tracer: "Tracer", span: "Span", context: "Context", headers: Mapping[str, str]) -> None:
+        self.headers = headers
+        self._tracer = tracer
+        self._span = span
+        self._context = context
+
+    def end(self, phases: Phases, error: str | None) -> None:
+        """End it with its phases, and what it failed of."""
+        since = time.time() - time.monotonic()
+        for name, (begun, over) in phases.spans().items():
+            span = self._tracer.start_span(name, context=self._context, start_time=_nanoseconds(since + begun))
+            span.end(_nanoseconds(since + over))
+        if error is not None:
+            _failed(self._span, error)
+        self._span.end()
+
+
+def _failed(span: "Span", kind: str) -> None:
+    """Mark a span as failed by a code; messages stay out, they may quote what was said."""
+    from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415
+
+    span.set_attribute("error.type", kind)
+    span.set_status(Status(StatusCode.ERROR))
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
