@@ -21,14 +21,16 @@ def results(found: list[native.Event]) -> dict[str, dict[str, Any]]:
 
 
 async def test_a_conversation(provider, model, marks) -> None:
-    """Parallel calls, one that fails, one that hangs, one with a huge result, in one stream with ids without a gap."""
+    """Parallel calls, one that fails, one that hangs, one that is huge, a recovery: one stream, each tool run once."""
     calls = [
         call("add", {"x": 1}, id="good"), call("fail", id="bad"), call("hang", id="stuck"), call("huge", id="big"),
     ]  # fmt: skip
     script = {"text": "Let me see. ", "tool_calls": calls, "interleave": True}
-    await provider.script(model, script, {"tool_calls": [call("add", {"x": 2, "y": 3}, id="good")]}, {"text": "Five."})
+    second_round = {"tool_calls": [call("add", {"x": 2, "y": 3}, id="good")]}
+    cut = {**second_round, "tool_piece": 4, "cut_after": 1}
+    await provider.script(model, script, {"status": 500}, cut, second_round, {"text": "Five."})
     tools = {"functions": ALL, "timeout": 0.5, "max_result_bytes": 2000}
-    async with in_process(provider.url, tools=tools) as gateway:
+    async with in_process(provider.url, tools=tools, recovery=RETRY) as gateway:
         found = await native.events(gateway.root, model)
     assert native.types(found) == [
         "start", "token", "tool_call", "tool_result", "tool_call", "tool_result", "token", "done",
@@ -46,8 +48,8 @@ async def test_a_conversation(provider, model, marks) -> None:
     assert second["content"] == "5"
     assert ran(marks) == {"add 1 1": 1, "fail": 1, "hang": 1, "huge": 1, "add 2 3": 1}
     requests = [one["body"]["messages"] for one in await provider.seen(model)]
-    assert [len(messages) for messages in requests] == [1, 6, 8]
-    assert requests[2][:6] == requests[1]
+    assert [len(messages) for messages in requests] == [1, 6, 6, 6, 8]
+    assert requests[1] == requests[2] == requests[3] == requests[4][:6]
     assistant, *answers = requests[1][1:]
     assert assistant["content"] == "Let me see. "
     assert [one["id"] for one in assistant["tool_calls"]] == [one["tool_call_id"] for one in answers]

@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import openai
+from chromium import check, console
 from cutting_proxy import CuttingProxy, cutting, random_cuts
 from gateway import OwnProcess, own_process
 from node import node
 from provider import Provider
 
 from server.client import Patience, resuming_http_client, resuming_sync_http_client
+from server.core.sse import Decoder
 
 WORDS = [f"w{n}é☃ " for n in range(300)]
 QUESTION: Any = [{"role": "user", "content": "Tell me."}]
@@ -97,6 +99,44 @@ async def test_javascript_sdk_survives_two_kills(provider: Provider, model: str,
         said = await node("openai_sdk.mjs", proxy.url, model, options, seconds=100)
         assert "".join(said["texts"]) == "".join(WORDS), said
         assert (gateway.kills, proxy.made) == (2, 20)
+
+
+async def test_native_client_survives_two_kills(provider: Provider, model: str, tmp_path: Path) -> None:
+    """The Python client reads a native stream over 20 cuts and two kills: every id and every word once, in order."""
+    await provider.script(model, {"pieces": WORDS, "rate": 100})
+    async with restarting(provider, tmp_path, random_cuts(20, seed=14, high=1600)) as (gateway, proxy):
+        async with resuming_http_client(base_url=proxy.root, patience=QUICK) as http:
+            response = await http.post("/api/stream", json={"model": model, "prompt": "Tell me."})
+        assert (gateway.kills, proxy.made) == (2, 20)
+    events = Decoder().feed(response.content)
+    assert [int(event.id or 0) for event in events] == list(range(1, len(events) + 1))
+    told = [json.loads(event.data) for event in events]
+    assert "".join(one["content"] for one in told if one["type"] == "token") == "".join(WORDS)
+    assert told[-1]["status"] == "complete"
+
+
+async def test_stream_events_survives_two_kills(provider: Provider, model: str, tmp_path: Path) -> None:
+    """`StreamEvents` dispatches every event once over 20 cuts and two kills."""
+    await provider.script(model, {"pieces": WORDS, "rate": 100})
+    body = json.dumps({"model": model, "prompt": "Tell me."})
+    async with restarting(provider, tmp_path, random_cuts(20, seed=15, high=1600)) as (gateway, proxy):
+        said = await node("stream_events.mjs", proxy.root + "/api/stream", body, seconds=100)
+        assert (gateway.kills, proxy.made) == (2, 20)
+    assert "".join(said["texts"]) == "".join(WORDS)
+    assert said["ids"] == list(range(1, said["ids"][-1] + 1))
+    assert said["status"] == "complete"
+
+
+async def test_console_survives_two_kills(provider: Provider, model: str, tmp_path: Path) -> None:
+    """The console shows an answer once and whole over 20 cuts and two kills, and marks both recoveries."""
+    await provider.script(model, {"pieces": WORDS, "rate": 100})
+    async with restarting(provider, tmp_path, random_cuts(20, seed=16, high=1600)) as (gateway, proxy):
+        proxy.cuts_of = ("POST /api/stream", "GET /v1/streams/strm_")
+        said = await console(proxy.root, "cuts", model)
+        assert (gateway.kills, proxy.made) == (2, 20)
+    check(said)
+    assert said["final"] == "".join(WORDS)
+    assert said["marks"] == 2
 
 
 async def test_a_deploy_is_not_noticed(provider: Provider, model: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import openai
@@ -14,56 +14,79 @@ from gateway import in_process
 from langchain_openai import ChatOpenAI
 from nginx import nginx
 from node import node
+from openai.types.chat import ChatCompletionChunk
 from provider import Provider
 
 from server.client import Patience, resuming_http_client
 from server.core.sse import Decoder
 
 WORDS = [f"w{n}é☃ " for n in range(50)]
-ARGUMENTS = {"query": "räuber " * 20}
-CALL = {"index": 0, "id": "call_1", "name": "search", "arguments": json.dumps(ARGUMENTS)}
+ARGUMENTS = [{"query": "räuber " * 20}, {"query": "lock " * 20}]  # of two calls, whose pieces come in turns
+CALLS = [
+    {"index": index, "id": f"call_{index}", "name": "search", "arguments": json.dumps(given)}
+    for index, given in enumerate(ARGUMENTS)
+]
+REFUSAL = {"status": 400, "error": {"message": "That is too long.", "code": "context_length_exceeded", "type": "x"}}
 QUESTION: Any = [{"role": "user", "content": "Tell me."}]
 
 
 @dataclass
 class Said:
-    """What a client made of a stream: its text, the arguments of its tool call, or what its error said."""
+    """What a client made of a stream: its text, the arguments of its tool calls, or what its error said."""
 
     text: str = ""
-    arguments: Any = None
+    arguments: list[Any] = field(default_factory=list)
     error: str = ""
+
+
+class Pieces:
+    """The arguments of calls, put together as a program does it."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, str] = {}
+
+    def add(self, index: int, text: str | None) -> None:
+        """Take what came for one call."""
+        self._calls[index] = self._calls.get(index, "") + (text or "")
+
+    def parsed(self) -> list[Any]:
+        """Give the arguments of each call."""
+        return [json.loads(text) for _, text in sorted(self._calls.items())]
 
 
 async def _openai_async(url: str, model: str) -> Said:
     async with openai.AsyncOpenAI(api_key="none", base_url=url, max_retries=0) as client:
-        return await _collect(await client.chat.completions.create(model=model, messages=QUESTION, stream=True))
+        return await _collect(client, model)
 
 
-async def _collect(stream: openai.AsyncStream[Any]) -> Said:
-    said, arguments = Said(), ""
+async def _collect(client: openai.AsyncOpenAI, model: str) -> Said:
+    said, pieces = Said(), Pieces()
     try:
-        async for chunk in stream:
-            delta = chunk.choices[0].delta
-            said.text += delta.content or ""
-            arguments += "".join(call.function.arguments or "" for call in delta.tool_calls or [])
+        async for chunk in await client.chat.completions.create(model=model, messages=QUESTION, stream=True):
+            _take(chunk, said, pieces)
     except openai.APIError as error:
         said.error = error.message
-    said.arguments = json.loads(arguments) if arguments else None
+    said.arguments = pieces.parsed()
     return said
+
+
+def _take(chunk: ChatCompletionChunk, said: Said, pieces: Pieces) -> None:
+    delta = chunk.choices[0].delta
+    said.text += delta.content or ""
+    for call in delta.tool_calls or ():
+        pieces.add(call.index, call.function.arguments if call.function else "")
 
 
 async def _openai_sync(url: str, model: str) -> Said:
     def ask() -> Said:
-        said, arguments = Said(), ""
+        said, pieces = Said(), Pieces()
         with openai.OpenAI(api_key="none", base_url=url, max_retries=0) as client:
             try:
                 for chunk in client.chat.completions.create(model=model, messages=QUESTION, stream=True):
-                    delta = chunk.choices[0].delta
-                    said.text += delta.content or ""
-                    arguments += "".join(call.function.arguments or "" for call in delta.tool_calls or [])
+                    _take(chunk, said, pieces)
             except openai.APIError as error:
                 said.error = error.message
-        said.arguments = json.loads(arguments) if arguments else None
+        said.arguments = pieces.parsed()
         return said
 
     return await asyncio.to_thread(ask)
@@ -71,13 +94,13 @@ async def _openai_sync(url: str, model: str) -> Said:
 
 async def _openai_js(url: str, model: str) -> Said:
     said = await node("openai_sdk.mjs", url, model, '{"plain": true}')
-    arguments = json.loads(said["arguments"]) if said["arguments"] else None
+    arguments = [json.loads(text) for text in said["calls"]]
     return Said("".join(said["texts"]), arguments, said.get("error", {}).get("message", ""))
 
 
 async def _vercel(url: str, model: str) -> Said:
     said = await node("vercel_ai.mjs", url, model, "plain")
-    return Said("".join(said["texts"]), said["calls"][0]["input"] if said["calls"] else None, "".join(said["errors"]))
+    return Said("".join(said["texts"]), [call["input"] for call in said["calls"]], "".join(said["errors"]))
 
 
 async def _langchain(url: str, model: str) -> Said:
@@ -89,8 +112,7 @@ async def _langchain(url: str, model: str) -> Said:
             whole = chunk if whole is None else whole + chunk
     except openai.APIError as error:
         said.error = error.message
-    if whole is not None and whole.tool_calls:
-        said.arguments = whole.tool_calls[0]["args"]
+    said.arguments = [call["args"] for call in whole.tool_calls] if whole is not None else []
     return said
 
 
@@ -103,19 +125,23 @@ async def _curl(url: str, model: str) -> Said:
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     out, _ = await process.communicate()
-    said, arguments = Said(), ""
-    for event in Decoder().feed(out):
-        if event.data == b"[DONE]":
-            continue
-        payload = json.loads(event.data)
+    said, pieces = Said(), Pieces()
+    for payload in _payloads(out):
         if "error" in payload:
             said.error = payload["error"]["message"]
             continue
         delta = payload["choices"][0]["delta"]
         said.text += delta.get("content") or ""
-        arguments += "".join(call["function"].get("arguments", "") for call in delta.get("tool_calls", []))
-    said.arguments = json.loads(arguments) if arguments else None
+        for call in delta.get("tool_calls", ()):
+            pieces.add(call["index"], call["function"].get("arguments"))
+    said.arguments = pieces.parsed()
     return said
+
+
+def _payloads(out: bytes) -> list[dict[str, Any]]:
+    if out.startswith(b"{"):
+        return [json.loads(out)]
+    return [json.loads(event.data) for event in Decoder().feed(out) if event.data != b"[DONE]"]
 
 
 CLIENTS = {
@@ -143,15 +169,17 @@ async def url(provider: Provider, request: pytest.FixtureRequest) -> AsyncIterat
 async def test_text_tool_calls_and_errors(
     url: str, provider: Provider, model: str, ask: Callable[[str, str], Awaitable[Said]]
 ) -> None:
-    """Each client streams text and a tool call whole, and raises the gateway's error in the middle of a stream."""
-    await provider.script(
-        model, {"pieces": WORDS, "rate": 400}, {"tool_calls": [CALL]}, {"tokens": 20, "cut_after": 10, "rate": 400}
-    )
+    """Each client streams text and parallel tool calls whole, and raises errors, in a stream and before one."""
+    calls, cut = {"tool_calls": CALLS, "interleave": True}, {"tokens": 20, "cut_after": 10, "rate": 400}
+    await provider.script(model, {"pieces": WORDS, "rate": 400}, calls, cut, REFUSAL)
     assert await ask(url, model) == Said("".join(WORDS))
     assert await ask(url, model) == Said(arguments=ARGUMENTS)
     failed = await ask(url, model)
     assert failed.text
     assert "upstream" in failed.error
+    refused = await ask(url, model)
+    assert not refused.text
+    assert "That is too long." in refused.error
 
 
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
@@ -166,7 +194,7 @@ async def test_resumes_through_nginx(provider: Provider, model: str, version: st
         resuming_http_client(base_url=front.url, patience=patience) as http,
     ):
         client = openai.AsyncOpenAI(api_key="none", http_client=http, max_retries=0)
-        said = await _collect(await client.chat.completions.create(model=model, messages=QUESTION, stream=True))
+        said = await _collect(client, model)
         assert proxy.made == 10
     assert said == Said("".join(WORDS * 4))
     assert len(await provider.seen(model)) == 1

@@ -8,7 +8,7 @@ const [chromium, root, scenario, argument = ""] = process.argv.slice(2);
 const browser = await openBrowser(chromium);
 const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
 const page = await context.newPage();
-page.setDefaultTimeout(20_000);
+page.setDefaultTimeout(40_000);
 const problems = [];
 page.on("pageerror", (error) => problems.push(error.message));
 page.on("console", (message) => {
@@ -89,7 +89,9 @@ const scenarios = {
   async cuts() {
     await ask(argument, "Tell me.");
     await over();
-    return { final: await text() };
+    const final = await page.evaluate(() => [...document.querySelector("#messages li.answer:last-child .text").childNodes]
+      .filter((node) => node.nodeName === "#text").map((node) => node.textContent).join(""));
+    return { final, marks: await page.locator("#messages .mark.recovery").count() };
   },
 
   async gap() {

@@ -10,7 +10,7 @@ const resuming = makeResumingFetch({ firstWait: 10, longestWait: 100, onCut: () 
 const fetch = plain ? globalThis.fetch : resuming;
 const client = new OpenAI({ baseURL, apiKey: "none", fetch, maxRetries: 0 });
 const body = { model, messages: [{ role: "user", content: "Tell me." }], ...request };
-const said = { texts: [], arguments: "", cuts: 0 };
+const said = { texts: [], arguments: "", calls: [], cuts: 0 };
 try {
   if (whole) {
     said.texts.push((await client.chat.completions.create(body)).choices[0].message.content);
@@ -21,7 +21,10 @@ try {
     for await (const chunk of stream) {
       const delta = chunk.choices[0]?.delta ?? {};
       if (delta.content) said.texts.push(delta.content);
-      for (const call of delta.tool_calls ?? []) said.arguments += call.function?.arguments ?? "";
+      for (const call of delta.tool_calls ?? []) {
+        said.arguments += call.function?.arguments ?? "";
+        said.calls[call.index] = (said.calls[call.index] ?? "") + (call.function?.arguments ?? "");
+      }
       if (stopAfter && said.texts.length === stopAfter) break;
     }
   }

@@ -6,7 +6,7 @@ const said = { names: [], texts: [], ids: [], cuts: 0, errors: [], gaps: [], cou
 const events = new StreamEvents(url, {
   body: body ? JSON.parse(body) : undefined, resume: { firstWait: 10, longestWait: 100 },
 });
-for (const name of ["start", "reasoning", "token", "tool_call", "error", "gap", "done"]) {
+for (const name of ["start", "reasoning", "token", "tool_call", "recovery", "error", "gap", "done"]) {
   events.addEventListener(name, ({ data, lastEventId }) => {
     said.count += 1;
     if (said.names.at(-1) !== name) said.names.push(name);
