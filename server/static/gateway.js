@@ -12,9 +12,13 @@ const LIVE = ["starting", "streaming", "recovering"];
 const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
 /** @type {Map<string, { records: number, at: number }>} for the rate between two looks */
 let before = new Map();
+/** @type {any} */
+let latest = null;
+let width = 0; // that the plots were drawn for
 
 export function startGateway() {
   element("phases-legend").replaceChildren(...PHASES.map((name) => make("span", `key ${name}`, name.replace("_", " "))));
+  new ResizeObserver(() => { if (latest && element("ttft").clientWidth !== width) showStats(latest); }).observe(element("ttft"));
   void look();
 }
 
@@ -68,10 +72,11 @@ function showStreams(streams) {
 
 /** @param {any} stats */
 function showStats(stats) {
+  latest = stats;
+  width = element("ttft").clientWidth;
   const { ttft } = stats.windows["5m"];
   const shown = ["p50", "p95", "p99"].map((name) => make("span", `key ${name}`, `${name} ${milliseconds(ttft[name])}`));
   element("ttft-now").replaceChildren(...shown, make("span", "note", `last 5 min, ${ttft.count} request${ttft.count === 1 ? "" : "s"}`));
-  const width = element("ttft").clientWidth;
   element("ttft").replaceChildren(ttftPlot(stats.minutes, width));
   element("phases").replaceChildren(phasesPlot(stats.recent.slice(0, SHOWN), width));
   const circuits = Object.entries(stats.breakers).map(([target, state]) =>

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import os
 from typing import Any
 
@@ -12,6 +13,7 @@ from cutting_proxy import cutting, random_cuts
 from gateway import InProcess, in_process
 from nginx import nginx
 from provider import Provider
+from slow_readers import never_read
 
 WORDS = [f"w{n} " for n in range(80)]
 TEXT = "".join(WORDS)
@@ -128,28 +130,52 @@ async def test_asks_for_the_key(provider: Provider, model: str) -> None:
 
 
 async def test_shows_the_gateway(provider: Provider, model: str) -> None:
-    """Beside the chat are the live stream, the times to the first token, the phases and the circuit."""
+    """Beside the chat are live streams with their lag, times to the first token, phases, and the circuits' states."""
+    flood = model + "-flood"
     await provider.script(model, {**PACED, "rate": 15})
-    async with in_process(provider.url) as gateway:
+    await provider.script(flood, {"tokens": 10_000_000, "big": 100})
+    upstreams = [{"name": "local", "base_url": provider.url}, {"name": "away", "base_url": "http://127.0.0.1:9/v1"}]
+    models = [{"name": model, "targets": [f"away/{model}", f"local/{model}"]}, {"name": "*", "targets": ["local/*"]}]
+    recovery = {"strategy": "auto", "backoff": 0.01, "max_retries": 0, "breaker_failures": 1, "breaker_reset": 60.0}
+    async with (
+        in_process(provider.url, upstreams=upstreams, models=models, recovery=recovery) as gateway,
+        never_read(gateway.port, flood, 1),
+    ):
         said = await console(gateway.root, "gateway", model)
     check(said)
-    assert model in said["row"]
-    assert "1 request" in said["ttft"]
-    assert "closed local/*" in said["circuits"]
+    mine, stuck = said["rows"]
+    assert model in mine
+    assert "0 B" in mine
+    assert "paused" in stuck
+    assert "KB" in stuck
+    assert "2 requests" in said["ttft"]
+    assert said["phases"] == ["no answer"]
+    assert {f"open away/{model}", f"closed local/{model}"} <= set(said["circuits"])
 
 
-async def test_light_dark_phone_and_keyboard(provider: Provider) -> None:
-    """Colours follow the system or the choice, a phone has no sideways scrolling, and Tab reaches everything."""
-    folder = os.environ.get("SCREENSHOTS", "")
-    async with in_process(provider.url) as gateway:
-        said = await console(gateway.root, "looks", folder)
+async def test_light_dark_phone_and_keyboard(provider: Provider, model: str) -> None:
+    """In the middle of an answer: colours follow the system or the choice, nothing is too wide, Tab reaches all of it.
+
+    With SCREENSHOTS=FOLDER in the environment it takes pictures.
+    """
+    call = {"index": 0, "id": "call_1", "name": "lookup", "arguments": {"query": "level at the north gate " * 8}}
+    thought = {"reasoning": ["I should ", "look it up."], "text": "Let me look. ", "tool_calls": [call]}
+    answer = {"pieces": [*WORDS, "\n\n    ", "longword" * 20, "\n", *WORDS], "rate": 30}
+    await provider.script(model, thought, {**answer, "cut_after": 30}, answer)
+    tools = {"functions": {"lookup": "console_tools:lookup"}}
+    argument = json.dumps({"model": model, "folder": os.environ.get("SCREENSHOTS", "")})
+    async with in_process(provider.url, recovery={"strategy": "auto", "backoff": 0.05}, tools=tools) as gateway:
+        said = await console(gateway.root, "looks", argument)
     check(said)
     light, dark, phone = said["light"], said["dark"], said["phone"]
     assert light["background"] != dark["background"]
     assert said["chosen"] == dark["background"]
     assert light["overflow"] == dark["overflow"] == phone["overflow"] == 0
+    assert said["answering"]
     assert (phone["chat"], phone["gateway"], said["tab"]) == (True, False, True)
-    assert {"skip", "theme", "messages", "prompt", "model", "clear", "send"} <= set(said["reached"])
+    assert {"skip", "theme", "messages", "summary", "prompt", "model", "clear", "send", "scroll"} <= set(
+        said["reached"]
+    )
 
 
 async def test_the_policy_is_strict(provider: Provider) -> None:

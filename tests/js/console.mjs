@@ -137,16 +137,27 @@ const scenarios = {
   async gateway() {
     await ask(argument, "Tell me.");
     await page.waitForSelector("#streams tr.live .state.streaming");
-    const row = await page.textContent("#streams tr.live");
+    await page.waitForSelector("#streams tr.live .state.paused");
+    const rows = await page.locator("#streams tr.live").allTextContents();
     await over();
     await page.waitForFunction(() => document.querySelectorAll("#ttft circle").length >= 3);
     await page.waitForFunction(() => document.querySelectorAll("#phases rect.first_token").length >= 1);
     await page.waitForSelector("#circuits .state.closed");
-    return { row, ttft: await page.textContent("#ttft-now"), circuits: await page.textContent("#circuits") };
+    return {
+      rows,
+      ttft: await page.textContent("#ttft-now"),
+      phases: await page.locator("#phases text.failed").allTextContents(),
+      circuits: await page.locator("#circuits li").allTextContents(),
+    };
   },
 
   async looks() {
+    const { model, folder } = JSON.parse(argument);
     const found = {};
+    const picture = async (name) => { if (folder) await page.screenshot({ path: `${folder}/${name}.png` }); };
+    await picture("empty");
+    await ask(model, "What is the level at the north gate?\nPlease be brief.");
+    await page.waitForSelector("#messages .mark.recovery");
     for (const [name, width, colorScheme] of [["light", 1280, "light"], ["dark", 1280, "dark"], ["phone", 360, "light"]]) {
       await page.setViewportSize({ width, height: 800 });
       await page.emulateMedia({ colorScheme });
@@ -156,19 +167,29 @@ const scenarios = {
         chat: document.getElementById("chat").checkVisibility(),
         gateway: document.getElementById("gateway").checkVisibility(),
       }));
-      if (argument) await page.screenshot({ path: `${argument}/${name}.png` });
+      await picture(name);
     }
+    found.answering = await page.isVisible("#stop");
+    await over();
+    await page.locator("#messages details").nth(1).evaluate((details) => { details.open = true; });
+    await page.locator("#messages details").nth(1).scrollIntoViewIfNeeded();
+    await picture("phone-tool");
     await page.click("#show-gateway");
     found.tab = await page.evaluate(() => document.getElementById("gateway").checkVisibility());
+    await page.waitForFunction(() => document.querySelectorAll("#ttft circle").length >= 3);
+    await picture("phone-gateway");
     await page.click("#theme");
     await page.click("#theme");
     found.chosen = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     await page.setViewportSize({ width: 1280, height: 800 });
     await page.reload();
+    await page.waitForFunction(() => document.querySelectorAll("#ttft circle").length >= 3);
+    await picture("ended");
     const reached = [];
-    for (let count = 0; count < 12; count += 1) {
+    for (let count = 0; count < 16; count += 1) {
       await page.keyboard.press("Tab");
-      reached.push(await page.evaluate(() => document.activeElement.id || document.activeElement.className));
+      reached.push(await page.evaluate(() => document.activeElement.id || document.activeElement.className
+        || document.activeElement.tagName.toLowerCase()));
     }
     return { ...found, reached };
   },
