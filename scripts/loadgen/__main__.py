@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from server.config import is_loopback
-
 from .goals import goals
 from .page import KIND_HEADS, PROCESS_HEADS, kinds, process, summary, write
 from .plan import KINDS, LONGEST, MOST_COUNT, MOST_OPEN, MOST_RATE, PRESETS, Plan
@@ -31,7 +29,7 @@ def main() -> int:
         return 2
     print(f"{plan.name}: {_says(plan)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
-        port = urlsplit(options.gateway).port or 80 if options.gateway else 0
+        port = urlsplit(options.gateway or "").port or 0
         place = Place(Path(folder), port, options.upstream_port, options.pid)
         try:
             found = run(plan, place, _show)
@@ -164,8 +162,8 @@ def _mix(text: str) -> dict[str, int]:
 
 def _loopback(text: str) -> str:
     url = urlsplit(text)
-    if url.scheme != "http" or not is_loopback(url.hostname or ""):
-        raise argparse.ArgumentTypeError(f"{text} is not on this machine: http://127.0.0.1:PORT")
+    if url.scheme != "http" or url.hostname != "127.0.0.1" or not url.port:
+        raise argparse.ArgumentTypeError(f"{text} is not http://127.0.0.1:PORT: only this machine is put under load")
     return text
 
 

@@ -32,10 +32,7 @@ def write(run: Run, base: Path) -> tuple[Path, Path]:
 
 def html(run: Run) -> str:
     """Return the page."""
-    verdict = [
-        [each.what, each.reach, each.measured, "met" if each.met else '<span class="missed">missed</span>']
-        for each in goals(run)
-    ]
+    verdict = [[each.what, each.reach, each.measured, "met" if each.met else "missed"] for each in goals(run)]
     early = "<p><strong>Ended early</strong>: this is what had been measured.</p>" if run.result["interrupted"] else ""
     words = "".join(f"<li><code>{escape(each)}</code></li>" for each in run.result["complaints"])
     complaints = f"<h2>The first complaints</h2><ul>{words}</ul>" if words else ""
@@ -108,6 +105,7 @@ def process(run: Run) -> list[list[str]]:
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     def cells(name: str, row: Sequence[str]) -> str:
-        return "<tr>" + "".join(f"<{name}>{cell}</{name}>" for cell in row) + "</tr>"
+        missed = ' class="missed"' * (row[-1] == "missed")
+        return f"<tr{missed}>" + "".join(f"<{name}>{escape(cell)}</{name}>" for cell in row) + "</tr>"
 
     return f"<table>{cells('th', heads)}{''.join(cells('td', row) for row in rows)}</table>"

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 MOST_OPEN = 20_000
 MOST_RATE = 5_000.0  # requests a second
@@ -78,15 +78,6 @@ class Plan:
     def most_open(self) -> int:
         """How many streams may be open at the same time: each takes two descriptors of the gateway."""
         return self.open or math.ceil(min(self.count, self.rate * 10))
-
-    def smaller(self, by: float) -> "Plan":
-        """Return the same shape with ``by`` of the streams."""
-        return replace(
-            self,
-            open=math.ceil(self.open * by),
-            rate=self.rate * by,
-            count=self.count if self.count == MOST_COUNT else math.ceil(self.count * by),
-        )
 
 
 PRESETS = {

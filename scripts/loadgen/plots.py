@@ -125,7 +125,7 @@ def _faults(run: Run, axes: Axes) -> None:
     """Draw how the streams of each kind ended, as shares: one colour for each way."""
     axes.set_title("What each kind of stream came to")
     kinds = [kind for kind in KINDS if run.result["outcomes"].get(kind)]
-    ways = sorted({way for kind in kinds for way in run.result["outcomes"][kind]}, key=lambda way: way not in GOOD)
+    ways = [*GOOD, *sorted({way for kind in kinds for way in run.result["outcomes"][kind]}.difference(GOOD))]
     left = dict.fromkeys(kinds, 0.0)
     for way, colour in zip(ways, (COLOURS[2], *COLOURS[:2], *COLOURS[3:]) * 3, strict=False):
         shares = [run.result["outcomes"][kind].get(way, 0) / sum(run.result["outcomes"][kind].values())
@@ -138,5 +138,4 @@ def _faults(run: Run, axes: Axes) -> None:
         axes.annotate(told, (0, kind), va="center", fontsize=8, color="white")
     axes.invert_yaxis()
     axes.set_xticks([])
-    if ways:
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
+    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)
