@@ -1,11 +1,14 @@
 """The load generator notices everything that can go wrong with an event; its report is one page that needs nothing."""
 
 import asyncio
+import os
+import pty
 import re
 import resource
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from html.parser import HTMLParser
 from pathlib import Path
 from time import monotonic_ns
@@ -212,6 +215,24 @@ def test_ctrl_c_reports_what_was_measured(tmp_path: Path) -> None:
         said, _ = process.communicate(timeout=30)
     assert "streams that went wrong | 0 | 0 of" in said
     assert "Ended early" in (tmp_path / "load.html").read_text()
+
+
+def test_in_a_terminal_one_line_is_kept_up_to_date(tmp_path: Path) -> None:
+    """It is written over every second, and the verdict begins on a line of its own."""
+    ours, theirs = pty.openpty()
+    command = [LOAD, "--report", tmp_path / "load", "--open", "5", "--ramp", "0", "--seconds", "1", "--tokens", "40"]
+    with subprocess.Popen([*command, "--mix", "fast=1"], stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        said = b""
+        with suppress(OSError):  # EIO: the other end has closed
+            while data := os.read(ours, 65536):
+                said += data
+        assert process.wait(60) == 0
+    os.close(ours)
+    progress, _, verdict = said.partition(b"\x1b[K\r\n")
+    assert progress.count(b"\r    ") >= 2, said
+    assert b"open     5" in progress
+    assert b"went wrong" in verdict
 
 
 @pytest.mark.parametrize(
