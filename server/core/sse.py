@@ -9,6 +9,7 @@ from typing import NamedTuple
 BOM = b"\xef\xbb\xbf"
 HEARTBEAT = b": hb\n"  # no blank line after it: it would dispatch an empty event after an `id:`
 MAX_EVENT_BYTES = 4 * 1024 * 1024  # an event that is still not whole after this is garbage, not a token
+LINE_BYTES = 64  # that a further line of an event takes beside its text: millions of short ones are memory, too
 
 
 class Event(NamedTuple):
@@ -64,7 +65,7 @@ class Decoder:
         self._skip_lf = False  # the last read ended in \r: a \n that follows belongs to the same line end
         self._line = bytearray()  # the line that is not whole yet
         self._data: list[bytes] = []  # of the event that is not whole yet, as are these:
-        self._more = 0  # bytes in `_data` after its first line
+        self._more = 0  # bytes that `_data` takes after its first line
         self._type = b""
         self._id: bytes | None = None
 
@@ -111,7 +112,7 @@ class Decoder:
         name, _, value = line.partition(b":")
         value = value.removeprefix(b" ")
         if name == b"data":
-            self._more += len(value) + 1 if self._data else 0
+            self._more += len(value) + LINE_BYTES if self._data else 0
             self._data.append(value)
         elif name == b"event":
             self._type = value

@@ -1,0 +1,107 @@
+"""What there is to attack, and what it tells: OWASP's API3 (properties), API5, API8 and API9 (inventory)."""
+
+import hashlib
+
+import pytest
+from gateway import in_process
+from wire import call, complete
+
+# Section 3 of the contract; HEAD comes with the health checks and the console.
+SERVED = {
+    ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/streams"), ("GET", "/v1/streams/{id}"),
+    ("DELETE", "/v1/streams/{id}"), ("POST", "/api/stream"), ("GET", "/healthz"), ("GET", "/readyz"),
+    ("GET", "/metrics"), ("GET", "/api/stats"), ("GET", "/"),
+}  # fmt: skip
+LISTED = {
+    "id", "object", "model", "target", "state", "paused", "created", "last_activity", "records", "bytes", "lag",
+    "readers", "recoveries",
+}  # fmt: skip
+PROBES = [
+    "/v1", "/v1/", "/v2/models", "/api", "/api/", "/api/keys", "/admin", "/debug", "/config", "/config.toml", "/.env",
+    "/.git/config", "/docs", "/openapi.json", "/v1/keys", "/v1/embeddings", "/v1/files", "/server-status", "/actuator",
+    "/static/", "/static/package.json.bak", "/healthz/", "/metrics/", "/v1/streams/../models",
+]  # fmt: skip
+JSON = {"Accept": "application/json"}
+
+
+def key(name: str, **more) -> dict:
+    return {"name": name, "sha256": hashlib.sha256(name.encode()).hexdigest(), **more}
+
+
+def bearer(name: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {name}"}
+
+
+async def test_what_is_served(gateway) -> None:
+    """The routes are those of the contract, and the console's files: none is left over from a trial."""
+    app = gateway.app._runner.app
+    routes = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
+    assert {route for route in routes if route[0] != "HEAD" and not route[1].startswith("/static")} == SERVED
+
+
+@pytest.mark.parametrize("path", PROBES)
+async def test_nothing_beside(gateway, path) -> None:
+    """What scanners try is 404 in OpenAI's shape, which names what is served and nothing else."""
+    answer = await call(gateway.root, "GET", path)
+    assert (answer.status, answer.error["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PUT", "PATCH", "DELETE", "PROPFIND", "POST"])
+async def test_methods(gateway, method) -> None:
+    """Another method than the path's own is refused, and TRACE gives nothing back."""
+    answer = await call(gateway.root, method, "/v1/models", {} if method == "POST" else None, {"X-Canary": "canary"})
+    assert answer.status in (400, 404, 405)
+    assert b"canary" not in answer.body
+
+
+async def test_properties_of_a_stream(provider, model) -> None:
+    """A stream shows the contract's fields: neither its owner, nor its request, nor what its upstream is."""
+    async with in_process(provider.url, keys=[key("alice"), key("root", admin=True)]) as gateway:
+        answer = await complete(gateway.root, model, headers=bearer("alice"))
+        stream = answer.headers["x-stream-id"]
+        for who in ("alice", "root"):
+            [listed] = (await call(gateway.root, "GET", "/v1/streams", headers=bearer(who))).json["data"]
+            assert listed.keys() == LISTED
+            state = (await call(gateway.root, "GET", f"/v1/streams/{stream}", headers={**bearer(who), **JSON})).json
+            assert state.keys() == LISTED | {"usage", "error"}
+            assert "Say it." not in str(state)
+
+
+async def test_properties_cannot_be_set(provider, model) -> None:
+    """Fields that only the gateway sets are like any other in a request: they go upstream and change nothing."""
+    mine = {"owner": "bob", "admin": True, "id": "strm_mine", "state": "complete", "target": "other/x",
+            "policy": "continue", "created": 0, "records": 9, "key": "bob", "on_disconnect": "continue"}  # fmt: skip
+    async with in_process(provider.url, keys=[key("alice"), key("bob")]) as gateway:
+        answer = await complete(gateway.root, model, headers=bearer("alice"), **mine)
+        stream = answer.headers["x-stream-id"]
+        [listed] = (await call(gateway.root, "GET", "/v1/streams", headers=bearer("alice"))).json["data"]
+        assert (await call(gateway.root, "GET", "/v1/streams", headers=bearer("bob"))).json["data"] == []
+    assert listed["id"] == stream != "strm_mine"
+    assert listed["target"] == f"local/{model}"
+    assert listed["created"] > 0
+
+
+async def test_what_an_ordinary_key_learns(provider, model) -> None:
+    """Stats and metrics, which every key may read, name no owner, no other's stream or model, no upstream's address."""
+    async with in_process(provider.url, keys=[key("alice"), key("bob")]) as gateway:
+        answer = await complete(gateway.root, model, headers=bearer("alice"))
+        await gateway.idle()
+        told = [(await call(gateway.root, "GET", path, headers=bearer("bob"))).body.decode()
+                for path in ("/metrics", "/api/stats", "/v1/models", "/v1/streams")]  # fmt: skip
+    for secret in ("alice", answer.headers["x-stream-id"], provider.root, model):
+        assert secret not in "".join(told)
+
+
+async def test_errors_tell_nothing_of_the_inside(gateway, model) -> None:
+    """No error has a path of the file system, a traceback, or the name of a class."""
+    shown = [
+        await call(gateway.root, "POST", "/v1/chat/completions", b"{", {"Content-Type": "application/json"}),
+        await call(gateway.root, "POST", "/v1/chat/completions", {"model": model}),
+        await call(gateway.root, "GET", "/v1/streams/strm_x"),
+        await call(gateway.root, "GET", "/v1/streams/strm_x?after=x"),
+        await call(gateway.root, "POST", "/api/stream", {"session_id": 1}),
+        await call(gateway.root, "GET", "/%ff%00"),
+    ]
+    for answer in shown:
+        assert 400 <= answer.status < 500
+        assert not [word for word in (b"/server", b".py", b"Traceback", b"aiohttp", b"Error(") if word in answer.body]
