@@ -1,10 +1,11 @@
 """Attacks, each tried on a running gateway: who may, whose is what, and what a request can smuggle in.
 
 By OWASP's API Security Top 10 (2023): API1 object level: test_foreign_stream; API2 authentication: test_wrong_key,
-test_guessing; API3 properties and API9 inventory: test_inventory.py; API4 consumption: test_exhaustion.py and the limits
-here; API5 function level: test_the_list_is_the_owners; API6 flows: test_an_idempotency_key_is_the_owners; API7 SSRF:
-test_no_request_goes_elsewhere, test_redirect; API8 misconfiguration: test_browsers.py, test_no_versions; API10 unsafe
-consumption of upstreams: test_hostile_upstream.py, test_secrets.py. Malformed HTTP is also in tests/api/test_bad_input.py.
+test_guessing; API3 properties and API9 inventory: test_inventory.py; API4 consumption: test_exhaustion.py and the
+limits here; API5 function level: test_the_list_is_the_owners; API6 flows: test_an_idempotency_key_is_the_owners; API7
+SSRF: test_no_request_goes_elsewhere, test_redirect; API8 misconfiguration: test_browsers.py, test_no_versions; API10
+unsafe consumption of upstreams: test_hostile_upstream.py, test_secrets.py. Malformed HTTP is also in
+tests/api/test_bad_input.py.
 """
 
 import asyncio
