@@ -1,5 +1,6 @@
 """A real MCP server for tests: `mcp_server.py` over stdio, `mcp_server.py --http` on a port that it prints."""
 
+import asyncio
 import os
 import socket
 import sys
@@ -27,6 +28,19 @@ def gate_count() -> dict[str, int]:
 def flood() -> str:
     """Fail."""
     raise ToolError("the gates are closed")
+
+
+@server.tool()
+async def stall() -> str:
+    """Never answer."""
+    await asyncio.Event().wait()
+    return ""
+
+
+@server.tool()
+def huge() -> str:
+    """Answer with a megabyte."""
+    return "ü" * 500_000
 
 
 @server.tool()

@@ -67,9 +67,23 @@ async def test_a_conversation(provider, model, kind: str) -> None:
     assert "the gates are closed" in flood["error"]
     assert "gate" in misfit["error"]
     offered = {tool["function"]["name"]: tool["function"] for tool in (await provider.seen(model))[0]["body"]["tools"]}
-    assert offered.keys() == {"now", "level", "gate_count", "flood", "die", "secret"}
+    assert offered.keys() == {"now", "level", "gate_count", "flood", "stall", "huge", "die", "secret"}
     assert offered["level"]["description"] == "Tell the water level at a gate."
     assert offered["level"]["parameters"]["required"] == ["gate"]
+
+
+@pytest.mark.parametrize("kind", ["stdio", "http"])
+async def test_bounds(provider, model, kind: str) -> None:
+    """A call that hangs ends after the timeout, a huge result is cut, side by side; the connection stays good."""
+    calls = [{"name": name, "arguments": {}} for name in ("stall", "huge")]
+    tools = {"timeout": 0.5, "max_result_bytes": 1000}
+    async with entry(kind) as server, in_process(provider.url, mcp=[server], tools=tools) as gateway:
+        stalled, huge = await converse(gateway, provider, model, *calls)
+        (level,) = await converse(gateway, provider, model, LEVEL)
+    assert stalled["error"] == "The tool gave no result within 0.5 seconds."
+    assert len(huge["content"].encode()) <= 1000
+    assert huge["content"].endswith("[cut: 1000000 bytes in all]")
+    assert level["content"] == "north: 3.5 m"
 
 
 async def test_a_server_that_dies(provider, model) -> None:
