@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import httpx2
 
-from server.client.reading import EVENTS, print_stream
+from server.client.reading import EVENTS, has_events, print_stream
 from server.client.streams_table import Look, table
 from server.client.terminal import DEFAULT_URL, KEY_VARIABLE, CommandError, connect, listed, note, say
 
@@ -56,7 +56,7 @@ def _run(command: Callable[[argparse.Namespace, httpx2.Client], None], options: 
     except UnicodeError:
         print("sluiceway: what was given is not UTF-8.", file=sys.stderr)  # noqa: T201
         return FAILED
-    except (httpx2.TransportError, httpx2.InvalidURL) as error:
+    except (httpx2.HTTPError, httpx2.InvalidURL) as error:
         print(f"sluiceway: {options.url}: {error}", file=sys.stderr)  # noqa: T201
         return FAILED
     except KeyboardInterrupt:
@@ -77,7 +77,7 @@ def _tail(options: argparse.Namespace, client: httpx2.Client) -> None:
     form = {} if options.raw else {"format": "openai"}
     params = {**form, "after": str(options.after)}
     with client.stream("GET", f"/v1/streams/{options.id}", params=params, headers={"Accept": EVENTS}) as response:
-        if not options.raw or response.status_code != 200:
+        if not options.raw or not has_events(response):
             print_stream(response)
             return
         for chunk in response.iter_raw():

@@ -12,12 +12,17 @@ from server.core.sse import Decoder, Event
 EVENTS = "text/event-stream"
 
 
+def has_events(response: httpx2.Response) -> bool:
+    """Whether a response is a stream of events."""
+    return response.status_code == 200 and response.headers.get("content-type", "").startswith(EVENTS)
+
+
 def print_stream(response: httpx2.Response) -> str:
     """Print a stream to its end and return its text. Raises CommandError where it ends with an error."""
     if response.status_code == 204:
         note("the stream has ended")
         return ""
-    if response.status_code != 200 or not response.headers.get("content-type", "").startswith(EVENTS):
+    if not has_events(response):
         response.read()
         checked(response)
         if "x-stream-id" not in response.headers:

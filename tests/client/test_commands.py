@@ -102,6 +102,21 @@ async def test_an_interval_that_is_none(interval: str) -> None:
     assert "--interval" in err
 
 
+@pytest.mark.parametrize("raw", [[], ["--raw"]], ids=["text", "raw"])
+async def test_tail_of_what_has_no_events(provider: Provider, model: str, raw: list[str]) -> None:
+    """The record of an answer that was not streamed, and a cursor at the end, are said to be so."""
+    async with in_process(provider.url) as gateway:
+        body = {"model": model, **ASK, "stream": False}
+        async with aiohttp.request("POST", gateway.url + "/chat/completions", json=body) as response:
+            single = response.headers["X-Stream-Id"]
+        status, out, err = await run("tail", single, *raw, "--url", gateway.root)
+        assert (status, out, err) == (1, "", "sluiceway: That stream is a single answer, without events.\n")
+        ended = await _begin(gateway.url, model)
+        last = (await run("tail", ended, "--raw", "--url", gateway.root))[1].count("id: ")
+        status, out, err = await run("tail", ended, *raw, "--after", str(last), "--url", gateway.root)
+    assert (status, out, err) == (0, "", "[the stream has ended]\n")
+
+
 async def test_what_is_no_gateway(provider: Provider) -> None:
     """Something else that answers is called so, also where its answer is JSON."""
 
