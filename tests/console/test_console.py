@@ -67,6 +67,17 @@ async def test_stops(provider: Provider, model: str) -> None:
     assert "cancelled" in said["foot"]
 
 
+async def test_stops_by_the_button(provider: Provider, model: str) -> None:
+    """So does the button; a new chat then begins without what was said, and keeps the model."""
+    await provider.script(model, {"pieces": WORDS * 20, "rate": 20})
+    async with in_process(provider.url, streams={"linger": 600.0}) as gateway:
+        said = await console(gateway.root, "stop_button", model)
+        await gateway.idle()
+    check(said)
+    assert said["final"].endswith("Stopped.")
+    assert (said["left"], said["kept"], said["model"]) == (0, 0, model)
+
+
 async def test_survives_the_network_going_off_and_on(provider: Provider, model: str) -> None:
     """With the network off and the connection cut the console says so, and goes on by itself when it is back."""
     await provider.script(model, PACED)

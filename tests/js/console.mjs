@@ -74,6 +74,18 @@ const scenarios = {
     return { final: await text(), foot: await foot() };
   },
 
+  async stop_button() {
+    await ask(argument, "Tell me.");
+    await shows("w5 ");
+    await page.click("#stop");
+    await over();
+    const final = await text();
+    await page.click("#clear");
+    const left = await page.locator("#messages li").count();
+    await page.reload();
+    return { final, left, kept: await page.locator("#messages li").count(), model: await page.inputValue("#model") };
+  },
+
   async offline() {
     await ask(argument, "Tell me.");
     await shows("w10 ");
