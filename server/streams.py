@@ -12,6 +12,7 @@ from typing import Literal
 import orjson
 import structlog
 
+from server.account import account
 from server.config import Settings
 from server.core.errors import Fenced, Rejected, StoreError, StreamError
 from server.core.forms import ENDING_RECORDS, OpenAIWriter, Writer
@@ -91,35 +92,6 @@ def _birth(generation: Generation, owner: Owner, key: str | None) -> Birth:
         policy=generation.policy,
         idempotency=(key, hashlib.sha256(body).hexdigest()) if key else None,
         request_id=generation.request_id,
-    )
-
-
-def _tell(stream: Stream, relay: Relay) -> None:
-    """Write the one log line of a stream's ending, and end its span."""
-    ending = stream.log.ending
-    facts = {"bytes": stream.log.bytes, "drain_ms": round(stream.drained * 1000, 1), "attempts": relay.attempts}
-    if relay.span is not None:
-        relay.span.end(ending, facts)
-    if ending is None:
-        return
-    log.info(
-        "stream ended",
-        stream_id=stream.id,
-        request_id=stream.birth.request_id,
-        owner=stream.birth.owner,
-        model=stream.birth.model,
-        target=ending.target,
-        state=ending.state.value,
-        reason=ending.reason,
-        records=stream.log.tail,
-        **facts,
-        tokens=ending.tokens,
-        ttft_ms=ending.ttft_ms,
-        duration_ms=round((ending.at - stream.birth.created) * 1000, 1),
-        phases_ms=None if relay.phases is None else relay.phases.milliseconds(),
-        recoveries=ending.recoveries,
-        usage=ending.usage,
-        billed=ending.billed,
     )
 
 
@@ -206,6 +178,7 @@ class Streams:
         route = self.upstreams.route(model, generation.model)
         starting = (owner.name, key or birth.id)
         self._starting[starting] += 1
+        self.upstreams.hold(route)
         try:
             if not begun and (self.preprocessing or self._store.durable):
                 self.upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
@@ -217,6 +190,7 @@ class Streams:
             return await self._created(birth, generation, route)
         finally:
             self._starting -= Counter({starting: 1})
+            self.upstreams.release(route)
 
     async def _created(self, birth: Birth, generation: Generation, route: Sequence[Target]) -> Stream:
         # Shielded: a client that leaves now must not leave a log behind that nobody ever ends.
@@ -357,7 +331,7 @@ class Streams:
             unopened = ending.error is not None and stream.log.tail == ENDING_RECORDS[stream.birth.form]
             if unopened and stream.birth.idempotency is not None:
                 asyncio.ensure_future(self._store.release_key(stream.log))  # noqa: RUF006 — short, nothing waits for it
-        _tell(stream, live.relay)
+        account(stream, live.relay)
 
     # --- find --------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from server.telemetry.stats import BOUNDS, Stats, bucket_of
 
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GAP_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+FINE = sorted({*GAP_BUCKETS, *BOUNDS})
 PHASE_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
 
 
@@ -24,8 +25,6 @@ class GapHistogram(Collector):
     Gaps are counted once, as finely as the percentiles of `Stats` want it; Prometheus is shown coarser buckets.
     """
 
-    FINE = sorted({*GAP_BUCKETS, *BOUNDS})
-
     def __init__(self) -> None:
         self._series: dict[str, tuple[list[int], list[float]]] = {}
         self._settled: dict[str, list[int]] = {}
@@ -34,8 +33,8 @@ class GapHistogram(Collector):
         """Count one gap."""
         series = self._series.get(target)
         if series is None:
-            series = self._series[target] = ([0] * (len(self.FINE) + 1), [0.0])
-        series[0][bisect_left(self.FINE, seconds)] += 1
+            series = self._series[target] = ([0] * (len(FINE) + 1), [0.0])
+        series[0][bisect_left(FINE, seconds)] += 1
         series[1][0] += seconds
 
     def settle(self) -> Iterator[tuple[str, Counts[int]]]:
@@ -44,9 +43,7 @@ class GapHistogram(Collector):
             before = self._settled.get(target)
             if before != counts:
                 news: Counts[int] = Counts()
-                for bound, count, old in zip(
-                    (*self.FINE, self.FINE[-1]), counts, before or [0] * len(counts), strict=True
-                ):
+                for bound, count, old in zip((*FINE, FINE[-1]), counts, before or [0] * len(counts), strict=True):
                     if count != old:
                         news[bucket_of(bound)] += count - old
                 self._settled[target] = counts.copy()
@@ -58,7 +55,7 @@ class GapHistogram(Collector):
             "sluiceway_inter_token_seconds", "Seconds between two tokens.", labels=["target"]
         )
         for target, (counts, total) in self._series.items():
-            buckets = [(str(bound), float(sum(counts[: self.FINE.index(bound) + 1]))) for bound in GAP_BUCKETS]
+            buckets = [(str(bound), float(sum(counts[: FINE.index(bound) + 1]))) for bound in GAP_BUCKETS]
             family.add_metric([target], [*buckets, ("+Inf", float(sum(counts)))], total[0])
         yield family
 

@@ -8,9 +8,9 @@ import pytest
 import structlog
 from behind_tls import behind_tls
 from certificates import certify
-from gateway import in_process, own_process
+from gateway import in_process, own_process, settings
 from preprocessors import PAUSE
-from wire import Client, call, complete, completion
+from wire import Client, call, complete, completion, until
 
 from server.config_check import parse
 from server.core.generation import Generation
@@ -92,8 +92,8 @@ async def test_threads_are_bounded() -> None:
         "upstreams": [{"name": "u", "base_url": "http://127.0.0.1:1"}],
         "models": [{"name": "*", "targets": ["u/*"]}],
     }
-    settings = parse({**tree, "preprocess": configured("never_in_thread", timeout=0.2)}, {})
-    preprocessing = Preprocessing(settings.preprocess, lambda _: None)
+    given = parse({**tree, "preprocess": configured("never_in_thread", timeout=0.2)}, {})
+    preprocessing = Preprocessing(given.preprocess, lambda _: None)
     asked = Generation(form="openai", model="m", body={"model": "m"}, stream=True, policy="cancel")
     before = threads()
     answers = await asyncio.gather(*(preprocessing.run(asked) for _ in range(2 * MAX_THREADS)))
@@ -148,6 +148,21 @@ async def test_a_client_that_leaves_meanwhile(provider, model) -> None:
         assert gateway.app.streams.live == 0
         assert (await call(gateway.root, "GET", "/v1/streams")).json["data"] == []
     assert await provider.seen(model) == []
+
+
+async def test_a_reload_meanwhile(provider, model) -> None:
+    """The upstream that it was let in for is asked, though a reload has replaced it, and closed afterwards."""
+    tables = {"preprocess": configured("slowly"), "upstream": {"ttft_timeout": 5.0}}
+    async with in_process(provider.url, **tables) as gateway:
+        [old] = gateway.app.upstreams._clients.values()
+        asking = asyncio.create_task(complete(gateway.root, model))
+        await until(lambda: asyncio.sleep(0, gateway.app.streams._starting))
+        await gateway.app.reload(settings(provider.url, **{**tables, "upstream": {"ttft_timeout": 6.0}}), {})
+        assert gateway.app.upstreams._clients["local"] is not old
+        assert (await asking).status == 200
+        await gateway.idle()
+        await until(lambda: asyncio.sleep(0, old._transport._session is None))
+        assert not gateway.app.upstreams._retired
 
 
 async def test_limits_count_what_is_prepared(provider, model) -> None:

@@ -108,6 +108,40 @@ async def test_an_unused_upstream_is_left_alone(monkeypatch) -> None:
     assert opened == []
 
 
+async def test_through_a_proxy(provider, model, trusted) -> None:
+    """The connection that is kept warm goes through the upstream's proxy, too, and a request takes it."""
+    certificate, trust = trusted
+    tunnels: list[bytes] = []
+
+    async def tunnel(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = (await reader.readuntil(b"\r\n\r\n")).split()[1]
+        tunnels.append(asked)
+        there, back = await asyncio.open_connection(*asked.decode().split(":"))
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(copy(reader, back), copy(there, writer))
+
+    server = await asyncio.start_server(tunnel, "127.0.0.1", 0)
+    proxy = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with (
+        server,
+        behind_tls(provider.url, certificate) as url,
+        in_process(url, upstream={**trust, "proxy": proxy}) as gateway,
+    ):
+        await until(lambda: asyncio.sleep(0, "tls" in phases_of(gateway)))
+        assert (await complete(gateway.root, model)).status == 200
+        await gateway.idle()
+    assert tunnels == [url.split("/")[2].encode()]
+
+
+async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    """Copy one direction of a connection."""
+    with contextlib.suppress(ConnectionError):
+        while data := await source.read(65_536):
+            sink.write(data)
+            await sink.drain()
+    sink.close()
+
+
 async def test_an_upstream_that_is_away(provider, model) -> None:
     """Nobody at the other end is no hindrance to start, and no failure of a target."""
     upstreams = [{"name": "local", "base_url": provider.url}, {"name": "gone", "base_url": "http://127.0.0.1:1/v1"}]

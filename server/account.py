@@ -1,0 +1,37 @@
+"""What is told of a stream that is over here: one log line with all that billing and debugging need, and its span."""
+
+import structlog
+
+from server.relay import Relay
+from server.stream import Stream
+
+log = structlog.get_logger("sluiceway")
+
+
+def account(stream: Stream, relay: Relay) -> None:
+    """Write the line, unless the stream goes on in another process, and end the span."""
+    ending = stream.log.ending
+    facts = {"bytes": stream.log.bytes, "drain_ms": round(stream.drained * 1000, 1), "attempts": relay.attempts}
+    if relay.span is not None:
+        relay.span.end(ending, facts)
+    if ending is None:
+        return
+    log.info(
+        "stream ended",
+        stream_id=stream.id,
+        request_id=stream.birth.request_id,
+        owner=stream.birth.owner,
+        model=stream.birth.model,
+        target=ending.target,
+        state=ending.state.value,
+        reason=ending.reason,
+        records=stream.log.tail,
+        **facts,
+        tokens=ending.tokens,
+        ttft_ms=ending.ttft_ms,
+        duration_ms=round((ending.at - stream.birth.created) * 1000, 1),
+        phases_ms=None if relay.phases is None else relay.phases.milliseconds(),
+        recoveries=ending.recoveries,
+        usage=ending.usage,
+        billed=ending.billed,
+    )
