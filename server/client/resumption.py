@@ -65,9 +65,11 @@ class Resumption:
     def __init__(self, request: httpx2.Request, patience: Patience) -> None:
         self.ended = False
         self.outage = Outage(patience)
-        self.last_id = request.headers.get("last-event-id") or request.url.params.get("after", "")
+        session = _session(request)
+        self.last_id = request.headers.get("last-event-id") or request.url.params.get("after", "") or session or ""
         self._request = request
         self._native = request.url.path.endswith("/api/stream")
+        self._began = request.method == "POST" and session is None
         self._url: httpx2.URL | None = None
         self._decoder = Decoder()
         self._reason = "the connection was lost"
@@ -150,7 +152,7 @@ class Resumption:
 
     def stop_request(self) -> httpx2.Request | None:
         """Return the request that aborts a stream its program has left, where this program is who began it."""
-        if self.ended or self._request.method != "POST" or self._request.headers["X-On-Disconnect"] != "continue":
+        if self.ended or not self._began or self._request.headers["X-On-Disconnect"] != "continue":
             return None
         headers = [(name, value) for name, value in self._request.headers.items() if name not in OWN_TO_POST]
         url = self._known_url.copy_with(query=b"reason=closed+by+the+client")
@@ -182,6 +184,19 @@ class Resumption:
                 query = b"format=native" if self._native else None
                 return url.copy_with(path=url.path.removesuffix(end) + beside + stream_id, query=query)
         raise AssertionError("can_resume() was asked before")
+
+
+def _session(request: httpx2.Request) -> str | None:
+    """Return the `last_event_id` of a request whose `session_id` reads a stream again; None for any other request."""
+    if request.method != "POST" or b'"session_id"' not in request.content:
+        return None
+    try:
+        body = orjson.loads(request.content)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(body, dict) or body.get("session_id") is None:
+        return None
+    return str(body.get("last_event_id") or "")
 
 
 def _is_terminal(event: Event) -> bool:

@@ -69,10 +69,26 @@ function canResume(request) {
   return request.method === "GET" && STREAM_PATH.test(pathname) && !wantsJson;
 }
 
+/**
+ * @param {ArrayBuffer | undefined} body
+ * @returns {string | null} its `last_event_id` where its `session_id` reads a stream again; null for any other request
+ */
+function sessionOf(body) {
+  const text = new TextDecoder().decode(body);
+  if (!text.includes('"session_id"')) return null;
+  try {
+    const { session_id: session, last_event_id: last } = JSON.parse(text);
+    return session ? String(last || "") : null;
+  } catch {
+    return null; // the gateway will say what is wrong with it
+  }
+}
+
 /** One stream over as many connections as it takes. */
 class Resumption {
   #ended = false;
   #native;
+  #began; // by this request, which does not just read a stream
   #url = "";
   #lastId;
   #decoder = new Decoder();
@@ -100,7 +116,9 @@ class Resumption {
     this.headers = new Headers(request.headers);
     const url = new URL(request.url);
     this.#native = url.pathname.endsWith("/api/stream");
-    this.#lastId = this.headers.get("last-event-id") ?? url.searchParams.get("after") ?? "";
+    const session = sessionOf(body);
+    this.#began = request.method === "POST" && session === null;
+    this.#lastId = this.headers.get("last-event-id") ?? url.searchParams.get("after") ?? session ?? "";
     if (request.method === "POST") {
       if (!this.headers.has("idempotency-key")) this.headers.set("idempotency-key", `resume-${randomKey()}`);
       if (!this.headers.has("x-on-disconnect")) this.headers.set("x-on-disconnect", "continue");
@@ -332,7 +350,7 @@ class Resumption {
     this.#ended = true;
     void this.#reader?.cancel().catch(() => {});
     const continues = this.headers.get("x-on-disconnect") === "continue";
-    if (this.request.method !== "POST" || !continues || !this.settings.stopOnAbort) return;
+    if (!this.#began || !continues || !this.settings.stopOnAbort) return;
     const headers = new Headers(this.headers);
     for (const name of OWN_TO_POST) headers.delete(name);
     const init = { ...this.init, method: "DELETE", headers, body: undefined, keepalive: true };

@@ -104,6 +104,25 @@ async def test_stream_events_reads_the_other_form(
             assert said["count"] == len(whole)
 
 
+async def test_sessions_survive_cuts(provider: Provider, model: str) -> None:
+    """A session that is resumed by POST and cut, also before its first event, brings just what it asked for."""
+    await provider.script(model, {"pieces": WORDS[:20]})
+    async with in_process(provider.url) as gateway, httpx2.AsyncClient(base_url=gateway.root) as plain:
+        created = await plain.post("/api/stream", json={"model": model, "prompt": "Tell me."})
+        body = {"session_id": created.headers["X-Stream-Id"], "last_event_id": 5}
+        ids = [int(event.id or 0) for event in Decoder().feed(created.content)][5:]
+        for cut in range(380, 560, 20):
+            async with (
+                cutting(gateway.port, [cut, cut]) as proxy,
+                resuming_http_client(base_url=proxy.root, patience=QUICK) as http,
+            ):
+                read = await http.post("/api/stream", json=body)
+            assert [int(event.id or 0) for event in Decoder().feed(read.content)] == ids
+            async with cutting(gateway.port, [cut, cut]) as proxy:
+                said = await node("stream_events.mjs", proxy.root + "/api/stream", json.dumps(body))
+            assert said["ids"] == ids
+
+
 async def test_stream_events_stops(provider: Provider, model: str) -> None:
     """`stop()` aborts the generation: the events end with the error `cancelled` and `done`."""
     await provider.script(model, {"tokens": 1000, "rate": 50})

@@ -187,6 +187,29 @@ def test_aborts_only_what_its_program_began() -> None:
     assert (request.method, request.url.path) == ("DELETE", "/prefix/v1/streams/strm_1")
     mine.feed(b"data: [DONE]\n\n")
     assert mine.stop_request() is None
-    read = Resumption(httpx2.Request("GET", "http://gate.example/v1/streams/strm_1"), PATIENCE)
-    read.answer(_answer())
-    assert read.stop_request() is None
+    session = {"session_id": "strm_1", "last_event_id": 7}
+    for read in (
+        httpx2.Request("GET", "http://gate.example/v1/streams/strm_1"),
+        httpx2.Request("POST", "http://gate.example/api/stream", json=session),
+    ):
+        prepare(read)
+        resumption = Resumption(read, PATIENCE)
+        resumption.answer(_answer())
+        assert resumption.stop_request() is None
+
+
+@pytest.mark.parametrize(
+    ("body", "last"),
+    [
+        ({"session_id": "strm_1", "last_event_id": 7}, "7"),
+        ({"session_id": "strm_1", "last_event_id": "7"}, "7"),
+        ({"session_id": "strm_1"}, None),
+        ({"session_id": None, "last_event_id": 7, "prompt": "a"}, None),
+        (["session_id"], None),
+    ],
+)
+def test_a_session_goes_on_where_it_was(body: object, last: str | None) -> None:
+    """A session that is cut before its first event is asked for from where its body said."""
+    resumption = Resumption(httpx2.Request("POST", "http://gate.example/api/stream", json=body), PATIENCE)
+    resumption.answer(_answer())
+    assert resumption.resume_request().headers.get("Last-Event-ID") == last
