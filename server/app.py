@@ -70,7 +70,7 @@ class Gateway:
         self._strategy = strategy
         self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)
-        self._traces = traces(environ)
+        self._traces = traces(os.environ)
         self._access = Access(settings)
         self._runner: web.AppRunner
         self._servers: list[asyncio.Server] = []

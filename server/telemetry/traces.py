@@ -34,7 +34,10 @@ def wanted(environ: Mapping[str, str]) -> bool:
 
 
 def traces(environ: Mapping[str, str]) -> "Traces | None":
-    """Return what makes spans, or None where nobody wants them or OpenTelemetry is not installed."""
+    """Return what makes spans, or None where nobody wants them or OpenTelemetry is not installed.
+
+    `environ` is that of the process: OpenTelemetry reads it, too.
+    """
     if not wanted(environ):
         return None
     try:

@@ -1,11 +1,12 @@
 """The one log line of a stream's ending: everything that billing and debugging need."""
 
+import asyncio
 import hashlib
 
 import pytest
 import structlog
-from gateway import in_process
-from wire import Client, complete
+from gateway import in_process, own_process
+from wire import Answer, Client, call, complete, until
 
 FIELDS = {
     "event", "log_level", "stream_id", "request_id", "owner", "model", "target", "state", "reason", "records", "bytes",
@@ -76,3 +77,29 @@ async def test_a_request_without_an_id(provider, model, path) -> None:
     [line] = [line for line in lines if line["event"] == "stream ended"]
     assert answer.headers["x-request-id"] == seen["headers"]["x-request-id"] == line["request_id"]
     assert line["request_id"].startswith("req_")
+
+
+async def test_after_a_takeover(provider, model, tmp_path) -> None:
+    """The line of a stream that another process ended has the request's id and owner; its upstream got the id again."""
+    await provider.script(model, {"pieces": [f"{n} " for n in range(40)], "rate": 20})
+    store = {"kind": "sqlite", "path": str(tmp_path / "streams.db"), "lease": 1.0}
+    tables = {"store": store, "keys": [KEY], "recovery": {"strategy": "restart", "backoff": 0.01}}
+    async with own_process(provider.url, **tables) as first, Client(first.root) as client:
+        await client.complete(model, headers={**WHO, "X-On-Disconnect": "continue"})
+        _, head = await client.head()
+        await client.events(5)
+        first.process.kill()
+        await first.ended()
+    async with own_process(provider.url, **tables) as second:
+        answer = await until(lambda: served(second.root, head["x-stream-id"]))
+        [line] = await until(lambda: asyncio.sleep(0, second.logged("stream ended")))
+    assert answer.events[-1].data == b"[DONE]"
+    assert (line["request_id"], line["owner"], line["state"]) == ("req-of-mine.1", "web", "complete")
+    assert line["ttft_ms"] is None  # that was the other process's
+    assert [seen["headers"]["x-request-id"] for seen in await provider.seen(model)] == ["req-of-mine.1"] * 2
+
+
+async def served(root: str, stream: str) -> Answer | None:
+    """Read a stream from its beginning to its end, once it can be taken over."""
+    answer = await call(root, "GET", f"/v1/streams/{stream}", headers=WHO)
+    return answer if answer.status == 200 else None

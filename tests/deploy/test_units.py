@@ -66,7 +66,10 @@ def settings(unit: Path) -> list[str]:
 
 @pytest.mark.timeout(400)
 def test_install(tmp_path) -> None:
-    """scripts/install --root makes a program that runs, a valid configuration, and again leaves what is mine."""
+    """scripts/install --root makes a program that runs, a valid configuration, and again leaves what is mine.
+
+    Without --otel there is nothing for traces, with it there is.
+    """
     command = [ROOT / "scripts" / "install", "--root", tmp_path]
     subprocess.run(command, check=True, capture_output=True, timeout=300)
     config = tmp_path / "etc/sluiceway/config.toml"
@@ -77,7 +80,9 @@ def test_install(tmp_path) -> None:
     config.write_text(config.read_text() + "# mine\n")
     (keys / "MY_KEY").write_text("secret")
     before = config.read_text()
-    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    assert not [*tmp_path.glob("opt/sluiceway/lib/*/site-packages/opentelemetry/exporter/otlp")]
+    subprocess.run([*command, "--otel"], check=True, capture_output=True, timeout=300)
+    assert [*tmp_path.glob("opt/sluiceway/lib/*/site-packages/opentelemetry/exporter/otlp/proto/http")]
     assert (config.read_text(), (keys / "MY_KEY").read_text()) == (before, "secret")
     program = str(tmp_path) + PROGRAM
     checked = subprocess.run(
