@@ -60,7 +60,13 @@ class Attempt:
                 response = await self.target.client.post(self._hand_over(), self.phases, self.headers)
                 try:
                     self.phases.headers = now()
+                    if response.content_type == "application/json":
+                        raise await _json_instead(response)
                     await self._pump(response, deadline)
+                    if self.intake.failure is not None:
+                        raise self.intake.failure
+                    if not self.intake.spoke:
+                        raise UpstreamError(Kind.GARBAGE, "The upstream said that it was done without a token.")
                     whole = True
                     await self.complete()  # the client has its ending before the upstream's connection is tidied up
                     deadline.set(now() + TIDY)
@@ -86,55 +92,64 @@ class Attempt:
 
     async def _pump(self, response: aiohttp.ClientResponse, deadline: Deadline) -> None:
         """Read, check, log and show until the answer is whole: the way of every token."""
-        if response.content_type == "application/json":
-            raise await _json_instead(response)
-        stream, intake, content = self.stream, self.intake, response.content
-        while not intake.done:
-            if stream.must_pause:
+        stream, intake, phases, finish = self.stream, self.intake, self.phases, self.transcript.finish
+        idle_timeout = self.target.settings.idle_timeout
+        read, gap = response.content.readany, self.metrics.gaps.of(self.target.label).observe
+        while not intake.over:
+            if (stream.held or not stream.keeps_up) and stream.must_pause:
                 await self._pause(deadline)
-            data = await self._read(content)
+            try:
+                data = await read()
+            except FOREIGN as error:
+                self._broke_off(error)
+                return
             if not data:
+                self._came_to_an_end()
                 return
             pieces = intake.feed(data)
             if pieces or intake.swallowed:
-                await self._heard(deadline)
+                if phases.first_token is None:
+                    await self._first_token(deadline)
+                else:
+                    at = time.monotonic()
+                    gap(at - phases.last_token)
+                    phases.last_token = at
+                if finish:
+                    self._finishing(deadline)
+                else:
+                    deadline.at = phases.last_token + idle_timeout
             if pieces:
                 self.metrics.delivered += len(pieces)
-                await stream.append(self.writer.pieces(pieces))
-            if intake.failure is not None:
-                raise intake.failure
+                records = self.writer.pieces(pieces)
+                if not stream.append_now(records):
+                    await stream.append(records)
+                del records
             del data, pieces  # a stream that waits, for its upstream or its reader, holds nothing of its last read
-        if not intake.spoke:
-            raise UpstreamError(Kind.GARBAGE, "The upstream said that it was done without a token.")
 
-    async def _read(self, content: aiohttp.StreamReader) -> bytes:
-        """Return what has come, or nothing at the end of a body that may end here. Raises UpstreamError."""
-        try:
-            data = await content.readany()
-        except FOREIGN as error:
-            if self.transcript.finished:
-                return b""
-            raise translate(error, in_body=True) from error
-        if not data and (missing := self.intake.at_end()):
-            raise missing
-        return data
-
-    async def _heard(self, deadline: Deadline) -> None:
-        """Move the deadline and take the times of a read that brought tokens."""
-        now = time.monotonic()
-        phases = self.phases
-        if phases.first_token is None:
-            phases.first_token = now
-            await self.spoke(self)
-            deadline.set(now + self.target.settings.idle_timeout)
-        else:
-            self.metrics.gaps.observe(self.target.label, now - phases.last_token)
-        phases.last_token = now
+    def _broke_off(self, error: Exception) -> None:
+        """Raise UpstreamError where a body broke off before everything that was asked for had come."""
         if not self.transcript.finished:
-            deadline.at = now + self.target.settings.idle_timeout
+            raise translate(error, in_body=True) from error
+
+    def _came_to_an_end(self) -> None:
+        """Raise UpstreamError where a body ended before everything that was asked for had come."""
+        if missing := self.intake.at_end():
+            raise missing
+
+    async def _first_token(self, deadline: Deadline) -> None:
+        """Tell everyone who has waited for it; the upstream's next silence has another limit."""
+        self.phases.first_token = self.phases.last_token = time.monotonic()
+        await self.spoke(self)
+        deadline.set(self.phases.last_token + self.target.settings.idle_timeout)
+
+    def _finishing(self, deadline: Deadline) -> None:
+        """Move the deadline after a read once there is a finish reason; after the last one only a moment is left."""
+        phases = self.phases
+        if not self.transcript.finished:
+            deadline.at = phases.last_token + self.target.settings.idle_timeout
         elif not phases.finishing:
             phases.finishing = True
-            deadline.set(now + AFTER_FINISH)
+            deadline.set(phases.last_token + AFTER_FINISH)
 
     async def _pause(self, deadline: Deadline) -> None:
         """Wait for the reader; it is not the upstream that is slow now, so no deadline of its runs."""

@@ -122,7 +122,8 @@ class Round:
             if self._hedge_after and self.generation.stream and not self.transcript.begun:
                 await self._hedged(plan)
             else:
-                await self._ask(plan, plan.target, self.transcript)
+                # In a task of its own: a token resumes every coroutine of its task, down to the one that waits for it.
+                await asyncio.create_task(self._ask(plan, plan.target, self.transcript), name="attempt")
             outcome = "recovered"
         except UpstreamError as error:
             joined = self.transcript.tokens > before  # and was lost again: a failure of its own

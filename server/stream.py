@@ -5,7 +5,7 @@ far the tail is ahead of the fastest reader, in bytes; above the high water the 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from server.core.errors import StreamError
@@ -36,6 +36,7 @@ class Stream:
     """A log with its readers. `max_lag_bytes` is the high water, half of it the low one."""
 
     __slots__ = (
+        "_append_now",
         "_max_bytes",
         "_max_lag",
         "_room",
@@ -44,6 +45,7 @@ class Stream:
         "ended",
         "fault",
         "held",
+        "keeps_up",
         "label",
         "log",
         "opened",
@@ -55,12 +57,14 @@ class Stream:
 
     def __init__(self, log: Log, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
         self.log = log
+        self._append_now: Callable[[Sequence[Record]], None] | None = getattr(log, "append_now", None)
         self.birth = log.birth
         self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
         self.label = ""  # of the target that was asked last, as configured
         self.drained = 0.0  # seconds that writes to its clients were blocked
         self.readers: set[Reader] = set()
+        self.keeps_up = False  # a reader has been sent all that there is
         self.held = False  # paused until a stalled client comes back
         self.paused = False
         self.fault: StreamError | None = None  # the log is out of reach: readers get this instead of an ending
@@ -111,6 +115,22 @@ class Stream:
         """Change the state, as the lifecycle's table allows."""
         self.state = advance(self.state, state)
 
+    def append_now(self, records: Sequence[Record]) -> bool:
+        """Log records and show them where their log need not be waited for; False: `append` has to be awaited.
+
+        Raises:
+            StreamError: the log is past `max_stream_bytes`.
+
+        """
+        if self._append_now is None:
+            return False
+        if records:
+            self._append_now(records)
+            self._show(records)
+            if self.log.bytes > self._max_bytes:
+                self.bound(self.log.bytes)
+        return True
+
     async def append(self, records: Sequence[Record]) -> None:
         """Log records and show them.
 
@@ -149,16 +169,20 @@ class Stream:
 
     def _show(self, records: Sequence[Record]) -> None:
         log = self.log
-        first = log.tail - len(records) + 1
+        tail = log.tail
+        first = tail - len(records) + 1
         rendered = b""
+        keeps_up = False
         for reader in self.readers:
             # A reader may have missed an append: one whose caller was cancelled, or another instance's.
             if reader.live and reader.cursor + 1 == first:
                 rendered = rendered or frames(self.birth, first, records)
-                reader.push(rendered, log.tail, log.bytes)
+                reader.push(rendered, tail, log.bytes)
+                keeps_up = keeps_up or reader.live
             else:
                 reader.wake.set()
-        if not self.opened.is_set():
+        self.keeps_up = keeps_up
+        if first == 1:
             self.opened.set()
 
     @property
@@ -168,8 +192,8 @@ class Stream:
 
     @property
     def must_pause(self) -> bool:
-        """Whether the upstream must not be read now."""
-        return self.held or self.lag > self._max_lag
+        """Whether the upstream must not be read now: not before a stalled client is back, or a reader nearer."""
+        return self.held or (not self.keeps_up and self.lag > self._max_lag)
 
     async def room(self) -> None:
         """Return when the upstream may be read; waits while the fastest reader lags past the high water."""

@@ -27,6 +27,10 @@ class Piece(NamedTuple):
     chunk: Chunk
 
 
+# NamedTuple's own constructor is a Python function, which a token can do without.
+_piece = tuple.__new__
+
+
 class Seam(Protocol):
     """Joins the chunks of a later attempt to what was delivered."""
 
@@ -47,11 +51,13 @@ class Intake:
         "_decoder",
         "_held",
         "_held_bytes",
+        "_plain",
         "_seam",
         "_show_usage",
         "_transcript",
         "done",
         "failure",
+        "over",
         "spoke",
         "swallowed",
     )
@@ -61,30 +67,38 @@ class Intake:
         self._show_usage = show_usage
         self._seam = seam
         self._decoder = Decoder()
+        self._plain = False  # what comes goes out as it is: this attempt has spoken, and joins nothing
         self._held: list[Piece] = []
         self._held_bytes = 0
         self.swallowed = False  # the last feed brought tokens that the client has already
-        self.done = False  # the answer is whole: nothing that follows counts
+        self.done = False  # the answer is whole
+        self.over = False  # it is, or has failed: nothing that follows counts
         self.spoke = False  # this attempt has sent a token (delivered or swallowed by the seam)
         self.failure: UpstreamError | None = None  # found in the frames; what came before it is still returned
 
     def feed(self, data: bytes) -> list[Piece]:
         """Return what `data` completes, in order. A bad frame sets `failure` and ends the reading."""
-        pieces: list[Piece] = []
         self.swallowed = False
-        if self.done or self.failure is not None:
+        if self._plain and (lone := self._decoder.lone(data)) is not None:
+            try:
+                chunk = orjson.loads(lone)
+            except orjson.JSONDecodeError:
+                chunk = None  # [DONE], or garbage: said below
+            if self._transcript.observe_token(chunk):
+                return [_piece(Piece, (lone, chunk))]
+        pieces: list[Piece] = []
+        if self.over:
             return pieces
         try:
             for event in self._decoder.feed(data):
                 if event.data == DONE_DATA:
                     self._end(pieces)
                     break
-                chunk = _parsed(event)
-                if self.spoke and self._seam is None and chunk.get("choices"):
-                    self._transcript.observe(chunk)
-                    pieces.append(Piece(event.data, chunk))
+                chunk = _loaded(event)
+                if self._plain and not event.type and self._transcript.observe_token(chunk):
+                    pieces.append(_piece(Piece, (event.data, chunk)))
                 else:
-                    self._take(Piece(event.data, chunk), pieces)
+                    self._take(Piece(event.data, _checked(event, chunk)), pieces)
         except EventTooLargeError as error:
             self._fail(UpstreamError(Kind.GARBAGE, f"The upstream sent garbage: {error}."))
         except UpstreamError as error:
@@ -106,6 +120,7 @@ class Intake:
         if not self.spoke and any(has_substance(choice) for choice in choices):
             self.spoke = True
             if self._seam is None:
+                self._plain = True
                 for held in self._held:
                     self._deliver(held, pieces)
             self._held = []
@@ -141,9 +156,11 @@ class Intake:
             raise _silent()
         if self._seam is not None:
             self._deliver_joined(self._seam.end(), pieces)
-        self.done = True
+        self.done = self.over = True
+        self._plain = False
 
     def _fail(self, error: UpstreamError) -> None:
+        self.over, self._plain = True, False
         if self._transcript.finished:
             self.done = True  # everything that was asked for has come: what is wrong after it costs nobody anything
         else:
@@ -158,14 +175,18 @@ class Intake:
         return _silent()
 
 
-def _parsed(event: Event) -> Chunk:
-    """Return an event's chunk. Raises UpstreamError where it is an error, or no chunk at all."""
+def _loaded(event: Event) -> Any:
+    """Return the JSON of an event. Raises UpstreamError where it has none."""
     try:
-        chunk: Any = orjson.loads(event.data)
+        return orjson.loads(event.data)
     except orjson.JSONDecodeError as error:
         if event.type == b"error":
             raise in_band(event.data.decode("utf-8", "replace")) from error
         raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not JSON.") from error
+
+
+def _checked(event: Event, chunk: Any) -> Chunk:
+    """Return an event's chunk. Raises UpstreamError where it is an error, or no chunk at all."""
     if event.type == b"error" or (isinstance(chunk, dict) and (chunk.get("error") or chunk.get("object") == "error")):
         raise in_band(chunk)
     if not well_formed(chunk):

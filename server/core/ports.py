@@ -14,6 +14,12 @@ class Log(Protocol):
     `tail` is the number of the last record that may be shown, `bytes` the size of all data so far, `lost` the numbers
     (first, last) of runs of records that the store once had and has no more: nearly always none. `target` names the
     target that answers; who sets it sees it stored with the next append.
+
+    A log that need not be waited for may also have `append_now(records) -> None`, an append without an ending that is
+    no coroutine: a token is then shown in the turn of the loop in which it came.
+
+    A log that need not be waited for may also have `append_now(records) -> None`, an append without an ending that is
+    no coroutine: a token is then shown in the turn of the loop in which it came.
     """
 
     birth: Birth

@@ -6,6 +6,7 @@ incremental to the byte, so an event (or a character) that is split across reads
 
 from typing import NamedTuple
 
+LF, CR = b"\n\r"  # as numbers: to look for one in bytes takes a fifth of the time that a string of one takes
 BOM = b"\xef\xbb\xbf"
 HEARTBEAT = b": hb\n"  # no blank line after it: it would dispatch an empty event after an `id:`
 MAX_EVENT_BYTES = 4 * 1024 * 1024  # an event that is still not whole after this is garbage, not a token
@@ -27,7 +28,7 @@ class EventTooLargeError(ValueError):
 def frame(seq: int, data: bytes, event: bytes = b"") -> bytes:
     r"""Return one event block, `event:` first, for record `seq`. No \r in `data`: every decoder ends a line there."""
     head = b"event: %b\nid: %d\n" % (event, seq) if event else b"id: %d\n" % seq
-    if b"\n" in data:
+    if LF in data:
         return b"%bdata: %b\n\n" % (head, data.replace(b"\n", b"\ndata: "))
     return b"%bdata: %b\n\n" % (head, data)
 
@@ -60,7 +61,7 @@ class Decoder:
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.retry: int | None = None  # the reconnection time that the stream asked for last, in milliseconds
         self._max = max_event_bytes
-        self._at_rest = True  # nothing of an event has come that is not whole
+        self._at_rest = False  # past the start, and nothing has come that is not whole
         self._bom: bytes | None = b""  # what has come of a byte order mark; None past the start
         self._skip_lf = False  # the last read ended in \r: a \n that follows belongs to the same line end
         self._line = bytearray()  # the line that is not whole yet
@@ -78,11 +79,18 @@ class Decoder:
         """
         if self._bom is not None:
             chunk = self._without_bom(chunk)
-        if b"\r" in chunk or self._skip_lf:
+        if CR in chunk or self._skip_lf:
             chunk = self._normalised(chunk)
-        if self._at_rest and chunk[:6] == b"data: " and chunk[-2:] == b"\n\n" and chunk.find(b"\n") == len(chunk) - 2:
-            return [_event(Event, (b"", chunk[6:-2], None))]  # a paced token: one read, one event of one line
         return self._by_lines(chunk)
+
+    def lone(self, chunk: bytes) -> bytes | None:
+        """Return the data of a chunk that is one whole event of one line; None: it is not, and was not taken.
+
+        A paced token, nearly always: one read, one event.
+        """
+        if self._at_rest and chunk[:6] == b"data: " and chunk.find(b"\n") == len(chunk) - 2 and chunk[-1] == LF:
+            return None if CR in chunk else chunk[6:-2]
+        return None
 
     def _by_lines(self, chunk: bytes) -> list[Event]:
         lines = chunk.split(b"\n")  # by one byte: splitting by the two that end an event costs four times as much
@@ -103,7 +111,8 @@ class Decoder:
                     events.append(_event(Event, (self._type, b"\n".join(data), self._id)))
                     data.clear()
                 self._type, self._id, self._more = b"", None, 0
-        self._at_rest = not (self._line or data or self._type or self._id is not None)
+        unfinished = self._line or data or self._type or self._id is not None or self._skip_lf
+        self._at_rest = self._bom is None and not unfinished
         if not events and len(self._line) + (len(data[0]) if data else 0) + self._more > self._max:
             raise EventTooLargeError(f"an event is larger than {self._max} bytes")
         return events

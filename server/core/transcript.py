@@ -40,6 +40,28 @@ class Transcript:
         """Whether anything has been delivered."""
         return bool(self.first) or self.tokens > 0
 
+    def observe_token(self, chunk: Any) -> bool:
+        """Count what is a chunk with one more piece of one text and nothing else; False: it is more, or no chunk.
+
+        Nearly every frame is such a chunk; what it takes to know that is all that it takes to check it.
+        """
+        try:
+            (choice,) = chunk["choices"]
+            delta = choice["delta"]
+            content = delta["content"]
+            plain = (
+                content.__class__ is str
+                and len(delta) == 1
+                and choice["finish_reason"] is None
+                and choice["index"].__class__ is int
+            )
+        except (KeyError, TypeError, ValueError):
+            return False
+        if not plain or not content or chunk.get("usage") or chunk.get("error") or chunk.get("object") == "error":
+            return False
+        self.tokens += 1
+        return True
+
     def observe(self, chunk: Chunk) -> None:
         """Count one chunk."""
         if not self.first:

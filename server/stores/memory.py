@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 
 from server.config import Settings
 from server.core.errors import StoreError
-from server.core.records import Birth, Ending, Record
+from server.core.records import CHUNK, Birth, Ending, Form, Record
 
 # What a log costs beside its data: its own objects and its birth's, and the place and kind of a record.
 LOG_OVERHEAD = 2048
 RECORD_OVERHEAD = 16
+USUAL: dict[Form, str] = {"openai": CHUNK, "native": "token"}  # the kind of nearly all records
 
 
 class MemoryLog:
@@ -24,9 +25,11 @@ class MemoryLog:
     __slots__ = (
         "_data",
         "_ends",
-        "_kinds",
+        "_odd",
         "_store",
+        "_usual",
         "birth",
+        "bytes",
         "ending",
         "last_activity",
         "lost",
@@ -37,6 +40,7 @@ class MemoryLog:
     def __init__(self, birth: Birth, store: "MemoryStore") -> None:
         self.birth = birth
         self.tail = 0
+        self.bytes = 0  # size of all data
         self.lost: Sequence[tuple[int, int]] = ()
         self.ending: Ending | None = None
         self.last_activity = birth.created
@@ -44,29 +48,30 @@ class MemoryLog:
         self._store = store
         self._data = bytearray()
         self._ends = array("Q")  # of record 1, 2, …: bytes of data up to and with it
-        self._kinds: list[str] = []
-
-    @property
-    def bytes(self) -> int:
-        """Size of all data."""
-        return len(self._data)
+        self._usual = USUAL[birth.form]
+        self._odd: dict[int, str] = {}  # kinds of records that are not of the usual one, by index
 
     @property
     def footprint(self) -> int:
         """Memory that this log takes, in bytes, as near as counting gets."""
-        return LOG_OVERHEAD + len(self.birth.body) + len(self._data) + RECORD_OVERHEAD * self.tail
+        return LOG_OVERHEAD + len(self.birth.body) + self.bytes + RECORD_OVERHEAD * self.tail
 
-    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
-        """Add records; never suspends."""
+    def append_now(self, records: Sequence[Record]) -> None:
+        """Add records, which may be shown at once. Raises StoreError after the ending."""
         if self.ending is not None:
             raise StoreError(f"stream {self.birth.id} has ended")
-        data = self._data
         for kind, payload in records:
-            data += payload
-            self._ends.append(len(data))
-            self._kinds.append(kind)
-        self.tail += len(records)
+            self._data += payload
+            self.bytes += len(payload)
+            self._ends.append(self.bytes)
+            if kind != self._usual:
+                self._odd[self.tail] = kind
+            self.tail += 1
         self.last_activity = time.time()
+
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
+        """Add records; never suspends. Raises StoreError after the ending."""
+        self.append_now(records)
         if ending is not None:
             self.ending = ending
             self._store.note_ending(self)
@@ -80,7 +85,7 @@ class MemoryLog:
         found: list[Record] = []
         for index in range(after, last):
             end = self._ends[index]
-            found.append(Record(self._kinds[index], bytes(self._data[start:end])))
+            found.append(Record(self._odd.get(index, self._usual), bytes(self._data[start:end])))
             start = end
         return found
 

@@ -15,8 +15,23 @@ from server.telemetry.stats import BOUNDS, Stats, bucket_of
 
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GAP_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-FINE = sorted({*GAP_BUCKETS, *BOUNDS})
 PHASE_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
+FINE = sorted({*GAP_BUCKETS, *BOUNDS})  # the gaps' buckets
+
+
+class Gaps:
+    """The buckets of one target."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(FINE) + 1)
+        self.total = 0.0  # seconds
+
+    def observe(self, seconds: float) -> None:
+        """Count one gap."""
+        self.counts[bisect_left(FINE, seconds)] += 1
+        self.total += seconds
 
 
 class GapHistogram(Collector):
@@ -26,20 +41,20 @@ class GapHistogram(Collector):
     """
 
     def __init__(self) -> None:
-        self._series: dict[str, tuple[list[int], list[float]]] = {}
+        self._series: dict[str, Gaps] = {}
         self._settled: dict[str, list[int]] = {}
 
-    def observe(self, target: str, seconds: float) -> None:
-        """Count one gap."""
+    def of(self, target: str) -> Gaps:
+        """Return what counts the gaps of one target."""
         series = self._series.get(target)
         if series is None:
-            series = self._series[target] = ([0] * (len(FINE) + 1), [0.0])
-        series[0][bisect_left(FINE, seconds)] += 1
-        series[1][0] += seconds
+            series = self._series[target] = Gaps()
+        return series
 
     def settle(self) -> Iterator[tuple[str, Counts[int]]]:
         """Yield what was counted since the last call: targets with the counts of `Stats`' buckets."""
-        for target, (counts, _) in self._series.items():
+        for target, gaps in self._series.items():
+            counts = gaps.counts
             before = self._settled.get(target)
             if before != counts:
                 news: Counts[int] = Counts()
@@ -54,9 +69,10 @@ class GapHistogram(Collector):
         family = HistogramMetricFamily(
             "sluiceway_inter_token_seconds", "Seconds between two tokens.", labels=["target"]
         )
-        for target, (counts, total) in self._series.items():
+        for target, gaps in self._series.items():
+            counts = gaps.counts
             buckets = [(str(bound), float(sum(counts[: FINE.index(bound) + 1]))) for bound in GAP_BUCKETS]
-            family.add_metric([target], [*buckets, ("+Inf", float(sum(counts)))], total[0])
+            family.add_metric([target], [*buckets, ("+Inf", float(sum(counts)))], gaps.total)
         yield family
 
 

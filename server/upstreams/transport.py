@@ -15,7 +15,8 @@ import httpx2
 from yarl import URL
 
 from server.core.timing import Phases
-from server.upstreams.connecting import Resolver, current_phases, upstream_socket
+from server.upstreams.connecting import current_phases
+from server.upstreams.connector import UpstreamConnector
 
 READ_BUFFER = 16_384  # bytes; aiohttp holds at most twice this before it stops reading the socket
 ERROR_BODY = 65_536  # bytes of an error's body that are looked at
@@ -25,9 +26,7 @@ ERROR_BODY_TIMEOUT = 5.0  # seconds for it
 def new_session() -> aiohttp.ClientSession:
     """Return the session of one upstream: no pool limit, no cookies, small buffers, phases traced."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=0, resolver=Resolver(), socket_factory=upstream_socket, keepalive_timeout=30
-        ),
+        connector=UpstreamConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=READ_BUFFER,
         auto_decompress=True,

@@ -169,9 +169,9 @@ def test_gaps_are_counted_once() -> None:
     """What was counted since the last look is handed over, in buckets that agree with a count one by one."""
     gaps, one_by_one = GapHistogram(), Counter[int]()
     for seconds in (0.0, 0.00005, 0.001, 0.0011, 0.05, 0.2, 3.0, 1e6):
-        gaps.observe("a/b", seconds)
+        gaps.of("a/b").observe(seconds)
         one_by_one[bucket_of(seconds)] += 1
     assert dict(gaps.settle()) == {"a/b": one_by_one}
     assert dict(gaps.settle()) == {}
-    gaps.observe("a/b", 0.05)
+    gaps.of("a/b").observe(0.05)
     assert dict(gaps.settle()) == {"a/b": Counter({bucket_of(0.05): 1})}

@@ -5,9 +5,10 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from server.core.chunks import well_formed
 from server.core.errors import Kind
 from server.core.intake import MAX_HELD, MAX_HELD_BYTES, Intake
 from server.core.seam import Suppression, Trim
@@ -451,3 +452,64 @@ def test_any_json(said: list[Any], seam: Any, show_usage: bool) -> None:
         return
     payloads(one.feed(sse(chunk("a")) + frames + DONE))
     sorted(transcript.finish.values())  # the reasons can be joined into one text
+
+
+FIRST = b'data: {"choices":[{"index":0,"delta":{"content":"first"},"finish_reason":null}]}\n\n'
+ODD = st.sampled_from([None, "", 0, 1, True, [], ["x"], {}, {"a": 1}, "x", "stop", 1.5])
+FIELDS = st.fixed_dictionaries(
+    {},
+    optional={
+        "delta": st.fixed_dictionaries(
+            {}, optional={"content": ODD, "role": ODD, "reasoning_content": ODD, "tool_calls": ODD}
+        )
+        | ODD,
+        "index": ODD,
+        "finish_reason": ODD,
+    },
+)
+FRAMES = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": st.lists(FIELDS | ODD, max_size=2) | ODD,
+        "usage": ODD,
+        "error": ODD,
+        "object": st.sampled_from(["error", "chat.completion.chunk", None]),
+    },
+)
+
+
+@given(FRAMES | ODD)
+@example({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]})
+@example({"choices": {"delta": 1}})
+def test_the_short_way_of_a_token_is_the_long_way(frame: object) -> None:
+    """A frame that comes alone in a read, and so may go the short way, means what it means in pieces."""
+
+    def outcome(*reads: bytes) -> tuple[object, ...]:
+        transcript = Transcript()
+        one = Intake(transcript, show_usage=True)
+        said = one.feed(FIRST)
+        for read in reads:
+            said = said + one.feed(read)
+        failure = one.failure and (one.failure.kind, one.failure.message)
+        counted = (transcript.tokens, transcript.finish, transcript.reasoning, transcript.calls, transcript.usage)
+        return said, failure, one.done, counted
+
+    data = b"data: " + orjson.dumps(frame) + b"\n\n"
+    assert outcome(data) == outcome(data[:-1], data[-1:])
+
+
+@given(FRAMES | ODD)
+@example({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]})
+@example({"choices": [{"index": True, "delta": {"content": "x"}, "finish_reason": None}]})
+def test_what_counts_as_a_plain_token_is_well_formed_and_counted_alike(frame: Any) -> None:
+    """Whatever is taken for a token at a glance would pass the whole check, and be counted the same."""
+    glance, whole = Transcript(), Transcript()
+    if glance.observe_token(frame):
+        assert well_formed(frame)
+        assert not frame.get("error")
+        assert frame.get("object") != "error"
+        whole.observe(frame)
+        facts = ("tokens", "finish", "reasoning", "calls", "usage", "usage_shown")
+        assert [getattr(glance, name) for name in facts] == [getattr(whole, name) for name in facts]
+    else:
+        assert glance.tokens == 0

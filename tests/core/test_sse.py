@@ -19,6 +19,16 @@ def feed(parts: list[bytes]) -> list[Event]:
     return [event for part in parts for event in decoder.feed(part)]
 
 
+def feed_short(parts: list[bytes]) -> list[Event]:
+    """The same by the short way, where a part can go it."""
+    decoder = Decoder()
+    events = []
+    for part in parts:
+        lone = decoder.lone(part)
+        events += decoder.feed(part) if lone is None else [Event(b"", lone, None)]
+    return events
+
+
 def feed_all(data: bytes) -> list[Event]:
     """The events of `data`, the same whichever way it comes; an unfinished event after it changes nothing."""
     events = feed([data])
@@ -154,6 +164,7 @@ LIKELY = st.lists(st.tuples(LINES, ENDS).map(b"".join), max_size=12).map(b"".joi
 def test_any_bytes_any_splits(data: bytes, cuts: list[int]) -> None:
     """Any bytes, cut anywhere, give what the standard's own algorithm gives, and no exception."""
     assert feed(split(data, cuts)) == whatwg(data)
+    assert feed_short(split(data, cuts)) == whatwg(data)
 
 
 TEXT = st.text(st.characters(exclude_characters="\r", exclude_categories=["Cs"]), max_size=40).map(str.encode)
@@ -165,6 +176,18 @@ def test_round_trip(events: list[tuple[bytes, bytes, int]], cuts: list[int]) -> 
     """What `frame` writes comes out of the decoder as it went in, wherever the stream is cut into reads."""
     stream = b"".join(frame(seq, data, name) for name, data, seq in events)
     assert feed(split(stream, cuts)) == [(name, data, b"%d" % seq) for name, data, seq in events]
+
+
+def test_lone_event() -> None:
+    """A read that is one event of one line goes the short way, but only at rest and past a start that is known."""
+    decoder = Decoder()
+    assert decoder.lone(b"data: 1\n\n") is None
+    assert decoder.feed(b"data: 0\n\n") == [(b"", b"0", None)]
+    assert decoder.lone(b"data: 1\n\n") == b"1"
+    others = (b"data: 1\n", b"data: 1\r\n\r\n", b"data: a\rb\n\n", b"data:1\n\n", b"data: 1\n\ndata: 2\n\n", b": hb\n")
+    assert [decoder.lone(other) for other in (*others, b"")] == [None] * 7
+    assert decoder.feed(b"id: 1\n") == []
+    assert decoder.lone(b"data: 1\n\n") is None
 
 
 def test_frame_on_the_wire() -> None:

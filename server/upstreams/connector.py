@@ -1,0 +1,36 @@
+"""The pool of connections to an upstream, and what makes a token cheap to read from one."""
+
+import asyncio
+import functools
+from typing import Any
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+
+from server.upstreams.connecting import Resolver, upstream_socket
+
+KEEPALIVE_TIMEOUT = 30.0  # seconds that an idle connection is kept
+
+
+class UpstreamProtocol(ResponseHandler):
+    """aiohttp's protocol, which does not resume what was not paused.
+
+    aiohttp's reader resumes the connection after every read, paused or not: an empty run of the HTTP parser and a
+    call of the transport, a twelfth of the instructions that a bare relay takes for a token.
+    """
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading after a pause; the parser keeps something back only where it was paused."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
+
+class UpstreamConnector(aiohttp.TCPConnector):
+    """aiohttp's pool without a limit: the gateway has its own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            limit=0, resolver=Resolver(), socket_factory=upstream_socket, keepalive_timeout=KEEPALIVE_TIMEOUT
+        )
+        # aiohttp has no public way to choose the protocol; tests/upstreams/test_connector.py tells when this one goes.
+        self._factory: Any = functools.partial(UpstreamProtocol, loop=asyncio.get_running_loop())
