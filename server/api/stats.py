@@ -22,8 +22,7 @@ class StatsPath:
     async def read(self, request: web.Request) -> web.StreamResponse:
         """Return everything; the last attempts only of streams that the caller may see."""
         owner = request[OWNER]
-        self._metrics.settle()
-        stats = self._metrics.stats
+        stats = self._metrics.settle()
         body = {
             "unit": "ms",
             "windows": stats.windows(),
