@@ -182,7 +182,10 @@ function clear() {
 
 /** @param {Question | Answer} turn */
 function show(turn) {
-  messages.append(turn.role === "user" ? questionView(turn.content) : new AnswerView(turn.parts).element);
+  if (turn.role === "user") return messages.append(questionView(turn.content));
+  const view = new AnswerView(turn.parts);
+  view.busy(false);
+  messages.append(view.element);
 }
 
 /** @param {Answer} answer */

@@ -18,7 +18,8 @@ let width = 0; // that the plots were drawn for
 
 export function startGateway() {
   element("phases-legend").replaceChildren(...PHASES.map((name) => make("span", `key ${name}`, name.replace("_", " "))));
-  new ResizeObserver(() => { if (latest && element("ttft").clientWidth !== width) showStats(latest); }).observe(element("ttft"));
+  const resized = () => { if (latest && element("ttft").clientWidth !== width) showStats(latest); };
+  new ResizeObserver(resized).observe(element("ttft"));
   void look();
 }
 
