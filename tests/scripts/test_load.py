@@ -185,7 +185,7 @@ def test_a_preset_gives_its_verdict(tmp_path: Path, preset: str, smaller: list[s
     wanted = {
         "open": ["added latency of a token", "memory a stream"],
         "short": ["requests begun", "answers a second"],
-        "soak": ["memory after a quarter", "descriptors at rest", "tasks at rest"],
+        "soak": ["memory after half of them", "descriptors at rest", "tasks at rest"],
     }
     assert all(any(what.startswith(start) for what, _ in verdict) for start in wanted[preset]), ran.stdout
     # Whether so small a run meets them says nothing of the gateway, but the exit status says what the table says.
