@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ def _host(value: str) -> str:
     return value
 
 
+@functools.lru_cache(maxsize=256)  # of a keyless gateway every request asks it, for one of a few names
 def is_loopback(host: str) -> bool:
     """Whether an address or name is this machine's own: 127.0.0.0/8, ::1 or localhost."""
     try:

@@ -189,9 +189,7 @@ class Streams:
                     raise _draining()
             return await self._created(birth, generation, route)
         finally:
-            self._starting[starting] -= 1
-            if not self._starting[starting]:
-                del self._starting[starting]
+            self._starting -= Counter({starting: 1})
             self.upstreams.release(route)
 
     async def _created(self, birth: Birth, generation: Generation, route: Sequence[Target]) -> Stream:

@@ -53,21 +53,15 @@ async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
         raise Rejected(415, "The body must be application/json.", "unsupported_media_type")
     if (request.content_length or 0) > max_bytes:
         raise too_large(max_bytes)
-    body = bytearray()
     try:
-        async with asyncio.timeout(BODY_TOTAL):
-            while True:
-                async with asyncio.timeout(BODY_TIMEOUT):
-                    data = await request.content.readany()
-                if not data:
-                    break
-                body += data
-                if len(body) > max_bytes:
-                    raise too_large(max_bytes)
+        # A small body has come with its head, and needs no clock.
+        body = request.content.read_nowait() if request.content.is_eof() else await _arriving(request, max_bytes)
     except TimeoutError:
         raise Rejected(408, "The body did not arrive in time.", "request_timeout") from None
     except web.RequestPayloadError as error:
         raise Rejected(400, "The body could not be read.", "invalid_body") from error
+    if len(body) > max_bytes:
+        raise too_large(max_bytes)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -75,6 +69,19 @@ async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Rejected(400, "The body must be a JSON object.", "invalid_json")
     return value
+
+
+async def _arriving(request: web.Request, max_bytes: int) -> bytearray:
+    """Return a body once it is whole, or larger than it may be. Raises TimeoutError."""
+    body = bytearray()
+    async with asyncio.timeout(BODY_TOTAL):
+        while len(body) <= max_bytes:
+            async with asyncio.timeout(BODY_TIMEOUT):
+                data = await request.content.readany()
+            if not data:
+                break
+            body += data
+    return body
 
 
 def too_large(max_bytes: int) -> Rejected:

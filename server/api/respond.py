@@ -25,6 +25,12 @@ RECONNECT_MS = 1000
 READ_ALL = 1 << 40
 
 
+class EventStream(web.StreamResponse):
+    """A response whose head goes out with its first event: on its own it would wake the client for nothing."""
+
+    _send_headers_immediately = False  # aiohttp's switch for its own `Response`
+
+
 class Responder:
     """Answers requests with streams; one for the whole gateway."""
 
@@ -88,7 +94,7 @@ class Responder:
         if wait and not await self._opened(stream) and await self._failed_early(stream):
             assert stream.log.ending is not None
             return failed_response(stream.log.ending, stream_headers(request, stream)), "ended"
-        response = web.StreamResponse(headers={**SSE_HEADERS, **stream_headers(request, stream)})
+        response = EventStream(headers={**SSE_HEADERS, **stream_headers(request, stream)})
         return response, await delivery.run(response)
 
     async def _opened(self, stream: Stream) -> bool:

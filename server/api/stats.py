@@ -22,7 +22,8 @@ class StatsPath:
     async def read(self, request: web.Request) -> web.StreamResponse:
         """Return everything; the last attempts only of streams that the caller may see."""
         owner = request[OWNER]
-        stats = self._metrics.settle()
+        self._metrics.settle()
+        stats = self._metrics.stats
         body = {
             "unit": "ms",
             "windows": stats.windows(),

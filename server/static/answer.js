@@ -41,9 +41,8 @@ export class AnswerView {
     for (const part of parts) this.#render(part);
   }
 
-  /** @param {boolean} busy whether more may come */
+  /** @param {boolean} busy */
   busy(busy) {
-    if (!busy) for (const state of this.#said.querySelectorAll(".running")) state.textContent = "no result";
     this.element.classList.toggle("busy", busy);
     this.element.setAttribute("aria-busy", String(busy));
   }
@@ -114,8 +113,7 @@ export class AnswerView {
     const problem = part.incomplete ? "incomplete" : part.error ? "arguments are not JSON" : "";
     const given = part.arguments === null ? part.raw : JSON.stringify(part.arguments, null, 2);
     const brief = part.arguments === null ? part.raw : JSON.stringify(part.arguments);
-    const [kind, words] = problem ? ["failed", problem] : part.server ? ["running", "running …"] : ["", "for the client"];
-    const state = make("span", `state ${kind}`, words);
+    const state = make("span", problem ? "state failed" : "state", problem || (part.server ? "running …" : "for the client"));
     const head = make("summary", "", make("code", "", part.name), make("span", "brief", brief ?? ""), state);
     const call = make("details", "tool", head, make("h3", "", "Arguments"), make("pre", "", given ?? ""));
     if (part.id) this.#calls.set(part.id, call);

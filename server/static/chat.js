@@ -182,10 +182,7 @@ function clear() {
 
 /** @param {Question | Answer} turn */
 function show(turn) {
-  if (turn.role === "user") return messages.append(questionView(turn.content));
-  const view = new AnswerView(turn.parts);
-  view.busy(false);
-  messages.append(view.element);
+  messages.append(turn.role === "user" ? questionView(turn.content) : new AnswerView(turn.parts).element);
 }
 
 /** @param {Answer} answer */

@@ -18,8 +18,7 @@ let width = 0; // that the plots were drawn for
 
 export function startGateway() {
   element("phases-legend").replaceChildren(...PHASES.map((name) => make("span", `key ${name}`, name.replace("_", " "))));
-  const resized = () => { if (latest && element("ttft").clientWidth !== width) showStats(latest); };
-  new ResizeObserver(resized).observe(element("ttft"));
+  new ResizeObserver(() => { if (latest && element("ttft").clientWidth !== width) showStats(latest); }).observe(element("ttft"));
   void look();
 }
 

@@ -1,18 +1,79 @@
 """Prometheus metrics (the contract's names), cheap enough for every token."""
 
 import asyncio
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Iterator, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.registry import Collector
 
 from server.core.records import Birth
 from server.core.timing import Phases
-from server.telemetry.histogram import Histogram
-from server.telemetry.stats import Stats
+from server.telemetry.stats import BOUNDS, Stats, bucket_of
 
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GAP_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 PHASE_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
+FINE = sorted({*GAP_BUCKETS, *BOUNDS})  # the gaps' buckets
+
+
+class Gaps:
+    """The buckets of one target."""
+
+    __slots__ = ("counts", "total")
+
+    def __init__(self) -> None:
+        self.counts = [0] * (len(FINE) + 1)
+        self.total = 0.0  # seconds
+
+    def observe(self, seconds: float) -> None:
+        """Count one gap."""
+        self.counts[bisect_left(FINE, seconds)] += 1
+        self.total += seconds
+
+
+class GapHistogram(Collector):
+    """Inter-token gaps by target. prometheus_client takes a lock an observation; one loop needs none.
+
+    Gaps are counted once, as finely as the percentiles of `Stats` want it; Prometheus is shown coarser buckets.
+    """
+
+    def __init__(self) -> None:
+        self._series: dict[str, Gaps] = {}
+        self._settled: dict[str, list[int]] = {}
+
+    def of(self, target: str) -> Gaps:
+        """Return what counts the gaps of one target."""
+        series = self._series.get(target)
+        if series is None:
+            series = self._series[target] = Gaps()
+        return series
+
+    def settle(self) -> Iterator[tuple[str, Counts[int]]]:
+        """Yield what was counted since the last call: targets with the counts of `Stats`' buckets."""
+        for target, gaps in self._series.items():
+            counts = gaps.counts
+            before = self._settled.get(target)
+            if before != counts:
+                news: Counts[int] = Counts()
+                for bound, count, old in zip((*FINE, FINE[-1]), counts, before or [0] * len(counts), strict=True):
+                    if count != old:
+                        news[bucket_of(bound)] += count - old
+                self._settled[target] = counts.copy()
+                yield target, news
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Yield the histogram as Prometheus wants it."""
+        family = HistogramMetricFamily(
+            "sluiceway_inter_token_seconds", "Seconds between two tokens.", labels=["target"]
+        )
+        for target, gaps in self._series.items():
+            counts = gaps.counts
+            buckets = [(str(bound), float(sum(counts[: FINE.index(bound) + 1]))) for bound in GAP_BUCKETS]
+            family.add_metric([target], [*buckets, ("+Inf", float(sum(counts)))], gaps.total)
+        yield family
 
 
 class Metrics:
@@ -25,9 +86,7 @@ class Metrics:
             return Counter(name, text, labels, registry=registry)
 
         def histogram(name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
-            made = Histogram(name, text, buckets, labels)
-            registry.register(made)
-            return made
+            return Histogram(name, text, labels, buckets=buckets, registry=registry)
 
         self.active = Gauge("sluiceway_streams_active", "Live streams.", registry=registry)
         self.buffered = Gauge("sluiceway_buffered_bytes", "Bytes logged but not yet written to the fastest reader.",
@@ -40,11 +99,10 @@ class Metrics:
         self.disconnects = counter("sluiceway_client_disconnects_total", "Readers that left early.", ["reason"])
         self.recoveries = counter("sluiceway_recoveries_total", "Recoveries after content.", ["strategy", "outcome"])
         self.errors = counter("sluiceway_upstream_errors_total", "Failed attempts.", ["target", "kind"])
-        self._ttft = histogram("sluiceway_ttft_seconds", "Seconds from acceptance to the first token.", TTFT_BUCKETS,
-                               ["target"])  # fmt: skip
-        self._phases = histogram("sluiceway_upstream_phase_seconds", "Seconds of an attempt's phases.", PHASE_BUCKETS,
-                                 ["phase", "target"])  # fmt: skip
-        self.gaps = histogram("sluiceway_inter_token_seconds", "Seconds between two tokens.", GAP_BUCKETS, ["target"])
+        self.ttft = histogram("sluiceway_ttft_seconds", "Seconds from acceptance to the first token.", TTFT_BUCKETS,
+                              ["target"])  # fmt: skip
+        self.phases = histogram("sluiceway_upstream_phase_seconds", "Seconds of an attempt's phases.", PHASE_BUCKETS,
+                                ["phase", "target"])  # fmt: skip
         self._drain = histogram("sluiceway_client_drain_seconds", "Seconds that a write to a client was blocked.",
                                 TTFT_BUCKETS)  # fmt: skip
         self._overhead = histogram("sluiceway_overhead_seconds", "Seconds of the gateway's own before its request.",
@@ -55,8 +113,8 @@ class Metrics:
         self.tasks = Gauge("sluiceway_tasks", "Tasks of the event loop.", registry=registry)
         ProcessCollector(registry=registry)
         self.stats = Stats()
-        self._windowed = {"ttft": self._ttft, "inter_token": self.gaps, "drain": self._drain,
-                          "overhead": self._overhead, "loop_lag": self._late}  # fmt: skip
+        self.gaps = GapHistogram()
+        registry.register(self.gaps)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -67,40 +125,39 @@ class Metrics:
 
     def observe_ttft(self, target: str, seconds: float) -> None:
         """Count one time to first token."""
-        self._ttft.of(target).observe(seconds)
+        self.ttft.labels(target).observe(seconds)
+        self.stats.count("ttft", seconds, target)
 
     def observe_drain(self, target: str, seconds: float) -> None:
         """Count one blocked write to a client; `target` is "" for a stream that had ended before this process."""
-        self._drain.of(target).observe(seconds)
+        self._drain.observe(seconds)
+        self.stats.count("drain", seconds, target)
 
     def observe_lag(self, seconds: float) -> None:
         """Count how late a timer of the event loop was: whatever runs on it was as late."""
-        self._late.of("").observe(seconds)
+        self._late.observe(seconds)
+        self.stats.count("loop_lag", seconds)
+
+    def settle(self) -> None:
+        """Bring the gaps that were counted so far to the percentiles. To be called every second or so."""
+        for target, counts in self.gaps.settle():
+            self.stats.add("inter_token", counts, target)
 
     def observe_phases(self, target: str, phases: Phases, birth: Birth) -> None:
         """Count the phases of one attempt of the stream with this birth."""
-        durations = self._observe(target, phases)
+        durations = self._phases(target, phases)
         if (overhead := phases.overhead) is not None:
-            self._overhead.of(target).observe(overhead)
+            self._overhead.labels(target).observe(overhead)
+            self.stats.count("overhead", overhead, target)
         self.stats.attempt(birth.id, birth.owner, target, durations)
 
     def observe_connecting(self, upstream: str, phases: Phases) -> None:
         """Count how a connection to an upstream was made that no attempt had asked for."""
-        self._observe(f"{upstream}/*", phases)
+        self._phases(f"{upstream}/*", phases)
 
-    def _observe(self, target: str, phases: Phases) -> dict[str, float]:
+    def _phases(self, target: str, phases: Phases) -> dict[str, float]:
         durations = phases.durations()
         for phase, seconds in durations.items():
-            self._phases.of((phase, target)).observe(seconds)
+            self.phases.labels(phase, target).observe(seconds)
+            self.stats.count(phase, seconds, target)
         return durations
-
-    def settle(self) -> Stats:
-        """Bring all that was counted so far to the percentiles, and return them. To be called every second or so."""
-        for name, histogram in self._windowed.items():
-            for target, counts in histogram.settle():
-                self.stats.add(name, counts, str(target))
-        for key, counts in self._phases.settle():
-            assert isinstance(key, tuple)
-            phase, target = key
-            self.stats.add(phase, counts, target)
-        return self.stats

@@ -55,12 +55,23 @@ class Stats:
         self._slots: deque[Slot] = deque(maxlen=SLOTS)
         self._recent: deque[Attempt] = deque(maxlen=RECENT)
 
+    def count(self, name: str, seconds: float, target: str = "") -> None:
+        """Count one duration."""
+        self._running(name, target)[bucket_of(seconds)] += 1
+
     def add(self, name: str, counts: Mapping[int, int], target: str = "") -> None:
-        """Count durations of one kind, by their buckets."""
+        """Count durations by their buckets."""
+        self._running(name, target).update(counts)
+
+    def _running(self, name: str, target: str) -> Counter[int]:
         number = int(self._clock() // SLOT)
         if not self._slots or self._slots[-1].number < number:
             self._slots.append(Slot(number, {}))
-        self._slots[-1].buckets.setdefault((name, target), Counter()).update(counts)
+        buckets = self._slots[-1].buckets
+        found = buckets.get((name, target))
+        if found is None:
+            found = buckets[name, target] = Counter()
+        return found
 
     def attempt(self, stream_id: str, owner: str, target: str, phases: Mapping[str, float]) -> None:
         """Keep one attempt among the last ones."""

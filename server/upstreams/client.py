@@ -5,17 +5,15 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import aiohttp
-import httpx2
-from openai import AsyncOpenAI, AsyncStream, Omit
 
 from server.config import Upstream
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
+from server.upstreams.sdk import Sdk
 from server.upstreams.translate import FOREIGN, translate
-from server.upstreams.transport import AiohttpTransport, RequestClient
+from server.upstreams.transport import AiohttpTransport
 
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
 SECRET = 8  # characters from which on a configured value is looked for in an upstream's words
@@ -44,25 +42,8 @@ class UpstreamClient:
         self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
         key = settings.api_key(environ)
         self._secrets = [secret for secret in (key, *settings.headers.values()) if secret and len(secret) >= SECRET]
-        # identity: a compressed stream would be held back by the compressor's buffer.
-        self._url = f"{settings.base_url}/chat/completions"  # absolute: the SDK need not join it anew each time
-        headers = {"Accept-Encoding": "identity", **settings.headers}
-        # The SDK insists on a key unless a request itself leaves the header out.
-        self._headers: dict[str, str | Omit] = {"Content-Type": "application/json"}
-        if key is None:
-            self._headers["Authorization"] = Omit()
-        self._sdk = AsyncOpenAI(
-            api_key=key or "none",
-            base_url=settings.base_url,
-            max_retries=0,
-            timeout=None,
-            default_headers=headers,
-            http_client=RequestClient(self._transport),
-        )
-        # Where it is told nothing the SDK reads OPENAI_ORG_ID and the like: of no concern to whoever this upstream is.
-        self._sdk.organization = settings.organization(environ)
-        self._sdk.project = self._sdk.admin_api_key = None
-        self._sdk._custom_headers = headers  # noqa: SLF001 — OPENAI_CUSTOM_HEADERS has no other switch
+        organization = settings.organization(environ)
+        self._sdk = Sdk(settings, key=key, organization=organization, transport=self._transport)
 
     async def post(self, body: bytes, phases: Phases, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Send a chat completion request; return aiohttp's response when its head (status 200) is here.
@@ -78,18 +59,10 @@ class UpstreamClient:
         try:
             if self._ahead:
                 await self._joined(phases)
-            answer = await self._sdk.post(
-                self._url,
-                cast_to=httpx2.Response,
-                content=body,
-                options={"headers": {**self._headers, **headers}},
-                stream=True,
-                stream_cls=AsyncStream[object],
-            )
+            answer = await self._sdk.complete(body, headers)
         except FOREIGN as error:
             raise translate(error, in_body=False) from error
-        # Cast to httpx2.Response, the SDK hands the response itself out instead of the stream class it is typed with.
-        response: aiohttp.ClientResponse = cast("httpx2.Response", answer).extensions["aiohttp"]
+        response: aiohttp.ClientResponse = answer.extensions["aiohttp"]
         return response
 
     async def warm_up(self) -> None:
@@ -99,14 +72,16 @@ class UpstreamClient:
     async def connect(self) -> Phases | None:
         """Have an idle connection, and return how it was made; None where none can be: a request will say why."""
         try:
-            return await self._transport.connect(self._url)
+            return await self._transport.connect(self.settings.base_url)
         except FOREIGN:
             return None
 
     def connect_ahead(self) -> None:
         """Begin to connect for a request that is still being prepared; whichever is sent next waits for it."""
         if len(self._ahead) < MAX_AHEAD:
-            self._ahead.append(asyncio.create_task(self._transport.connect(self._url), name="connect ahead"))
+            self._ahead.append(
+                asyncio.create_task(self._transport.connect(self.settings.base_url), name="connect ahead")
+            )
 
     async def _joined(self, phases: Phases) -> None:
         """Wait for a connection that was begun ahead. Raises what connecting does."""

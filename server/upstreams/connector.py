@@ -2,12 +2,13 @@
 
 import asyncio
 import functools
+import time
 from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 
-from server.upstreams.connecting import Resolver, upstream_socket
+from server.upstreams.connecting import Resolver, current_phases, upstream_socket
 
 KEEPALIVE_TIMEOUT = 30.0  # seconds that an idle connection is kept
 
@@ -34,3 +35,18 @@ class UpstreamConnector(aiohttp.TCPConnector):
         )
         # aiohttp has no public way to choose the protocol; tests/upstreams/test_connector.py tells when this one goes.
         self._factory: Any = functools.partial(UpstreamProtocol, loop=asyncio.get_running_loop())
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Any], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        """Return a connection, kept or new, and note for the attempt how long it waited and when it could send.
+
+        aiohttp's own tracing would await a dozen signals a request for these two times.
+        """
+        phases, began = current_phases.get(), time.monotonic()
+        connection = await super().connect(req, traces, timeout)
+        if phases is not None:
+            phases.sent = time.monotonic()  # the request follows in the same turn of the loop
+            phases.connected(phases.sent)
+            phases.waited += phases.sent - began
+        return connection

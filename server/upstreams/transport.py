@@ -8,7 +8,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import NamedTuple
 
 import aiohttp
 import httpx2
@@ -24,14 +24,21 @@ ERROR_BODY_TIMEOUT = 5.0  # seconds for it
 
 
 def new_session() -> aiohttp.ClientSession:
-    """Return the session of one upstream: no pool limit, no cookies, small buffers, phases traced."""
+    """Return the session of one upstream: no pool limit, no cookies, small buffers."""
     return aiohttp.ClientSession(
         connector=UpstreamConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=READ_BUFFER,
         auto_decompress=True,
-        trace_configs=[_tracing()],
     )
+
+
+class Outgoing(NamedTuple):
+    """A request as aiohttp takes it: httpx2 would look for an encoding at each of its headers."""
+
+    url: str
+    headers: dict[str, str]
+    body: bytes
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -59,7 +66,6 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             "POST", URL(url), ssl=self._tls, proxy=URL(self._proxy) if self._proxy else None, session=session
         )
         connection = await session.connector.connect(request, [], self._timeout)
-        phases.connected(time.monotonic())
         connection.release()
         return phases
 
@@ -69,21 +75,21 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         return self._session
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send the request; return when the head of the response is here."""
+        """Send what is `outgoing` among the request's extensions; return when the head of the response is here."""
+        outgoing: Outgoing = request.extensions["outgoing"]
         response = await self._opened().request(
             request.method,
-            URL(str(request.url), encoded=True),
-            headers=_headers(request),
-            data=request.content,
+            URL(outgoing.url, encoded=True),
+            headers=outgoing.headers,
+            data=outgoing.body,
             allow_redirects=False,
             timeout=self._timeout,
             ssl=self._tls,
             proxy=self._proxy,
-            trace_request_ctx=current_phases.get(),
         )
         return httpx2.Response(
             response.status,
-            headers=response.raw_headers,
+            headers=None if response.status == 200 else response.raw_headers,  # the SDK reads them of errors only
             stream=_Body(response),
             extensions={"aiohttp": response},
         )
@@ -93,33 +99,6 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-
-
-def _headers(request: httpx2.Request) -> list[tuple[str, str]]:
-    """Return a request's headers for aiohttp, read from their bytes: httpx2 looks for an encoding at each of them.
-
-    What the SDK tells of itself stays here: the upstream has no use for it, and it is 2 KB of an open stream.
-    """
-    pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in request.headers.raw]
-    return [pair for pair in pairs if not pair[0].startswith("X-Stainless-")]
-
-
-class RequestClient(httpx2.AsyncClient):
-    """httpx2's client as the SDK uses it here: with nothing of its own to merge into a request.
-
-    Merging no base URL, no default headers and no cookies takes a fifth of what a request costs the gateway.
-    """
-
-    def __init__(self, transport: AiohttpTransport) -> None:
-        super().__init__(transport=transport, timeout=None, trust_env=False)
-        self._urls: dict[str, httpx2.URL] = {}  # an upstream has one
-
-    def build_request(self, method: str, url: httpx2.URL | str, **options: Any) -> httpx2.Request:
-        """Return a request of exactly these parts; timeouts are the attempt's, not httpx2's."""
-        known = self._urls.get(str(url))
-        if known is None:
-            known = self._urls[str(url)] = httpx2.URL(url)
-        return httpx2.Request(method, known, headers=options.get("headers"), content=options.get("content"))
 
 
 class _Body(httpx2.AsyncByteStream):
@@ -140,27 +119,3 @@ class _Body(httpx2.AsyncByteStream):
 
     async def aclose(self) -> None:
         self._response.release()
-
-
-def _tracing() -> aiohttp.TraceConfig:
-    """Return hooks that fill in what `connecting` does not see of the `Phases` that a request carries."""
-    trace = aiohttp.TraceConfig()
-
-    async def connecting(_session: object, context: Any, _params: object) -> None:
-        context.begun = time.monotonic()
-
-    async def connected(_session: object, context: Any, _params: object) -> None:
-        phases: Phases | None = context.trace_request_ctx
-        if phases is not None:
-            now = time.monotonic()
-            phases.connected(now)
-            phases.waited += now - context.begun
-
-    async def sent(_session: object, context: Any, _params: object) -> None:
-        if context.trace_request_ctx is not None:
-            context.trace_request_ctx.sent = time.monotonic()
-
-    trace.on_connection_create_start.append(connecting)
-    trace.on_connection_create_end.append(connected)
-    trace.on_request_headers_sent.append(sent)
-    return trace

@@ -119,7 +119,7 @@ async def test_beside_the_connect(provider, model, tmp_path, monkeypatch) -> Non
         assert (await complete(gateway.root, model)).status == 200
         assert time.monotonic() - started < PAUSE + HANDSHAKE
         await gateway.idle()
-        window = gateway.app.metrics.settle().windows()["5m"]
+        window = gateway.app.metrics.stats.windows()["5m"]
     assert window["phases"]["tls"]["count"] == 1
     assert window["phases"]["tls"]["p50"] > HANDSHAKE * 900
     assert PAUSE * 900 < window["overhead"]["p50"] < (PAUSE + HANDSHAKE) * 1000  # the function is the gateway's time

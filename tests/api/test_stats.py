@@ -8,15 +8,13 @@ from collections import Counter
 from typing import Any
 
 import aiohttp
-import prometheus_client
 import pytest
 import structlog
 from gateway import in_process
-from prometheus_client import CollectorRegistry
 from provider import Provider
 from wire import Client, call, complete, until
 
-from server.telemetry.histogram import Histogram
+from server.telemetry.metrics import GapHistogram
 from server.telemetry.stats import RECENT, SLOTS, Stats, bucket_of
 
 ASK: dict[str, Any] = {"stream": True, "messages": [{"role": "user", "content": "Hi"}]}
@@ -73,7 +71,7 @@ def test_percentiles_are_right_to_a_tenth(scale: float) -> None:
     """Percentiles of a known distribution come out within a tenth, whatever its scale."""
     stats = Stats(clock=lambda: 1_000_000.0)
     for n in range(1, 1001):
-        stats.add("ttft", {bucket_of(scale * (1 + n / 1000)): 1})
+        stats.count("ttft", scale * (1 + n / 1000))
     found = stats.windows()["1m"]["ttft"]
     for name, share in (("p50", 0.5), ("p95", 0.95), ("p99", 0.99)):
         assert found[name] == pytest.approx(scale * (1 + share) * 1000, rel=0.1)
@@ -85,7 +83,7 @@ def test_memory_is_bounded_and_old_times_leave() -> None:
     stats = Stats(clock=lambda: now)
     for _ in range(24 * 60):
         now += 60
-        stats.add("ttft", {bucket_of(0.1): 1}, "a/b")
+        stats.count("ttft", 0.1, "a/b")
         stats.attempt("strm_x", "", "a/b", {"headers": 0.01})
     assert len(stats._slots) <= SLOTS
     assert len(stats.recent(lambda _: True)) == RECENT
@@ -167,9 +165,9 @@ async def test_a_slow_gateway(provider: Provider, model: str) -> None:
     assert 'sluiceway_overhead_seconds_count{target="local/*"} 1.0' in metrics
 
 
-def test_counted_once() -> None:
+def test_gaps_are_counted_once() -> None:
     """What was counted since the last look is handed over, in buckets that agree with a count one by one."""
-    gaps, one_by_one = Histogram("gaps", "Gaps.", (0.001, 0.1), ["target"]), Counter[int]()
+    gaps, one_by_one = GapHistogram(), Counter[int]()
     for seconds in (0.0, 0.00005, 0.001, 0.0011, 0.05, 0.2, 3.0, 1e6):
         gaps.of("a/b").observe(seconds)
         one_by_one[bucket_of(seconds)] += 1
@@ -177,25 +175,3 @@ def test_counted_once() -> None:
     assert dict(gaps.settle()) == {}
     gaps.of("a/b").observe(0.05)
     assert dict(gaps.settle()) == {"a/b": Counter({bucket_of(0.05): 1})}
-
-
-@pytest.mark.parametrize("labels", [[], ["target"], ["phase", "target"]])
-def test_shown_like_prometheus_own(labels: list[str]) -> None:
-    """Prometheus is shown what prometheus_client's own histogram shows of the same durations."""
-    registry, buckets = CollectorRegistry(), (0.001, 0.1, 1.0)
-    theirs = prometheus_client.Histogram("theirs", "Text.", labels, buckets=buckets, registry=registry)
-    ours = Histogram("theirs", "Text.", buckets, labels)
-    for target in ("a", "b"):
-        values = [target, "x"][: len(labels)]
-        for seconds in (0.0005, 0.001, 0.05, 1.0, 7.0):
-            (theirs.labels(*values) if labels else theirs).observe(seconds)
-            ours.of(target if len(labels) < 2 else tuple(values)).observe(seconds)
-    [shown] = ours.collect()
-    wanted = [sample for sample in next(registry.collect()).samples if not sample.name.endswith("_created")]
-    assert sorted(map(str, shown.samples)) == sorted(map(str, wanted))
-
-
-def test_nothing_counted_is_shown_as_zero() -> None:
-    """A histogram without labels is there from the start: a rate needs its zero."""
-    [shown] = Histogram("drain", "Text.", (0.1,)).collect()
-    assert [sample.value for sample in shown.samples] == [0.0, 0.0, 0.0, 0.0]

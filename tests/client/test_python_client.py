@@ -71,21 +71,6 @@ async def test_a_whole_answer_is_asked_for_again(provider: Provider, model: str)
         assert len(await provider.seen(model)) == 1
 
 
-@pytest.mark.parametrize("stream", [True, False])
-async def test_a_slow_answer_is_joined(provider: Provider, model: str, stream: bool) -> None:
-    """A timeout of the SDK's that is shorter than the answer takes costs no second generation: the request joins it."""
-    await provider.script(model, {"text": "all of it", "ttft": 1.5})
-    async with in_process(provider.url) as gateway, resuming_http_client(base_url=gateway.url, patience=QUICK) as http:
-        client = openai.AsyncOpenAI(api_key="none", http_client=http, max_retries=0, timeout=0.5)
-        answer = await client.chat.completions.create(model=model, messages=QUESTION, stream=stream)
-        if stream:
-            said = "".join([chunk.choices[0].delta.content or "" async for chunk in answer])
-        else:
-            said = answer.choices[0].message.content or ""
-    assert said == "all of it"
-    assert len(await provider.seen(model)) == 1
-
-
 async def test_a_silent_connection_is_a_cut(provider: Provider, model: str) -> None:
     """A connection that stays open but brings nothing more is given up, and the stream goes on over another one."""
     await provider.script(model, {"pieces": WORDS, "rate": 400})

@@ -78,24 +78,6 @@ async def test_one_that_does_not_work(provider, tmp_path: Path, point: str, word
     assert "Traceback" not in str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("place", "words"),
-    [
-        ("no_such_module:f", "The tool 'mine' (no_such_module:f) cannot be loaded: ModuleNotFoundError"),
-        ("server.tools.examples:none", "The tool 'mine' (server.tools.examples:none) cannot be loaded: AttributeError"),
-        ("os:path", "The tool 'mine' is not a function."),
-        ("builtins:print", "The signature of the tool 'mine' has no JSON schema"),
-    ],
-)
-async def test_a_configured_one_that_does_not_work(provider, place: str, words: str) -> None:
-    """So does a function that is configured."""
-    with pytest.raises(RuntimeError) as raised:
-        async with own_process(provider.url, tools={"functions": {"mine": place}}):
-            pass
-    assert words in str(raised.value)
-    assert "Traceback" not in str(raised.value)
-
-
 @pytest.mark.parametrize("name", ["", "a b", "a.b", "ü", "a" * 65])
 def test_names(name: str) -> None:
     """A name that OpenAI's API refuses is refused when the tool is made."""

@@ -73,7 +73,7 @@ async def nothing(_client: pool.UpstreamClient) -> None:
 
 def phases_of(gateway) -> dict:
     """Give the phases that were measured so far."""
-    return gateway.app.metrics.settle().windows()["5m"]["phases"]
+    return gateway.app.metrics.stats.windows()["5m"]["phases"]
 
 
 async def test_kept_warm(monkeypatch) -> None:
