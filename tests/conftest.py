@@ -1,13 +1,15 @@
-"""What every test may use: the modules beside this one, and the scripted provider as an upstream."""
+"""What every test may use: the modules beside this one, `ports`, and the scripted provider as an upstream."""
 
+import fcntl
 import itertools
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from hypothesis import settings
@@ -18,6 +20,27 @@ settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
 _names = itertools.count()
+
+
+def is_alone(item: pytest.Item) -> bool:
+    """Whether a test measures, or fills, the machine."""
+    return item.get_closest_marker("alone") is not None
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests that want to be alone at the end, where one worker has them all and the others have ended."""
+    items.sort(key=is_alone)
+    for item in filter(is_alone, items):
+        item.add_marker(pytest.mark.xdist_group("alone"))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-timeout: nobody's time runs while it waits
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Run a test that wants to be alone while no other worker runs one."""
+    with Path(__file__).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH)
+        return (yield)
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -98,7 +98,7 @@ class Client:
         self._chunked = False
         self._left: int | None = None
         self._done = False
-        self.body = b""  # of the response, as far as it was read
+        self._body = bytearray()
 
     async def __aenter__(self) -> Self:
         self._reader, self._writer = await asyncio.open_connection(self._host, self._port, limit=1 << 20, ssl=self._tls)
@@ -106,6 +106,11 @@ class Client:
 
     async def __aexit__(self, *_: object) -> None:
         self._writer.close()
+
+    @property
+    def body(self) -> bytes:
+        """The body of the response, as far as it was read."""
+        return bytes(self._body)
 
     @property
     def sock(self) -> socket.socket:
@@ -143,7 +148,7 @@ class Client:
         self._left = int(headers["content-length"]) if "content-length" in headers else None
         status = int(first.split(" ")[1])
         self._done = status in (204, 304) or self._left == 0
-        self.body = b""
+        self._body.clear()
         return status, headers
 
     async def more(self) -> bool:
@@ -167,12 +172,12 @@ class Client:
             self._done = True
             if self._left:
                 raise CutError
-        self.body += piece
+        self._body += piece
         return not self._done or bool(piece)
 
     async def events(self, count: int) -> list[Event]:
         """Read until there are at least `count` events; return all of them."""
-        while self.body.count(b"\n\n") < count and await self.more():
+        while self._body.count(b"\n\n") < count and await self.more():
             pass
         return events_of(self.body)
 

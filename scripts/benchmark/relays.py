@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from ports import free_port
+
 from .process import Child, wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -151,13 +153,6 @@ def _redis(folder: Path) -> Iterator[int]:
     with Child("redis", [*command, "--appendonly", "yes"], cwd=folder, log=folder / "redis.log") as child:
         wait_until(lambda: _listens(port), child)
         yield port
-
-
-def free_port() -> int:
-    """Find a loopback port that nobody listens on at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-    return port
 
 
 def _program(name: str) -> str:

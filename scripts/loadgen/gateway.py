@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.process import PAGE, Child, tree_cpu, wait_until
-from benchmark.relays import ROOT, SCRIPTS, free_port
+from benchmark.relays import ROOT, SCRIPTS
+from ports import free_port
 
 from .plan import Plan
 

@@ -9,7 +9,7 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from benchmark.relays import free_port
+from ports import free_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 START = 30.0  # seconds for a process to be ready on a busy machine

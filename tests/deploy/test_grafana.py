@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 import wire
 from gateway import own_process
+from ports import free_port
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 DASHBOARD = json.loads((DEPLOY / "grafana" / "sluiceway.json").read_text())
@@ -66,8 +67,7 @@ async def prometheus(target: str, folder: Path) -> AsyncIterator[Prometheus]:
         assert ours in config
         config = config.replace(ours, here)
     (folder / "prometheus.yml").write_text(config)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(  # noqa: ASYNC220

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+from best import best
 from certificates import certify
 from gateway import in_process, own_process
 from wire import Client, CutError, call, completion, texts, until
@@ -157,15 +158,20 @@ def test_numbers_fit_the_gateway() -> None:
 
 async def test_first_byte_is_not_delayed(nginx, provider, model) -> None:
     """The first token is with the client while the upstream says nothing more: nothing waits for more to come."""
-    await provider.script(model, {"stall_after": 1})
-    async with nginx.client() as client:
-        await client.complete(model)
-        status, headers = await client.head()
-        await client.events(1)
-        delay = time.monotonic() - (await provider.seen(model))[0]["first_token_at"]
-        assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
-        assert "content-encoding" not in headers
-        assert delay < 1.0  # a millisecond, on a machine of one's own
+
+    async def ask(number: int) -> float:
+        name = f"{model}-{number}"
+        await provider.script(name, {"stall_after": 1})
+        async with nginx.client() as client:
+            await client.complete(name)
+            status, headers = await client.head()
+            await client.events(1)
+            came = time.monotonic()
+            assert (status, headers["content-type"]) == (200, "text/event-stream; charset=utf-8")
+            assert "content-encoding" not in headers
+            return came - (await provider.seen(name))[0]["first_token_at"]
+
+    await best(ask, 0.1)  # a millisecond, on a machine of one's own
 
 
 async def test_http2(nginx, provider, model) -> None:
@@ -188,15 +194,20 @@ async def test_http2(nginx, provider, model) -> None:
 @pytest.mark.parametrize("how", ["fin", "rst"])
 async def test_disconnect_reaches_the_upstream(nginx, provider, model, how) -> None:
     """When the client leaves, the upstream's socket is closed."""
-    await provider.script(model, {"tokens": 10_000, "rate": 50})
-    async with nginx.client() as client:
-        await client.complete(model)
-        await client.head()
-        await client.events(3)
-        left = time.monotonic()
-        client.leave(how)
-        seen = await one_seen(provider, model, lambda seen: seen["closed_by_client_at"])
-    assert seen["closed_by_client_at"] - left < 2.0
+
+    async def leave(number: int) -> float:
+        name = f"{model}-{number}"
+        await provider.script(name, {"tokens": 10_000, "rate": 50})
+        async with nginx.client() as client:
+            await client.complete(name)
+            await client.head()
+            await client.events(3)
+            left = time.monotonic()
+            client.leave(how)
+            seen = await one_seen(provider, name, lambda seen: seen["closed_by_client_at"])
+        return seen["closed_by_client_at"] - left
+
+    await best(leave, 0.1)
 
 
 async def test_disconnect_before_the_first_byte(nginx, provider, model) -> None:
@@ -211,11 +222,11 @@ async def test_disconnect_before_the_first_byte(nginx, provider, model) -> None:
 
 async def test_backpressure_reaches_the_upstream(nginx, provider, model) -> None:
     """While a client does not read, the upstream stands still within a megabyte; when it reads, it gets everything."""
-    # Ten times as fast as any model. At full speed nginx's kernel buffers tune themselves to another megabyte.
-    await provider.script(model, {"tokens": 10_000, "big": 200, "rate": 3000})
+    # As many bytes a second as ten times the fastest model. At full speed nginx's kernel buffers tune themselves to another megabyte.
+    await provider.script(model, {"tokens": 2_000, "big": 2_000, "rate": 600})
     async with nginx.client() as client:
-        # The client's own kernel is not to take what nobody reads.
-        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        # The client's own kernel is not to take what nobody reads; with less than a segment it would be slow afterwards.
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         client._writer.transport.pause_reading()
         await client.complete(model)
         stood, acked = 0, -1
@@ -231,7 +242,7 @@ async def test_backpressure_reaches_the_upstream(nginx, provider, model) -> None
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         client._writer.transport.resume_reading()
         await client.head()
-        assert len(texts(await client.rest())) == 10_000
+        assert len(texts(await client.rest())) == 2_000
 
 
 async def test_reload_in_mid_stream(nginx, provider, model) -> None:

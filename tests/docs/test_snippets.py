@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import socket
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import aiohttp
 import pytest
 import wire
 from gateway import in_process, own_process
+from ports import free_port
 from provider import Provider
 from snippets import BIN, blocks, run
 
@@ -105,9 +105,7 @@ async def test_mcp_servers(provider: Provider, model: str, tmp_path: Path) -> No
     program = blocks("docs/tools.md", "python")[1]
     script = tmp_path / "weir_server.py"
     script.write_text(program)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     over_http = tmp_path / "over_http.py"
     over_http.write_text(
         program.replace('"weir")', '"elsewhere")')

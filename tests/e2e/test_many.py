@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 
+import pytest
 from gateway import own_process
 from wire import Client, call, texts
 
@@ -11,6 +12,7 @@ STREAMS = 1000
 TOKENS = 20
 
 
+@pytest.mark.alone
 async def test_a_thousand_streams(provider, model) -> None:
     """1,000 concurrent streams: all open at the same time, each told whole, in order, and its own; nothing is left."""
     script = {"tokens": TOKENS, "stall_after": 1, "stall_for": 8.0}

@@ -1,17 +1,12 @@
 """The real local model behind the gateway: the same text as without it, streamed, stopped, and whole."""
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
 from gateway import in_process
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
-
 from local_model import NAME, LocalModel
 
 STORY: Any = [{"role": "user", "content": "Tell me a short story about a river."}]

@@ -10,6 +10,7 @@ CHAOS = Path(__file__).parent.parent.parent / "scripts" / "chaos"
 MUST_BE_ZERO = ("lost", "repeated", "altered", "truncated", "unfinished")
 
 
+@pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_nothing_is_lost(store):

@@ -14,13 +14,13 @@ from pathlib import Path
 from time import monotonic_ns
 
 import pytest
-from benchmark.relays import free_port
 from benchmark.script import HEAD, LAST_CHUNK, script, stamped
 from gateway import in_process
 from loadgen.expected import NOT_YET, WrongError, answer
 from loadgen.histogram import Histogram
 from loadgen.plan import KINDS, PRESETS
 from loadgen.response import Response
+from ports import free_port
 
 LOAD = Path(__file__).parents[2] / "scripts" / "load"
 ERROR = b'id: 6\ndata: {"error":{"message":"m","code":"upstream_cut"}}\n\n'

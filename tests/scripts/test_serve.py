@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from ports import free_port
 from processes import gone
 
 ROOT = Path(__file__).parents[2]
@@ -71,11 +72,6 @@ def clean_environment():
     return {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return str(listener.getsockname()[1])
-
-
 async def shell(line):
     """Run a line as a user would paste it, and return what it printed."""
     process = await asyncio.create_subprocess_shell(
@@ -102,7 +98,7 @@ def refused(*arguments, script=SERVE, **environment):
 
 async def test_without_a_key_the_printed_line_streams_from_the_local_model():
     """The one curl line that it prints, pasted as it is, streams what a real model writes."""
-    async with serving("--port", free_port()) as served:
+    async with serving("--port", str(free_port())) as served:
         assert any("OPENAI_API_KEY is not set" in line and MODEL in line for line in served.lines)
         # A story is long: its beginning is enough here, and leaving is allowed.
         begun = await shell(f"{served.curl} | grep --max-count 20 ^data")
@@ -112,7 +108,7 @@ async def test_without_a_key_the_printed_line_streams_from_the_local_model():
 
 async def test_ctrl_c_lets_the_running_stream_end():
     """A Ctrl-C, which the terminal sends to the whole group, stops the model only after the stream it is writing."""
-    async with serving("--port", free_port()) as served:
+    async with serving("--port", str(free_port())) as served:
         children = served.children()
         line = served.curl.replace('"stream": true', '"stream": true, "max_tokens": 120')
         stream = asyncio.create_task(shell(line))
@@ -126,7 +122,7 @@ async def test_ctrl_c_lets_the_running_stream_end():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_stops_with_code_0_and_leaves_nothing(number):
     """Asked to stop, it ends well and takes the gateway and the model with it."""
-    async with serving("--port", free_port()) as served:
+    async with serving("--port", str(free_port())) as served:
         children = served.children()
         served.process.send_signal(number)
         assert await served.process.wait() == 0
@@ -135,7 +131,7 @@ async def test_stops_with_code_0_and_leaves_nothing(number):
 
 async def test_sigkill_leaves_nothing():
     """Even killed without a chance to clean up it orphans neither the gateway nor the model."""
-    async with serving("--port", free_port()) as served:
+    async with serving("--port", str(free_port())) as served:
         children = served.children()
         assert len(children) == 2
         served.process.kill()
@@ -144,7 +140,7 @@ async def test_sigkill_leaves_nothing():
 
 async def test_exit_code_of_the_gateway_is_passed_on():
     """A gateway that was killed is not reported as success, and its model does not stay."""
-    async with serving("--port", free_port()) as served:
+    async with serving("--port", str(free_port())) as served:
         model, gateway = served.children()
         os.kill(gateway, signal.SIGKILL)
         assert await served.process.wait() == 128 + signal.SIGKILL
@@ -169,7 +165,7 @@ async def test_with_a_key_it_relays_there(aiohttp_server):
     app = web.Application()
     app.router.add_post("/v1/chat/completions", complete)
     base_url = str((await aiohttp_server(app)).make_url("/v1"))
-    async with serving("--port", free_port(), OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=base_url) as served:
+    async with serving("--port", str(free_port()), OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=base_url) as served:
         assert len(served.children()) == 1
         assert any(base_url in line for line in served.lines)
         assert not any("sk-test" in line for line in served.lines)
@@ -181,23 +177,23 @@ async def test_works_from_any_directory(tmp_path):
     """Started where a package of the same name as ours lies around, it still runs our own."""
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "__init__.py").write_text("raise SystemExit('the wrong server')")
-    port = free_port()
+    port = str(free_port())
     async with serving("--host", "localhost", "--port", port, cwd=tmp_path, OPENAI_API_KEY="k") as served:
         assert f" http://localhost:{port}/v1/chat/completions " in served.curl
 
 
 async def test_second_start_takes_seconds():
     """What is installed is not installed again: from nothing to a ready gateway with a model in seconds."""
-    async with serving("--port", free_port()):
+    async with serving("--port", str(free_port())):
         pass
     started = time.monotonic()
-    async with serving("--port", free_port()):
+    async with serving("--port", str(free_port())):
         assert time.monotonic() - started < 15
 
 
 async def test_own_configuration_is_used_as_it_is(tmp_path):
     """With --config its host, port, model and keys are what is started and shown, and no model is added."""
-    port = free_port()
+    port = str(free_port())
     (tmp_path / "my.toml").write_text(
         f"""
         [server]
