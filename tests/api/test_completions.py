@@ -166,8 +166,8 @@ async def test_early_opening_and_heartbeats(provider, model) -> None:
 
 async def test_no_heartbeat_while_tokens_flow(provider, model) -> None:
     """A stream that is not silent for an interval has no heartbeats."""
-    await provider.script(model, {"rate": 50, "tokens": 40})
-    async with in_process(provider.url, flow={"heartbeat_interval": 0.5}) as gateway:
+    await provider.script(model, {"rate": 50, "tokens": 100})
+    async with in_process(provider.url, flow={"heartbeat_interval": 1.0}) as gateway:
         assert parse((await complete(gateway.root, model)).body)[1] == 0
 
 
@@ -229,7 +229,8 @@ TOLD = [  # script, status, code
 async def test_error_before_opening(provider, model, script, status, code) -> None:
     """A failure before the first token keeps an HTTP status and its code, and tells SDKs not to retry it again."""
     await provider.script(model, script)
-    async with in_process(provider.url, upstream={"ttft_timeout": 0.7}) as gateway:
+    ttft_timeout = 0.7 if code == "upstream_ttft_timeout" else 30.0
+    async with in_process(provider.url, upstream={"ttft_timeout": ttft_timeout}) as gateway:
         answer = await complete(gateway.root, model)
         error = answer.error
         assert (answer.status, code or error["code"]) == (status, error["code"])

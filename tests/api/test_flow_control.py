@@ -239,12 +239,12 @@ async def test_a_reader_that_pauses(provider, model) -> None:
 async def test_paused_upstream_is_not_timed_out(provider, model) -> None:
     """While the reader holds it back, no timeout of the upstream runs: the fault is not its."""
     await provider.script(model, {"tokens": 3000, "big": 1000})
-    tables = {"flow": {"drain_timeout": 30.0}, "upstream": {"idle_timeout": 0.5, "ttft_timeout": 0.5}}
+    tables = {"flow": {"drain_timeout": 30.0}, "upstream": {"idle_timeout": 1.0, "ttft_timeout": 1.0}}
     async with in_process(provider.url, **tables) as gateway, Client(gateway.root) as client:
         await client.complete(model)
         await client.head()
         await in_state(gateway.root, paused=True)
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(2.5)
         assert len(texts(await client.rest())) == 3000
 
 

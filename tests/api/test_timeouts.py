@@ -51,9 +51,9 @@ async def test_idle(provider, model, comments) -> None:
 
 async def test_idle_starts_anew_with_each_token(provider, model) -> None:
     """A stream much longer than idle_timeout is whole, as long as its tokens keep coming."""
-    await provider.script(model, {"tokens": 20, "rate": 10})
-    async with in_process(provider.url, upstream={"idle_timeout": 0.6, "ttft_timeout": 0.6}) as gateway:
-        assert len(texts((await complete(gateway.root, model)).events)) == 20
+    await provider.script(model, {"tokens": 30, "rate": 10})
+    async with in_process(provider.url, upstream={"idle_timeout": 1.0, "ttft_timeout": 1.0}) as gateway:
+        assert len(texts((await complete(gateway.root, model)).events)) == 30
 
 
 async def test_role_is_no_token(provider, model) -> None:

@@ -55,8 +55,9 @@ async def test_one_record(gateway, model) -> None:
 async def test_errors(provider, model, script, status, code) -> None:
     """Its failures keep their status and code; only the total timeout ends a silent one; GET tells the same error."""
     await provider.script(model, script)
-    tables = {"upstream": {"ttft_timeout": 0.1, "idle_timeout": 0.1}, "streams": {"total_timeout": 1.0}}
-    async with in_process(provider.url, **tables) as gateway:
+    tables = {"upstream": {"ttft_timeout": 0.1, "idle_timeout": 0.1}}
+    total = {"total_timeout": 1.0 if code == "total_timeout" else 30.0}
+    async with in_process(provider.url, streams=total, **tables) as gateway:
         answer = await complete(gateway.root, model, stream=False)
         assert (answer.status, answer.error["code"]) == (status, code or answer.error["code"])
         assert answer.headers["x-should-retry"] == "false"

@@ -222,10 +222,10 @@ async def test_disconnect_before_the_first_byte(nginx, provider, model) -> None:
 
 async def test_backpressure_reaches_the_upstream(nginx, provider, model) -> None:
     """While a client does not read, the upstream stands still within a megabyte; when it reads, it gets everything."""
-    # As many bytes a second as ten times the fastest model. At full speed nginx's kernel buffers tune themselves to another megabyte.
+    # More bytes a second than any model. At full speed nginx's kernel buffers tune themselves to another megabyte.
     await provider.script(model, {"tokens": 2_000, "big": 2_000, "rate": 600})
     async with nginx.client() as client:
-        # The client's own kernel is not to take what nobody reads; with less than a segment it would be slow afterwards.
+        # The client's own kernel is not to take what nobody reads.
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
         client._writer.transport.pause_reading()
         await client.complete(model)

@@ -13,9 +13,18 @@ TOKENS = 20
 
 
 @pytest.mark.alone
+@pytest.mark.timeout(300)
 async def test_a_thousand_streams(provider, model) -> None:
     """1,000 concurrent streams: all open at the same time, each told whole, in order, and its own; nothing is left."""
-    script = {"tokens": TOKENS, "stall_after": 1, "stall_for": 8.0}
+    for stall in (8.0, 12.0, 16.0):  # seconds in which all have to be opened: others may use the machine, too
+        if await together(provider, f"{model}-{stall:.0f}", stall) == STREAMS:
+            return
+    pytest.fail("they were never all open at the same time")
+
+
+async def together(provider, model, stall: float) -> int:
+    """Run the streams, each of which stands still after its first token; return how many were open at once."""
+    script = {"tokens": TOKENS, "stall_after": 1, "stall_for": stall}
     opened = 0
 
     async def one(number: int) -> None:
@@ -40,8 +49,8 @@ async def test_a_thousand_streams(provider, model) -> None:
             [active] = [line for line in metrics.splitlines() if line.startswith("sluiceway_streams_active ")]
             live = max(live, round(float(active.split()[1])))
         await asyncio.gather(*tasks)
-        assert live == STREAMS
         listed = json.loads((await call(gateway.root, "GET", "/v1/streams")).body)["data"]
         assert {one["state"] for one in listed} == {"complete"}
         assert len(listed) == STREAMS
     assert not any(seen["open"] for seen in await provider.seen(model))
+    return live

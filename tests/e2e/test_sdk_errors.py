@@ -28,8 +28,8 @@ ERRORS = [  # script, Python's class (and JavaScript's), status, code
 
 @pytest.fixture
 async def impatient(provider: Provider):
-    """A gateway whose upstream has half a second for its first token."""
-    async with in_process(provider.url, upstream={"ttft_timeout": 0.5}) as running:
+    """A gateway whose upstream has a second for its first token."""
+    async with in_process(provider.url, upstream={"ttft_timeout": 1.0}) as running:
         yield running
 
 

@@ -402,8 +402,8 @@ class DurableContract(StoreContract):
         """While an instance renews its lease, nobody else can claim its logs, and they are no orphans."""
         one, two = stores
         log = await one.create(birth())
-        for _ in range(4):
-            await asyncio.sleep(LEASE / 2)
+        for _ in range(6):
+            await asyncio.sleep(LEASE / 3)
             await one.renew()
             found = await two.find(log.birth.id)
             assert found is not None
