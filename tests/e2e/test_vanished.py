@@ -54,14 +54,15 @@ class Far:
         number = os.getpid() % 60_000
         self.name = f"slc{number}.{next(_numbers)}"
         self.here = f"10.{200 + number // 15_000}.{number // 250 % 60}.{number % 250}"
+        self.there = f"198.18.{number // 250}.{number % 250}"
 
     def __enter__(self) -> "Far":
         ip("netns", "add", self.name)
         ip("link", "add", self.name, "type", "veth", "peer", "name", "far", "netns", self.name)
         ip("addr", "add", f"{self.here}/32", "dev", self.name)
         ip("link", "set", self.name, "up")
-        ip("route", "add", "198.18.0.2/32", "dev", self.name)
-        ip("-n", self.name, "addr", "add", "198.18.0.2/32", "dev", "far")
+        ip("route", "add", f"{self.there}/32", "dev", self.name)
+        ip("-n", self.name, "addr", "add", f"{self.there}/32", "dev", "far")
         ip("-n", self.name, "link", "set", "far", "up")
         ip("-n", self.name, "route", "add", f"{self.here}/32", "dev", "far")
         return self
