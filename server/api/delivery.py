@@ -107,6 +107,7 @@ class Delivery:
         writer = await response.prepare(self._request)
         assert isinstance(writer, StreamWriter)
         self._writer = writer
+        response.headers.clear()  # the head is written as bytes: as objects it would be 2 KB of an open stream
         mind_own_clock(self._request.transport)
 
     def push(self, data: bytes, tail: int, offset: int) -> None:

@@ -30,13 +30,26 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 class Connection(web.RequestHandler):
     """aiohttp's protocol with the write-buffer marks at zero: the kernel's bounded buffer is the only one below us."""
 
+    __slots__ = ("_head_timer",)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the marks; uvloop's defaults differ from asyncio's."""
         super().connection_made(transport)
         stream = cast("asyncio.Transport", transport)  # uvloop's transports are none of asyncio's classes
         stream.set_write_buffer_limits(high=0, low=0)
         loop = asyncio.get_running_loop()
-        self._head_timer = loop.call_later(HEADER_TIMEOUT, self._no_request, stream)
+        self._head_timer: asyncio.TimerHandle | None = loop.call_later(HEADER_TIMEOUT, self._no_request, stream)
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the clock of the first request when its head is here."""
+        super().data_received(data)
+        if self._head_timer is not None and not self.fresh:
+            self._stop_clock()
+
+    def _stop_clock(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
 
     @property
     def fresh(self) -> bool:
@@ -49,7 +62,7 @@ class Connection(web.RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the clock of the first request."""
-        self._head_timer.cancel()
+        self._stop_clock()
         super().connection_lost(exc)
 
     def handle_error(
