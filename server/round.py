@@ -160,7 +160,12 @@ class Round:
                 target,
                 generation.upstream_body(target.model, ask_usage=target.settings.usage, changes=plan.changes),
                 dict(generation.trace) if span is None else span.headers,
-                Intake(transcript, show_usage=generation.show_usage, seam=plan.seam),
+                Intake(
+                    transcript,
+                    show_usage=generation.show_usage,
+                    seam=plan.seam,
+                    parsed=generation.form == "native",  # its events are made of what is in a chunk
+                ),
                 transcript,
                 self._stream,
                 self._writer,
