@@ -67,7 +67,7 @@ class UpstreamClient:
 
     async def warm_up(self) -> None:
         """Let the SDK do what it does once, on its first request; nothing is sent anywhere."""
-        await asyncio.to_thread(self._sdk.platform_headers)
+        await asyncio.to_thread(self._sdk.prepare)
 
     async def connect(self) -> Phases | None:
         """Have an idle connection, and return how it was made; None where none can be: a request will say why."""

@@ -17,8 +17,8 @@ NOT_KEPT = (b"host", b"content-length", b"x-stainless-")
 class Sdk(AsyncOpenAI):
     """The SDK's client as the relay uses it. Its retries and timeouts are off: recovery is the relay's.
 
-    The first request is the SDK's own work. Those after it go to the same address with the same headers, but for what
-    `complete` is given; what becomes of an answer, an error above all, is the SDK's work each time.
+    Address and headers are the SDK's own work, done once, in `prepare`: they are the same for every request, but for
+    what `complete` is given. What becomes of an answer, an error above all, is the SDK's work each time.
     """
 
     def __init__(
@@ -56,20 +56,26 @@ class Sdk(AsyncOpenAI):
         answer: Any = await self.request(httpx2.Response, options, stream=True, stream_cls=AsyncStream[object])
         return cast("httpx2.Response", answer)
 
-    def _build_request(self, options: FinalRequestOptions, *, retries_taken: int = 0) -> httpx2.Request:
-        """Return the next request: after the first, only its body and its own headers are new."""
+    def prepare(self) -> None:
+        """Build what all requests have in common. Takes some milliseconds, and needs no event loop."""
+        self.platform_headers()
+        options = self._completion.model_copy(update={"content": b"{}", "headers": self._usual})
+        self._pattern = super()._build_request(options)
+        self._kept = {
+            name.decode("latin-1"): value.decode("latin-1")
+            for name, value in self._pattern.headers.raw
+            if not name.lower().startswith(NOT_KEPT)
+        }
+
+    def _build_request(self, options: FinalRequestOptions, *, retries_taken: int = 0) -> httpx2.Request:  # noqa: ARG002 — the SDK's signature
+        """Return the next request: only its body and its own headers are new."""
         own = {
             name: value for name, value in cast("dict[str, str]", options.headers).items() if name not in self._usual
         }
         body = cast("bytes", options.content)
         if self._pattern is None:
-            usual = options.model_copy(update={"headers": self._usual})
-            self._pattern = super()._build_request(usual, retries_taken=retries_taken)
-            self._kept = {
-                name.decode("latin-1"): value.decode("latin-1")
-                for name, value in self._pattern.headers.raw
-                if not name.lower().startswith(NOT_KEPT)
-            }
+            self.prepare()
+        assert self._pattern is not None
         outgoing = Outgoing(str(self._pattern.url), {**self._kept, **own}, body)
         return httpx2.Request(
             "POST",
