@@ -171,7 +171,8 @@ async def test_no_canary_in_the_log(provider, model, secret, tmp_path, monkeypat
     tables = {
         "keys": [{"name": "web", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest(), "requests_per_minute": 100_000}],
         "tools": {"functions": {"fails": "canary_tools:fails"}},
-        "upstream": secret,
+        "upstream": {**secret, "idle_timeout": 1.0},
+        "streams": {"total_timeout": 5.0},  # what hangs is not waited for
         "recovery": {"strategy": "auto", "backoff": 0.0, "breaker_failures": 1000},
         "server": {"max_body_bytes": 100_000},
     }
