@@ -52,8 +52,8 @@ async def test_first_still_wins(provider, model) -> None:
 
 async def test_fast_target_is_alone(provider, model) -> None:
     """A first token in time asks nobody else, however long the stream is."""
-    await provider.script(f"{model}-1", {"rate": 20})
-    async with ladder(provider, model, recovery={"hedge_after": 0.5}) as gateway:
+    await provider.script(f"{model}-1", {"rate": 10})
+    async with ladder(provider, model, recovery={"hedge_after": 1.5}) as gateway:
         assert "".join(texts((await complete(gateway.root, model)).events)) == TEXT20
     assert await attempts(provider, model) == [1, 0]
 
