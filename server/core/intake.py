@@ -5,6 +5,7 @@ look-ups and an append. Everything else about an attempt that is pure logic is h
 back until there is something to say, joining a recovered text to the delivered one, hiding the usage chunk.
 """
 
+from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
 import orjson
@@ -82,23 +83,16 @@ class Intake:
         self.spoke = False  # this attempt has sent a token (delivered or swallowed by the seam)
         self.failure: UpstreamError | None = None  # found in the frames; what came before it is still returned
 
-    def feed(self, data: bytes) -> list[Piece]:  # noqa: C901 — a call more would cost a token a twentieth of its way
+    def feed(self, data: bytes) -> list[Piece]:
         """Return what `data` completes, in order. A bad frame sets `failure` and ends the reading."""
         self.swallowed = False
-        if self._plain and (lone := self._decoder.lone(data)) is not None:
-            stencil = self._stencil
-            if stencil is not None and stencil.fits(lone):
-                self._transcript.tokens += 1
-                return [_piece(Piece, (lone, {}))]
-            try:
-                chunk = orjson.loads(lone)
-            except orjson.JSONDecodeError:
-                chunk = None  # [DONE], or garbage: said below
-            if self._transcript.observe_token(chunk):
-                if stencil is not None:
-                    stencil.cut(lone)
-                return [_piece(Piece, (lone, chunk))]
-        pieces: list[Piece] = []
+        if self._plain and self._decoder.at_rest:
+            if self._stencil is not None and (tokens := self._stencil.match(data)):
+                self._transcript.tokens += len(tokens)
+                return [_piece(Piece, (token, {})) for token in tokens]
+            if pieces := self._alone(data):
+                return pieces
+        pieces = []
         if self.over:
             return pieces
         try:
@@ -107,15 +101,30 @@ class Intake:
                     self._end(pieces)
                     break
                 chunk = _loaded(event)
-                if self._plain and not event.type and self._transcript.observe_token(chunk):
-                    pieces.append(_piece(Piece, (event.data, chunk)))
-                else:
+                if not self._plain or event.type or not self._token(event.data, chunk, pieces):
                     self._take(Piece(event.data, _checked(event, chunk)), pieces)
         except EventTooLargeError as error:
             self._fail(UpstreamError(Kind.GARBAGE, f"The upstream sent garbage: {error}."))
         except UpstreamError as error:
             self._fail(error)
         return pieces
+
+    def _alone(self, data: bytes) -> list[Piece]:
+        """Return the piece of a read that is one plain token; nothing where it is anything else, which is then fed."""
+        pieces: list[Piece] = []
+        if lone := self._decoder.lone(data):
+            with suppress(orjson.JSONDecodeError):  # [DONE], or garbage
+                self._token(lone, orjson.loads(lone), pieces)
+        return pieces
+
+    def _token(self, data: bytes, chunk: Any, pieces: list[Piece]) -> bool:
+        """Take what is a plain token; False: it is not."""
+        if not self._transcript.observe_token(chunk):
+            return False
+        if self._stencil is not None:
+            self._stencil.cut(data)
+        pieces.append(_piece(Piece, (data, chunk)))
+        return True
 
     def _take(self, piece: Piece, pieces: list[Piece]) -> None:
         """Handle a chunk without choices, one before the attempt's first token, or one that has to be joined."""

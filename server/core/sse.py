@@ -46,7 +46,6 @@ class Decoder:
     """Bytes in, whole events out; an incomplete event at the end of input is never dispatched."""
 
     __slots__ = (
-        "_at_rest",
         "_bom",
         "_data",
         "_id",
@@ -55,13 +54,14 @@ class Decoder:
         "_more",
         "_skip_lf",
         "_type",
+        "at_rest",
         "retry",
     )
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self.retry: int | None = None  # the reconnection time that the stream asked for last, in milliseconds
         self._max = max_event_bytes
-        self._at_rest = False  # past the start, and nothing has come that is not whole
+        self.at_rest = False  # past the start, and nothing has come that is not whole
         self._bom: bytes | None = b""  # what has come of a byte order mark; None past the start
         self._skip_lf = False  # the last read ended in \r: a \n that follows belongs to the same line end
         self._line = bytearray()  # the line that is not whole yet
@@ -88,7 +88,7 @@ class Decoder:
 
         A paced token, nearly always: one read, one event.
         """
-        if self._at_rest and chunk[:6] == b"data: " and chunk.find(b"\n") == len(chunk) - 2 and chunk[-1] == LF:
+        if self.at_rest and chunk[:6] == b"data: " and chunk.find(b"\n") == len(chunk) - 2 and chunk[-1] == LF:
             return None if CR in chunk else chunk[6:-2]
         return None
 
@@ -112,7 +112,7 @@ class Decoder:
                     data.clear()
                 self._type, self._id, self._more = b"", None, 0
         unfinished = self._line or data or self._type or self._id is not None or self._skip_lf
-        self._at_rest = self._bom is None and not unfinished
+        self.at_rest = self._bom is None and not unfinished
         if not events and len(self._line) + (len(data[0]) if data else 0) + self._more > self._max:
             raise EventTooLargeError(f"an event is larger than {self._max} bytes")
         return events

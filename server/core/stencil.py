@@ -1,8 +1,9 @@
-"""Recognising the next token's frame without parsing it."""
+"""Recognising the next tokens' frames without parsing them."""
 
-QUOTE, BACKSLASH = b'"\\'  # as numbers
+QUOTE, BACKSLASH, LF = b'"\\\n'  # as numbers
+DATA, BLANK = b"data: ", b"\n\n"
 TEXT = b'"content":"'  # and what follows to the next quote
-LEARNT = 4  # frames that a stencil is cut from before it is taken that this upstream's are not alike
+LEARNT = 4  # frames that it is cut from before it is taken that those of this upstream are not alike
 
 
 class Stencil:
@@ -14,31 +15,38 @@ class Stencil:
     UTF-8), is as valid as that one and means another piece of text. Parsing is a tenth of all that a token costs.
     """
 
-    __slots__ = ("_after", "_before", "_cut", "_least")
+    __slots__ = ("_after", "_before", "_between", "_cut", "_end", "_start")
 
     def __init__(self) -> None:
-        self._before = self._after = b""
-        self._least = 0  # bytes that a frame which fits has at least
+        self._before = self._after = b""  # the text, in a frame's data
+        self._start = self._between = self._end = b""  # of the texts, in a read of several frames
         self._cut = 0
 
-    def fits(self, data: bytes) -> bool:
-        """Whether `data` is a plain token with a text."""
-        before, after = self._before, self._after
-        if not before or len(data) < self._least or data[: len(before)] != before or data[-len(after) :] != after:
-            return False
-        text = data[len(before) : -len(after)]
+    def match(self, read: bytes) -> list[bytes]:
+        """Return the data of the frames of a read; nothing where it is anything but whole frames that fit."""
+        start, end = self._start, self._end
+        if not start or read[: len(start)] != start or read[-len(end) :] != end or len(read) <= len(start) + len(end):
+            return []
+        texts = read[len(start) : -len(end)].split(self._between)
+        told = b" ".join(texts)  # not b"": two halves of a character would make a whole one
         try:
-            return QUOTE not in text and BACKSLASH not in text and text.decode().isprintable()
+            if b"" in texts or QUOTE in told or BACKSLASH in told or not told.decode().isprintable():
+                return []
         except UnicodeDecodeError:
-            return False
+            return []
+        if len(texts) == 1:
+            return [read[len(DATA) : -len(BLANK)]]
+        before, after = self._before, self._after
+        return [before + text + after for text in texts]
 
     def cut(self, data: bytes) -> None:
         """Take what `data`, which was parsed and is a plain token, is the pattern of."""
-        if self._cut == LEARNT or (self._before and data.startswith(self._before)):
+        if self._cut == LEARNT or LF in data or (self._before and data.startswith(self._before)):
             return
         self._cut += 1
         at = data.find(TEXT)  # inside a string the quotes would be escaped: this is a key, and its value a string
         end = data.find(b'"', at + len(TEXT))
         if at >= 0 and end >= 0 and data[end - 1] != BACKSLASH:
             self._before, self._after = data[: at + len(TEXT)], data[end:]
-            self._least = len(self._before) + len(self._after) + 1
+            self._start, self._end = DATA + self._before, self._after + BLANK
+            self._between = self._end + self._start

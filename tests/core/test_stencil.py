@@ -24,7 +24,7 @@ def cut_from(text: bytes = b"first", head: bytes = HEAD, tail: bytes = TAIL) -> 
 @pytest.mark.parametrize("text", [b" a", "字".encode(), b"'<&>", "\u00e9 ".encode(), b"x" * 5000])
 def test_another_text_fits(text: bytes) -> None:
     """A frame that differs in its text alone fits, whatever characters JSON writes as they are."""
-    assert cut_from().fits(HEAD + text + TAIL)
+    assert cut_from().match(b"data: " + HEAD + text + TAIL + b"\n\n")
 
 
 @pytest.mark.parametrize(
@@ -32,17 +32,33 @@ def test_another_text_fits(text: bytes) -> None:
 )
 def test_what_has_to_be_parsed_does_not_fit(text: bytes) -> None:
     """No text, an escape, a quote, a control character or half a character: it is parsed like any other frame."""
-    assert not cut_from().fits(HEAD + text + TAIL)
+    assert not cut_from().match(b"data: " + HEAD + text + TAIL + b"\n\n")
+
+
+def test_a_read_of_several_frames() -> None:
+    """Several frames that fit come out one by one; one that does not, or is not whole, and none of the read does."""
+    stencil = cut_from()
+    frames = [HEAD + text + TAIL for text in (b"a", " ü".encode(), "字".encode(), b"b")]
+    read = b"".join(b"data: " + frame + b"\n\n" for frame in frames)
+    assert stencil.match(read) == frames
+    halves = "ü".encode()
+    for odd in (HEAD + b"\\n" + TAIL, HEAD + TAIL, HEAD + halves[:1] + TAIL, b"[DONE]", HEAD + b"x"):
+        assert not stencil.match(read + b"data: " + odd + b"\n\n")
+        assert not stencil.match(b"data: " + odd + b"\n\n" + read)
+    split = b"data: " + HEAD + halves[:1] + TAIL + b"\n\ndata: " + HEAD + halves[1:] + TAIL + b"\n\n"
+    assert not stencil.match(split)
+    assert not stencil.match(read[:-1])
+    assert not stencil.match(b": hb\n" + read)
 
 
 def test_another_frame_does_not_fit() -> None:
     """One byte around the text that differs, one too few, the two ends overlapping: no token at a glance."""
     stencil = cut_from()
-    assert not stencil.fits(HEAD.replace(b"c", b"d", 1) + b"x" + TAIL)
-    assert not stencil.fits(HEAD + b"x" + TAIL[:-1])
-    assert not stencil.fits(HEAD + b"x" + TAIL.replace(b"null", b'"stop"'))
-    assert not stencil.fits(HEAD + TAIL[1:])
-    assert not Stencil().fits(HEAD + b"x" + TAIL)
+    assert not stencil.match(b"data: " + HEAD.replace(b"c", b"d", 1) + b"x" + TAIL + b"\n\n")
+    assert not stencil.match(b"data: " + HEAD + b"x" + TAIL[:-1] + b"\n\n")
+    assert not stencil.match(b"data: " + HEAD + b"x" + TAIL.replace(b"null", b'"stop"') + b"\n\n")
+    assert not stencil.match(b"data: " + HEAD + TAIL[1:] + b"\n\n")
+    assert not Stencil().match(b"data: " + HEAD + b"x" + TAIL + b"\n\n")
 
 
 def test_it_is_cut_anew_a_few_times_only() -> None:
@@ -50,7 +66,7 @@ def test_it_is_cut_anew_a_few_times_only() -> None:
     stencil = Stencil()
     for number in range(LEARNT + 1):
         stencil.cut(HEAD.replace(b'"c"', b'"c%d"' % number) + b"x" + TAIL)
-    assert stencil.fits(HEAD.replace(b'"c"', b'"c%d"' % (LEARNT - 1)) + b"y" + TAIL)
+    assert stencil.match(b"data: " + HEAD.replace(b'"c"', b'"c%d"' % (LEARNT - 1)) + b"y" + TAIL + b"\n\n")
 
 
 WORDS = st.text(max_size=8) | st.sampled_from(["a", 'content":"x', "\\", '"', "\n", "\ud7ff", "\u2028"])
@@ -69,17 +85,22 @@ FRAMES = st.builds(
 )
 
 
-@given(st.lists(FRAMES, max_size=6), WORDS)
-@example([{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}], "b")
-def test_with_and_without_it_the_same(frames: list[dict[str, Any]], other: str) -> None:
-    """Whatever comes, and the same with another text: bytes, counts and failures are those of parsing each frame."""
+@given(st.lists(FRAMES, max_size=6), WORDS, st.integers(1, 12))
+@example([{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}] * 3, "b", 3)
+def test_with_and_without_it_the_same(frames: list[dict[str, Any]], other: str, together: int) -> None:
+    """Whatever comes, and the same with another text: bytes, counts and failures are those of parsing each frame.
+
+    The first `together` frames come one by one, the others in one read.
+    """
     told = [orjson.dumps(frame) for frame in frames]
     told += [data.replace(b'"content":"a"', b'"content":' + orjson.dumps(other)) for data in told]
     outcomes = []
     for parsed in (True, False):
         transcript = Transcript()
         intake = Intake(transcript, show_usage=True, parsed=parsed)
-        said = [piece.data for data in (HEAD + b"a" + TAIL, *told) for piece in intake.feed(b"data: " + data + b"\n\n")]
+        lines = [b"data: " + data + b"\n\n" for data in (HEAD + b"a" + TAIL, *told)]
+        reads = [*lines[:together], b"".join(lines[together:])]
+        said = [piece.data for read in reads for piece in intake.feed(read)]
         failure = intake.failure and (intake.failure.kind, intake.failure.message)
         outcomes.append((said, failure, intake.done, transcript.tokens, transcript.finish, transcript.usage))
     assert outcomes[0] == outcomes[1]
