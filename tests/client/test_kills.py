@@ -129,7 +129,9 @@ async def test_stream_events_survives_two_kills(provider: Provider, model: str, 
 
 async def test_console_survives_two_kills(provider: Provider, model: str, tmp_path: Path) -> None:
     """The console shows an answer once and whole over 20 cuts and two kills, and marks both recoveries."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
+    # Each kill, at the 5th and the 12th cut, finds an answer that is not over.
+    answer = {"pieces": WORDS, "rate": 100}
+    await provider.script(model, {**answer, "stall_after": 100}, {**answer, "stall_after": 200}, answer)
     async with restarting(provider, tmp_path, random_cuts(20, seed=16, high=1600)) as (gateway, proxy):
         proxy.cuts_of = ("POST /api/stream", "GET /v1/streams/strm_")
         said = await console(proxy.root, "cuts", model)
