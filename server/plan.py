@@ -24,7 +24,6 @@ from server.route import Route
 from server.stream import Stream
 from server.telemetry.logs import cause
 
-READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
 log = structlog.get_logger("sluiceway.recovery")
 
 
@@ -119,8 +118,7 @@ class Planner:
         return Plan(target, wait, seam, changes, recovery="continue")
 
     async def _texts(self) -> Texts:
-        opened = self._stream.log
-        return delivered.texts(opened.birth.form, await opened.read(0, READ_ALL))
+        return delivered.texts(self._stream.birth.form, await self._stream.records())
 
     def _describe(self, index: int, error: UpstreamError, texts: Texts, transcript: Transcript) -> Failure:
         generation, settings = self._generation, self._settings

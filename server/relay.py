@@ -17,7 +17,7 @@ from server.core.ports import Strategy
 from server.core.recollect import transcript_of
 from server.core.records import Ending
 from server.core.timing import Phases
-from server.plan import READ_ALL, Plan
+from server.plan import Plan
 from server.round import Round
 from server.stream import Stream
 from server.telemetry.metrics import Metrics
@@ -153,7 +153,7 @@ class Relay:
     async def _recollect(self) -> None:
         """Read from the log what was said and done. Raises StreamError where the store has lost a part of it."""
         log = self._stream.log
-        records = await log.read(0, READ_ALL)
+        records = await self._stream.records()
         self._writer.take_up(records)
         if self._rounds is not None:
             told = turns(records)
@@ -194,8 +194,7 @@ class Relay:
         `lost`: a relay that is gone may have run them.
         """
         assert self._rounds is not None
-        log, stream = self._stream.log, self._stream
-        if not await self._rounds.run(lambda: log.read(0, READ_ALL), stream.append, lost=lost):
+        if not await self._rounds.run(self._stream.records, self._stream.append, lost=lost):
             await self._end_as_finished()
             return False
         self._bill.next_round(self._round.transcript, self._rounds.generation.body)

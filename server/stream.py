@@ -11,9 +11,11 @@ from typing import Any, Protocol
 from server.core.errors import StreamError
 from server.core.forms import frames
 from server.core.lifecycle import ENDINGS, State, advance
-from server.core.ports import Log
+from server.core.ports import Log, Shown, UnderWay
 from server.core.records import Ending, Record
 from server.flag import Flag
+
+READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
 
 
 class Reader(Protocol):
@@ -37,9 +39,12 @@ class Stream:
 
     __slots__ = (
         "_append_now",
+        "_append_soon",
         "_max_bytes",
         "_max_lag",
         "_room",
+        "_undecided",
+        "_under_way",
         "birth",
         "drained",
         "ended",
@@ -58,6 +63,9 @@ class Stream:
     def __init__(self, log: Log, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
         self.log = log
         self._append_now: Callable[[Sequence[Record]], None] | None = getattr(log, "append_now", None)
+        self._append_soon: Callable[[Sequence[Record], Shown], UnderWay] | None = getattr(log, "append_soon", None)
+        self._under_way: UnderWay | None = None  # an append that was not waited for
+        self._undecided = 0  # records of it
         self.birth = log.birth
         self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
@@ -77,6 +85,7 @@ class Stream:
 
     def refreshed(self) -> None:
         """Note what the log says; tell the readers where another instance writes it."""
+        self._under_way, self._undecided = None, 0
         if self.log.tail:
             self.opened.set()
             if self.state is State.STARTING:
@@ -123,13 +132,36 @@ class Stream:
 
         """
         if self._append_now is None:
-            return False
+            return self._put(records)
         if records:
             self._append_now(records)
-            self._show(records)
+            self._show(records, self.log.tail, self.log.bytes)
             if self.log.bytes > self._max_bytes:
                 self.bound(self.log.bytes)
         return True
+
+    def _put(self, records: Sequence[Record]) -> bool:
+        """Log records that are shown once they may be; one such append at a time, so that a slow store slows us down.
+
+        What cannot be logged is not shown, and the next append raises why.
+        """
+        if self._append_soon is None or self._under_way is not None:
+            return False
+        if records:
+            self.bound(self.log.bytes)
+            self._undecided = len(records)
+            self._under_way = self._append_soon(records, self._decided)
+        return True
+
+    def _decided(self, records: Sequence[Record], tail: int, size: int) -> None:
+        self._under_way, self._undecided = None, 0
+        self._show(records, tail, size)
+
+    async def records(self) -> Sequence[Record]:
+        """Return everything that was logged so far. Raises StoreError."""
+        if self._under_way is not None:
+            await self._under_way.decided()
+        return await self.log.read(0, READ_ALL)
 
     async def append(self, records: Sequence[Record]) -> None:
         """Log records and show them.
@@ -141,12 +173,12 @@ class Stream:
         """
         if not records:
             return
-        tail = self.log.tail
+        tail = self.log.tail + self._undecided + len(records)
         try:
             await self.log.append(records)
         finally:  # a call that is cancelled may have been made
-            if self.log.tail > tail:
-                self._show(records)
+            if self.log.tail >= tail:
+                self._show(records, self.log.tail, self.log.bytes)
         self.bound(self.log.bytes)
 
     def bound(self, size: int) -> None:
@@ -162,14 +194,13 @@ class Stream:
             if self.log.ending is not None and not self.ended.is_set():
                 self.move(ending.state)
                 self.ended.set()
-                self._show(records)
+                self._show(records, self.log.tail, self.log.bytes)
                 for reader in self.readers:
                     reader.wake.set()
                 self._room.set()
 
-    def _show(self, records: Sequence[Record]) -> None:
-        log = self.log
-        tail = log.tail
+    def _show(self, records: Sequence[Record], tail: int, size: int) -> None:
+        """Write records, the last of which is number `tail`, to the readers that have seen everything before them."""
         first = tail - len(records) + 1
         rendered = b""
         keeps_up = False
@@ -177,7 +208,7 @@ class Stream:
             # A reader may have missed an append: one whose caller was cancelled, or another instance's.
             if reader.live and reader.cursor + 1 == first:
                 rendered = rendered or frames(self.birth, first, records)
-                reader.push(rendered, tail, log.bytes)
+                reader.push(rendered, tail, size)
                 keeps_up = keeps_up or reader.live
             else:
                 reader.wake.set()

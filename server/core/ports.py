@@ -1,11 +1,20 @@
 """The Protocols of the extension points: a store, a recovery strategy, a tool. Built-ins register the same way."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from server.core.errors import Kind
 from server.core.records import Birth, Ending, Record
+
+Shown = Callable[[Sequence[Record], int, int], None]
+
+
+class UnderWay(Protocol):
+    """An append that nobody has waited for yet."""
+
+    async def decided(self) -> Any:
+        """Return when the records are in the log. Raises StoreError where they are not, and will not be."""
 
 
 class Log(Protocol):
@@ -16,10 +25,10 @@ class Log(Protocol):
     target that answers; who sets it sees it stored with the next append.
 
     A log that need not be waited for may also have `append_now(records) -> None`, an append without an ending that is
-    no coroutine: a token is then shown in the turn of the loop in which it came.
-
-    A log that need not be waited for may also have `append_now(records) -> None`, an append without an ending that is
-    no coroutine: a token is then shown in the turn of the loop in which it came.
+    no coroutine: a token is then shown in the turn of the loop in which it came. One that commits in batches may have
+    `append_soon(records, shown) -> UnderWay`, which calls `shown(records, tail, bytes)` when the records may be shown,
+    with the log's figures up to them: a relay then reads on meanwhile. When they cannot be added `shown` is not called,
+    and every later append raises why. Their order is that of the calls, those of `append` among them.
     """
 
     birth: Birth

@@ -15,23 +15,27 @@ Kind = TypeVar("Kind", bound="Write")
 class Write:
     """Something that waits for its batch; who commits it answers it."""
 
-    __slots__ = ("_answered", "_done")
+    __slots__ = ("_answered", "_error", "_result", "_waiter")
 
     def __init__(self) -> None:
         self._answered = False
-        self._done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._result: object = None
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None  # made only where somebody waits
 
     def succeed(self, result: object = None) -> None:
         """Answer that it was made."""
-        self._answered = True
-        if not self._done.done():
-            self._done.set_result(result)
+        self._answer(result, None)
 
     def fail(self, error: Exception) -> None:
         """Answer that it was not made; only the first answer counts."""
-        self._answered = True
-        if not self._done.done():
-            self._done.set_exception(error)
+        self._answer(None, error)
+
+    def _answer(self, result: object, error: Exception | None) -> None:
+        if not self._answered:
+            self._answered, self._result, self._error = True, result, error
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
 
     async def decided(self) -> Any:
         """Wait for the answer; whoever is cancelled meanwhile is so only then.
@@ -39,18 +43,17 @@ class Write:
         A caller that left before would not know what is in the log: it would read it back and miss what is yet to come.
         """
         cancelled: asyncio.CancelledError | None = None
-        while True:
+        while not self._answered:
+            self._waiter = asyncio.get_running_loop().create_future()
             try:
-                result = await self._done
-                break
+                await self._waiter
             except asyncio.CancelledError as error:
-                if self._answered:  # in the same turn of the loop
-                    raise
                 cancelled = error
-                self._done = asyncio.get_running_loop().create_future()
         if cancelled is not None:
             raise cancelled
-        return result
+        if self._error is not None:
+            raise self._error
+        return self._result
 
 
 class Batches(Generic[Kind]):

@@ -19,10 +19,11 @@ class Run:
     """Records of one log that follow each other, from number `first` on.
 
     `start` is the size of the data of all records before them, in bytes, `since` the place where a store keeps the
-    oldest of them.
+    oldest of them; `last` is the number of the last one (`first - 1` where there is none), `size` that of all data up
+    to it. Where each record is, is found out when somebody reads: what was shown live is hardly ever read.
     """
 
-    __slots__ = ("_ends", "_sizes", "first", "packed", "since", "start")
+    __slots__ = ("_ends", "_sizes", "first", "last", "packed", "since", "size", "start")
 
     def __init__(self, first: int, start: int, packed: bytes = b"", since: int = 0) -> None:
         self.first = first
@@ -31,34 +32,36 @@ class Run:
         self.packed = bytearray()
         self._ends = array("Q")  # of each record: bytes of `packed` up to and with it
         self._sizes = array("Q")  # of each record: bytes of data up to and with it, from `start` on
-        self.add(packed)
+        self.extend(packed)
 
-    @property
-    def last(self) -> int:
-        """Number of the last record; `first - 1` where there is none."""
-        return self.first + len(self._ends) - 1
-
-    @property
-    def size(self) -> int:
-        """Bytes of the data of all records of the log up to the last one here."""
-        return self.start + (self._sizes[-1] if self._sizes else 0)
-
-    def add(self, packed: bytes) -> None:
+    def extend(self, packed: bytes) -> None:
         """Add records at the end."""
-        at, size, base = 0, self._sizes[-1] if self._sizes else 0, len(self.packed)
-        while at < len(packed):
-            kind, data = HEAD.unpack_from(packed, at)
+        self.packed += packed
+        self._index()
+        self.last = self.first + len(self._ends) - 1
+        self.size = self.start + (self._sizes[-1] if self._sizes else 0)
+
+    def add(self, packed: bytes, last: int, size: int) -> None:
+        """Add records at the end, up to number `last`, with which all data has `size` bytes."""
+        self.packed += packed
+        self.last, self.size = last, size
+
+    def _index(self) -> None:
+        """Find the records that have been added since the last time."""
+        at, size = (self._ends[-1], self._sizes[-1]) if self._ends else (0, 0)
+        while at < len(self.packed):
+            kind, data = HEAD.unpack_from(self.packed, at)
             at += HEAD.size + kind + data
             size += data
-            self._ends.append(base + at)
+            self._ends.append(at)
             self._sizes.append(size)
-        self.packed += packed
 
     def read(self, after: int, max_bytes: int) -> list[Record]:
         """Return records after number `after`: at least one if there is one, then as many as fit `max_bytes`."""
         index = after + 1 - self.first
-        if not 0 <= index < len(self._ends):
+        if index < 0 or after >= self.last:
             return []
+        self._index()
         bound = (self._sizes[index - 1] if index else 0) + max_bytes
         last = max(index + 1, bisect_right(self._sizes, bound, index))
         at = self._ends[index - 1] if index else 0
@@ -73,4 +76,5 @@ class Run:
     def offset(self, cursor: int) -> int:
         """Return the size of the data up to `cursor`, which is here, or the number before the first."""
         index = cursor - self.first
+        self._index()
         return self.start + (self._sizes[index] if index >= 0 else 0)

@@ -21,9 +21,10 @@ from server.config import Settings
 from server.core.errors import StoreError
 from server.core.records import Birth, Ending, dump_birth, dump_ending, load_birth, load_ending
 from server.stores import redis_scripts as scripts
+from server.stores.appends import Append, drafts
 from server.stores.batches import Batches
 from server.stores.packed import Run
-from server.stores.redis_log import Append, Draft, RedisLog, entry_run
+from server.stores.redis_log import Addition, RedisLog, entry_run
 from server.stores.redis_news import News
 
 PREFIX = "sluiceway:"
@@ -147,26 +148,23 @@ class RedisStore:
     # --- writing -------------------------------------------------------------------------------------------------
 
     async def _commit(self, batch: list[Append]) -> None:
-        drafts: dict[str, Draft] = {}
-        for write in batch:
-            if not write.refused(drafts.get(write.log.birth.id)):
-                drafts.setdefault(write.log.birth.id, Draft(write.log)).take(write)
+        additions = drafts(batch, Addition)
         now = time.time()
         values: list[Any] = [PREFIX, round((self._retention + KEPT) * 1000)]
-        for draft in drafts.values():
-            values += draft.arguments(now, dump_ending(draft.ending) if draft.ending else b"")
+        for one in additions:
+            values += one.arguments(now, dump_ending(one.ending) if one.ending else b"")
         try:
-            answers = await self._persist(values) if drafts else []
+            answers = await self._persist(values) if additions else []
         except Exception as error:  # noqa: BLE001 — every write of the batch gets it
             for write in batch:
                 write.fail(error if isinstance(error, StoreError) else StoreError(repr(error)))
             return
-        for draft, answer in zip(drafts.values(), answers, strict=True):
-            draft.settle(answer.decode(), now)
-            if draft.log.fenced:
-                self._fence(draft.log)
-            elif draft.log.ending is not None:
-                self._held.pop(draft.log.birth.id, None)
+        for one, answer in zip(additions, answers, strict=True):
+            one.settle(answer.decode(), now)
+            if one.log.fenced:
+                self._fence(one.log)
+            elif one.log.ending is not None:
+                self._held.pop(one.log.birth.id, None)
 
     async def _persist(self, values: list[Any]) -> list[bytes]:
         """Append. The script knows an append that is made again because its answer was lost."""
@@ -226,7 +224,7 @@ class RedisStore:
         if before is not None and before is not log:
             before.fenced = True
         await self.refresh(log)
-        log.epoch, log.fenced = epoch, False
+        log.hold(epoch)
         self._held[log.birth.id] = log
         return True
 

@@ -16,14 +16,15 @@ from typing import Any
 import orjson
 
 from server.config import Settings
-from server.core.errors import Fenced, StoreError
+from server.core.errors import StoreError
 from server.core.records import Birth, dump_birth, dump_ending, load_birth, load_ending
 from server.stores import sqlite_sweep as sweeping
+from server.stores.appends import Append, drafts, fenced
 from server.stores.batches import Batches
 from server.stores.packed import Run
 from server.stores.sqlite_file import Connection, Database
-from server.stores.sqlite_journal import Mirror, entry
-from server.stores.sqlite_log import Append, Call, Draft, SqliteLog
+from server.stores.sqlite_journal import Mirror, Part, row_of
+from server.stores.sqlite_log import Addition, Call, SqliteLog
 
 WINDOW = 0.003  # seconds between two commits
 TRIM = 0.1  # seconds between two deletions from the journal: its pages are used again instead of growing the file
@@ -104,12 +105,13 @@ class SqliteStore:
         return await call.decided()
 
     async def _commit(self, batch: list[Append | Call]) -> None:
-        drafts = self._drafts([write for write in batch if isinstance(write, Append)])
+        appends = [write for write in batch if isinstance(write, Append)]
+        additions = drafts(appends, lambda log: Addition(log, self.mirror.runs.get(log.num)))
         calls = [write for write in batch if isinstance(write, Call)]
         now = time.time()
         try:
             floor = self._floor(now)
-            at, row, results = await self._db.write(partial(self._transact, drafts, calls, now, floor))
+            at, size, parts, results = await self._db.write(partial(self._transact, additions, calls, now, floor))
         except Exception as error:  # noqa: BLE001 — every write of the batch gets it
             self._problem = str(error)
             for write in batch:
@@ -117,10 +119,10 @@ class SqliteStore:
             return
         self._problem = None
         self.mirror.trim(floor)
-        if row:
-            self.mirror.apply(at, now, row)
-        for draft in drafts:
-            self._committed(draft, now)
+        if parts:
+            self.mirror.apply(at, now, size, parts)
+        for addition in additions:
+            self._committed(addition, now)
         for call, result in zip(calls, results, strict=True):
             call.succeed(result)
 
@@ -131,72 +133,48 @@ class SqliteStore:
         self._trimmed = now
         return min(self.mirror.floor, self.mirror.seen + 1)
 
-    def _drafts(self, appends: Sequence[Append]) -> list[Draft]:
-        """Sort what was appended by log, in the order of the calls."""
-        drafts: dict[int, Draft] = {}
-        for write in appends:
-            log = write.log
-            if not self._refused(write, drafts):
-                if log.num not in drafts:
-                    drafts[log.num] = Draft(log, self.mirror.runs.get(log.num))
-                drafts[log.num].take(write)
-        return list(drafts.values())
-
-    def _refused(self, write: Append, drafts: dict[int, Draft]) -> bool:
-        """Whether an append cannot be made; its caller is told."""
-        log = write.log
-        error: StoreError | None = None
-        if log.fenced:
-            error = Fenced(f"another instance has taken over stream {log.birth.id}")
-        elif log.ending or (log.num in drafts and drafts[log.num].ending):
-            error = StoreError(f"stream {log.birth.id} has ended")
-        if error is not None:
-            write.fail(error)
-        return error is not None
-
     def _transact(
-        self, drafts: list[Draft], calls: list[Call], now: float, floor: int, db: Connection
-    ) -> tuple[int, bytes, list[Any]]:
-        """Run one batch, in the writer's thread."""
+        self, additions: list[Addition], calls: list[Call], now: float, floor: int, db: Connection
+    ) -> tuple[int, int, list[Part], list[Any]]:
+        """Run one batch, in the writer's thread; return its row, and what the calls return."""
         self._look_for_claims(db)
         if floor:
             db.execute("DELETE FROM journal WHERE at < ?", (floor,))
-        valid = [draft for draft in drafts if not draft.log.fenced]
-        row, at = b"".join([draft.entry() for draft in valid]), 0
-        if row:
-            at = db.execute("INSERT INTO journal (written, data) VALUES (?, ?)", (now, row)).lastrowid or 0
-        for draft in valid:
-            if draft.whole:
-                put_chunk(db, draft.log.num, draft.chunk())
-            if draft.whole or draft.log.target != draft.log.stored_target:
-                self._update(db, draft, now)
-        return at, row, [call.function(db) for call in calls]
+        valid = [addition for addition in additions if not addition.log.fenced]
+        parts, data, at = [addition.part() for addition in valid], b"", 0
+        if parts:
+            data = row_of(parts)
+            at = db.execute("INSERT INTO journal (written, data) VALUES (?, ?)", (now, data)).lastrowid or 0
+        for addition in valid:
+            whole = addition.whole
+            if whole:
+                put_chunk(db, addition.log.num, addition.chunk())
+            if whole or addition.log.target != addition.log.stored_target:
+                self._update(db, addition, now)
+        return at, len(data), parts, [call.function(db) for call in calls]
 
-    def _update(self, db: Connection, draft: Draft, now: float) -> None:
-        log, end = draft.log, draft.ending
+    def _update(self, db: Connection, addition: Addition, now: float) -> None:
+        log, end = addition.log, addition.ending
         db.execute("UPDATE logs SET target = ?, active = ? WHERE num = ?", (log.target, now, log.num))
-        if draft.whole:
-            db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ?", (draft.new.last, draft.new.size, log.num))
+        if addition.whole:
+            db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ?", (addition.tail, addition.bytes, log.num))
         if end is not None:
             values = (end.at, dump_ending(end), log.num)
             db.execute("UPDATE logs SET instance = NULL, ended = ?, ending = ? WHERE num = ?", values)
 
-    def _committed(self, draft: Draft, now: float) -> None:
-        log = draft.log
-        if not log.fenced:
-            log.tail, log.bytes, log.last_activity = draft.new.last, draft.new.size, now
-            log.stored_target = log.target
-            if draft.ending is not None:
-                log.ending = draft.ending
-                self._let_go(log)
-        for write in draft.writes:
-            if log.fenced:
-                write.fail(Fenced(f"another instance has taken over stream {log.birth.id}"))
-            else:
-                write.succeed()
+    def _committed(self, addition: Addition, now: float) -> None:
+        log = addition.log
+        if log.fenced:
+            addition.fail(fenced(log))
+            return
+        log.stored_target = log.target
+        if addition.ending is not None:
+            self._let_go(log)
+        addition.succeed(now)
 
     def _hold(self, log: SqliteLog) -> None:
-        if (before := self._held.get(log.num)) is not None:
+        before = self._held.get(log.num)
+        if before is not None and before is not log:  # a log may be taken up again after its store was away
             before.fenced = True
         self._held[log.num] = log
 
@@ -269,7 +247,7 @@ class SqliteStore:
             return False
         await self._catch_up()
         await self._refresh([log])
-        log.epoch, log.fenced = claimed, False
+        log.hold(claimed)
         self._hold(log)
         return True
 
@@ -310,7 +288,7 @@ class SqliteStore:
         if isinstance(num, str):
             found = await self.find(num)
             return found if found is not None else await self.create(birth)
-        log = SqliteLog(self, num, birth, epoch=1)
+        log = SqliteLog(self, num, birth)
         self._hold(log)
         return log
 
@@ -371,7 +349,7 @@ class SqliteStore:
         return ended is not None and time.time() >= ended + self._retention
 
     def _log(self, row: tuple[Any, ...]) -> SqliteLog:
-        log = SqliteLog(self, row[0], load_birth(row[1], row[2]), row[3])
+        log = SqliteLog(self, row[0], load_birth(row[1], row[2]))
         self._fill(log, row)
         return log
 
@@ -466,7 +444,8 @@ class SqliteStore:
         await self._catch_up()
         runs = [(num, self.mirror.runs[num]) for num in self.mirror.laggards()]
         packed = [(num, Run(run.first, run.start, bytes(run.packed))) for num, run in runs]
-        row = b"".join([entry(num, run.last + 1, run.size, b"") for num, run in packed])
+        parts = [Part(num, run.last + 1, run.size) for num, run in packed]
+        data = row_of(parts)
 
         def work(db: Connection) -> int:
             at = 0
@@ -474,15 +453,15 @@ class SqliteStore:
                 put_chunk(db, num, run)
                 values = (run.last, run.size, num, run.last)
                 db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ? AND tail < ?", values)
-            if row:
-                at = db.execute("INSERT INTO journal (written, data) VALUES (?, ?)", (now, row)).lastrowid or 0
+            if parts:
+                at = db.execute("INSERT INTO journal (written, data) VALUES (?, ?)", (now, data)).lastrowid or 0
             sweeping.delete(db, now - self._retention, self._boot, self.mirror.written, self._lease)
             sweeping.shrink(db, self._max_bytes)
             return at
 
         at = await self._call(work)
-        if row:
-            self.mirror.apply(at, now, row)
+        if parts:
+            self.mirror.apply(at, now, len(data), parts)
         foreign = set(self.mirror.runs) - set(self._held)
         if foreign:
             open_logs = dict(await self._db.rows("SELECT num, tail FROM logs WHERE ended IS NULL"))

@@ -1,15 +1,14 @@
 """The database file of the SQLite store: its schema, its two connections with a thread each, its errors in words."""
 
-import asyncio
 import os
 import sqlite3
 import stat
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 from server.core.errors import StoreError
+from server.stores.worker import Worker
 
 Result = TypeVar("Result")
 Connection = sqlite3.Connection
@@ -87,13 +86,14 @@ class Database:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="sqlite-write")
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="sqlite-read")
+        self._writing: Worker
+        self._reading: Worker
         self._writer: Connection | None = None
         self._reader: Connection | None = None
 
     async def open(self) -> None:
         """Open the file, making or migrating it. Raises StoreError."""
+        self._writing, self._reading = Worker("sqlite-write"), Worker("sqlite-read")
         await self._run(self._writing, self._open)
 
     def _open(self) -> None:
@@ -123,9 +123,9 @@ class Database:
 
     async def close(self) -> None:
         """Copy the write-ahead log into the file and close it."""
-        await asyncio.get_running_loop().run_in_executor(self._writing, self._close)
-        self._writing.shutdown()
-        self._reading.shutdown()
+        await self._writing.run(self._close)
+        self._writing.stop()
+        self._reading.stop()
 
     def _close(self) -> None:
         for one in (self._reader, self._writer):  # the last one to close makes the checkpoint
@@ -175,9 +175,9 @@ class Database:
         """Return all rows of a query. Raises StoreError."""
         return await self.read(lambda db: db.execute(query, values).fetchall())
 
-    async def _run(self, threads: ThreadPoolExecutor, work: Callable[[], Result]) -> Result:
+    async def _run(self, thread: Worker, work: Callable[[], Result]) -> Result:
         try:
-            return await asyncio.get_running_loop().run_in_executor(threads, work)
+            return await thread.run(work)
         except sqlite3.Error as error:
             raise StoreError(in_words(self.path, error)) from error
 

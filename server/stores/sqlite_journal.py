@@ -9,7 +9,8 @@ Every process reads the rows of the others into its mirror, so a live log is rea
 
 import struct
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from server.stores.packed import Run
 
@@ -17,9 +18,35 @@ ENTRY = struct.Struct("<IQQI")  # log, number of the first record, bytes of data
 JOURNAL_BYTES = 16 << 20  # past it the logs that hold the oldest rows are put into chunks
 
 
-def entry(log: int, first: int, start: int, packed: bytes) -> bytes:
-    """Return what a row says about one log. Without records: everything before `first` is in chunks."""
-    return ENTRY.pack(log, first, start, len(packed)) + packed
+class Part(NamedTuple):
+    """What a row says about one log. Without records: everything before `first` is in chunks.
+
+    `tail` and `size` are the log's with these records; None where that is yet to be found out.
+    """
+
+    log: int
+    first: int
+    start: int
+    packed: bytes = b""
+    tail: int | None = None
+    size: int = 0
+
+
+def row_of(parts: Iterable[Part]) -> bytes:
+    """Return the data of a row."""
+    pieces: list[bytes] = []
+    for log, first, start, packed, *_ in parts:
+        pieces += (ENTRY.pack(log, first, start, len(packed)), packed)
+    return b"".join(pieces)
+
+
+def parts_of(data: bytes) -> Iterator[Part]:
+    """Yield the parts of a row that was read."""
+    place = 0
+    while place < len(data):
+        log, first, start, size = ENTRY.unpack_from(data, place)
+        place += ENTRY.size + size
+        yield Part(log, first, start, data[place - size : place])
 
 
 class Mirror:
@@ -33,10 +60,10 @@ class Mirror:
         self._sizes: deque[tuple[int, int]] = deque()  # rows with their bytes, oldest first
         self._total = 0
 
-    def apply(self, at: int, written: float, data: bytes) -> None:
-        """Take in one row that this process has just written."""
+    def apply(self, at: int, written: float, size: int, parts: Iterable[Part]) -> None:
+        """Take in one row of `size` bytes that this process has just written."""
         if at > self.seen:
-            self._take(at, written, data)
+            self._take(at, written, size, parts)
             self._own.add(at)
             while self.seen + 1 in self._own:
                 self.seen += 1
@@ -48,29 +75,29 @@ class Mirror:
             if at <= self.seen:
                 continue
             if at not in self._own:
-                self._take(at, written, data)
+                self._take(at, written, len(data), parts_of(data))
             self._own.discard(at)
             self.seen = at
 
-    def _take(self, at: int, written: float, data: bytes) -> None:
-        self._sizes.append((at, len(data)))
-        self._total += len(data)
-        place = 0
-        while place < len(data):
-            log, first, start, size = ENTRY.unpack_from(data, place)
-            place += ENTRY.size + size
-            if size:
-                self._add(log, Run(first, start, data[place - size : place], at), written)
+    def _take(self, at: int, written: float, size: int, parts: Iterable[Part]) -> None:
+        self._sizes.append((at, size))
+        self._total += size
+        for part in parts:
+            if part.packed:
+                self._add(at, written, part)
             else:
-                self.drop(log, first)
+                self.drop(part.log, part.first)
 
-    def _add(self, log: int, new: Run, written: float) -> None:
-        run = self.runs.get(log)
-        if run is not None and new.first == run.last + 1:
-            run.add(bytes(new.packed))
-        elif run is None or new.first > run.last:
-            self.runs[log] = new
-        self.written[log] = written
+    def _add(self, at: int, written: float, part: Part) -> None:
+        run = self.runs.get(part.log)
+        if run is None or part.first > run.last + 1:
+            self.runs[part.log] = Run(part.first, part.start, part.packed, at)
+        elif part.first == run.last + 1:
+            if part.tail is None:
+                run.extend(part.packed)
+            else:
+                run.add(part.packed, part.tail, part.size)
+        self.written[part.log] = written
 
     def drop(self, log: int, before: int) -> None:
         """Forget a log's run if all of it is before number `before`."""

@@ -4,11 +4,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from server.core.gaps import upper_bound
-from server.core.records import Birth, Ending, Record
+from server.core.records import Birth, Record
+from server.stores.appends import Append, BatchedLog, Draft
 from server.stores.batches import Batches, Write
-from server.stores.packed import Run, pack
+from server.stores.packed import Run
 from server.stores.sqlite_file import Connection
-from server.stores.sqlite_journal import Mirror, entry
+from server.stores.sqlite_journal import Mirror, Part
 
 CHUNK = 65_536  # bytes of a log that are gathered before they become a chunk
 
@@ -23,29 +24,15 @@ class Store(Protocol):
         """Read the chunk with a record. Raises StoreError."""
 
 
-class SqliteLog:
+class SqliteLog(BatchedLog):
     """One log: held here, or as it was found; `follow` brings that up to date."""
 
-    def __init__(self, store: Store, num: int, birth: Birth, epoch: int) -> None:
+    def __init__(self, store: Store, num: int, birth: Birth) -> None:
+        super().__init__(birth, store.batches.put)
         self.num = num
-        self.birth = birth
-        self.epoch = epoch
-        self.tail = 0
-        self.bytes = 0
-        self.lost: Sequence[tuple[int, int]] = ()
-        self.ending: Ending | None = None
-        self.last_activity = birth.created
-        self.target = ""
         self.stored_target = ""
-        self.fenced = False
         self._store = store
         self._chunk = Run(1, 0)  # the one that was read last
-
-    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
-        """Add records; returns when they are durable. Raises Fenced, StoreError."""
-        write = Append(self, pack(records), ending)
-        self._store.batches.put(write)
-        await write.decided()
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; those of a live log nearly always from memory. Raises StoreError."""
@@ -77,18 +64,6 @@ class SqliteLog:
         return self._chunk
 
 
-class Append(Write):
-    """Records that wait for their commit."""
-
-    __slots__ = ("ending", "log", "packed")
-
-    def __init__(self, log: SqliteLog, packed: bytes, ending: Ending | None) -> None:
-        super().__init__()
-        self.log = log
-        self.packed = packed
-        self.ending = ending
-
-
 class Call(Write):
     """Anything else that waits for a commit."""
 
@@ -99,38 +74,28 @@ class Call(Write):
         self.function = function
 
 
-class Draft:
-    """What one batch adds to one log."""
+class Addition(Draft):
+    """What one batch adds to one log, after `run`: what the journal has of it."""
 
     def __init__(self, log: SqliteLog, run: Run | None) -> None:
+        super().__init__(log)
         self.log = log
-        self.first = log.tail + 1
-        self.start = log.bytes
-        self.new = Run(self.first, self.start)
-        self.ending: Ending | None = None
-        self.writes: list[Append] = []
         self._run = run if run is not None and run.last == log.tail else None
-
-    def take(self, write: Append) -> None:
-        """Add one append."""
-        self.new.add(write.packed)
-        self.ending = write.ending
-        self.writes.append(write)
 
     @property
     def whole(self) -> bool:
         """Whether it is time for a chunk."""
         gathered = len(self._run.packed) if self._run else 0
-        return self.ending is not None or gathered + len(self.new.packed) >= CHUNK
+        return self.ending is not None or gathered + len(self.packed) >= CHUNK
 
     def chunk(self) -> Run:
         """Return everything that no chunk holds yet."""
         if self._run is None:
-            return self.new
-        return Run(self._run.first, self._run.start, bytes(self._run.packed + self.new.packed))
+            return Run(self.first, self.start, self.packed)
+        return Run(self._run.first, self._run.start, bytes(self._run.packed + self.packed))
 
-    def entry(self) -> bytes:
+    def part(self) -> Part:
         """Return what the journal says of it."""
         if self.whole:
-            return entry(self.log.num, self.new.last + 1, self.new.size, b"")
-        return entry(self.log.num, self.first, self.start, bytes(self.new.packed))
+            return Part(self.log.num, self.tail + 1, self.bytes)
+        return Part(self.log.num, self.first, self.start, self.packed, self.tail, self.bytes)

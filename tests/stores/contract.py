@@ -229,6 +229,25 @@ class StoreContract:
             for _ in range(3):
                 await asyncio.gather(*map(one, range(200)))
 
+    async def test_appends_that_nobody_waits_for(self, store: Store) -> None:
+        """They are told when they may be shown, in the order of the calls and before a later append returns."""
+        log = await store.create(birth())
+        if not hasattr(log, "append_soon"):
+            pytest.skip("this store has no such appends")
+        shown: list[tuple[list[Record], int, int]] = []
+
+        def show(records: Sequence[Record], tail: int, size: int) -> None:
+            assert log.tail >= tail
+            shown.append((list(records), tail, size))
+
+        async with asyncio.timeout(WAIT):
+            log.append_soon(tokens(2), show)
+            log.append_soon(tokens(1, first=3), show)
+            assert not shown
+            await log.append(DONE, ending())
+        assert shown == [(tokens(2), 2, 7), (tokens(1, first=3), 3, 7 + 256)]
+        assert await everything(log) == tokens(3) + DONE
+
     async def test_nothing_after_the_ending(self, store: Store) -> None:
         """An ended log takes no record, and says so."""
         log = await store.create(birth())
@@ -421,6 +440,8 @@ class DurableContract(StoreContract):
         found = await two.find(log.birth.id)
         assert found is not None
         assert await two.claim(found)
+        if hasattr(log, "append_soon"):
+            log.append_soon(tokens(1), lambda *_: pytest.fail("shown, but not stored"))
         with pytest.raises(Fenced):
             await log.append(tokens(1))
         with pytest.raises(Fenced):

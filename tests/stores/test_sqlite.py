@@ -171,6 +171,28 @@ async def test_full(make):
     await store.close()
 
 
+async def test_no_hole_where_nobody_waited(make):
+    """After an append that nobody waited for has failed none is made, until the log is taken up from what it has."""
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append(tokens(2))
+    pages = (await store._db.rows("PRAGMA page_count"))[0][0]
+    await store._db.maintain(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
+    log.append_soon([Record("chunk", b"x" * 1_000_000)], lambda *_: pytest.fail("shown, but not stored"))
+    await store.batches.flush()
+    await store._db.maintain(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchall())
+    for end in (None, ending()):
+        with pytest.raises(StoreError, match="the disk is full"):
+            await log.append(DONE, end)
+    assert await everything(log) == tokens(2)
+    assert await store.claim(log)
+    await log.append(tokens(1, first=3))
+    await log.append(DONE, ending())
+    assert await everything(log) == tokens(3) + DONE
+    await store.close()
+
+
 async def test_read_only(make):
     """A database that cannot be written says so, and still reads."""
     store = make()
