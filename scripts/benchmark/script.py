@@ -71,6 +71,11 @@ def script(model: str) -> Script:
     )
 
 
+def frame_size(model: str) -> int:
+    """Return the bytes of a token's frame, `data: …` and the blank line, without HTTP's framing."""
+    return int(script(model).frames[0].partition(b"\r\n")[0], 16)
+
+
 def stamped(pattern: bytes, nanoseconds: int) -> bytes:
     """Build the frame of a stamped script for this moment; its length does not depend on it."""
     return pattern % (STAMP_DIGITS, nanoseconds)

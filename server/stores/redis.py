@@ -28,7 +28,7 @@ from server.stores.redis_log import Addition, RedisLog, entry_run
 from server.stores.redis_news import News
 
 PREFIX = "sluiceway:"
-WINDOW = 0.003  # seconds between two batches
+WINDOW = 0.001  # seconds between two batches
 CALL_TIMEOUT = 5.0  # seconds for one answer of the server
 CONNECTIONS = 16  # a burst of requests waits for one of these instead of opening hundreds
 PATIENCE = 10.0  # seconds that a call is made again while the server is away

@@ -26,7 +26,7 @@ from server.stores.sqlite_file import Connection, Database
 from server.stores.sqlite_journal import Mirror, Part, row_of
 from server.stores.sqlite_log import Addition, Call, SqliteLog
 
-WINDOW = 0.003  # seconds between two commits
+WINDOW = 0.002  # seconds between two commits
 TRIM = 0.1  # seconds between two deletions from the journal: its pages are used again instead of growing the file
 POLL = 0.02  # seconds between two looks at what other processes have written, while somebody follows it
 FOLLOW = 0.5  # seconds after which `follow` returns in any case
