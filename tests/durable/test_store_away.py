@@ -1,0 +1,41 @@
+"""A gateway whose store cannot be written any more, and can be again."""
+
+import asyncio
+import re
+
+import wire
+from gateway import in_process
+
+PIECES = [f"word{n} " for n in range(60)]
+
+
+async def test_a_store_that_cannot_be_written(provider, model, tmp_path):
+    """Running streams end with a typed error behind whole ids, `/readyz` says 503 why; then both are well again."""
+    await provider.script(model, {"pieces": PIECES, "rate": 60})
+    store = {"kind": "sqlite", "path": str(tmp_path / "streams.db"), "lease": 1.0}
+    async with in_process(provider.url, store=store) as gateway, wire.Client(gateway.root) as client:
+        database = gateway.app.store._db
+        await client.complete(model)
+        status, head = await client.head()
+        assert status == 200
+        await client.events(5)
+        await database.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
+        async with asyncio.timeout(20):
+            while await client.more():
+                pass
+            shown = bytes(client.body)
+            assert shown.rstrip().rpartition(b"\n")[2].startswith(b'data: {"error"')  # it is in no log: without an id
+            assert b'"store_unavailable"' in shown
+            numbered = [int(number) for number in re.findall(rb"^id: (\d+)$", shown, re.MULTILINE)]
+            assert numbered == list(range(1, len(numbered) + 1))
+            answer = await wire.call(gateway.root, "GET", "/readyz")
+            assert answer.status == 503
+            assert b"is read-only" in answer.body
+            await database.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
+
+            async def well() -> bool:
+                return (await wire.call(gateway.root, "GET", "/readyz")).status == 200
+
+            await wire.until(well)
+        again = await wire.call(gateway.root, "GET", f"/v1/streams/{head['x-stream-id']}?after={numbered[-1]}")
+        assert again.status == 200
