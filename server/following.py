@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
+from server.cancelling import cancel
 from server.core.errors import StoreError, StreamError
 from server.core.ports import Store
 from server.stream import Stream
@@ -89,7 +90,4 @@ class Following:
 
     async def close(self) -> None:
         """Stop following."""
-        tasks = list(self._tasks.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(list(self._tasks.values()))

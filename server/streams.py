@@ -13,6 +13,7 @@ import orjson
 import structlog
 
 from server.account import account
+from server.cancelling import cancel
 from server.config import Settings
 from server.core.errors import Fenced, Rejected, StoreError, StreamError
 from server.core.forms import ENDING_RECORDS, OpenAIWriter, Writer
@@ -146,18 +147,13 @@ class Streams:
 
     async def close(self) -> None:
         """Stop what is still running; logs of a durable store stay open for a takeover."""
-        for chore in self._chores:
-            chore.cancel()
-        await asyncio.gather(*self._chores, return_exceptions=True)
+        await cancel(self._chores)
         await self._following.close()
         await self._let_go()
 
     async def _let_go(self) -> None:
         """Stop every relay without an ending."""
-        tasks = [one.task for one in self._live.values()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel([one.task for one in self._live.values()])
 
     # --- start -------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,8 @@ from typing import Any
 import redis.asyncio
 from redis.exceptions import RedisError
 
+from server.cancelling import cancel
+
 PAUSE = 0.2  # seconds between two tries to listen
 
 
@@ -31,8 +33,7 @@ class News:
     async def close(self) -> None:
         """Listen no more."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await cancel([self._task])
         await self._pubsub.aclose()
 
     @contextmanager
