@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import httpx2
 
+from server.client.interrupts import Interrupts
 from server.client.reading import EVENTS, has_events, print_stream
 from server.client.streams_table import Look, table
 from server.client.terminal import DEFAULT_URL, KEY_VARIABLE, CommandError, connect, listed, note, say
@@ -88,10 +89,16 @@ def _chat(options: argparse.Namespace, client: httpx2.Client) -> None:
     model = options.model or _first_model(client)
     messages = [{"role": "system", "content": options.system}] if options.system else []
     note(f"{model}; an empty line or Ctrl-D ends, Ctrl-C stops an answer")
+    with Interrupts() as interrupts:
+        _converse(client, model, messages, interrupts)
+
+
+def _converse(client: httpx2.Client, model: str, messages: list[dict[str, str]], interrupts: Interrupts) -> None:
     while question := _ask():
         messages.append({"role": "user", "content": question})
+        interrupts.forget()
         try:
-            messages.append({"role": "assistant", "content": _answer(client, model, messages)})
+            messages.append({"role": "assistant", "content": _answer(client, model, messages, interrupts.check)})
         except KeyboardInterrupt:
             note("stopped")  # leaving the stream has aborted it
             messages.pop()
@@ -109,10 +116,10 @@ def _ask() -> str:
         return ""
 
 
-def _answer(client: httpx2.Client, model: str, messages: list[dict[str, str]]) -> str:
+def _answer(client: httpx2.Client, model: str, messages: list[dict[str, str]], check: Callable[[], None]) -> str:
     body = {"model": model, "messages": messages, "stream": True}
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
-        return print_stream(response)
+        return print_stream(response, check)
 
 
 def _first_model(client: httpx2.Client) -> str:

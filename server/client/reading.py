@@ -1,6 +1,6 @@
 """The text of a stream in the OpenAI form, printed as it comes. Used by `sluiceway tail` and `sluiceway chat`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import httpx2
@@ -17,8 +17,11 @@ def has_events(response: httpx2.Response) -> bool:
     return response.status_code == 200 and response.headers.get("content-type", "").startswith(EVENTS)
 
 
-def print_stream(response: httpx2.Response) -> str:
-    """Print a stream to its end and return its text. Raises CommandError where it ends with an error."""
+def print_stream(response: httpx2.Response, check: Callable[[], None] = lambda: None) -> str:
+    """Print a stream to its end and return its text; `check` is called at each event, and may raise.
+
+    Raises CommandError where the stream ends with an error.
+    """
     if response.status_code == 204:
         note("the stream has ended")
         return ""
@@ -32,6 +35,7 @@ def print_stream(response: httpx2.Response) -> str:
     for event in _events(response.iter_raw()):
         if event.data == b"[DONE]":
             break
+        check()
         said.append(_show(orjson.loads(event.data)))
     say("\n")
     return "".join(said)

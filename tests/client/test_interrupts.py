@@ -1,0 +1,29 @@
+"""Ctrl-C while an answer comes."""
+
+import os
+import signal
+
+import pytest
+
+from server.client.interrupts import Interrupts
+
+
+class Dying:
+    """Is interrupted in its destructor."""
+
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_python_drops_is_noted() -> None:
+    """One that comes in a destructor is told at the next check, until it is forgotten; then SIGINT is as before."""
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts() as interrupts:
+        interrupts.check()
+        Dying()  # made and gone
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+        interrupts.forget()
+        interrupts.check()
+    assert signal.getsignal(signal.SIGINT) is before
