@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from server.core.errors import StreamError
 from server.core.forms import frames
-from server.core.lifecycle import ENDINGS, State, advance
+from server.core.lifecycle import State, advance
 from server.core.ports import Log, Shown, UnderWay
 from server.core.records import Ending, Record
 from server.flag import Flag
@@ -280,8 +280,3 @@ class Stream:
     def age(self) -> float:
         """Seconds since the stream was accepted."""
         return time.time() - self.birth.created
-
-
-def is_over(stream: Stream) -> bool:
-    """Whether nothing will be appended any more."""
-    return stream.state in ENDINGS

@@ -22,7 +22,6 @@ SSE_HEADERS = {
     "X-Accel-Buffering": "no",
 }
 RECONNECT_MS = 1000
-READ_ALL = 1 << 40
 
 
 class EventStream(web.StreamResponse):
@@ -122,7 +121,7 @@ class Responder:
             raise stream.fault
         ending = stream.log.ending
         assert ending is not None
-        record = (await stream.log.read(0, READ_ALL))[-1]
+        record = (await stream.records())[-1]
         headers = stream_headers(request, stream)
         if record.kind == WHOLE:
             return web.Response(body=record.data, content_type="application/json", headers=headers)
