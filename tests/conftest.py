@@ -54,3 +54,12 @@ async def provider() -> AsyncIterator[Provider]:
 def model() -> str:
     """A model name that no other test uses."""
     return f"model-{next(_names)}"
+
+
+@pytest.fixture
+def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file in which the tools of tests/tools/tool_examples.py leave a line for each call."""
+    path = tmp_path / "marks"
+    path.touch()
+    monkeypatch.setenv("TOOL_MARKS", str(path))
+    return path

@@ -1,16 +1,13 @@
 """A relay that is gone left a native log in the middle of a tool round; another one takes the stream up."""
 
-import asyncio
 import json
-import signal
 import time
-from pathlib import Path
 from typing import Any
 
 import native
 import wire
-from gateway import InProcess, in_process, own_process
-from native import ALL, LOOK, TOOLS, call, ran
+from gateway import InProcess, in_process
+from native import ALL, LOOK, call, ran
 
 from server.core.native import event
 from server.core.records import Birth, Record
@@ -85,34 +82,3 @@ async def test_the_rounds_are_counted(provider, model, marks) -> None:
         found = await taken_over(gateway, model, START, called("a"), answered("a"))
     assert found[-1].data["reason"] == "too_many_tool_rounds"
     assert ran(marks) == {"add 1 1": 1}
-
-
-async def test_killed_while_a_tool_ran(provider, model, marks, tmp_path: Path) -> None:
-    """A gateway is killed while a tool runs: the next one ends the stream, ids go on, and no tool runs again."""
-    calls = [call("add", {"x": 1}, id="quick"), call("slowly", {"seconds": 60}, id="slow")]
-    await provider.script(model, {"tool_calls": calls}, {"text": "I see."})
-    tables = {
-        "tools": {"functions": ALL, "timeout": 60.0},
-        "store": {"kind": "sqlite", "path": str(tmp_path / "streams.db"), "lease": 1.0},
-        "streams": {"on_disconnect": "continue"},
-    }
-    environ = {"PYTHONPATH": str(TOOLS)}
-    async with own_process(provider.url, environ=environ, **tables) as gateway, wire.Client(gateway.root) as client:
-        await client.ask("POST", "/api/stream", {"prompt": "Say it.", "model": model})
-        _, headers = await client.head()
-        before = native.decoded(await client.events(4))
-        assert native.types(before) == ["start", "tool_call", "tool_result"]
-        await wire.until(lambda: asyncio.to_thread(lambda: ran(marks)["slowly 60.0"]))
-        gateway.signal(signal.SIGKILL)
-    body = {"session_id": headers["x-stream-id"], "last_event_id": before[-1].id}
-    async with own_process(provider.url, environ=environ, **tables) as gateway:
-        answer = await wire.call(gateway.root, "POST", "/api/stream", body)
-    found = before + native.decoded(answer.events)
-    assert [one.id for one in found] == list(range(1, len(found) + 1))
-    assert [(one["id"], "content" in one) for one in native.of(found, "tool_result")] == [
-        ("quick", True),
-        ("slow", False),
-    ]
-    assert native.text(found) == "I see."
-    assert found[-1].data["status"] == "complete"
-    assert ran(marks) == {"add 1 1": 1, "slowly 60.0": 1}

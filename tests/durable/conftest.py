@@ -1,6 +1,30 @@
-"""Tests of durable streams may import what stands beside them."""
+"""Tests of durable streams run over both durable stores, and may import what stands beside them."""
 
 import sys
 from pathlib import Path
 
+import pytest
+from redis_server import RedisServer
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+LEASE = 1.0  # seconds
+
+
+@pytest.fixture(scope="session")
+def redis(tmp_path_factory):
+    """One server, with an append-only file."""
+    running = RedisServer(tmp_path_factory.mktemp("redis"))
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request, tmp_path):
+    """The table of an empty store, with a short lease."""
+    if request.param == "sqlite":
+        return {"kind": "sqlite", "path": str(tmp_path / "streams.db"), "lease": LEASE}
+    server = request.getfixturevalue("redis")
+    server.call("FLUSHALL")
+    return {"kind": "redis", "url": server.url, "lease": LEASE}

@@ -5,7 +5,6 @@ import json
 import random
 import signal
 
-import pytest
 import wire
 from durable import Survivor
 from gateway import in_process, own_process
@@ -13,12 +12,7 @@ from gateway import in_process, own_process
 PIECES = [f"word{n} " for n in range(60)]
 TEXT = "".join(PIECES)
 SLOW = {"pieces": PIECES, "rate": 60}
-
-
-@pytest.fixture
-def store(tmp_path):
-    """A SQLite store of its own, with a short lease."""
-    return {"kind": "sqlite", "path": str(tmp_path / "streams.db"), "lease": 1.0}
+LONG = {"pieces": PIECES, "rate": 10}  # six seconds: whatever befalls its relay comes in mid-stream
 
 
 def tables(store, **more):
@@ -27,7 +21,7 @@ def tables(store, **more):
 
 async def test_after_a_kill(provider, model, store):
     """SIGKILL at a random moment, three times in one stream: the next process goes on where the client was."""
-    await provider.script(model, SLOW)
+    await provider.script(model, LONG, SLOW)
     moment = random.Random(4)
     roots: list[str] = []
     survivor = Survivor(lambda: roots)
@@ -58,9 +52,24 @@ async def test_after_a_kill(provider, model, store):
     assert state["recoveries"] == 0
 
 
+async def test_killed_beside_another(provider, model, store):
+    """SIGKILL of one of two gateways in mid-stream: the client goes on at the other, which is asked for the stream."""
+    await provider.script(model, LONG, SLOW)
+    async with own_process(provider.url, **tables(store)) as one, own_process(provider.url, **tables(store)) as other:
+        survivor = Survivor(lambda: [other.root])
+        await survivor.begin(one.root, model, headers={"X-On-Disconnect": "cancel"})
+        one.process.kill()
+        await survivor.run()
+        taken = other.logged("stream taken over")
+    survivor.check(TEXT)
+    assert survivor.cuts == 1
+    assert [line["stream_id"] for line in taken] == [survivor.stream_id]
+    assert len(await provider.seen(model)) == 2
+
+
 async def test_after_a_stop(provider, model, store):
     """SIGTERM past its grace: the client is told when to come back and cut without an end, and the next one goes on."""
-    await provider.script(model, SLOW)
+    await provider.script(model, LONG, SLOW)
     roots: list[str] = []
     survivor = Survivor(lambda: roots)
     shared = tables(store, server={"shutdown_grace": 0.1, "port": 0})
@@ -80,23 +89,28 @@ async def test_after_a_stop(provider, model, store):
 
 async def test_a_stale_relay_stops(provider, model, store):
     """A gateway that stood still (SIGSTOP) and wakes up after a takeover cannot write, and cancels its upstream."""
-    await provider.script(model, SLOW)
+    await provider.script(model, LONG, SLOW)
     async with own_process(provider.url, **tables(store)) as stale, own_process(provider.url, **tables(store)) as other:
         survivor = Survivor(lambda: [other.root])
         await survivor.begin(stale.root, model)
-        stale.signal(signal.SIGSTOP)
+        stale.signal(signal.SIGSTOP)  # what its upstream sends from now on waits for it
         try:
             survivor._client.leave("rst")
             await survivor.run()
         finally:
             stale.signal(signal.SIGCONT)
         survivor.check(TEXT)
-        await _until(lambda: _over(provider, model, 2))
+        await wire.until(lambda: _over(provider, model, 2))
         again = Survivor(lambda: [stale.root])
         again.stream_id = survivor.stream_id
         await again._resume(stale.root)
         assert again.events == survivor.events
+        await wire.until(lambda: _lost(stale, survivor.stream_id))
         assert not [line for line in stale.lines if "Traceback" in str(line)]
+
+
+async def _lost(stale, stream_id):
+    return [line["stream_id"] for line in stale.logged("stream lost to another instance")] == [stream_id]
 
 
 async def _over(provider, model, count):
@@ -104,31 +118,25 @@ async def _over(provider, model, count):
     return len(seen) == count and all(one["finished"] or one["closed_by_client_at"] for one in seen)
 
 
-async def _until(condition):
-    async with asyncio.timeout(20):
-        while not await condition():  # noqa: ASYNC110  # what is waited for sets no event
-            await asyncio.sleep(0.05)
-
-
 async def test_adopted_without_a_client(provider, model, store):
-    """With `continue` a stream goes on as soon as its lease has run out, though nobody asks for it."""
-    await provider.script(model, SLOW)
-    async with own_process(provider.url, **tables(store)) as first:
-        async with wire.Client(first.root) as client:
+    """With `continue` another gateway goes on as soon as the lease has run out, though nobody asks it to."""
+    await provider.script(model, LONG, SLOW)
+    async with own_process(provider.url, **tables(store)) as one, own_process(provider.url, **tables(store)) as other:
+        async with wire.Client(one.root) as client:
             await client.complete(model, headers={"X-On-Disconnect": "continue"})
             _, head = await client.head()
-            await client.events(5)
-        first.process.kill()
-        await first.ended()
-    async with own_process(provider.url, **tables(store)) as second:
+            shown = await client.events(5)
+        one.process.kill()
+        await wire.until(lambda: _over(provider, model, 2))
         path = f"/v1/streams/{head['x-stream-id']}"
 
         async def complete():
-            state = (await wire.call(second.root, "GET", path, headers={"Accept": "application/json"})).json
+            state = (await wire.call(other.root, "GET", path, headers={"Accept": "application/json"})).json
             return state["state"] == "complete"
 
-        await _until(complete)
-        events = (await wire.call(second.root, "GET", path)).events
+        await wire.until(complete)
+        events = (await wire.call(other.root, "GET", path)).events
+    assert events[: len(shown)] == shown
     assert "".join(wire.texts(events)) == TEXT
     assert [event.id for event in events] == list(range(1, len(events) + 1))
 
@@ -167,7 +175,7 @@ async def test_aborted_from_elsewhere(provider, model, store):
             events = await client.rest()
         assert json.loads(events[-1].data)["error"]["code"] == "cancelled"
         assert [event.id for event in events] == list(range(1, len(events) + 1))
-        await _until(lambda: _over(provider, model, 1))
+        await wire.until(lambda: _over(provider, model, 1))
         for root in (one.root, two.root):
             state = (await wire.call(root, "GET", path, headers={"Accept": "application/json"})).json
             assert (state["state"], state["error"]["code"]) == ("cancelled", "cancelled")
