@@ -23,6 +23,7 @@ from server.stores.appends import Append, drafts, fenced
 from server.stores.batches import Batches
 from server.stores.packed import Run
 from server.stores.sqlite_file import Connection, Database
+from server.stores.sqlite_health import Health
 from server.stores.sqlite_journal import Mirror, Part, row_of
 from server.stores.sqlite_log import Addition, Call, SqliteLog
 
@@ -45,6 +46,7 @@ class SqliteStore:
         self._max_bytes = settings.store.max_bytes
         self._lease = settings.store.lease
         self._db = Database(settings.store.path)
+        self._health = Health(self._db)
         self._name = secrets.token_hex(8)
         # Which run of the machine this is: the clock of all leases, and what a power loss changes.
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -56,7 +58,6 @@ class SqliteStore:
         self._renewed = 0.0  # time.monotonic(), as are all times of leases
         self._version = -1
         self._trimmed = 0.0
-        self._problem: str | None = None
         self._reading = asyncio.Lock()
         self._following: dict[SqliteLog, asyncio.Event] = {}
         self._marked: dict[int, float] = {}
@@ -76,6 +77,7 @@ class SqliteStore:
         """Commit what waits, give all logs back and close the file."""
         if self._poller is not None:
             self._poller.cancel()
+        await self._health.close()
         try:
             await self.batches.flush()
             await self._db.maintain(lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
@@ -89,13 +91,8 @@ class SqliteStore:
         db.execute("DELETE FROM instances WHERE name = ?", (self._name,))
 
     async def problem(self) -> str | None:
-        """Return what is wrong with the database: the last write failed, and one more does."""
-        if self._problem is not None:
-            try:
-                await self._call(self._extend)
-            except StoreError as error:
-                return str(error)
-        return None
+        """Return what is wrong with the database, or None."""
+        return await self._health.problem()
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -113,11 +110,10 @@ class SqliteStore:
             floor = self._floor(now)
             at, size, parts, results = await self._db.write(partial(self._transact, additions, calls, now, floor))
         except Exception as error:  # noqa: BLE001 — every write of the batch gets it
-            self._problem = str(error)
+            self._health.failed(error)
             for write in batch:
                 write.fail(error if isinstance(error, StoreError) else StoreError(repr(error)))
             return
-        self._problem = None
         self.mirror.trim(floor)
         if parts:
             self.mirror.apply(at, now, size, parts)

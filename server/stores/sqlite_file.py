@@ -14,6 +14,7 @@ Result = TypeVar("Result")
 Connection = sqlite3.Connection
 
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for the lock of another process
+LOCKED_TIMEOUT = 0.05  # the same after a write that has waited in vain: whoever comes next is told soon
 PRIVATE = 0o600  # the file holds prompts
 WAL_LIMIT = 64 << 20  # bytes that the write-ahead log is cut back to when it has been copied
 
@@ -79,6 +80,7 @@ WORDS = {
     sqlite3.SQLITE_IOERR: "cannot be read or written: the disk reports an error",
     sqlite3.SQLITE_PERM: "may not be used by this user",
 }
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Database:
@@ -86,9 +88,11 @@ class Database:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
+        self.damage: str | None = None  # the first that was met
         self._writing: Worker
         self._reading: Worker
         self._writer: Connection | None = None
+        self._patience = BUSY_TIMEOUT  # the writer's, at present
         self._reader: Connection | None = None
 
     async def open(self) -> None:
@@ -141,7 +145,12 @@ class Database:
 
         def run() -> Result:
             assert self._writer is not None
-            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                self._writer.execute("BEGIN IMMEDIATE")
+            except sqlite3.Error:
+                self._wait(self._writer, LOCKED_TIMEOUT)
+                raise
+            self._wait(self._writer, BUSY_TIMEOUT)
             try:
                 result = transaction(self._writer)
                 self._writer.execute("COMMIT")
@@ -152,6 +161,12 @@ class Database:
             return result
 
         return await self._run(self._writing, run)
+
+    def _wait(self, writer: Connection, seconds: float) -> None:
+        """Let the next write wait as long as this for a lock."""
+        if seconds != self._patience:
+            self._patience = seconds
+            writer.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
 
     async def maintain(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in the writer's thread, outside a transaction. Raises StoreError."""
@@ -179,13 +194,20 @@ class Database:
         try:
             return await thread.run(work)
         except sqlite3.Error as error:
-            raise StoreError(in_words(self.path, error)) from error
+            words = in_words(self.path, error)
+            if primary_code(error) in DAMAGE:
+                self.damage = words
+            raise StoreError(words) from error
 
 
 def in_words(path: Path, error: sqlite3.Error) -> str:
     """Return one sentence that says what is wrong with a database."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return f"The database {path} {WORDS.get(code, f'cannot be used: {error}')}."
+    return f"The database {path} {WORDS.get(primary_code(error), f'cannot be used: {error}')}."
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's result code without what it says of the place; 0 for an error of the module's own."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _migrate(connection: Connection, path: Path) -> None:
