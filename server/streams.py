@@ -125,6 +125,7 @@ class Streams:
         self._keyed: dict[tuple[str, str], Live] = {}  # live streams by owner and idempotency key
         self._idle = asyncio.Event()  # no live stream
         self._idle.set()
+        self._stranded: dict[str, float] = {}  # streams whose relay was stopped by the store, and when
         self._chores: list[asyncio.Task[None]] = []
         self._following = Following(store, self._take_over, self._live.__contains__)
 
@@ -161,7 +162,8 @@ class Streams:
         """Begin a stream, or join the one that this `Idempotency-Key` began. Attach a reader in the same turn.
 
         Raises:
-            Rejected: draining, over a limit, unknown model, key used with another body, store away.
+            Rejected: draining, over a limit, unknown model, key used with another body.
+            StoreError: the store is away.
 
         """
         model = self.settings.resolve(generation.model)
@@ -193,8 +195,6 @@ class Streams:
         creating = asyncio.ensure_future(self._store.create(birth))
         try:
             found = await asyncio.shield(creating)
-        except StoreError as error:
-            raise Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0) from error
         except asyncio.CancelledError:
             creating.add_done_callback(lambda done: self._abandoned(done, birth, generation, route))
             raise
@@ -319,6 +319,7 @@ class Streams:
         elif isinstance(error, StoreError):
             log.warning("relay stopped by its store", stream_id=stream.id, error=str(error))
             stream.fail(out_of_reach())
+            self._stranded[stream.id] = time.monotonic()
         elif error is not None:
             log.error("relay failed", stream_id=stream.id, **cause(error))
         ending = stream.log.ending
@@ -332,17 +333,14 @@ class Streams:
     # --- find --------------------------------------------------------------------------------------------------
 
     async def find(self, stream_id: str, owner: Owner) -> Stream:
-        """Return a live or retained stream that `owner` may see. Raises Rejected 404."""
-        try:
-            found = await self._store.find(stream_id)
-        except StoreError as error:
-            raise Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0) from error
+        """Return a live or retained stream that `owner` may see. Raises Rejected 404, StoreError."""
+        found = await self._store.find(stream_id)
         if found is None or not (owner.admin or found.birth.owner == owner.name):
             raise Rejected(404, "There is no such stream.", "stream_not_found")
         return await self._wrap(found)
 
     async def visible(self, owner: Owner) -> AsyncIterator[Stream]:
-        """Yield every live or retained stream that `owner` may see, oldest first."""
+        """Yield every live or retained stream that `owner` may see, oldest first. Raises StoreError."""
         async for found in self._store.logs():
             if owner.admin or found.birth.owner == owner.name:
                 live = self._live.get(found.birth.id)
@@ -415,18 +413,15 @@ class Streams:
     async def abort(self, stream: Stream, reason: str) -> None:
         """Cancel a live stream and return when its upstream is closed; an ended one is left as it is.
 
-        From a relay on another instance the stream is taken away, and that relay is fenced and stops. Raises Rejected.
+        From a relay on another instance the stream is taken away, and that relay is fenced. Raises StoreError.
         """
-        try:
-            while stream.id not in self._live and self._store.durable and not stream.ended.is_set():
-                stream = self._following.get(stream.id) or stream
-                if await self._following.claim(stream, force=True):
-                    self._take_over(stream, cancelled(reason))
-                else:
-                    await self._store.refresh(stream.log)
-                    stream.refreshed()
-        except StoreError as error:
-            raise Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0) from error
+        while stream.id not in self._live and self._store.durable and not stream.ended.is_set():
+            stream = self._following.get(stream.id) or stream
+            if await self._following.claim(stream, force=True):
+                self._take_over(stream, cancelled(reason))
+            else:
+                await self._store.refresh(stream.log)
+                stream.refreshed()
         live = self._live.get(stream.id)
         if live is not None:
             live.relay.stop(cancelled(reason))
@@ -478,7 +473,7 @@ class Streams:
                 log.warning("lease not renewed", error=str(error))
 
     async def _adopt(self) -> None:
-        """Take over orphaned streams that are to go on without a client."""
+        """Take over orphaned streams that are to go on without a client, and those that the store had stopped."""
         while not self.draining:
             try:
                 async for orphan in self._store.orphans():
@@ -486,6 +481,23 @@ class Streams:
                         stream = await self._wrap(orphan)
                         if await self._following.claim(stream):
                             self._take_over(stream)
+                if self._stranded and await self._store.problem() is None:
+                    for stream_id, since in list(self._stranded.items()):
+                        await self._take_up(stream_id, since)
             except StoreError as error:
                 log.warning("no look for orphans", error=str(error))
             await asyncio.sleep(self.settings.store.lease / 2)
+
+    async def _take_up(self, stream_id: str, since: float) -> None:
+        """Go on with a stream that the store stopped, or end it if no client came back in time. Raises StoreError."""
+        found = await self._store.find(stream_id)
+        stop = None
+        if found is not None and found.birth.policy == "cancel":
+            if time.monotonic() < since + self.settings.streams.linger:
+                return
+            stop = cancelled("no client came back")
+        if found is not None and found.ending is None:
+            stream = await self._wrap(found)
+            if not stream.readers and await self._following.claim(stream):
+                self._take_over(stream, stop)
+        self._stranded.pop(stream_id, None)

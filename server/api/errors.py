@@ -13,7 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from server.api.access import OWNER, Access
 from server.api.cors import Cors
-from server.core.errors import Rejected, error_body
+from server.core.errors import Rejected, StoreError, error_body
 from server.core.records import Ending
 from server.telemetry.logs import cause
 
@@ -39,8 +39,9 @@ def middleware(access: Access, cors: Cors, served: str) -> Middleware:
             if response is None:
                 request[OWNER] = access.owner(request)
                 response = await handler(request)
-        except Rejected as error:
-            response = json_response(error.body(), error.status, retry_after=error.retry_after)
+        except (Rejected, StoreError) as error:
+            rejected = error if isinstance(error, Rejected) else _away(error)
+            response = json_response(rejected.body(), rejected.status, retry_after=rejected.retry_after)
         except web.HTTPException as error:
             response = _routing_error(request, error, served)
         except ConnectionError:
@@ -77,6 +78,12 @@ def failed_response(ending: Ending, headers: Mapping[str, str]) -> web.Response:
     # Recovery is exhausted: an SDK that retried on its own would multiply every attempt that was made here.
     response.headers["x-should-retry"] = "false"
     return response
+
+
+def _away(error: StoreError) -> Rejected:
+    """Return what a client is told of a store that cannot be used; what is wrong with it is the operator's."""
+    log.warning("store away", error=str(error))
+    return Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0)
 
 
 def _routing_error(request: web.Request, error: web.HTTPException, served: str) -> web.Response:
