@@ -83,8 +83,9 @@ class Delivery:
         """Open the response, deliver to the stream's ending, close it; return how it ended.
 
         One task group ties this connection's tasks together: whichever ends first ends the others. aiohttp cancels
-        this task, and so the group, when the client closes its side.
+        this task, and so the group, when the client closes its side. Raises StoreError before anything is written.
         """
+        self.offset = await self._stream.log.offset(self.cursor)
         leaving: Leaving = "ended"
         try:
             async with asyncio.TaskGroup() as group:
@@ -103,7 +104,6 @@ class Delivery:
         return leaving
 
     async def _open(self, response: web.StreamResponse) -> None:
-        self.offset = await self._stream.log.offset(self.cursor)
         writer = await response.prepare(self._request)
         assert isinstance(writer, StreamWriter)
         self._writer = writer
@@ -134,10 +134,10 @@ class Delivery:
         """Write the stream; where its log is out of reach, say so and end: the client may come back for the rest."""
         try:
             await self._follow()
-            fault = self._stream.fault
+            fault = None if self._stream.log.ending else self._stream.fault
         except StoreError as error:
             fault = out_of_reach(error)
-        if fault is not None and not self._stream.log.ending:
+        if fault is not None:
             self._write(fault_event(self.form, fault.body()["error"]))
 
     def _skip_lost(self) -> bool:
