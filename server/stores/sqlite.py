@@ -22,7 +22,7 @@ from server.stores import sqlite_sweep as sweeping
 from server.stores.appends import Append, drafts, fenced
 from server.stores.batches import Batches
 from server.stores.packed import Run
-from server.stores.sqlite_file import Connection, Database
+from server.stores.sqlite_file import Connection, Database, checksum
 from server.stores.sqlite_health import Health
 from server.stores.sqlite_journal import Mirror, Part, row_of
 from server.stores.sqlite_log import Addition, Call, SqliteLog
@@ -33,7 +33,7 @@ POLL = 0.02  # seconds between two looks at what other processes have written, w
 FOLLOW = 0.5  # seconds after which `follow` returns in any case
 PAGE = 500  # logs that are read at once for a list
 SKIP = 1_000_000  # numbers passed over where a power loss may have taken records: more than any can have been
-LOGS = "SELECT num, birth, body, epoch, target, tail, size, lost, active, ended, ending FROM logs"
+LOGS = "SELECT num, birth, body, epoch, target, tail, size, lost, active, ended, ending, crc FROM logs"
 
 
 class SqliteStore:
@@ -140,7 +140,7 @@ class SqliteStore:
         parts, data, at = [addition.part() for addition in valid], b"", 0
         if parts:
             data = row_of(parts)
-            at = db.execute("INSERT INTO journal (written, data) VALUES (?, ?)", (now, data)).lastrowid or 0
+            at = put_row(db, now, data)
         for addition in valid:
             whole = addition.whole
             if whole:
@@ -298,9 +298,11 @@ class SqliteStore:
             query = "SELECT id FROM logs WHERE owner = ? AND idempotency = ?"
             if (row := db.execute(query, (birth.owner, key)).fetchone()) is not None:
                 return str(row[0])
-        query = """INSERT INTO logs (id, owner, idempotency, birth, body, instance, boot, epoch, active)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-        values = (birth.id, birth.owner, key, dump_birth(birth), birth.body, self._name, self._boot, 1, birth.created)
+        query = """INSERT INTO logs (id, owner, idempotency, birth, body, crc, instance, boot, epoch, active)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+        facts, body = dump_birth(birth), birth.body
+        crc = checksum(facts, body)
+        values = (birth.id, birth.owner, key, facts, body, crc, self._name, self._boot, 1, birth.created)
         return db.execute(query, values).lastrowid or 0
 
     async def release_key(self, log: SqliteLog) -> None:
@@ -345,13 +347,14 @@ class SqliteStore:
         return ended is not None and time.time() >= ended + self._retention
 
     def _log(self, row: tuple[Any, ...]) -> SqliteLog:
+        self._db.verify(row[-1], row[1], row[2])
         log = SqliteLog(self, row[0], load_birth(row[1], row[2]))
         self._fill(log, row)
         return log
 
     def _fill(self, log: SqliteLog, row: tuple[Any, ...]) -> None:
         """Bring a log up to date with its row, and with the mirror, which must be younger."""
-        _, _, _, log.epoch, log.target, tail, size, lost, active, ended, ending = row
+        _, _, _, log.epoch, log.target, tail, size, lost, active, ended, ending, _ = row
         log.stored_target = log.target
         run = self.mirror.runs.get(log.num)
         if ended is None and run is not None and run.last > tail:
@@ -363,16 +366,21 @@ class SqliteStore:
 
     async def chunk(self, num: int, number: int) -> Run:
         """Read the chunk with a record. Raises StoreError."""
-        query = "SELECT first, start, data FROM chunks WHERE log = ? AND first <= ? ORDER BY first DESC LIMIT 1"
-        rows = await self._db.rows(query, num, number)
-        return Run(*rows[0]) if rows else Run(number, 0)
+        query = "SELECT first, start, data, crc FROM chunks WHERE log = ? AND first <= ? ORDER BY first DESC LIMIT 1"
+        for first, start, data, crc in await self._db.rows(query, num, number):
+            self._db.verify(crc, data)
+            return Run(first, start, data)
+        return Run(number, 0)
 
     # --- what other processes write --------------------------------------------------------------------------------
 
     async def _catch_up(self) -> None:
         async with self._reading:
-            query = "SELECT at, written, data FROM journal WHERE at > ? ORDER BY at"
-            self.mirror.catch_up(await self._db.rows(query, self.mirror.seen))
+            query = "SELECT at, written, data, crc FROM journal WHERE at > ? ORDER BY at"
+            rows = await self._db.rows(query, self.mirror.seen)
+            for _, _, data, crc in rows:
+                self._db.verify(crc, data)
+            self.mirror.catch_up(row[:3] for row in rows)
 
     async def _refresh(self, logs: Sequence[SqliteLog]) -> None:
         by_num = {log.num: log for log in logs}
@@ -450,7 +458,7 @@ class SqliteStore:
                 values = (run.last, run.size, num, run.last)
                 db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ? AND tail < ?", values)
             if parts:
-                at = db.execute("INSERT INTO journal (written, data) VALUES (?, ?)", (now, data)).lastrowid or 0
+                at = put_row(db, now, data)
             sweeping.delete(db, now - self._retention, self._boot, self.mirror.written, self._lease)
             sweeping.shrink(db, self._max_bytes)
             return at
@@ -471,10 +479,17 @@ def listed(nums: Iterable[int]) -> str:
     return orjson.dumps(list(nums)).decode()
 
 
+def put_row(db: Connection, written: float, data: bytes) -> int:
+    """Store a row of the journal; return its number."""
+    values = (written, data, checksum(data))
+    return db.execute("INSERT INTO journal (written, data, crc) VALUES (?, ?, ?)", values).lastrowid or 0
+
+
 def put_chunk(db: Connection, log: int, run: Run) -> None:
     """Store a run as a chunk; of two that begin at the same record the longer one stays."""
+    data = bytes(run.packed)
     db.execute(
-        """INSERT INTO chunks (log, first, start, data) VALUES (?, ?, ?, ?)
-        ON CONFLICT (log, first) DO UPDATE SET data = excluded.data WHERE length(excluded.data) > length(data)""",
-        (log, run.first, run.start, bytes(run.packed)),
+        """INSERT INTO chunks (log, first, start, data, crc) VALUES (?, ?, ?, ?, ?) ON CONFLICT (log, first)
+        DO UPDATE SET data = excluded.data, crc = excluded.crc WHERE length(excluded.data) > length(data)""",
+        (log, run.first, run.start, data, checksum(data)),
     )

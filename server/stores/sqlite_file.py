@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,6 +67,12 @@ MIGRATIONS: tuple[str, ...] = (
         data BLOB NOT NULL
     );
     CREATE UNIQUE INDEX chunks_place ON chunks (log, first);
+    """,
+    # Checksums, as SQLite has none: of `data`, or of `birth` and `body`. NULL where version 1 wrote it.
+    """
+    ALTER TABLE logs ADD COLUMN crc INTEGER;
+    ALTER TABLE journal ADD COLUMN crc INTEGER;
+    ALTER TABLE chunks ADD COLUMN crc INTEGER;
     """,
 )
 
@@ -136,6 +143,12 @@ class Database:
             if one is not None:
                 one.close()
 
+    def verify(self, crc: int | None, *data: bytes) -> None:
+        """Compare data that was read with the checksum that it was written with. Raises StoreError."""
+        if crc is not None and crc != checksum(*data):
+            self.damage = f"The database {self.path} {WORDS[sqlite3.SQLITE_CORRUPT]}."
+            raise StoreError(self.damage)
+
     async def version(self) -> int:
         """Return a number that differs from the last one where anything was committed since. Raises StoreError."""
         return int(await self.read(lambda db: db.execute("PRAGMA data_version").fetchone()[0]))
@@ -198,6 +211,14 @@ class Database:
             if primary_code(error) in DAMAGE:
                 self.damage = words
             raise StoreError(words) from error
+
+
+def checksum(*data: bytes) -> int:
+    """Return the checksum of data one after the other."""
+    crc = 0
+    for piece in data:
+        crc = zlib.crc32(piece, crc)
+    return crc
 
 
 def in_words(path: Path, error: sqlite3.Error) -> str:

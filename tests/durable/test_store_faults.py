@@ -52,6 +52,7 @@ class Witness:
         """Read to the proper end of the response."""
         while await self.client.more():
             pass
+        self.client.leave()
         blocks = self.client.body.replace(wire.COMMENT, b"").split(b"\n\n")
         assert blocks.pop() == b""
         for block in blocks:
@@ -272,3 +273,28 @@ async def test_damaged(provider, model, path):
     with pytest.raises(RuntimeError, match=r"sluiceway: The database \S+/streams.db is damaged\."):
         async with gateway(provider, path):
             pass
+
+
+async def test_altered_in_one_place(provider, model, path):
+    """A letter changes in a stream that is kept: it is not shown, `/readyz` says why, and running streams go on."""
+    stalled = {**QUICK, "stall_after": 50, "stall_for": 2.0}
+    await provider.script(model, QUICK, *[stalled] * STREAMS)
+    async with gateway(provider, path) as running:
+        kept = Witness()
+        await kept.begin(running.root, model, {})
+        await kept.rest()
+        witnesses = await begun(running.root, model)
+        async with standing_still(running, path):
+            path.write_bytes(path.read_bytes().replace(b"word150 ", b"Word150 "))
+        again = await wire.call(running.root, "GET", kept.path)
+        assert b"id: " not in again.body
+        assert b'"store_unavailable"' in again.body
+        later = await wire.call(running.root, "GET", kept.path, headers={"Last-Event-ID": "160"})
+        assert (later.status, later.error["code"]) == (503, "store_unavailable")
+        ready = await wire.call(running.root, "GET", "/readyz")
+        assert (ready.status, "is damaged" in ready.json["status"]) == (503, True)
+        for witness in witnesses:
+            await witness.rest()
+            witness.check()
+            assert len(witness.events) == len(SENT)
+            assert witness.faults == []

@@ -103,6 +103,30 @@ async def test_damaged(make, path):
     await again.close()
 
 
+@pytest.mark.parametrize("part", ["a prompt", "in the journal", "in a chunk"])
+async def test_altered(make, path, part):
+    """A letter that has changed on the disk is noticed, wherever it is: SQLite itself would hand it out."""
+    store = make()
+    await store.open()
+    live, over = await store.create(birth(body=b'{"messages":"a prompt"}')), await store.create(birth())
+    await live.append([Record("chunk", b"in the journal")])
+    await over.append([Record("chunk", b"in a chunk")])
+    await over.append(DONE, ending())
+    await store._db.close()  # as a process that is killed leaves it
+    path.write_bytes(path.read_bytes().replace(part.encode(), part.upper().encode()))
+    again = make()
+
+    async def use():
+        await again.open()
+        for log in (live, over):
+            await everything(await again.find(log.birth.id))
+
+    with pytest.raises(StoreError, match="is damaged"):
+        await use()
+    assert "is damaged" in (await again.problem() or "")
+    await again._db.close()
+
+
 async def test_written_by_a_newer_version(make, path):
     """A newer schema is refused instead of being misread."""
     store = make()
@@ -129,6 +153,28 @@ async def test_migrates(make, path, monkeypatch):
     assert await everything(found) == tokens(5)
     assert await newer._db.rows("SELECT a FROM added") == [(7,)]
     assert await newer._db.rows("PRAGMA user_version") == [(len(sqlite_file.MIGRATIONS),)]
+    await newer.close()
+
+
+async def test_without_checksums(make, path):
+    """A database of version 1 has no checksums: what is in it is read all the same, and what is added is checked."""
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append(tokens(5))
+    await store.close()
+    with sqlite3.connect(path) as db:
+        for table in ("logs", "journal", "chunks"):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN crc")
+        db.execute("PRAGMA user_version = 1")
+    db.close()
+    newer = make()
+    await newer.open()
+    found = await newer.find(log.birth.id)
+    assert await newer.claim(found)
+    await found.append(DONE, ending())
+    assert await everything(await newer.find(log.birth.id)) == tokens(5) + DONE
+    assert await newer._db.rows("SELECT count(crc) FROM chunks") == [(1,)]
     await newer.close()
 
 
