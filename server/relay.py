@@ -44,7 +44,7 @@ class Relay:
         span: StreamSpan | None = None,
     ) -> None:
         self._task: asyncio.Task[None] | None = None
-        self._stop: StreamError | None = None  # why somebody stopped this stream; None: the process goes down
+        self.stopped: StreamError | None = None  # why somebody stopped this stream; None: the process goes down
         self._stream = stream
         self._targets = route
         self._strategy = strategy
@@ -98,8 +98,8 @@ class Relay:
         try:
             if self._taken_over:
                 await self._recollect()
-            if self._stop is not None:
-                raise self._stop
+            if self.stopped is not None:
+                raise self.stopped
             async with asyncio.timeout_at(self._accepted + self._total_timeout):
                 await self._generate()
         except TimeoutError:
@@ -108,9 +108,9 @@ class Relay:
             words = f"The stream took longer than {self._total_timeout:g} seconds."
             await self._fail(StreamError(words, "total_timeout", 504, retryable=True))
         except asyncio.CancelledError:
-            if self._stop is None or self._stream.ended.is_set():
+            if self.stopped is None or self._stream.ended.is_set():
                 raise
-            await self._fail(self._stop)
+            await self._fail(self.stopped)
         except (UpstreamError, StreamError) as error:
             await self._fail(error)
         except StoreError:
@@ -121,8 +121,8 @@ class Relay:
 
     def stop(self, error: StreamError) -> None:
         """End the stream with `error`: the upstream's socket is closed in the task's next turn. Once only."""
-        if self._stop is None:
-            self._stop = error
+        if self.stopped is None:
+            self.stopped = error
             # A task that is cancelled before its first turn never runs, and would leave the log without an ending.
             if self._task is not None:
                 self._task.cancel()

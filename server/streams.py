@@ -60,6 +60,14 @@ class Live:
     lingering: asyncio.TimerHandle | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Stranded:
+    """A stream whose relay was stopped by the store at a time.monotonic(), and the ending that it could not log."""
+
+    since: float
+    stop: StreamError | None
+
+
 def cancelled(reason: str) -> StreamError:
     """Return the error that ends a stream somebody stopped."""
     return StreamError(f"The stream was cancelled: {reason}.", "cancelled", 499)
@@ -125,7 +133,7 @@ class Streams:
         self._keyed: dict[tuple[str, str], Live] = {}  # live streams by owner and idempotency key
         self._idle = asyncio.Event()  # no live stream
         self._idle.set()
-        self._stranded: dict[str, float] = {}  # streams whose relay was stopped by the store, and when
+        self._stranded: dict[str, Stranded] = {}
         self._chores: list[asyncio.Task[None]] = []
         self._following = Following(store, self._take_over, self._live.__contains__)
 
@@ -319,7 +327,7 @@ class Streams:
         elif isinstance(error, StoreError):
             log.warning("relay stopped by its store", stream_id=stream.id, error=str(error))
             stream.fail(out_of_reach())
-            self._stranded[stream.id] = time.monotonic()
+            self._stranded[stream.id] = Stranded(time.monotonic(), live.relay.stopped)
         elif error is not None:
             log.error("relay failed", stream_id=stream.id, **cause(error))
         ending = stream.log.ending
@@ -426,6 +434,8 @@ class Streams:
         if live is not None:
             live.relay.stop(cancelled(reason))
             await asyncio.wait([live.task])
+            if live.stream.fault is not None:
+                raise StoreError("the ending of a stream that was aborted could not be written yet")
 
     async def drain(self, grace: float, readers: asyncio.Event) -> None:
         """Take no new streams, let the running ones end for `grace` seconds, then end the rest with `shutdown`.
@@ -482,22 +492,22 @@ class Streams:
                         if await self._following.claim(stream):
                             self._take_over(stream)
                 if self._stranded and await self._store.problem() is None:
-                    for stream_id, since in list(self._stranded.items()):
-                        await self._take_up(stream_id, since)
+                    for stream_id, stranded in list(self._stranded.items()):
+                        await self._take_up(stream_id, stranded)
             except StoreError as error:
                 log.warning("no look for orphans", error=str(error))
             await asyncio.sleep(self.settings.store.lease / 2)
 
-    async def _take_up(self, stream_id: str, since: float) -> None:
+    async def _take_up(self, stream_id: str, stranded: Stranded) -> None:
         """Go on with a stream that the store stopped, or end it if no client came back in time. Raises StoreError."""
         found = await self._store.find(stream_id)
-        stop = None
-        if found is not None and found.birth.policy == "cancel":
-            if time.monotonic() < since + self.settings.streams.linger:
+        stop = stranded.stop
+        if stop is None and found is not None and found.birth.policy == "cancel":
+            if time.monotonic() < stranded.since + self.settings.streams.linger:
                 return
             stop = cancelled("no client came back")
         if found is not None and found.ending is None:
             stream = await self._wrap(found)
-            if not stream.readers and await self._following.claim(stream):
+            if (stranded.stop or not stream.readers) and await self._following.claim(stream):
                 self._take_over(stream, stop)
         self._stranded.pop(stream_id, None)

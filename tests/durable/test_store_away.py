@@ -5,6 +5,10 @@ import re
 
 import wire
 from gateway import in_process
+from redis_server import RedisServer
+from witness import LONG, QUICK, SENT, STREAMS, Witness, begun, mended, over, stopped, unready
+
+from server.stores import redis as redis_store
 
 PIECES = [f"word{n} " for n in range(60)]
 
@@ -39,3 +43,26 @@ async def test_a_store_that_cannot_be_written(provider, model, tmp_path):
             await wire.until(well)
         again = await wire.call(gateway.root, "GET", f"/v1/streams/{head['x-stream-id']}?after={numbered[-1]}")
         assert again.status == 200
+
+
+async def test_redis_is_away(provider, model, tmp_path, monkeypatch):
+    """Redis is killed for longer than the store waits: streams end with a typed error and go on when it is back."""
+    monkeypatch.setattr(redis_store, "PATIENCE", 0.5)
+    await provider.script(model, *[LONG] * (STREAMS + 1), QUICK)
+    server = RedisServer(tmp_path)
+    server.start()
+    store = {"kind": "redis", "url": server.url, "lease": 1.0}
+    try:
+        async with in_process(provider.url, store=store, recovery={"strategy": "auto", "backoff": 0.05}) as gateway:
+            witnesses, alone = await begun(gateway.root, model), Witness()
+            await alone.begin(gateway.root, model, {"X-On-Disconnect": "continue"})
+            server.kill()
+            await stopped([*witnesses, alone])
+            await unready(gateway.root, "cannot be used")
+            await asyncio.to_thread(server.start)
+            await mended(gateway.root, model, witnesses)
+            assert await over(gateway.root, alone) == "complete"  # though nobody asks for it
+            told = (await wire.call(gateway.root, "GET", alone.path)).events
+            assert [event.data for event in told] == SENT
+    finally:
+        server.kill()

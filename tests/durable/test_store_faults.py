@@ -1,7 +1,6 @@
 """A gateway whose database is full, locked or damaged says so, and loses, repeats or alters no token."""
 
 import asyncio
-import json
 import os
 import random
 import resource
@@ -14,66 +13,9 @@ from pathlib import Path
 import pytest
 import wire
 from gateway import own_process
+from witness import LONG, QUICK, SENT, STREAMS, Witness, begun, mended, over, stopped, unready
 
-COUNT = 300
-CHUNKS = [
-    json.dumps({"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "m",
-                "choices": [{"index": 0, "delta": {"content": f"word{n} "}, "finish_reason": None}]},
-               separators=(",", ":"))
-    for n in range(COUNT)
-]  # fmt: skip
-END = CHUNKS[-1].replace('{"content":"word299 "}', "{}").replace("null", '"stop"')
-SENT = [chunk.encode() for chunk in [*CHUNKS, END, "[DONE]"]]  # every byte of the upstream's payloads
-QUICK = {"chunks": [*CHUNKS, END]}
-LONG = {**QUICK, "rate": 10}  # half a minute: a fault comes in mid-stream
-STREAMS = 3
 PAGE = 4096  # bytes; the first one has the schema
-
-
-class Witness:
-    """A client of one stream that comes back, and keeps what it was shown."""
-
-    def __init__(self) -> None:
-        self.events = []
-        self.faults = []  # errors that are in no log
-        self.path = ""
-
-    async def begin(self, root, model, headers):
-        """Begin the stream; return when its third event is there."""
-        self.client = wire.Client(root)
-        await self.client.__aenter__()
-        await self.client.complete(model, headers=headers)
-        status, head = await self.client.head()
-        assert status == 200
-        self.path = f"/v1/streams/{head['x-stream-id']}"
-        await self.client.events(3)
-
-    async def rest(self):
-        """Read to the proper end of the response."""
-        while await self.client.more():
-            pass
-        self.client.leave()
-        blocks = self.client.body.replace(wire.COMMENT, b"").split(b"\n\n")
-        assert blocks.pop() == b""
-        for block in blocks:
-            if block.startswith(b"data: "):
-                self.faults.append(json.loads(block[6:])["error"])
-            else:
-                self.events += wire.events_of(block + b"\n\n")
-
-    async def resume(self, root):
-        """Ask for what it has not been shown yet, and read that."""
-        self.client = wire.Client(root)
-        await self.client.__aenter__()
-        await self.client.ask("GET", self.path, headers={"Last-Event-ID": str(self.events[-1].id)})
-        status, _ = await self.client.head()
-        assert status == 200
-        await self.rest()
-
-    def check(self):
-        """Check every id, and every byte."""
-        assert [event.id for event in self.events] == list(range(1, len(self.events) + 1))
-        assert [event.data for event in self.events] == SENT[: len(self.events)]
 
 
 @pytest.fixture
@@ -88,53 +30,6 @@ def gateway(provider, path, **more):
     """Run one that restarts what was cut."""
     store = {"kind": "sqlite", "path": str(path), "lease": 1.0}
     return own_process(provider.url, store=store, recovery={"strategy": "auto", "backoff": 0.05}, **more)
-
-
-async def begun(root, model, **headers):
-    """Give streams that have been shown some tokens."""
-    witnesses = [Witness() for _ in range(STREAMS)]
-    for witness in witnesses:
-        await witness.begin(root, model, headers)
-    return witnesses
-
-
-async def stopped(witnesses):
-    """Each stream ends with a typed error behind whole ids."""
-    for witness in witnesses:
-        await witness.rest()
-        witness.check()
-        assert len(witness.events) < len(SENT)
-        assert [fault["code"] for fault in witness.faults] == ["store_unavailable"]
-
-
-async def unready(root, words):
-    """`/readyz` says in words what is wrong, each time that it is asked; new streams are refused."""
-    for _ in range(3):
-        answer = await wire.call(root, "GET", "/readyz")
-        assert answer.status == 503
-        assert words in answer.json["status"]
-    refused = await wire.complete(root, "any")
-    assert (refused.status, refused.error["code"]) == (503, "store_unavailable")
-    assert "retry-after" in refused.headers
-    assert (await wire.call(root, "GET", "/healthz")).status == 200
-
-
-async def mended(root, model, witnesses):
-    """`/readyz` is 200 again, every client gets the rest of its stream, and a new stream is whole."""
-
-    async def ready():
-        return (await wire.call(root, "GET", "/readyz")).status == 200
-
-    await wire.until(ready)
-    for witness in witnesses:
-        await witness.resume(root)
-        witness.check()
-        assert len(witness.events) == len(SENT)
-        again = await wire.call(root, "GET", witness.path)
-        assert again.events == witness.events
-    fresh = await wire.complete(root, model)
-    assert [event.data for event in fresh.events] == SENT
-    assert [event.id for event in fresh.events] == list(range(1, len(SENT) + 1))
 
 
 @asynccontextmanager
@@ -198,18 +93,37 @@ async def test_nobody_comes_back(provider, model, path, policy, linger, state):
         await witness.begin(running.root, model, {"X-On-Disconnect": policy})
         with full():
             await stopped([witness])
-
-        async def over():
-            found = await wire.call(running.root, "GET", witness.path, headers={"Accept": "application/json"})
-            return found.json["state"] == state
-
-        await wire.until(over)
+        assert await over(running.root, witness) == state
         told = (await wire.call(running.root, "GET", witness.path)).events
     assert told[: len(witness.events)] == witness.events
     assert [event.id for event in told] == list(range(1, len(told) + 1))
     assert len(await provider.seen(model)) == (2 if policy == "continue" else 1)
     if policy == "continue":
         assert [event.data for event in told] == SENT
+
+
+async def test_aborted_without_room(provider, model, path):
+    """DELETE whose ending cannot be stored closes the upstream and is 503; the ending follows when there is room."""
+    await provider.script(model, {**QUICK, "stall_after": 5})
+
+    async def closed():
+        (seen,) = await provider.seen(model)
+        return seen["closed_by_client_at"]
+
+    async with limited_files(provider, path) as (running, full):
+        witness = Witness()
+        await witness.begin(running.root, model, {"X-On-Disconnect": "continue"})
+        await witness.client.events(5)
+        with full():
+            refused = await wire.call(running.root, "DELETE", witness.path)
+            assert (refused.status, refused.error["code"]) == (503, "store_unavailable")
+            await wire.until(closed)
+            await stopped([witness])
+        assert await over(running.root, witness) == "cancelled"
+        rest = (await wire.call(running.root, "GET", witness.path, headers={"Last-Event-ID": "5"})).events
+    assert [event.id for event in rest] == [6]
+    assert b'"cancelled"' in rest[0].data
+    assert len(await provider.seen(model)) == 1
 
 
 @contextmanager
@@ -281,7 +195,7 @@ async def test_altered_in_one_place(provider, model, path):
     await provider.script(model, QUICK, *[stalled] * STREAMS)
     async with gateway(provider, path) as running:
         kept = Witness()
-        await kept.begin(running.root, model, {})
+        await kept.begin(running.root, model)
         await kept.rest()
         witnesses = await begun(running.root, model)
         async with standing_still(running, path):
