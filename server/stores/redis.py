@@ -114,9 +114,9 @@ class RedisStore:
         self._skip = SKIP if promoted or not info.get("aof_enabled") else 0
 
     async def problem(self) -> str | None:
-        """Return why the server cannot be used, or None."""
+        """Return why the server cannot be used, or None: one that is full answers, but cannot be written."""
         try:
-            await self._ask(self._redis.ping, patience=0.0)
+            await self._ask(lambda: self._redis.set(f"{PREFIX}trial", 1, px=1000), patience=0.0)
         except StoreError as error:
             return str(error)
         return None

@@ -95,7 +95,7 @@ class Database:
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.damage: str | None = None  # the first that was met
+        self.damage: str | None = None  # in one sentence, once it has been met
         self._writing: Worker
         self._reading: Worker
         self._writer: Connection | None = None

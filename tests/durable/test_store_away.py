@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+from contextlib import asynccontextmanager
 
+import pytest
 import wire
 from gateway import in_process
 from redis_server import RedisServer
@@ -45,8 +47,25 @@ async def test_a_store_that_cannot_be_written(provider, model, tmp_path):
         assert again.status == 200
 
 
-async def test_redis_is_away(provider, model, tmp_path, monkeypatch):
-    """Redis is killed for longer than the store waits: streams end with a typed error and go on when it is back."""
+@asynccontextmanager
+async def killed(server):
+    """Redis is gone, and comes back."""
+    server.kill()
+    yield "cannot be used"
+    await asyncio.to_thread(server.start)
+
+
+@asynccontextmanager
+async def full(server):
+    """Redis answers, but has no memory for more."""
+    assert server.call("CONFIG SET maxmemory 1") == b"+OK\r\n"
+    yield "maxmemory"
+    assert server.call("CONFIG SET maxmemory 0") == b"+OK\r\n"
+
+
+@pytest.mark.parametrize("fault", [killed, full])
+async def test_redis_is_away(provider, model, tmp_path, monkeypatch, fault):
+    """Redis fails for longer than the store waits: streams end with a typed error, and go on when it is over."""
     monkeypatch.setattr(redis_store, "PATIENCE", 0.5)
     await provider.script(model, *[LONG] * (STREAMS + 1), QUICK)
     server = RedisServer(tmp_path)
@@ -56,10 +75,9 @@ async def test_redis_is_away(provider, model, tmp_path, monkeypatch):
         async with in_process(provider.url, store=store, recovery={"strategy": "auto", "backoff": 0.05}) as gateway:
             witnesses, alone = await begun(gateway.root, model), Witness()
             await alone.begin(gateway.root, model, {"X-On-Disconnect": "continue"})
-            server.kill()
-            await stopped([*witnesses, alone])
-            await unready(gateway.root, "cannot be used")
-            await asyncio.to_thread(server.start)
+            async with fault(server) as words:
+                await stopped([*witnesses, alone])
+                await unready(gateway.root, words)
             await mended(gateway.root, model, witnesses)
             assert await over(gateway.root, alone) == "complete"  # though nobody asks for it
             told = (await wire.call(gateway.root, "GET", alone.path)).events
