@@ -12,6 +12,7 @@ from gateway import in_process, own_process
 PIECES = [f"word{n} " for n in range(60)]
 TEXT = "".join(PIECES)
 SLOW = {"pieces": PIECES, "rate": 60}
+QUICK = {"pieces": PIECES}
 LONG = {"pieces": PIECES, "rate": 10}  # six seconds: whatever befalls its relay comes in mid-stream
 
 
@@ -54,7 +55,7 @@ async def test_after_a_kill(provider, model, store):
 
 async def test_killed_beside_another(provider, model, store):
     """SIGKILL of one of two gateways in mid-stream: the client goes on at the other, which is asked for the stream."""
-    await provider.script(model, LONG, SLOW)
+    await provider.script(model, LONG, QUICK)
     async with own_process(provider.url, **tables(store)) as one, own_process(provider.url, **tables(store)) as other:
         survivor = Survivor(lambda: [other.root])
         await survivor.begin(one.root, model, headers={"X-On-Disconnect": "cancel"})
@@ -69,7 +70,7 @@ async def test_killed_beside_another(provider, model, store):
 
 async def test_after_a_stop(provider, model, store):
     """SIGTERM past its grace: the client is told when to come back and cut without an end, and the next one goes on."""
-    await provider.script(model, LONG, SLOW)
+    await provider.script(model, LONG, QUICK)
     roots: list[str] = []
     survivor = Survivor(lambda: roots)
     shared = tables(store, server={"shutdown_grace": 0.1, "port": 0})
@@ -89,7 +90,7 @@ async def test_after_a_stop(provider, model, store):
 
 async def test_a_stale_relay_stops(provider, model, store):
     """A gateway that stood still (SIGSTOP) and wakes up after a takeover cannot write, and cancels its upstream."""
-    await provider.script(model, LONG, SLOW)
+    await provider.script(model, LONG, QUICK)
     async with own_process(provider.url, **tables(store)) as stale, own_process(provider.url, **tables(store)) as other:
         survivor = Survivor(lambda: [other.root])
         await survivor.begin(stale.root, model)
@@ -120,7 +121,7 @@ async def _over(provider, model, count):
 
 async def test_adopted_without_a_client(provider, model, store):
     """With `continue` another gateway goes on as soon as the lease has run out, though nobody asks it to."""
-    await provider.script(model, LONG, SLOW)
+    await provider.script(model, LONG, QUICK)
     async with own_process(provider.url, **tables(store)) as one, own_process(provider.url, **tables(store)) as other:
         async with wire.Client(one.root) as client:
             await client.complete(model, headers={"X-On-Disconnect": "continue"})
