@@ -23,6 +23,7 @@ from server.telemetry.logs import configure
 from server.tools.tool import ToolSetupError
 
 FAILED = 1
+SWITCH_INTERVAL = 0.0005  # seconds that a store's thread waits for a busy loop; the default is 5 ms a statement
 GC_THRESHOLD = (20_000, 20, 20)  # allocations; the default of 700 costs a tenth of a paced token's time
 BAD_CONFIG = 2
 
@@ -84,6 +85,7 @@ def _run(gateway: Gateway, read: Load, passed: list[socket.socket]) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
+    sys.setswitchinterval(SWITCH_INTERVAL)
     uses_uvloop = gateway.settings.server.event_loop == "uvloop"
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if uses_uvloop else asyncio.new_event_loop) as runner:
         runner.run(gateway.serve(read, passed))

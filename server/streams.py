@@ -31,6 +31,7 @@ from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
 from server.tools.rounds import Rounds
 from server.tools.toolbox import Toolbox
+from server.turns import Turns
 from server.upstreams.pool import Target, Upstreams
 
 SWEEP_INTERVAL = 1.0  # seconds
@@ -121,6 +122,7 @@ class Streams:
         self.settings = settings
         self.upstreams = upstreams
         self.draining = False
+        self.turns = Turns()
         self._store = store
         self._strategy = strategy
         self._toolbox = toolbox
@@ -203,6 +205,8 @@ class Streams:
         creating = asyncio.ensure_future(self._store.create(birth))
         try:
             found = await asyncio.shield(creating)
+            if self._store.durable:
+                await self.turns.take()  # a batch of logs is made at once
         except asyncio.CancelledError:
             creating.add_done_callback(lambda done: self._abandoned(done, birth, generation, route))
             raise

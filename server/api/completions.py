@@ -22,9 +22,10 @@ class Completions:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Begin a generation, or join the one that an `Idempotency-Key` began, and answer with it."""
+        came = await self._responder.turn(request)
         settings = self._streams.settings
         body = await read_json(request, settings.server.max_body_bytes)
-        generation = completion(request, body, settings)
+        generation = completion(request, body, settings, came)
         stream = await self._streams.create(generation, request[OWNER], idempotency_key(request))
         return await self._responder.respond(request, stream, wait=True)
 

@@ -40,6 +40,7 @@ class Native:
 
     async def create(self, request: web.Request) -> web.StreamResponse:
         """Begin a generation (or join the one of an `Idempotency-Key`), or resume a stream; answer with its events."""
+        came = await self._responder.turn(request)
         settings = self._streams.settings
         body = await read_json(request, settings.server.max_body_bytes)
         if body.get("session_id") is not None:
@@ -48,7 +49,7 @@ class Native:
             raise Rejected(
                 400, "A last_event_id resumes a stream; it needs a session_id.", "missing_value", "session_id"
             )
-        generation = native_generation(request, body, settings)
+        generation = native_generation(request, body, settings, came)
         stream = await self._streams.create(generation, request[OWNER], idempotency_key(request))
         return await self._responder.respond(request, stream, wait=True, form="native")
 
@@ -70,8 +71,8 @@ class Native:
         return await resume(request, stream, self._responder, after, "native")
 
 
-def native_generation(request: web.Request, body: dict[str, Any], settings: Settings) -> Generation:
-    """Return the generation that a native request asks for. Raises Rejected 400."""
+def native_generation(request: web.Request, body: dict[str, Any], settings: Settings, came: float | None) -> Generation:
+    """Return the generation that a native request asks for; it came in whole at `came`, or now. Raises Rejected 400."""
     sent = {name: value for name, value in body.items() if name not in RESUMING and name != "prompt"}
     sent["messages"] = messages_of(body)
     sent["stream"] = True
@@ -88,7 +89,7 @@ def native_generation(request: web.Request, body: dict[str, Any], settings: Sett
         policy=policy(request, settings),
         trace=traces(request),
         request_id=request[REQUEST_ID],
-        received=time.monotonic(),
+        received=came or time.monotonic(),
     )
 
 

@@ -89,8 +89,8 @@ def too_large(max_bytes: int) -> Rejected:
     return Rejected(413, f"The body is larger than {max_bytes} bytes.", "request_too_large")
 
 
-def completion(request: web.Request, body: dict[str, Any], settings: Settings) -> Generation:
-    """Return the generation that a chat completion request asks for. Raises Rejected 400."""
+def completion(request: web.Request, body: dict[str, Any], settings: Settings, came: float | None = None) -> Generation:
+    """Return the generation that a chat completion asks for, which came whole at `came` or now. Raises Rejected 400."""
     check_fields(body)
     options = body.get("stream_options") or {}
     return Generation(
@@ -103,7 +103,7 @@ def completion(request: web.Request, body: dict[str, Any], settings: Settings) -
         show_usage=bool(options.get("include_usage")),
         trace=traces(request),
         request_id=request[REQUEST_ID],
-        received=time.monotonic(),
+        received=came or time.monotonic(),
     )
 
 

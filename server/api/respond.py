@@ -1,6 +1,7 @@
 """From a stream to a response: wait for its opening, then deliver it, and say why the client left."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from aiohttp import web
@@ -40,6 +41,12 @@ class Responder:
         self.open: set[Delivery] = set()  # responses under way
         self.idle = asyncio.Event()  # there is none
         self.idle.set()
+
+    async def turn(self, request: web.Request) -> float | None:
+        """Wait until a request for a stream may begin; return when it came in, if it did so as a whole."""
+        came = time.monotonic() if request.content.is_eof() else None
+        await self._streams.turns.take()
+        return came
 
     async def respond(
         self, request: web.Request, stream: Stream, *, cursor: int = 0, wait: bool, form: Form | None = None

@@ -37,6 +37,7 @@ class StreamPaths:
 
     async def read(self, request: web.Request) -> web.StreamResponse:
         """Return a stream's state, or the stream again after the cursor, and then live."""
+        await self._responder.turn(request)
         stream = await self._streams.find(request.match_info["id"], request[OWNER])
         accept = request.headers.get("Accept", "")
         if "application/json" in accept and "text/event-stream" not in accept:

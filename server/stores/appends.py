@@ -1,7 +1,7 @@
-"""Appends to durable logs: what they have in common before their batch is committed and after it."""
+"""Appends to durable logs, and their creation: what is the same before a batch is committed and after it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, Union
 
 from server.core.errors import Fenced, StoreError
 from server.core.ports import Shown
@@ -9,11 +9,13 @@ from server.core.records import Birth, Ending, Record
 from server.stores.batches import Write
 from server.stores.packed import pack
 
+Own = TypeVar("Own", bound="BatchedLog")
+
 
 class BatchedLog:
     """The writing half of a log whose appends are committed in batches; `put` adds to the next one."""
 
-    def __init__(self, birth: Birth, put: Callable[["Append"], None]) -> None:
+    def __init__(self, birth: Birth, put: Callable[["Append[Any]"], None]) -> None:
         self.birth = birth
         self.epoch = 1
         self.tail = 0
@@ -32,7 +34,7 @@ class BatchedLog:
         self._put(write)
         await write.decided()
 
-    def append_soon(self, records: Sequence[Record], shown: Shown) -> "Append":
+    def append_soon(self, records: Sequence[Record], shown: Shown) -> "Append[Any]":
         """Add records without waiting for it: as `server.core.ports.Log` says."""
         write = Append(self, records, None, shown)
         self._put(write)
@@ -43,86 +45,68 @@ class BatchedLog:
         self.epoch, self.fenced, self.failed = epoch, False, None
 
 
-class Append(Write):
-    """Records that wait for their commit. `tail` and `bytes` are their log's up to and with them."""
+class Append(Write, Generic[Own]):
+    """Records that wait for their commit.
 
-    __slots__ = ("bytes", "ending", "log", "packed", "records", "shown", "tail")
+    `place` tells where in their log they are: `first` is the number of the first one, `start` the bytes of data before
+    it, `tail` and `bytes` are the log's with them. `before` is what the same batch adds to the log before them.
+    """
 
-    def __init__(
-        self, log: BatchedLog, records: Sequence[Record], ending: Ending | None, shown: Shown | None = None
-    ) -> None:
-        super().__init__()
+    tail: int
+    bytes: int
+
+    def __init__(self, log: Own, records: Sequence[Record], ending: Ending | None, shown: Shown | None = None) -> None:
         self.log = log
         self.records = records
         self.packed = pack(records)
         self.ending = ending
         self.shown = shown
-        self.tail = self.bytes = 0
 
-    def succeed(self, result: object = None) -> None:
-        """Answer that the records are durable; whoever did not wait shows them now."""
-        super().succeed(result)
+    def place(self, after: Union[Own, "Append[Own]"]) -> None:
+        """Take the place after all that is in the log, or after what its batch adds to it before."""
+        self.before = after if isinstance(after, Append) else None
+        self.first = after.tail + 1
+        self.start = size = after.bytes
+        for _, data in self.records:
+            size += len(data)
+        self.tail, self.bytes = after.tail + len(self.records), size
+
+    def commit(self, now: float) -> None:
+        """Note in the log that the records are durable, and tell whoever waits; who did not wait shows them now."""
+        log = self.log
+        log.tail, log.bytes, log.last_activity, log.ending = self.tail, self.bytes, now, self.ending
+        self.succeed()
         if self.shown is not None:
             self.shown(self.records, self.tail, self.bytes)
 
     def fail(self, error: Exception) -> None:
-        """Answer that they are not in the log."""
+        """Tell that they are not in the log."""
         if self.shown is not None and self.log.failed is None:
             self.log.failed = error
         super().fail(error)
 
 
-class Draft:
-    """What one batch adds to one log: records from `first` to `tail`, after `start` bytes and up to `bytes`."""
+class Creation(Write):
+    """A log that waits to be made; the answer is what the store calls it, or the log that has its idempotency key."""
 
-    def __init__(self, log: BatchedLog) -> None:
-        self.first = log.tail + 1
-        self.tail = log.tail
-        self.start = self.bytes = log.bytes
-        self.packed = b""
-        self.ending: Ending | None = None
-        self._log = log
-        self._writes: list[Append] = []
-
-    def take(self, write: Append) -> None:
-        """Add one append."""
-        self.packed += write.packed
-        self.tail += len(write.records)
-        for _, data in write.records:
-            self.bytes += len(data)
-        write.tail, write.bytes = self.tail, self.bytes
-        self.ending = write.ending
-        self._writes.append(write)
-
-    def succeed(self, now: float) -> None:
-        """Note in the log what was added, and tell the callers."""
-        log = self._log
-        log.tail, log.bytes, log.last_activity, log.ending = self.tail, self.bytes, now, self.ending
-        for write in self._writes:
-            write.succeed()
-
-    def fail(self, error: StoreError) -> None:
-        """Tell the callers that nothing was added."""
-        for write in self._writes:
-            write.fail(error)
+    def __init__(self, birth: Birth) -> None:
+        self.birth = birth
 
 
-Made = TypeVar("Made", bound=Draft)
-
-
-def drafts(batch: Iterable[Append], make: Callable[[Any], Made]) -> list[Made]:
-    """Sort appends by log, in the order of the calls; those that cannot be made are told."""
-    found: dict[BatchedLog, Made] = {}
+def placed(batch: Iterable[Append[Own]]) -> list[Append[Own]]:
+    """Return the appends that can be made, each with its place in its log; the others are told."""
+    made: list[Append[Own]] = []
+    last: dict[Own, Append[Own]] = {}
     for write in batch:
         log = write.log
-        draft = found.get(log)
-        if (error := _refusal(log, draft)) is not None:
-            write.fail(error)
-            continue
-        if draft is None:
-            draft = found[log] = make(log)
-        draft.take(write)
-    return list(found.values())
+        after = last.get(log, log)
+        if log.fenced or log.failed is not None or after.ending is not None:
+            write.fail(_refusal(log))
+        else:
+            write.place(after)
+            last[log] = write
+            made.append(write)
+    return made
 
 
 def fenced(log: BatchedLog) -> Fenced:
@@ -130,12 +114,8 @@ def fenced(log: BatchedLog) -> Fenced:
     return Fenced(f"another instance has taken over stream {log.birth.id}")
 
 
-def _refusal(log: BatchedLog, draft: Draft | None) -> Exception | None:
-    """Return why nothing can be appended to a log, of which the same batch has `draft` already."""
+def _refusal(log: BatchedLog) -> Exception:
+    """Return why nothing can be appended to a log."""
     if log.fenced:
         return fenced(log)
-    if log.failed is not None:
-        return log.failed
-    if log.ending is not None or (draft is not None and draft.ending is not None):
-        return StoreError(f"stream {log.birth.id} has ended")
-    return None
+    return log.failed or StoreError(f"stream {log.birth.id} has ended")

@@ -15,27 +15,22 @@ Kind = TypeVar("Kind", bound="Write")
 class Write:
     """Something that waits for its batch; who commits it answers it."""
 
-    __slots__ = ("_answered", "_error", "_result", "_waiter")
-
-    def __init__(self) -> None:
-        self._answered = False
-        self._result: object = None
-        self._error: Exception | None = None
-        self._waiter: asyncio.Future[None] | None = None  # made only where somebody waits
+    _answered = False
+    _result: object = None
+    _error: Exception | None = None
+    _waiter: asyncio.Future[None] | None = None  # made only where somebody waits
 
     def succeed(self, result: object = None) -> None:
         """Answer that it was made."""
-        self._answer(result, None)
+        self._answered, self._result = True, result
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        """Answer that it was not made; only the first answer counts."""
-        self._answer(None, error)
-
-    def _answer(self, result: object, error: Exception | None) -> None:
+        """Answer that it was not made, unless there is an answer."""
         if not self._answered:
-            self._answered, self._result, self._error = True, result, error
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+            self._error = error
+            self.succeed()
 
     async def decided(self) -> Any:
         """Wait for the answer; whoever is cancelled meanwhile is so only then.

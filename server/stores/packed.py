@@ -12,6 +12,9 @@ HEAD = struct.Struct("<BI")  # size of the kind, size of the data; both follow
 
 def pack(records: Sequence[Record]) -> bytes:
     """Return records one after the other."""
+    if len(records) == 1:  # nearly always
+        kind, data = records[0]
+        return HEAD.pack(len(kind), len(data)) + kind.encode() + data
     return b"".join([HEAD.pack(len(kind), len(data)) + kind.encode() + data for kind, data in records])
 
 
@@ -23,34 +26,44 @@ class Run:
     to it. Where each record is, is found out when somebody reads: what was shown live is hardly ever read.
     """
 
-    __slots__ = ("_ends", "_sizes", "first", "last", "packed", "since", "size", "start")
+    __slots__ = ("_ends", "_late", "_packed", "_sizes", "first", "last", "since", "size", "start")
 
     def __init__(self, first: int, start: int, packed: bytes = b"", since: int = 0) -> None:
         self.first = first
-        self.start = start
+        self.start = self.size = start
+        self.last = first - 1
         self.since = since
-        self.packed = bytearray()
-        self._ends = array("Q")  # of each record: bytes of `packed` up to and with it
+        self._packed = bytearray()
+        self._late: list[bytes] = []  # what was added since the last read; a copy into the rest would cost as much
+        self._ends = array("Q")  # of each record: bytes of `_packed` up to and with it
         self._sizes = array("Q")  # of each record: bytes of data up to and with it, from `start` on
-        self.extend(packed)
+        if packed:
+            self.extend(packed)
 
     def extend(self, packed: bytes) -> None:
         """Add records at the end."""
-        self.packed += packed
+        self._late.append(packed)
         self._index()
         self.last = self.first + len(self._ends) - 1
-        self.size = self.start + (self._sizes[-1] if self._sizes else 0)
+        self.size = self.start + self._sizes[-1]
 
     def add(self, packed: bytes, last: int, size: int) -> None:
         """Add records at the end, up to number `last`, with which all data has `size` bytes."""
-        self.packed += packed
+        self._late.append(packed)
         self.last, self.size = last, size
+
+    @property
+    def packed(self) -> bytes:
+        """All records, one after the other."""
+        return b"".join([self._packed, *self._late])
 
     def _index(self) -> None:
         """Find the records that have been added since the last time."""
         at, size = (self._ends[-1], self._sizes[-1]) if self._ends else (0, 0)
-        while at < len(self.packed):
-            kind, data = HEAD.unpack_from(self.packed, at)
+        self._packed += b"".join(self._late)
+        self._late.clear()
+        while at < len(self._packed):
+            kind, data = HEAD.unpack_from(self._packed, at)
             at += HEAD.size + kind + data
             size += data
             self._ends.append(at)
@@ -67,9 +80,9 @@ class Run:
         at = self._ends[index - 1] if index else 0
         found = []
         for end in self._ends[index:last]:
-            kind, _ = HEAD.unpack_from(self.packed, at)
+            kind, _ = HEAD.unpack_from(self._packed, at)
             at += HEAD.size
-            found.append(Record(self.packed[at : at + kind].decode(), bytes(self.packed[at + kind : end])))
+            found.append(Record(self._packed[at : at + kind].decode(), bytes(self._packed[at + kind : end])))
             at = end
         return found
 

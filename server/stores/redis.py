@@ -19,12 +19,12 @@ from redis.exceptions import RedisError
 
 from server.config import Settings
 from server.core.errors import StoreError
-from server.core.records import Birth, Ending, dump_birth, dump_ending, load_birth, load_ending
+from server.core.records import Birth, Ending, dump_birth, load_birth, load_ending
 from server.stores import redis_scripts as scripts
-from server.stores.appends import Append, drafts
+from server.stores.appends import Append, Creation, placed
 from server.stores.batches import Batches
 from server.stores.packed import Run
-from server.stores.redis_log import Addition, RedisLog, entry_run
+from server.stores.redis_log import RedisLog, Release, argument, entry_run, settle
 from server.stores.redis_news import News
 
 PREFIX = "sluiceway:"
@@ -56,8 +56,9 @@ class RedisStore:
         self._url = settings.store.url
         self._name = secrets.token_hex(8)
         self._redis: Any  # redis-py types its calls as sync or async, str or bytes, all at once
+        self._writer: Any  # one connection for what the batches write, which must not stand in a queue
         self._news: News
-        self.batches: Batches[Append]
+        self.batches: Batches[Append[RedisLog] | Creation | Release]
         self._held: dict[str, RedisLog] = {}
         self._fenced: list[RedisLog] = []
         self._renewed = 0.0
@@ -78,9 +79,17 @@ class RedisStore:
             retry=Retry(NoBackoff(), 0),
         )
         self._redis = redis.asyncio.Redis.from_pool(pool)
+        # Without a pool, which would look at the connection before each use, and with one clock a call instead of two.
+        self._writer = redis.asyncio.Redis.from_url(
+            self._url,
+            single_connection_client=True,
+            socket_timeout=None,
+            socket_connect_timeout=CALL_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
         self._scripts = {
             name: self._redis.register_script(getattr(scripts, name))
-            for name in ("APPEND", "CREATE", "CLAIM", "ORPHANS", "GIVE_BACK", "SWEEP")
+            for name in ("APPEND", "RELEASE", "CREATE", "CLAIM", "ORPHANS", "GIVE_BACK", "SWEEP")
         }
         self.batches = Batches(self._commit, WINDOW)
         await self._ask(self._identify, patience=0.0)
@@ -98,6 +107,7 @@ class RedisStore:
         except (StoreError, TimeoutError):
             pass  # the lease will run out
         await self._news.close()
+        await self._writer.aclose()
         await self._redis.aclose()
 
     async def _identify(self) -> None:
@@ -147,28 +157,50 @@ class RedisStore:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    async def _commit(self, batch: list[Append]) -> None:
-        additions = drafts(batch, Addition)
+    async def _commit(self, batch: list[Append[RedisLog] | Creation | Release]) -> None:
+        releases = [write for write in batch if isinstance(write, Release)]
+        creations = [write for write in batch if isinstance(write, Creation)]
+        writes = placed(write for write in batch if isinstance(write, Append))
         now = time.time()
-        values: list[Any] = [PREFIX, round((self._retention + KEPT) * 1000)]
-        for one in additions:
-            values += one.arguments(now, dump_ending(one.ending) if one.ending else b"")
         try:
-            answers = await self._persist(values) if additions else []
+            if releases:  # first: what is released can be taken
+                await self._persist("RELEASE", [value for one in releases for value in _key(one.birth)])
+            found = await self._persist("CREATE", self._births(creations, now)) if creations else []
+            told = await self._persist("APPEND", self._records(writes, now)) if writes else []
         except Exception as error:  # noqa: BLE001 — every write of the batch gets it
-            for write in batch:
-                write.fail(error if isinstance(error, StoreError) else StoreError(repr(error)))
+            for one in (*releases, *creations, *writes):
+                one.fail(error if isinstance(error, StoreError) else StoreError(repr(error)))
             return
-        for one, answer in zip(additions, answers, strict=True):
-            one.settle(answer.decode(), now)
-            if one.log.fenced:
-                self._fence(one.log)
-            elif one.log.ending is not None:
-                self._held.pop(one.log.birth.id, None)
+        for release in releases:
+            release.succeed()
+        for creation, stream_id in zip(creations, found, strict=True):
+            creation.succeed(stream_id.decode())
+        answers = {int(place): answer for place, answer in (one.decode().split(" ") for one in told)}
+        for place, write in enumerate(writes):
+            settle(write, answers.get(place), now)
+            if write.log.fenced:
+                self._fence(write.log)
+            elif write.log.ending is not None:
+                self._held.pop(write.log.birth.id, None)
 
-    async def _persist(self, values: list[Any]) -> list[bytes]:
-        """Append. The script knows an append that is made again because its answer was lost."""
-        return cast("list[bytes]", await self._ask(lambda: self._scripts["APPEND"](args=values)))
+    def _births(self, creations: Sequence[Creation], now: float) -> list[Any]:
+        values: list[Any] = [now, self._retention, self._name, self._server]
+        for creation in creations:
+            key, stream_id = _key(creation.birth)
+            values += (stream_id, key, dump_birth(creation.birth), creation.birth.body)
+        return values
+
+    def _records(self, writes: Sequence[Append[RedisLog]], now: float) -> list[Any]:
+        return [round((self._retention + KEPT) * 1000), now, *map(argument, writes)]
+
+    async def _persist(self, script: str, values: list[Any]) -> list[bytes]:
+        """Write. The scripts know what is written again because the answer was lost on the way."""
+
+        async def write() -> Any:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                return await self._scripts[script](args=[PREFIX, *values], client=self._writer)
+
+        return cast("list[bytes]", await self._ask(write))
 
     # --- fences and leases ---------------------------------------------------------------------------------------
 
@@ -232,9 +264,9 @@ class RedisStore:
 
     async def create(self, birth: Birth) -> RedisLog:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
-        key = f"{birth.owner}:{birth.idempotency[0]}" if birth.idempotency else ""
-        facts = (self._name, self._server, dump_birth(birth), birth.body)
-        found = (await self._script("CREATE", birth.id, key, time.time(), self._retention, *facts)).decode()
+        creation = Creation(birth)
+        self.batches.put(creation)
+        found = await creation.decided()
         if found != birth.id:
             known = await self.find(found)
             return known if known is not None else await self.create(birth)
@@ -244,9 +276,9 @@ class RedisStore:
     async def release_key(self, log: RedisLog) -> None:
         """Forget the idempotency key of a log. Raises StoreError."""
         if log.birth.idempotency is not None:
-            key = f"{PREFIX}key:{log.birth.owner}:{log.birth.idempotency[0]}"
-            if await self._ask(lambda: self._redis.get(key)) == log.birth.id.encode():
-                await self._ask(lambda: self._redis.delete(key))
+            release = Release(log.birth)
+            self.batches.put(release)
+            await release.decided()
 
     async def find(self, stream_id: str) -> RedisLog | None:
         """Return a log as it is now. Raises StoreError."""
@@ -339,3 +371,8 @@ class RedisStore:
         """Delete what is over. Raises StoreError."""
         self._marked = {one: at for one, at in self._marked.items() if at > now - self._lease}
         await self._script("SWEEP", now - self._retention, self._max_bytes, AT_ONCE)
+
+
+def _key(birth: Birth) -> tuple[str, str]:
+    """Return a log's idempotency key, empty where it has none, and the log's id."""
+    return f"{birth.owner}:{birth.idempotency[0]}" if birth.idempotency else "", birth.id

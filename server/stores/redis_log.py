@@ -1,4 +1,4 @@
-"""One log of the Redis store, and what a batch adds to it."""
+"""One log of the Redis store, and what is written as the server's scripts take and answer it."""
 
 import struct
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ import orjson
 
 from server.core.errors import StoreError
 from server.core.gaps import upper_bound
-from server.core.records import Birth, Ending, Record
-from server.stores.appends import Append, BatchedLog, Draft, fenced
-from server.stores.batches import Batches
+from server.core.records import Birth, Ending, Record, dump_ending
+from server.stores.appends import Append, BatchedLog, Creation, fenced
+from server.stores.batches import Batches, Write
 from server.stores.packed import Run
 
 ENTRY = struct.Struct("<QQ")  # number of the first record, bytes of data before it; the records follow
@@ -19,7 +19,7 @@ ENTRY = struct.Struct("<QQ")  # number of the first record, bytes of data before
 class Store(Protocol):
     """What a log needs of its store."""
 
-    batches: "Batches[Append]"
+    batches: "Batches[Append[RedisLog] | Creation | Release]"
 
     async def run_of(self, log: "RedisLog", number: int) -> list[Run]:
         """Return the runs from the one with a record on. Raises StoreError."""
@@ -74,29 +74,31 @@ class RedisLog(BatchedLog):
         return runs[0].offset(max(cursor, runs[0].first - 1)) if runs else self.bytes
 
 
-class Addition(Draft):
-    """What one batch adds to one log."""
+class Release(Write):
+    """An idempotency key that waits to be forgotten."""
 
-    def __init__(self, log: RedisLog) -> None:
-        super().__init__(log)
-        self.log = log
+    def __init__(self, birth: Birth) -> None:
+        self.birth = birth
 
-    def arguments(self, now: float, ending: bytes) -> list[Any]:
-        """Return what the script takes for this log."""
-        log = self.log
-        ended = repr(self.ending.at) if self.ending else ""
-        facts = f"{log.birth.id} {log.epoch} {self.first} {self.tail} {self.bytes} {now!r} {log.target} {ended}"
-        return [facts, ENTRY.pack(self.first, self.start) + self.packed, ending]
 
-    def settle(self, answer: str, now: float) -> None:
-        """Take in the script's answer and tell the callers."""
-        log = self.log
-        if answer == "fenced":
-            log.fenced = True
-            self.fail(fenced(log))
-        elif answer in ("gone", "ended"):
-            self.fail(StoreError(f"stream {log.birth.id} is {answer}"))
-        else:
-            if answer != "ok":
-                log.lost = [(first, last) for first, last in orjson.loads(answer)]
-            self.succeed(now)
+def argument(write: Append[RedisLog]) -> bytes:
+    """Return an append as the script takes it: facts, the ending, the records."""
+    log, end = write.log, write.ending
+    ended, ending = (repr(end.at), dump_ending(end)) if end else ("", b"")
+    target, size = log.target, len(ending)
+    facts = f"{log.birth.id} {log.epoch} {write.first} {write.tail} {write.bytes} {target} {ended} {size}\n"
+    return b"".join((facts.encode(), ending, ENTRY.pack(write.first, write.start), write.packed))
+
+
+def settle(write: Append[RedisLog], answer: str | None, now: float) -> None:
+    """Take in the script's answer to an append; None: it was simply added."""
+    log = write.log
+    if answer == "fenced":
+        log.fenced = True
+        write.fail(fenced(log))
+    elif answer in ("gone", "ended"):
+        write.fail(StoreError(f"stream {log.birth.id} is {answer}"))
+    else:
+        if answer is not None:
+            log.lost = [(first, last) for first, last in orjson.loads(answer)]
+        write.commit(now)

@@ -8,66 +8,82 @@ Keys: `log:ID` (a hash), `records:ID` (a Redis Stream; one entry an append, its 
 # What is appended is written before it is confirmed, and only by who has the log's epoch.
 # A tail that is behind what its writer has shown was lost by a failover: its numbers are noted as lost, not used again.
 # A tail that is ahead is this very append, made before its answer was lost on the way.
-APPEND = """
-local prefix, retention, answers, at = ARGV[1], tonumber(ARGV[2]), {}, 3
-while at <= #ARGV do
-  local id, epoch, first, last, size, now, target, ended = string.match(
-    ARGV[at], '^(%S+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S*) (%S*)$')
-  local entry, ending = ARGV[at + 1], ARGV[at + 2]
-  at = at + 3
+# Only what was not simply added is answered, by its place. Who follows a log has said so: nobody else is woken.
+APPEND = r"""
+local prefix, retention, now, answers, total = ARGV[1], ARGV[2], ARGV[3], {}, 0
+for at = 4, #ARGV do
+  local id, epoch, first, last, size, target, ended, ending_size, rest = string.match(
+    ARGV[at], '^(%S+) (%d+) (%d+) (%d+) (%d+) (%S*) (%S*) (%d+)\n()')
   local log = prefix .. 'log:' .. id
-  local known = redis.call('HMGET', log, 'epoch', 'tail', 'ended', 'lost')
+  local known = redis.call('HMGET', log, 'epoch', 'tail', 'ended', 'lost', 'stored', 'followed')
   local answer
   if not known[1] then
     answer = 'gone'
   elseif known[1] ~= epoch then
     answer = 'fenced'
-  elseif tonumber(known[2]) >= tonumber(last) then
-    answer = 'ok'
-  elseif known[3] then
+  elseif tonumber(known[2]) < tonumber(last) and known[3] then
     answer = 'ended'
-  else
-    answer = 'ok'
+  elseif tonumber(known[2]) < tonumber(last) then
     if tonumber(known[2]) < tonumber(first) - 1 then
       local run = string.format('[%d,%d]', tonumber(known[2]) + 1, tonumber(first) - 1)
-      local lost = known[4] == '[]' and '[' .. run .. ']' or string.sub(known[4], 1, -2) .. ',' .. run .. ']'
-      redis.call('HSET', log, 'lost', lost)
-      answer = lost
+      answer = known[4] == '[]' and '[' .. run .. ']' or string.sub(known[4], 1, -2) .. ',' .. run .. ']'
+      redis.call('HSET', log, 'lost', answer)
     end
+    local entry = string.sub(ARGV[at], rest + ending_size)
+    local stored = string.format('%d', tonumber(known[5] or 0) + #entry)
     redis.call('XADD', prefix .. 'records:' .. id, last .. '-0', 'r', entry)
-    redis.call('HSET', log, 'tail', last, 'size', size, 'active', now, 'target', target)
-    redis.call('HINCRBY', log, 'stored', #entry)
-    redis.call('INCRBY', prefix .. 'total', #entry)
+    redis.call('HSET', log, 'tail', last, 'size', size, 'active', now, 'target', target, 'stored', stored)
+    total = total + #entry
     if ended ~= '' then
+      local ending = string.sub(ARGV[at], rest, rest + ending_size - 1)
       redis.call('HSET', log, 'ended', ended, 'ending', ending, 'instance', '')
       redis.call('ZREM', prefix .. 'open', id)
       redis.call('ZADD', prefix .. 'ended', ended, id)
       redis.call('PEXPIRE', log, retention)
       redis.call('PEXPIRE', prefix .. 'records:' .. id, retention)
     end
-    redis.call('PUBLISH', prefix .. 'news:' .. id, last)
+    if known[6] ~= '0' then redis.call('PUBLISH', prefix .. 'news:' .. id, last) end
   end
-  answers[#answers + 1] = answer
+  if answer then answers[#answers + 1] = (at - 4) .. ' ' .. answer end
 end
+if total > 0 then redis.call('INCRBY', prefix .. 'total', total) end
 return answers
 """
 
-# The log of the idempotency key, or a new one.
+# Forget keys that these logs still have.
+RELEASE = """
+local prefix = ARGV[1]
+for at = 2, #ARGV, 2 do
+  local key = prefix .. 'key:' .. ARGV[at]
+  if redis.call('GET', key) == ARGV[at + 1] then redis.call('DEL', key) end
+end
+return {}
+"""
+
+# For each of several births the log of its idempotency key, or a new one.
 CREATE = """
-local prefix, id, key, now, retention = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-if key ~= '' then
-  local known = redis.call('GET', prefix .. 'key:' .. key)
+local prefix, now, retention, me, server = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local function of_key(key)
+  local known = key ~= '' and redis.call('GET', prefix .. 'key:' .. key)
   if known then
     local log = redis.call('HMGET', prefix .. 'log:' .. known, 'epoch', 'ended')
-    if log[1] and not (log[2] and now >= tonumber(log[2]) + retention) then return known end
+    if log[1] and not (log[2] and tonumber(now) >= tonumber(log[2]) + retention) then return known end
   end
-  redis.call('SET', prefix .. 'key:' .. key, id)
 end
-redis.call('HSET', prefix .. 'log:' .. id, 'key', key, 'instance', ARGV[6], 'server', ARGV[7], 'birth', ARGV[8],
-  'body', ARGV[9], 'epoch', 1, 'tail', 0, 'size', 0, 'lost', '[]', 'active', ARGV[4], 'target', '', 'followed', 0)
-redis.call('ZADD', prefix .. 'logs', ARGV[4], id)
-redis.call('ZADD', prefix .. 'open', ARGV[4], id)
-return id
+local answers = {}
+for at = 6, #ARGV, 4 do
+  local id, key = ARGV[at], ARGV[at + 1]
+  local known = of_key(key)
+  if not known then
+    if key ~= '' then redis.call('SET', prefix .. 'key:' .. key, id) end
+    redis.call('HSET', prefix .. 'log:' .. id, 'key', key, 'instance', me, 'server', server, 'birth', ARGV[at + 2],
+      'body', ARGV[at + 3], 'epoch', 1, 'tail', 0, 'size', 0, 'lost', '[]', 'active', now, 'target', '', 'followed', 0)
+    redis.call('ZADD', prefix .. 'logs', now, id)
+    redis.call('ZADD', prefix .. 'open', now, id)
+  end
+  answers[#answers + 1] = known or id
+end
+return answers
 """
 
 # A new epoch. `skip`: how many numbers to pass over where the server that held the log may have lost some.

@@ -17,15 +17,17 @@ import orjson
 
 from server.config import Settings
 from server.core.errors import StoreError
-from server.core.records import Birth, dump_birth, dump_ending, load_birth, load_ending
+from server.core.records import Birth, load_birth, load_ending
 from server.stores import sqlite_sweep as sweeping
-from server.stores.appends import Append, drafts, fenced
+from server.stores.appends import Append, Creation, fenced, placed
 from server.stores.batches import Batches
 from server.stores.packed import Run
-from server.stores.sqlite_file import Connection, Database, checksum
+from server.stores.sqlite_births import Births
+from server.stores.sqlite_commit import UNCLAIMED_ROW, Commit, put_chunk, put_row
+from server.stores.sqlite_file import Connection, Database
 from server.stores.sqlite_health import Health
-from server.stores.sqlite_journal import Mirror, Part, row_of
-from server.stores.sqlite_log import Addition, Call, SqliteLog
+from server.stores.sqlite_journal import Mirror, entry
+from server.stores.sqlite_log import Call, SqliteLog
 
 WINDOW = 0.002  # seconds between two commits
 TRIM = 0.1  # seconds between two deletions from the journal: its pages are used again instead of growing the file
@@ -50,8 +52,9 @@ class SqliteStore:
         self._name = secrets.token_hex(8)
         # Which run of the machine this is: the clock of all leases, and what a power loss changes.
         self._boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        self._births = Births(self._name, self._boot, self._retention)
         self.mirror = Mirror()
-        self.batches: Batches[Append | Call]
+        self.batches: Batches[Append[SqliteLog] | Creation | Call]
         self._held: dict[int, SqliteLog] = {}
         self._fenced: list[SqliteLog] = []  # to be told by the next `renew`
         self._claims_seen = 0
@@ -80,7 +83,7 @@ class SqliteStore:
         await self._health.close()
         try:
             await self.batches.flush()
-            await self._db.maintain(lambda db: db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall())
+            await self._db.checkpoint()
             await self._db.write(self._give_back)
         except StoreError:
             pass  # the lease will run out
@@ -101,26 +104,28 @@ class SqliteStore:
         self.batches.put(call)
         return await call.decided()
 
-    async def _commit(self, batch: list[Append | Call]) -> None:
-        appends = [write for write in batch if isinstance(write, Append)]
-        additions = drafts(appends, lambda log: Addition(log, self.mirror.runs.get(log.num)))
+    async def _commit(self, batch: list[Append[SqliteLog] | Creation | Call]) -> None:
+        creations = [write for write in batch if isinstance(write, Creation)]
         calls = [write for write in batch if isinstance(write, Call)]
         now = time.time()
+        commit = Commit(placed(write for write in batch if isinstance(write, Append)), self.mirror, now)
+        asked, floor = commit.writes, self._floor(now)
         try:
-            floor = self._floor(now)
-            at, size, parts, results = await self._db.write(partial(self._transact, additions, calls, now, floor))
+            if creations or calls or floor or not await self._write_row(commit):
+                made, results = await self._db.write(partial(self._transact, commit, creations, calls, floor))
+            else:
+                made, results = [], []
         except Exception as error:  # noqa: BLE001 — every write of the batch gets it
             self._health.failed(error)
             for write in batch:
                 write.fail(error if isinstance(error, StoreError) else StoreError(repr(error)))
             return
         self.mirror.trim(floor)
-        if parts:
-            self.mirror.apply(at, now, size, parts)
-        for addition in additions:
-            self._committed(addition, now)
-        for call, result in zip(calls, results, strict=True):
-            call.succeed(result)
+        commit.mirror()
+        for append in asked:
+            self._committed(append, now)
+        for other, result in zip((*creations, *calls), (*made, *results), strict=True):
+            other.succeed(result)
 
     def _floor(self, now: float) -> int:
         """Return the journal's row before which all can be deleted now, or 0."""
@@ -129,44 +134,34 @@ class SqliteStore:
         self._trimmed = now
         return min(self.mirror.floor, self.mirror.seen + 1)
 
+    async def _write_row(self, commit: Commit) -> bool:
+        """Write a batch that is nothing but a row; False where it is more, or there is news of claims."""
+        if not commit.is_row or time.monotonic() >= self._renewed + self._lease:
+            return False
+        commit.at = await self._db.insert(UNCLAIMED_ROW, (*commit.values, self._claims_seen)) or 0
+        return bool(commit.at)
+
     def _transact(
-        self, additions: list[Addition], calls: list[Call], now: float, floor: int, db: Connection
-    ) -> tuple[int, int, list[Part], list[Any]]:
-        """Run one batch, in the writer's thread; return its row, and what the calls return."""
-        self._look_for_claims(db)
+        self, commit: Commit, creations: Sequence[Creation], calls: Sequence[Call], floor: int, db: Connection
+    ) -> tuple[list[int | str], list[Any]]:
+        """Run one batch, in the writer's thread; return what the creations and the calls have led to."""
+        if self._look_for_claims(db):
+            commit.leave_out_fenced()
         if floor:
             db.execute("DELETE FROM journal WHERE at < ?", (floor,))
-        valid = [addition for addition in additions if not addition.log.fenced]
-        parts, data, at = [addition.part() for addition in valid], b"", 0
-        if parts:
-            data = row_of(parts)
-            at = put_row(db, now, data)
-        for addition in valid:
-            whole = addition.whole
-            if whole:
-                put_chunk(db, addition.log.num, addition.chunk())
-            if whole or addition.log.target != addition.log.stored_target:
-                self._update(db, addition, now)
-        return at, len(data), parts, [call.function(db) for call in calls]
+        commit.run(db)
+        results = [call.function(db) for call in calls]  # before: a key that is released can be taken
+        return self._births.make(db, [creation.birth for creation in creations]), results
 
-    def _update(self, db: Connection, addition: Addition, now: float) -> None:
-        log, end = addition.log, addition.ending
-        db.execute("UPDATE logs SET target = ?, active = ? WHERE num = ?", (log.target, now, log.num))
-        if addition.whole:
-            db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ?", (addition.tail, addition.bytes, log.num))
-        if end is not None:
-            values = (end.at, dump_ending(end), log.num)
-            db.execute("UPDATE logs SET instance = NULL, ended = ?, ending = ? WHERE num = ?", values)
-
-    def _committed(self, addition: Addition, now: float) -> None:
-        log = addition.log
+    def _committed(self, write: Append[SqliteLog], now: float) -> None:
+        log = write.log
         if log.fenced:
-            addition.fail(fenced(log))
+            write.fail(fenced(log))
             return
         log.stored_target = log.target
-        if addition.ending is not None:
+        if write.ending is not None:
             self._let_go(log)
-        addition.succeed(now)
+        write.commit(now)
 
     def _hold(self, log: SqliteLog) -> None:
         before = self._held.get(log.num)
@@ -180,18 +175,25 @@ class SqliteStore:
 
     # --- fences and leases -----------------------------------------------------------------------------------------
 
-    def _look_for_claims(self, db: Connection) -> None:
-        """Fence the logs that others have claimed; `db` is in a transaction, so none is claimed meanwhile."""
+    def _look_for_claims(self, db: Connection) -> bool:
+        """Fence the logs that others have claimed; return whether there is news of that kind.
+
+        `db` is in a transaction, so none is claimed meanwhile.
+        """
+        news = False
         if time.monotonic() >= self._renewed + self._lease:  # this process stood still: what it knows is old
             mine = dict(db.execute("SELECT num, epoch FROM logs WHERE instance = ?", (self._name,)).fetchall())
             for log in list(self._held.values()):
                 self._fence(log, mine.get(log.num, log.epoch + 1))
             self._extend(db)
+            news = True
         query = "SELECT at, log, epoch FROM claims WHERE at > ? ORDER BY at"
         for at, num, epoch in db.execute(query, (self._claims_seen,)).fetchall():
             self._claims_seen = at
             if num in self._held:
                 self._fence(self._held[num], epoch)
+                news = True
+        return news
 
     def _fence(self, log: SqliteLog, epoch: int) -> None:
         if epoch > log.epoch and not log.fenced:
@@ -266,7 +268,7 @@ class SqliteStore:
             if db.execute("SELECT coalesce(max(at), 0) FROM journal").fetchone()[0] != seen:
                 return None
             if run is not None:
-                put_chunk(db, num, run)
+                put_chunk(db, num, (run.first, run.start, run.packed))
                 tail, size = run.last, run.size
             gaps = orjson.dumps([*orjson.loads(lost), (tail + 1, tail + SKIP)]).decode()
             query = "UPDATE logs SET tail = ?, size = ?, lost = ? WHERE num = ?"
@@ -280,30 +282,15 @@ class SqliteStore:
 
     async def create(self, birth: Birth) -> SqliteLog:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
-        num = await self._call(partial(self._create, birth))
-        if isinstance(num, str):
-            found = await self.find(num)
+        creation = Creation(birth)
+        self.batches.put(creation)
+        made = await creation.decided()
+        if isinstance(made, str):
+            found = await self.find(made)
             return found if found is not None else await self.create(birth)
-        log = SqliteLog(self, num, birth)
+        log = SqliteLog(self, made, birth)
         self._hold(log)
         return log
-
-    def _create(self, birth: Birth, db: Connection) -> int | str:
-        """Return the number of a new log, or the id of the one that has the key."""
-        key = birth.idempotency[0] if birth.idempotency else None
-        if key is not None:
-            over = time.time() - self._retention
-            query = "UPDATE logs SET idempotency = NULL WHERE owner = ? AND idempotency = ? AND ended <= ?"
-            db.execute(query, (birth.owner, key, over))
-            query = "SELECT id FROM logs WHERE owner = ? AND idempotency = ?"
-            if (row := db.execute(query, (birth.owner, key)).fetchone()) is not None:
-                return str(row[0])
-        query = """INSERT INTO logs (id, owner, idempotency, birth, body, crc, instance, boot, epoch, active)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-        facts, body = dump_birth(birth), birth.body
-        crc = checksum(facts, body)
-        values = (birth.id, birth.owner, key, facts, body, crc, self._name, self._boot, 1, birth.created)
-        return db.execute(query, values).lastrowid or 0
 
     async def release_key(self, log: SqliteLog) -> None:
         """Forget the idempotency key of a log. Raises StoreError."""
@@ -447,49 +434,33 @@ class SqliteStore:
         """Put laggards into chunks, delete what is over, and give its space back to the disk. Raises StoreError."""
         await self._catch_up()
         runs = [(num, self.mirror.runs[num]) for num in self.mirror.laggards()]
-        packed = [(num, Run(run.first, run.start, bytes(run.packed))) for num, run in runs]
-        parts = [Part(num, run.last + 1, run.size) for num, run in packed]
-        data = row_of(parts)
+        laggards = [(num, (run.first, run.start, run.packed), run.last, run.size) for num, run in runs]
+        row = b"".join(entry(num, tail + 1, size) for num, _, tail, size in laggards)
 
         def work(db: Connection) -> int:
             at = 0
-            for num, run in packed:
-                put_chunk(db, num, run)
-                values = (run.last, run.size, num, run.last)
-                db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ? AND tail < ?", values)
-            if parts:
-                at = put_row(db, now, data)
+            for num, chunk, tail, size in laggards:
+                put_chunk(db, num, chunk)
+                db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ? AND tail < ?", (tail, size, num, tail))
+            if row:
+                at = put_row(db, now, row)
             sweeping.delete(db, now - self._retention, self._boot, self.mirror.written, self._lease)
             sweeping.shrink(db, self._max_bytes)
             return at
 
         at = await self._call(work)
-        if parts:
-            self.mirror.apply(at, now, len(data), parts)
+        if row and self.mirror.note(at, len(row)):
+            for num, _, tail, _ in laggards:
+                self.mirror.drop(num, tail + 1)
         foreign = set(self.mirror.runs) - set(self._held)
         if foreign:
             open_logs = dict(await self._db.rows("SELECT num, tail FROM logs WHERE ended IS NULL"))
             for num in foreign:
                 self.mirror.drop(num, open_logs.get(num, 1 << 62) + 1)
         await self._db.maintain(sweeping.vacuum)
+        await self._db.checkpoint()
 
 
 def listed(nums: Iterable[int]) -> str:
     """Return numbers as SQLite's json_each takes them."""
     return orjson.dumps(list(nums)).decode()
-
-
-def put_row(db: Connection, written: float, data: bytes) -> int:
-    """Store a row of the journal; return its number."""
-    values = (written, data, checksum(data))
-    return db.execute("INSERT INTO journal (written, data, crc) VALUES (?, ?, ?)", values).lastrowid or 0
-
-
-def put_chunk(db: Connection, log: int, run: Run) -> None:
-    """Store a run as a chunk; of two that begin at the same record the longer one stays."""
-    data = bytes(run.packed)
-    db.execute(
-        """INSERT INTO chunks (log, first, start, data, crc) VALUES (?, ?, ?, ?, ?) ON CONFLICT (log, first)
-        DO UPDATE SET data = excluded.data, crc = excluded.crc WHERE length(excluded.data) > length(data)""",
-        (log, run.first, run.start, data, checksum(data)),
-    )

@@ -4,7 +4,7 @@ import os
 import sqlite3
 import stat
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,6 +17,7 @@ Connection = sqlite3.Connection
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for the lock of another process
 LOCKED_TIMEOUT = 0.05  # the same after a write that has waited in vain: whoever comes next is told soon
 PRIVATE = 0o600  # the file holds prompts
+WAL_PAGES = 8000  # pages of the write-ahead log with which a commit copies into the file what `checkpoint` has left
 WAL_LIMIT = 64 << 20  # bytes that the write-ahead log is cut back to when it has been copied
 
 # Each step takes a database from the version of its index to the next one; they are never changed, only added to.
@@ -98,13 +99,15 @@ class Database:
         self.damage: str | None = None  # in one sentence, once it has been met
         self._writing: Worker
         self._reading: Worker
+        self._copying: Worker
         self._writer: Connection | None = None
         self._patience = BUSY_TIMEOUT  # the writer's, at present
         self._reader: Connection | None = None
+        self._copier: Connection | None = None
 
     async def open(self) -> None:
         """Open the file, making or migrating it. Raises StoreError."""
-        self._writing, self._reading = Worker("sqlite-write"), Worker("sqlite-read")
+        self._writing, self._reading, self._copying = (Worker(f"sqlite-{name}") for name in ("write", "read", "copy"))
         await self._run(self._writing, self._open)
 
     def _open(self) -> None:
@@ -119,6 +122,7 @@ class Database:
         self._writer = self._connect()
         _migrate(self._writer, self.path)
         self._reader = self._connect()
+        self._copier = self._connect()
 
     def _connect(self) -> Connection:
         made = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
@@ -130,16 +134,17 @@ class Database:
         made.execute("PRAGMA synchronous = NORMAL")
         made.execute("PRAGMA secure_delete = FAST")  # prompts do not stay in freed pages where that costs no write
         made.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        made.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         return made
 
     async def close(self) -> None:
         """Copy the write-ahead log into the file and close it."""
         await self._writing.run(self._close)
-        self._writing.stop()
-        self._reading.stop()
+        for thread in (self._writing, self._reading, self._copying):
+            thread.stop()
 
     def _close(self) -> None:
-        for one in (self._reader, self._writer):  # the last one to close makes the checkpoint
+        for one in (self._copier, self._reader, self._writer):  # the last one to close makes the checkpoint
             if one is not None:
                 one.close()
 
@@ -158,12 +163,7 @@ class Database:
 
         def run() -> Result:
             assert self._writer is not None
-            try:
-                self._writer.execute("BEGIN IMMEDIATE")
-            except sqlite3.Error:
-                self._wait(self._writer, LOCKED_TIMEOUT)
-                raise
-            self._wait(self._writer, BUSY_TIMEOUT)
+            self._begin(self._writer, "BEGIN IMMEDIATE")
             try:
                 result = transaction(self._writer)
                 self._writer.execute("COMMIT")
@@ -174,6 +174,26 @@ class Database:
             return result
 
         return await self._run(self._writing, run)
+
+    async def insert(self, query: str, values: Sequence[Any]) -> int | None:
+        """Run one INSERT as a transaction; return the number of its row, or None without one. Raises StoreError."""
+
+        def run() -> int | None:
+            assert self._writer is not None
+            done = self._begin(self._writer, query, values)
+            return done.lastrowid if done.rowcount == 1 else None
+
+        return await self._run(self._writing, run)
+
+    def _begin(self, writer: Connection, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run the statement of a transaction that waits for the lock."""
+        try:
+            done = writer.execute(query, values)
+        except sqlite3.Error:
+            self._wait(writer, LOCKED_TIMEOUT)
+            raise
+        self._wait(writer, BUSY_TIMEOUT)
+        return done
 
     def _wait(self, writer: Connection, seconds: float) -> None:
         """Let the next write wait as long as this for a lock."""
@@ -189,6 +209,15 @@ class Database:
             return work(self._writer)
 
         return await self._run(self._writing, run)
+
+    async def checkpoint(self) -> None:
+        """Copy what was committed into the file, and wait for the disk; commits go on meanwhile. Raises StoreError."""
+
+        def run() -> None:
+            assert self._copier is not None
+            self._copier.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+        await self._run(self._copying, run)
 
     async def read(self, query: Callable[[Connection], Result]) -> Result:
         """Run `query` in the reader's thread. Raises StoreError."""

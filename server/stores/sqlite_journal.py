@@ -10,34 +10,30 @@ Every process reads the rows of the others into its mirror, so a live log is rea
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from server.stores.packed import Run
+
+if TYPE_CHECKING:
+    from server.stores.appends import Append
+    from server.stores.sqlite_log import SqliteLog
 
 ENTRY = struct.Struct("<IQQI")  # log, number of the first record, bytes of data before it, size; the records follow
 JOURNAL_BYTES = 16 << 20  # past it the logs that hold the oldest rows are put into chunks
 
 
 class Part(NamedTuple):
-    """What a row says about one log. Without records: everything before `first` is in chunks.
-
-    `tail` and `size` are the log's with these records; None where that is yet to be found out.
-    """
+    """What a row says about one log. Without records: everything before `first` is in chunks."""
 
     log: int
     first: int
     start: int
-    packed: bytes = b""
-    tail: int | None = None
-    size: int = 0
+    packed: bytes
 
 
-def row_of(parts: Iterable[Part]) -> bytes:
-    """Return the data of a row."""
-    pieces: list[bytes] = []
-    for log, first, start, packed, *_ in parts:
-        pieces += (ENTRY.pack(log, first, start, len(packed)), packed)
-    return b"".join(pieces)
+def entry(log: int, first: int, start: int, packed: bytes = b"") -> bytes:
+    """Return a part as a row holds it; a row is its parts, one after the other."""
+    return ENTRY.pack(log, first, start, len(packed)) + packed
 
 
 def parts_of(data: bytes) -> Iterator[Part]:
@@ -60,14 +56,16 @@ class Mirror:
         self._sizes: deque[tuple[int, int]] = deque()  # rows with their bytes, oldest first
         self._total = 0
 
-    def apply(self, at: int, written: float, size: int, parts: Iterable[Part]) -> None:
-        """Take in one row of `size` bytes that this process has just written."""
-        if at > self.seen:
-            self._take(at, written, size, parts)
-            self._own.add(at)
-            while self.seen + 1 in self._own:
-                self.seen += 1
-                self._own.discard(self.seen)
+    def note(self, at: int, size: int) -> bool:
+        """Note a row of `size` bytes that this process has just written; False: it was read already."""
+        if at <= self.seen:
+            return False
+        self._count(at, size)
+        self._own.add(at)
+        while self.seen + 1 in self._own:
+            self.seen += 1
+            self._own.discard(self.seen)
+        return True
 
     def catch_up(self, rows: Iterable[tuple[int, float, bytes]]) -> None:
         """Take in rows that were read, in their order; those that are here already are passed over."""
@@ -75,29 +73,36 @@ class Mirror:
             if at <= self.seen:
                 continue
             if at not in self._own:
-                self._take(at, written, len(data), parts_of(data))
+                self._count(at, len(data))
+                for part in parts_of(data):
+                    self._take(at, written, part)
             self._own.discard(at)
             self.seen = at
 
-    def _take(self, at: int, written: float, size: int, parts: Iterable[Part]) -> None:
+    def _count(self, at: int, size: int) -> None:
         self._sizes.append((at, size))
         self._total += size
-        for part in parts:
-            if part.packed:
-                self._add(at, written, part)
-            else:
-                self.drop(part.log, part.first)
 
-    def _add(self, at: int, written: float, part: Part) -> None:
-        run = self.runs.get(part.log)
-        if run is None or part.first > run.last + 1:
-            self.runs[part.log] = Run(part.first, part.start, part.packed, at)
-        elif part.first == run.last + 1:
-            if part.tail is None:
-                run.extend(part.packed)
-            else:
-                run.add(part.packed, part.tail, part.size)
-        self.written[part.log] = written
+    def _take(self, at: int, written: float, part: Part) -> None:
+        log, first, start, packed = part
+        if not packed:
+            self.drop(log, first)
+            return
+        run = self.runs.get(log)
+        if run is None or first > run.last + 1:
+            self.runs[log] = Run(first, start, packed, at)
+        elif first == run.last + 1:
+            run.extend(packed)
+        self.written[log] = written
+
+    def add(self, at: int, written: float, write: "Append[SqliteLog]") -> None:
+        """Take in an append that was written with row `at`."""
+        log = write.log.num
+        run = self.runs.get(log)
+        if run is None or write.first > run.last + 1:
+            run = self.runs[log] = Run(write.first, write.start, since=at)
+        run.add(write.packed, write.tail, write.bytes)
+        self.written[log] = written
 
     def drop(self, log: int, before: int) -> None:
         """Forget a log's run if all of it is before number `before`."""

@@ -1,24 +1,22 @@
-"""One log of the SQLite store, and what a batch adds to it."""
+"""One log of the SQLite store."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from server.core.gaps import upper_bound
 from server.core.records import Birth, Record
-from server.stores.appends import Append, BatchedLog, Draft
+from server.stores.appends import Append, BatchedLog, Creation
 from server.stores.batches import Batches, Write
 from server.stores.packed import Run
 from server.stores.sqlite_file import Connection
-from server.stores.sqlite_journal import Mirror, Part
-
-CHUNK = 65_536  # bytes of a log that are gathered before they become a chunk
+from server.stores.sqlite_journal import Mirror
 
 
 class Store(Protocol):
     """What a log needs of its store."""
 
     mirror: Mirror
-    batches: "Batches[Append | Call]"
+    batches: "Batches[Append[SqliteLog] | Creation | Call]"
 
     async def chunk(self, num: int, number: int) -> Run:
         """Read the chunk with a record. Raises StoreError."""
@@ -67,35 +65,5 @@ class SqliteLog(BatchedLog):
 class Call(Write):
     """Anything else that waits for a commit."""
 
-    __slots__ = ("function",)
-
     def __init__(self, function: Callable[[Connection], Any]) -> None:
-        super().__init__()
         self.function = function
-
-
-class Addition(Draft):
-    """What one batch adds to one log, after `run`: what the journal has of it."""
-
-    def __init__(self, log: SqliteLog, run: Run | None) -> None:
-        super().__init__(log)
-        self.log = log
-        self._run = run if run is not None and run.last == log.tail else None
-
-    @property
-    def whole(self) -> bool:
-        """Whether it is time for a chunk."""
-        gathered = len(self._run.packed) if self._run else 0
-        return self.ending is not None or gathered + len(self.packed) >= CHUNK
-
-    def chunk(self) -> Run:
-        """Return everything that no chunk holds yet."""
-        if self._run is None:
-            return Run(self.first, self.start, self.packed)
-        return Run(self._run.first, self._run.start, bytes(self._run.packed + self.packed))
-
-    def part(self) -> Part:
-        """Return what the journal says of it."""
-        if self.whole:
-            return Part(self.log.num, self.tail + 1, self.bytes)
-        return Part(self.log.num, self.first, self.start, self.packed, self.tail, self.bytes)

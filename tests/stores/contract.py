@@ -290,6 +290,18 @@ class StoreContract:
         logs = await asyncio.gather(*map(store.create, births))
         assert len({log.birth.id for log in logs}) == 1
 
+    async def test_a_burst_of_creations(self, store: Store) -> None:
+        """Logs that are made together are not mixed up, with and without a key: each has its own birth and records."""
+        births = [birth(idempotency=("k", "a") if n % 5 == 0 else None, body=b'{"n":%d}' % n) for n in range(60)]
+        logs = await asyncio.gather(*(store.create(facts) for facts in births))
+        assert [log.birth for log in logs] == births
+        await asyncio.gather(*(log.append([Record("chunk", log.birth.body)]) for log in logs))
+        for facts in births:
+            found = await store.find(facts.id)
+            assert found is not None
+            assert found.birth == facts
+            assert await everything(found) == [Record("chunk", facts.body)]
+
     async def test_releases_a_key(self, store: Store) -> None:
         """A released key begins a new log; releasing it for the old one again does not take it from the new one."""
         owner = birth().owner
@@ -300,6 +312,13 @@ class StoreContract:
         await store.release_key(first)
         assert (await store.create(birth(owner=owner, idempotency=("k", "a")))).birth.id == second.birth.id
         await store.release_key(await store.create(birth()))  # has none
+
+    async def test_a_key_is_free_as_soon_as_it_is_released(self, store: Store) -> None:
+        """Who creates right after a release, without waiting for its end, gets a log of its own."""
+        first = await store.create(birth(idempotency=("k", "a")))
+        again = birth(owner=first.birth.owner, idempotency=("k", "a"))
+        _, second = await asyncio.gather(store.release_key(first), store.create(again))
+        assert second.birth.id == again.id
 
     async def test_retention(self, tmp_path: Path) -> None:
         """After its retention an ended log is gone at once, its key is free, and the sweep leaves nothing of it."""

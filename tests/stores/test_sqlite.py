@@ -16,6 +16,7 @@ from server.core.errors import StoreError
 from server.core.records import Record
 from server.stores import sqlite_file, sqlite_journal
 from server.stores.sqlite import SKIP, SqliteStore
+from server.stores.sqlite_commit import CHUNKS
 
 WRITER = Path(__file__).parent / "sqlite_writer.py"
 
@@ -270,6 +271,27 @@ async def test_gives_space_back(make, path):
     await store._db.maintain(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
     assert path.stat().st_size < empty + 50_000
     await store.close()
+
+
+async def test_many_logs_grow_at_once(make):
+    """Only some are put into chunks by one commit; the others go on in the journal, and all stay whole."""
+    store = make()
+    await store.open()
+    logs = [await store.create(birth()) for _ in range(3 * CHUNKS)]
+    data = [Record("chunk", b"%d " % n * 8000) for n in range(6)]
+    for record in data:  # the fifth of them takes every log past the size of a chunk
+        await asyncio.gather(*(log.append([record]) for log in logs))
+    ((chunks,),) = await store._db.rows("SELECT count(*) FROM chunks")
+    assert chunks == 2 * CHUNKS  # with the fifth record, and with the sixth
+    await asyncio.gather(*(log.append([data[0], data[1]], ending()) for log in logs))
+    for log in logs:
+        assert await everything(log) == [*data, data[0], data[1]]
+    await store.close()
+    again = make()
+    await again.open()
+    for log in logs:
+        assert await everything(await again.find(log.birth.id)) == [*data, data[0], data[1]]
+    await again.close()
 
 
 async def test_the_journal_is_bounded(make, monkeypatch):
