@@ -1,31 +1,24 @@
 """The memory store: nothing outlives the process, and an append costs next to nothing."""
 
 import time
-from array import array
-from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 
 from server.config import Settings
 from server.core.errors import StoreError
 from server.core.records import CHUNK, Birth, Ending, Form, Record
+from server.stores.segments import Segments
 
-# What a log costs beside its data: its own objects and its birth's, and the place and kind of a record.
-LOG_OVERHEAD = 2048
-RECORD_OVERHEAD = 16
+LOG_OVERHEAD = 2048  # bytes of a log beside its records: its own objects, its birth's
 USUAL: dict[Form, str] = {"openai": CHUNK, "native": "token"}  # the kind of nearly all records
 
 
 class MemoryLog:
-    """All data in one growing buffer, with the place where each record ends.
-
-    An object a record would cost fifty bytes each, and make the garbage collector walk over every token retained.
-    """
+    """One log."""
 
     __slots__ = (
-        "_data",
-        "_ends",
         "_odd",
+        "_records",
         "_store",
         "_usual",
         "birth",
@@ -46,27 +39,25 @@ class MemoryLog:
         self.last_activity = birth.created
         self.target = ""
         self._store = store
-        self._data = bytearray()
-        self._ends = array("Q")  # of record 1, 2, …: bytes of data up to and with it
+        self._records = Segments()
         self._usual = USUAL[birth.form]
-        self._odd: dict[int, str] = {}  # kinds of records that are not of the usual one, by index
+        self._odd: dict[int, str] = {}  # kinds of records that are not of the usual one, by number
 
     @property
     def footprint(self) -> int:
         """Memory that this log takes, in bytes, as near as counting gets."""
-        return LOG_OVERHEAD + len(self.birth.body) + self.bytes + RECORD_OVERHEAD * self.tail
+        return LOG_OVERHEAD + len(self.birth.body) + self._records.footprint
 
     def append_now(self, records: Sequence[Record]) -> None:
         """Add records, which may be shown at once. Raises StoreError after the ending."""
         if self.ending is not None:
             raise StoreError(f"stream {self.birth.id} has ended")
-        for kind, payload in records:
-            self._data += payload
-            self.bytes += len(payload)
-            self._ends.append(self.bytes)
+        for kind, data in records:
+            self._records.add(data)
+            self.bytes += len(data)
+            self.tail += 1
             if kind != self._usual:
                 self._odd[self.tail] = kind
-            self.tail += 1
         self.last_activity = time.time()
 
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
@@ -78,20 +69,17 @@ class MemoryLog:
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; never suspends."""
-        if after >= self.tail:
-            return ()
-        start = self._ends[after - 1] if after else 0
-        last = max(after + 1, bisect_right(self._ends, start + max_bytes, after))
         found: list[Record] = []
-        for index in range(after, last):
-            end = self._ends[index]
-            found.append(Record(self._odd.get(index, self._usual), bytes(self._data[start:end])))
-            start = end
+        for number, data in enumerate(self._records.read(after), after + 1):
+            if found and len(data) > max_bytes:
+                break
+            found.append(Record(self._odd.get(number, self._usual), data))
+            max_bytes -= len(data)
         return found
 
     async def offset(self, cursor: int) -> int:
         """Return the size of the data up to `cursor`; never suspends."""
-        return self._ends[cursor - 1] if cursor else 0
+        return self._records.offset(cursor)
 
 
 class MemoryStore:
