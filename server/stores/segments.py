@@ -70,7 +70,8 @@ class Segments:
     __slots__ = ("_all", "_footprint", "_last", "_room")
 
     def __init__(self) -> None:
-        self._room = 1  # records of no common form after which one is looked for
+        # Records of no common form after which one is looked for. A stream begins with its role; then they are alike.
+        self._room = 2
         self._last = Segment(1, 0, self._room)
         self._all = [self._last]
         self._footprint = 0  # of all but the last
@@ -97,7 +98,7 @@ class Segments:
         """
         plain = not last.before and not last.after
         if not plain and len(last) >= WORTHWHILE:
-            self._room = 1
+            self._room = 2
         elif not plain:
             self._room = min(2 * self._room, MOST_ROOM)
         if plain or self._room < PATIENCE:
