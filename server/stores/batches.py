@@ -1,7 +1,8 @@
 """Group commit: what many streams write within a few milliseconds becomes durable together."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import structlog
@@ -56,15 +57,16 @@ class Batches(Generic[Kind]):
 
     At most one batch begins in `window` seconds: with commits that are quick, batches would otherwise be small, and
     each costs a hand-over to a thread or a server. A write that comes after a quiet time does not wait.
-    `commit` answers every write of its batch itself.
+
+    `commit` begins to commit a batch. Whatever happens, it answers every write and then calls its second argument.
     """
 
-    def __init__(self, commit: Callable[[list[Kind]], Awaitable[None]], window: float) -> None:
+    def __init__(self, commit: Callable[[list[Kind], Callable[[], None]], None], window: float) -> None:
         self._commit = commit
         self._window = window
         self._loop = asyncio.get_running_loop()
         self._waiting: list[Kind] = []
-        self._running: asyncio.Task[None] | None = None
+        self._running = False
         self._began = -window
         self._idle = asyncio.Event()
         self._idle.set()
@@ -72,7 +74,7 @@ class Batches(Generic[Kind]):
     def put(self, write: Kind) -> None:
         """Add one write to the next batch."""
         self._waiting.append(write)
-        if self._running is None and len(self._waiting) == 1:
+        if not self._running and len(self._waiting) == 1:
             self._idle.clear()
             self._schedule()
 
@@ -81,23 +83,30 @@ class Batches(Generic[Kind]):
 
     def _begin(self) -> None:
         self._began = self._loop.time()
+        self._running = True
         batch, self._waiting = self._waiting, []
-        self._running = self._loop.create_task(self._run(batch), name="store batch")
+        self._commit(batch, self._next)
 
-    async def _run(self, batch: list[Kind]) -> None:
-        try:
-            await self._commit(batch)
-        except Exception as error:  # noqa: BLE001 — a write that nobody answers would hold its stream for ever
-            log.error("batch failed", error=type(error).__name__)  # its message may quote what was to be written
-            for write in batch:
-                write.fail(StoreError("The store has failed."))
-        finally:
-            self._running = None
-            if self._waiting:
-                self._schedule()
-            else:
-                self._idle.set()
+    def _next(self) -> None:
+        self._running = False
+        if self._waiting:
+            self._schedule()
+        else:
+            self._idle.set()
 
     async def flush(self) -> None:
         """Wait until everything that was put has been committed."""
         await self._idle.wait()
+
+
+@contextmanager
+def answering(batch: Iterable[Write]) -> Iterator[None]:
+    """Fail what a block that raises has not answered: a write that nobody answers would hold its stream for ever."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 — whatever it is
+        if not isinstance(error, StoreError):
+            log.error("batch failed", error=type(error).__name__)  # its message may quote what was to be written
+            error = StoreError("The store has failed.")
+        for write in batch:
+            write.fail(error)

@@ -22,7 +22,7 @@ from server.core.errors import StoreError
 from server.core.records import Birth, Ending, dump_birth, load_birth, load_ending
 from server.stores import redis_scripts as scripts
 from server.stores.appends import Append, Creation, placed
-from server.stores.batches import Batches
+from server.stores.batches import Batches, answering
 from server.stores.packed import Run
 from server.stores.redis_log import RedisLog, Release, argument, entry_run, settle
 from server.stores.redis_news import News
@@ -59,6 +59,7 @@ class RedisStore:
         self._writer: Any  # one connection for what the batches write, which must not stand in a queue
         self._news: News
         self.batches: Batches[Append[RedisLog] | Creation | Release]
+        self._committing: asyncio.Task[None]
         self._held: dict[str, RedisLog] = {}
         self._fenced: list[RedisLog] = []
         self._renewed = 0.0
@@ -157,31 +158,32 @@ class RedisStore:
 
     # --- writing -------------------------------------------------------------------------------------------------
 
-    async def _commit(self, batch: list[Append[RedisLog] | Creation | Release]) -> None:
-        releases = [write for write in batch if isinstance(write, Release)]
-        creations = [write for write in batch if isinstance(write, Creation)]
-        writes = placed(write for write in batch if isinstance(write, Append))
-        now = time.time()
-        try:
-            if releases:  # first: what is released can be taken
+    def _commit(self, batch: list[Append[RedisLog] | Creation | Release], done: Callable[[], None]) -> None:
+        self._committing = asyncio.create_task(self._write(batch), name="redis batch")
+        self._committing.add_done_callback(lambda _: done())
+
+    async def _write(self, batch: list[Append[RedisLog] | Creation | Release]) -> None:
+        """Write one batch; whatever is released in it can be taken by what is created in it."""
+        with answering(batch):
+            now = time.time()
+            releases = [write for write in batch if isinstance(write, Release)]
+            creations = [write for write in batch if isinstance(write, Creation)]
+            writes = placed(write for write in batch if isinstance(write, Append))
+            if releases:
                 await self._persist("RELEASE", [value for one in releases for value in _key(one.birth)])
             found = await self._persist("CREATE", self._births(creations, now)) if creations else []
             told = await self._persist("APPEND", self._records(writes, now)) if writes else []
-        except Exception as error:  # noqa: BLE001 — every write of the batch gets it
-            for one in (*releases, *creations, *writes):
-                one.fail(error if isinstance(error, StoreError) else StoreError(repr(error)))
-            return
-        for release in releases:
-            release.succeed()
-        for creation, stream_id in zip(creations, found, strict=True):
-            creation.succeed(stream_id.decode())
-        answers = {int(place): answer for place, answer in (one.decode().split(" ") for one in told)}
-        for place, write in enumerate(writes):
-            settle(write, answers.get(place), now)
-            if write.log.fenced:
-                self._fence(write.log)
-            elif write.log.ending is not None:
-                self._held.pop(write.log.birth.id, None)
+            for release in releases:
+                release.succeed()
+            for creation, stream_id in zip(creations, found, strict=True):
+                creation.succeed(stream_id.decode())
+            answers = {int(place): answer for place, answer in (one.decode().split(" ") for one in told)}
+            for place, write in enumerate(writes):
+                settle(write, answers.get(place), now)
+                if write.log.fenced:
+                    self._fence(write.log)
+                elif write.log.ending is not None:
+                    self._held.pop(write.log.birth.id, None)
 
     def _births(self, creations: Sequence[Creation], now: float) -> list[Any]:
         values: list[Any] = [now, self._retention, self._name, self._server]

@@ -20,7 +20,7 @@ from server.core.errors import StoreError
 from server.core.records import Birth, load_birth, load_ending
 from server.stores import sqlite_sweep as sweeping
 from server.stores.appends import Append, Creation, fenced, placed
-from server.stores.batches import Batches
+from server.stores.batches import Batches, answering
 from server.stores.packed import Run
 from server.stores.sqlite_births import Births
 from server.stores.sqlite_commit import UNCLAIMED_ROW, Commit, put_chunk, put_row
@@ -104,28 +104,31 @@ class SqliteStore:
         self.batches.put(call)
         return await call.decided()
 
-    async def _commit(self, batch: list[Append[SqliteLog] | Creation | Call]) -> None:
-        creations = [write for write in batch if isinstance(write, Creation)]
-        calls = [write for write in batch if isinstance(write, Call)]
-        now = time.time()
-        commit = Commit(placed(write for write in batch if isinstance(write, Append)), self.mirror, now)
-        asked, floor = commit.writes, self._floor(now)
-        try:
-            if creations or calls or floor or not await self._write_row(commit):
-                made, results = await self._db.write(partial(self._transact, commit, creations, calls, floor))
-            else:
-                made, results = [], []
-        except Exception as error:  # noqa: BLE001 — every write of the batch gets it
-            self._health.failed(error)
-            for write in batch:
-                write.fail(error if isinstance(error, StoreError) else StoreError(repr(error)))
+    def _commit(self, batch: list[Append[SqliteLog] | Creation | Call], done: Callable[[], None]) -> None:
+        """Begin to commit a batch, without a task: tokens would wait for two more turns of the loop."""
+        with answering(batch):
+            now = time.time()
+            creations = [write for write in batch if isinstance(write, Creation)]
+            calls = [write for write in batch if isinstance(write, Call)]
+            commit = Commit(placed(write for write in batch if isinstance(write, Append)), self.mirror, now)
+            asked, floor = commit.writes, self._floor(now)
+
+            def answer(results: list[Any], error: Exception | None) -> None:
+                with answering(batch):
+                    if error is not None:
+                        self._health.failed(error)
+                        raise error
+                    self.mirror.trim(floor)
+                    commit.mirror()
+                    for append in asked:
+                        self._committed(append, now)
+                    for other, result in zip((*creations, *calls), results, strict=True):
+                        other.succeed(result)
+                done()
+
+            self._db.give(partial(self._write, commit, creations, calls, floor), answer)
             return
-        self.mirror.trim(floor)
-        commit.mirror()
-        for append in asked:
-            self._committed(append, now)
-        for other, result in zip((*creations, *calls), (*made, *results), strict=True):
-            other.succeed(result)
+        done()
 
     def _floor(self, now: float) -> int:
         """Return the journal's row before which all can be deleted now, or 0."""
@@ -134,24 +137,28 @@ class SqliteStore:
         self._trimmed = now
         return min(self.mirror.floor, self.mirror.seen + 1)
 
-    async def _write_row(self, commit: Commit) -> bool:
-        """Write a batch that is nothing but a row; False where it is more, or there is news of claims."""
-        if not commit.is_row or time.monotonic() >= self._renewed + self._lease:
-            return False
-        commit.at = await self._db.insert(UNCLAIMED_ROW, (*commit.values, self._claims_seen)) or 0
-        return bool(commit.at)
+    def _write(self, commit: Commit, creations: Sequence[Creation], calls: Sequence[Call], floor: int) -> list[Any]:
+        """Write one batch, in the writer's thread; return what the creations and the calls have led to.
+
+        Nearly always it is nothing but a row: one statement, which does nothing where there are claims to look at.
+        """
+        lapsed = time.monotonic() >= self._renewed + self._lease
+        if commit.is_row and not (creations or calls or floor or lapsed):
+            commit.at = self._db.insert(UNCLAIMED_ROW, (*commit.values, self._claims_seen)) or 0
+            if commit.at:
+                return []
+        return self._db.transact(partial(self._transact, commit, creations, calls, floor))
 
     def _transact(
         self, commit: Commit, creations: Sequence[Creation], calls: Sequence[Call], floor: int, db: Connection
-    ) -> tuple[list[int | str], list[Any]]:
-        """Run one batch, in the writer's thread; return what the creations and the calls have led to."""
+    ) -> list[Any]:
         if self._look_for_claims(db):
             commit.leave_out_fenced()
         if floor:
             db.execute("DELETE FROM journal WHERE at < ?", (floor,))
         commit.run(db)
         results = [call.function(db) for call in calls]  # before: a key that is released can be taken
-        return self._births.make(db, [creation.birth for creation in creations]), results
+        return [*self._births.make(db, [creation.birth for creation in creations]), *results]
 
     def _committed(self, write: Append[SqliteLog], now: float) -> None:
         log = write.log

@@ -5,6 +5,7 @@ import sqlite3
 import stat
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,30 +161,36 @@ class Database:
 
     async def write(self, transaction: Callable[[Connection], Result]) -> Result:
         """Run `transaction` in the writer's thread, all or nothing. Raises StoreError."""
+        return await self._run(self._writing, partial(self.transact, transaction))
 
-        def run() -> Result:
-            assert self._writer is not None
-            self._begin(self._writer, "BEGIN IMMEDIATE")
-            try:
-                result = transaction(self._writer)
-                self._writer.execute("COMMIT")
-            except BaseException:
-                if self._writer.in_transaction:
-                    self._writer.execute("ROLLBACK")
-                raise
-            return result
+    def give(self, work: Callable[[], Any], answer: Callable[[Any, Exception | None], None]) -> None:
+        """Run `work` in the writer's thread; `answer` gets what it returns, or a StoreError or what else it raises."""
 
-        return await self._run(self._writing, run)
+        def translated(result: Any, error: Exception | None) -> None:
+            answer(result, self._translated(error) if isinstance(error, sqlite3.Error) else error)
 
-    async def insert(self, query: str, values: Sequence[Any]) -> int | None:
-        """Run one INSERT as a transaction; return the number of its row, or None without one. Raises StoreError."""
+        self._writing.give(work, translated)
 
-        def run() -> int | None:
-            assert self._writer is not None
-            done = self._begin(self._writer, query, values)
-            return done.lastrowid if done.rowcount == 1 else None
+    # --- in the writer's thread ----------------------------------------------------------------------------------
 
-        return await self._run(self._writing, run)
+    def transact(self, transaction: Callable[[Connection], Result]) -> Result:
+        """Run `transaction`, all or nothing."""
+        assert self._writer is not None
+        self._begin(self._writer, "BEGIN IMMEDIATE")
+        try:
+            result = transaction(self._writer)
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+        return result
+
+    def insert(self, query: str, values: Sequence[Any]) -> int | None:
+        """Run one INSERT as a transaction; return the number of its row, or None without one."""
+        assert self._writer is not None
+        done = self._begin(self._writer, query, values)
+        return done.lastrowid if done.rowcount == 1 else None
 
     def _begin(self, writer: Connection, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
         """Run the statement of a transaction that waits for the lock."""
@@ -200,6 +207,8 @@ class Database:
         if seconds != self._patience:
             self._patience = seconds
             writer.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+
+    # --- in the loop ---------------------------------------------------------------------------------------------
 
     async def maintain(self, work: Callable[[Connection], Result]) -> Result:
         """Run `work` in the writer's thread, outside a transaction. Raises StoreError."""
@@ -236,10 +245,13 @@ class Database:
         try:
             return await thread.run(work)
         except sqlite3.Error as error:
-            words = in_words(self.path, error)
-            if primary_code(error) in DAMAGE:
-                self.damage = words
-            raise StoreError(words) from error
+            raise self._translated(error) from error
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        words = in_words(self.path, error)
+        if primary_code(error) in DAMAGE:
+            self.damage = words
+        return StoreError(words)
 
 
 def checksum(*data: bytes) -> int:

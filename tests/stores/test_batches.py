@@ -1,20 +1,24 @@
 """Group commit: every write is answered, whatever its commit does."""
 
+from collections.abc import Callable
+
 import pytest
 
 from server.core.errors import StoreError
-from server.stores.batches import Batches, Write
+from server.stores.batches import Batches, Write, answering
 
 
 async def test_a_commit_that_raises_fails_its_writes_and_the_next_batch_goes_on() -> None:
     """A write that nobody answered would hold its stream for ever."""
     broken = True
 
-    async def commit(batch: list[Write]) -> None:
-        if broken:
-            raise RuntimeError("a mistake of ours")
-        for write in batch:
-            write.succeed(len(batch))
+    def commit(batch: list[Write], done: Callable[[], None]) -> None:
+        with answering(batch):
+            if broken:
+                raise RuntimeError("a mistake of ours")
+            for write in batch:
+                write.succeed(len(batch))
+        done()
 
     batches: Batches[Write] = Batches(commit, window=0.0)
     first = Write()
@@ -26,3 +30,14 @@ async def test_a_commit_that_raises_fails_its_writes_and_the_next_batch_goes_on(
     batches.put(second)
     assert await second.decided() == 1
     await batches.flush()
+
+
+async def test_what_is_answered_stays_so() -> None:
+    """Where a commit fails half-way, who has been told keeps the answer."""
+    first, second = Write(), Write()
+    with answering([first, second]):
+        first.succeed("there")
+        raise StoreError("the disk is full")
+    assert await first.decided() == "there"
+    with pytest.raises(StoreError, match="full"):
+        await second.decided()
