@@ -15,10 +15,11 @@ class Stencil:
     UTF-8), is as valid as that one and means another piece of text. Parsing is a tenth of all that a token costs.
     """
 
-    __slots__ = ("_cut", "_end", "_start")
+    __slots__ = ("_after", "_before", "_between", "_cut", "_end", "_start")
 
     def __init__(self) -> None:
-        self._start = self._end = b""  # of a frame: what is before its text and after it
+        self._before = self._after = b""  # the text, in a frame's data
+        self._start = self._between = self._end = b""  # of the texts, in a read of several frames
         self._cut = 0
 
     def match(self, read: bytes) -> list[bytes]:
@@ -26,8 +27,7 @@ class Stencil:
         start, end = self._start, self._end
         if not start or read[: len(start)] != start or read[-len(end) :] != end or len(read) <= len(start) + len(end):
             return []
-        text = read[len(start) : -len(end)]
-        texts = text.split(end + start) if BLANK in text else [text]
+        texts = read[len(start) : -len(end)].split(self._between)
         told = b" ".join(texts)  # not b"": two halves of a character would make a whole one
         try:
             if b"" in texts or QUOTE in told or BACKSLASH in told or not told.decode().isprintable():
@@ -36,15 +36,17 @@ class Stencil:
             return []
         if len(texts) == 1:
             return [read[len(DATA) : -len(BLANK)]]
-        before, after = start[len(DATA) :], end[: -len(BLANK)]
+        before, after = self._before, self._after
         return [before + text + after for text in texts]
 
     def cut(self, data: bytes) -> None:
         """Take what `data`, which was parsed and is a plain token, is the pattern of."""
-        if self._cut == LEARNT or LF in data or (self._start and data.startswith(self._start[len(DATA) :])):
+        if self._cut == LEARNT or LF in data or (self._before and data.startswith(self._before)):
             return
         self._cut += 1
         at = data.find(TEXT)  # inside a string the quotes would be escaped: this is a key, and its value a string
         end = data.find(b'"', at + len(TEXT))
         if at >= 0 and end >= 0 and data[end - 1] != BACKSLASH:
-            self._start, self._end = DATA + data[: at + len(TEXT)], data[end:] + BLANK
+            self._before, self._after = data[: at + len(TEXT)], data[end:]
+            self._start, self._end = DATA + self._before, self._after + BLANK
+            self._between = self._end + self._start

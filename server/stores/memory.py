@@ -3,12 +3,14 @@
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from itertools import chain
 
 from server.config import Settings
 from server.core.errors import StoreError
 from server.core.records import CHUNK, Birth, Ending, Form, Record
-from server.stores.segments import Segments
+from server.stores.segments import BLOCK, Segments
 
+LATE_OVERHEAD = 41  # bytes of a record that is an object of its own
 LOG_OVERHEAD = 2048  # bytes of a log beside its records: its own objects, its birth's
 USUAL: dict[Form, str] = {"openai": CHUNK, "native": "token"}  # the kind of nearly all records
 
@@ -17,8 +19,9 @@ class MemoryLog:
     """One log."""
 
     __slots__ = (
+        "_late",
         "_odd",
-        "_records",
+        "_packed",
         "_store",
         "_usual",
         "birth",
@@ -39,25 +42,30 @@ class MemoryLog:
         self.last_activity = birth.created
         self.target = ""
         self._store = store
-        self._records = Segments()
+        self._packed = Segments()
+        self._late: list[bytes] = []  # the last records, fewer than a block
         self._usual = USUAL[birth.form]
         self._odd: dict[int, str] = {}  # kinds of records that are not of the usual one, by number
 
     @property
     def footprint(self) -> int:
         """Memory that this log takes, in bytes, as near as counting gets."""
-        return LOG_OVERHEAD + len(self.birth.body) + self._records.footprint
+        late = self.bytes - self._packed.bytes + LATE_OVERHEAD * len(self._late)
+        return LOG_OVERHEAD + len(self.birth.body) + self._packed.footprint + late
 
     def append_now(self, records: Sequence[Record]) -> None:
         """Add records, which may be shown at once. Raises StoreError after the ending."""
         if self.ending is not None:
             raise StoreError(f"stream {self.birth.id} has ended")
         for kind, data in records:
-            self._records.add(data)
+            self._late.append(data)
             self.bytes += len(data)
             self.tail += 1
             if kind != self._usual:
                 self._odd[self.tail] = kind
+            if len(self._late) == BLOCK:
+                self._packed.add(self._late)
+                self._late = []
         self.last_activity = time.time()
 
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
@@ -69,8 +77,9 @@ class MemoryLog:
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; never suspends."""
+        late = self._late[max(0, after - self._packed.tail) :]
         found: list[Record] = []
-        for number, data in enumerate(self._records.read(after), after + 1):
+        for number, data in enumerate(chain(self._packed.read(after), late), after + 1):
             if found and len(data) > max_bytes:
                 break
             found.append(Record(self._odd.get(number, self._usual), data))
@@ -79,7 +88,8 @@ class MemoryLog:
 
     async def offset(self, cursor: int) -> int:
         """Return the size of the data up to `cursor`; never suspends."""
-        return self._records.offset(cursor)
+        late = cursor - self._packed.tail
+        return self._packed.offset(cursor) if late <= 0 else self._packed.bytes + sum(map(len, self._late[:late]))
 
 
 class MemoryStore:
