@@ -9,6 +9,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from server.stores.sqlite_journal import Mirror, entry
 from server.stores.sqlite_log import Call, SqliteLog
 
 WINDOW = 0.002  # seconds between two commits
+CHECKPOINT = 500  # pages of the write-ahead log after which they are copied into the file
 TRIM = 0.1  # seconds between two deletions from the journal: its pages are used again instead of growing the file
 POLL = 0.02  # seconds between two looks at what other processes have written, while somebody follows it
 FOLLOW = 0.5  # seconds after which `follow` returns in any case
@@ -61,6 +63,8 @@ class SqliteStore:
         self._renewed = 0.0  # time.monotonic(), as are all times of leases
         self._version = -1
         self._trimmed = 0.0
+        self._pages = 0  # written since the last checkpoint
+        self._checkpoint: asyncio.Task[None] | None = None
         self._reading = asyncio.Lock()
         self._following: dict[SqliteLog, asyncio.Event] = {}
         self._marked: dict[int, float] = {}
@@ -83,6 +87,8 @@ class SqliteStore:
         await self._health.close()
         try:
             await self.batches.flush()
+            if self._checkpoint is not None:
+                await self._checkpoint
             await self._db.checkpoint()
             await self._db.write(self._give_back)
         except StoreError:
@@ -120,6 +126,7 @@ class SqliteStore:
                         raise error
                     self.mirror.trim(floor)
                     commit.mirror()
+                    self._count(commit.pages)
                     for append in asked:
                         self._committed(append, now)
                     for other, result in zip((*creations, *calls), results, strict=True):
@@ -129,6 +136,17 @@ class SqliteStore:
             self._db.give(partial(self._write, commit, creations, calls, floor), answer)
             return
         done()
+
+    def _count(self, pages: int) -> None:
+        """Make a checkpoint where enough has been written since the last one."""
+        self._pages += pages
+        if self._pages >= CHECKPOINT and (self._checkpoint is None or self._checkpoint.done()):
+            self._pages = 0
+            self._checkpoint = asyncio.create_task(self._copy(), name="sqlite checkpoint")
+
+    async def _copy(self) -> None:
+        with suppress(StoreError):  # the next commit meets the same error, and says so
+            await self._db.checkpoint()
 
     def _floor(self, now: float) -> int:
         """Return the journal's row before which all can be deleted now, or 0."""
@@ -465,7 +483,6 @@ class SqliteStore:
             for num in foreign:
                 self.mirror.drop(num, open_logs.get(num, 1 << 62) + 1)
         await self._db.maintain(sweeping.vacuum)
-        await self._db.checkpoint()
 
 
 def listed(nums: Iterable[int]) -> str:

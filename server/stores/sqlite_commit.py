@@ -14,6 +14,8 @@ from server.stores.sqlite_log import SqliteLog
 CHUNK = 65_536  # bytes of a log that are gathered before they become a chunk
 CHUNKS = 8  # logs that have gathered as much are put into chunks at once: the others lose nothing by waiting
 
+PAGE_SIZE = 4096  # bytes
+COMMIT_PAGES = 4
 ROW = "INSERT INTO journal (written, data, crc) VALUES (?, ?, ?)"
 UNCLAIMED_ROW = """INSERT INTO journal (written, data, crc)
     SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM claims WHERE at > ?)"""
@@ -58,6 +60,12 @@ class Commit:
     def values(self) -> tuple[float, bytes, int]:
         """What is stored of the row."""
         return self.now, self.row, checksum(self.row)
+
+    @property
+    def pages(self) -> int:
+        """About how many pages it writes: those of its data, and what a commit takes in any case."""
+        data = len(self.row) + sum(len(records) for _, _, records in self._chunks.values())
+        return COMMIT_PAGES + data // PAGE_SIZE
 
     @property
     def is_row(self) -> bool:

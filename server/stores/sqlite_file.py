@@ -18,7 +18,7 @@ Connection = sqlite3.Connection
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for the lock of another process
 LOCKED_TIMEOUT = 0.05  # the same after a write that has waited in vain: whoever comes next is told soon
 PRIVATE = 0o600  # the file holds prompts
-WAL_PAGES = 8000  # pages of the write-ahead log with which a commit copies into the file what `checkpoint` has left
+WAL_PAGES = 4000  # pages of the write-ahead log with which a commit makes a checkpoint itself
 WAL_LIMIT = 64 << 20  # bytes that the write-ahead log is cut back to when it has been copied
 
 # Each step takes a database from the version of its index to the next one; they are never changed, only added to.
@@ -220,13 +220,13 @@ class Database:
         return await self._run(self._writing, run)
 
     async def checkpoint(self) -> None:
-        """Copy what was committed into the file, and wait for the disk; commits go on meanwhile. Raises StoreError."""
+        """Copy what was committed into the file, while commits go on. Raises StoreError.
 
-        def run() -> None:
-            assert self._copier is not None
-            self._copier.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-
-        await self._run(self._copying, run)
+        It waits for the disk, which takes too long for the writer. What has been committed meanwhile is little; that is
+        copied between two commits, and the write-ahead log begins anew: as long as anything is left in it, it grows.
+        """
+        for thread, connection in ((self._copying, self._copier), (self._writing, self._writer)):
+            await self._run(thread, partial(_copy, connection))
 
     async def read(self, query: Callable[[Connection], Result]) -> Result:
         """Run `query` in the reader's thread. Raises StoreError."""
@@ -252,6 +252,11 @@ class Database:
         if primary_code(error) in DAMAGE:
             self.damage = words
         return StoreError(words)
+
+
+def _copy(connection: Connection | None) -> None:
+    assert connection is not None
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def checksum(*data: bytes) -> int:
