@@ -171,12 +171,12 @@ class RedisStore:
             writes = placed(write for write in batch if isinstance(write, Append))
             if releases:
                 await self._persist("RELEASE", [value for one in releases for value in _key(one.birth)])
-            found = await self._persist("CREATE", self._births(creations, now)) if creations else []
-            told = await self._persist("APPEND", self._records(writes, now)) if writes else []
             for release in releases:
                 release.succeed()
+            found = await self._persist("CREATE", self._births(creations, now)) if creations else []
             for creation, stream_id in zip(creations, found, strict=True):
                 creation.succeed(stream_id.decode())
+            told = await self._persist("APPEND", self._records(writes, now)) if writes else []
             answers = {int(place): answer for place, answer in (one.decode().split(" ") for one in told)}
             for place, write in enumerate(writes):
                 settle(write, answers.get(place), now)
