@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from ports import free_port
@@ -60,3 +62,14 @@ class RedisServer:
         """Let it run again."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[RedisServer]:
+    """Run a server until the end of the block."""
+    server = RedisServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()

@@ -160,8 +160,7 @@ class SqliteStore:
 
         Nearly always it is nothing but a row: one statement, which does nothing where there are claims to look at.
         """
-        lapsed = time.monotonic() >= self._renewed + self._lease
-        if commit.is_row and not (creations or calls or floor or lapsed):
+        if commit.is_row and not (creations or calls or floor or self._lapsed):
             commit.at = self._db.insert(UNCLAIMED_ROW, (*commit.values, self._claims_seen)) or 0
             if commit.at:
                 return []
@@ -200,13 +199,18 @@ class SqliteStore:
 
     # --- fences and leases -----------------------------------------------------------------------------------------
 
+    @property
+    def _lapsed(self) -> bool:
+        """Whether this process stood still for longer than its lease: what it knows is old."""
+        return time.monotonic() >= self._renewed + self._lease
+
     def _look_for_claims(self, db: Connection) -> bool:
         """Fence the logs that others have claimed; return whether there is news of that kind.
 
         `db` is in a transaction, so none is claimed meanwhile.
         """
         news = False
-        if time.monotonic() >= self._renewed + self._lease:  # this process stood still: what it knows is old
+        if self._lapsed:
             mine = dict(db.execute("SELECT num, epoch FROM logs WHERE instance = ?", (self._name,)).fetchall())
             for log in list(self._held.values()):
                 self._fence(log, mine.get(log.num, log.epoch + 1))

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from redis_server import RedisServer
+from redis_server import running
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -14,10 +14,8 @@ LEASE = 1.0  # seconds
 @pytest.fixture(scope="session")
 def redis(tmp_path_factory):
     """One server, with an append-only file."""
-    running = RedisServer(tmp_path_factory.mktemp("redis"))
-    running.start()
-    yield running
-    running.kill()
+    with running(tmp_path_factory.mktemp("redis")) as one:
+        yield one
 
 
 @pytest.fixture(params=["sqlite", "redis"])

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from contract import DONE, DurableContract, birth, ending, everything, tokens
-from redis_server import RedisServer
+from redis_server import RedisServer, running
 
 from server.core.errors import StoreError
 from server.stores import redis as redis_store
@@ -15,19 +15,15 @@ from server.stores.redis import SKIP, RedisStore
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """One server for the contract."""
-    running = RedisServer(tmp_path_factory.mktemp("redis"))
-    running.start()
-    yield running
-    running.kill()
+    with running(tmp_path_factory.mktemp("redis")) as one:
+        yield one
 
 
 @pytest.fixture
 def own_server(tmp_path):
     """A server of the test's own."""
-    running = RedisServer(tmp_path)
-    running.start()
-    yield running
-    running.kill()
+    with running(tmp_path) as one:
+        yield one
 
 
 class TestRedis(DurableContract):

@@ -200,18 +200,28 @@ async def test_locked(make, path, monkeypatch):
     await store.close()
 
 
+async def fill(store):
+    """Leave room for two pages."""
+    pages = (await store._db.rows("PRAGMA page_count"))[0][0]
+    await store._db.maintain(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
+
+
+async def make_room(store):
+    """End what `fill` has begun."""
+    await store._db.maintain(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchall())
+
+
 async def test_full(make):
     """A disk that is full fails what does not fit, keeps what was confirmed, and is over when there is room again."""
     store = make()
     await store.open()
     log = await store.create(birth())
     await log.append(tokens(2))
-    pages = (await store._db.rows("PRAGMA page_count"))[0][0]
-    await store._db.maintain(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
+    await fill(store)
     with pytest.raises(StoreError, match="the disk is full"):
         await log.append([Record("chunk", b"x" * 1_000_000)])
     assert await everything(log) == tokens(2)
-    await store._db.maintain(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchall())
+    await make_room(store)
     await log.append(tokens(1, first=3))
     await log.append(DONE, ending())
     assert await everything(log) == tokens(3) + DONE
@@ -224,11 +234,10 @@ async def test_no_hole_where_nobody_waited(make):
     await store.open()
     log = await store.create(birth())
     await log.append(tokens(2))
-    pages = (await store._db.rows("PRAGMA page_count"))[0][0]
-    await store._db.maintain(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
+    await fill(store)
     log.append_soon([Record("chunk", b"x" * 1_000_000)], lambda *_: pytest.fail("shown, but not stored"))
     await store.batches.flush()
-    await store._db.maintain(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchall())
+    await make_room(store)
     for end in (None, ending()):
         with pytest.raises(StoreError, match="the disk is full"):
             await log.append(DONE, end)
