@@ -17,6 +17,7 @@ from server.core.ports import Strategy
 from server.core.recollect import transcript_of
 from server.core.records import Ending
 from server.core.timing import Phases
+from server.deadline import Deadline
 from server.plan import Plan
 from server.round import Round
 from server.stream import Stream
@@ -100,7 +101,8 @@ class Relay:
                 await self._recollect()
             if self.stopped is not None:
                 raise self.stopped
-            async with asyncio.timeout_at(self._accepted + self._total_timeout):
+            async with Deadline() as deadline:
+                deadline.set(self._accepted + self._total_timeout)
                 await self._generate()
         except TimeoutError:
             if self._stream.ended.is_set():

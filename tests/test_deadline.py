@@ -9,6 +9,7 @@ import pytest
 import uvloop
 
 from server.deadline import Deadline
+from server.wheel import Due, Wheel, wheel
 
 FAR = 60.0  # seconds: never reached here
 NEAR = 0.03
@@ -124,46 +125,37 @@ def test_taken_away_and_set_again(run) -> None:
     assert run(expires(body)) > 5 * NEAR
 
 
-def test_moves_cost_no_timer(run) -> None:
-    """A thousand tokens take one timer between them."""
+def test_moves_cost_nothing(run) -> None:
+    """A thousand tokens take one place in the wheel between them."""
 
     async def scenario() -> None:
-        loop, timers = asyncio.get_running_loop(), 0
+        puts = []
 
-        class Counting:
-            """The running loop, with its timers counted."""
-
-            time = staticmethod(loop.time)
-
-            @staticmethod
-            def call_at(when: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-                nonlocal timers
-                timers += 1
-                return loop.call_at(when, callback)
+        class Counting(Wheel):
+            def put(self, at: float, what: Due) -> int:
+                puts.append(at)
+                return super().put(at, what)
 
         deadline = Deadline()
-        deadline._loop = Counting
+        deadline._wheel = Counting(asyncio.get_running_loop())
         async with deadline:
             deadline.set(time.monotonic() + FAR)
             for number in range(1000):
                 deadline.at = time.monotonic() + FAR + number
                 await asyncio.sleep(0)
-        assert timers == 1
+        assert len(puts) == 1
 
     run(scenario())
 
 
 def test_other_ends_stay_what_they_are(run) -> None:
-    """An exception of the body goes through; a cancellation from outside stays one; neither leaves a timer behind."""
-    seen: list[Deadline] = []
+    """An exception of the body goes through; a cancellation from outside stays one; neither stays in the wheel."""
 
     async def failing(deadline: Deadline) -> None:
-        seen.append(deadline)
         deadline.set(time.monotonic() + NEAR)
         raise KeyError("mine")
 
     async def waiting(deadline: Deadline) -> None:
-        seen.append(deadline)
         deadline.set(time.monotonic() + FAR)
         await asyncio.sleep(FAR)
 
@@ -175,10 +167,24 @@ def test_other_ends_stay_what_they_are(run) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await asyncio.sleep(3 * NEAR)
-        assert [deadline._timer for deadline in seen] == [None, None]
+        assert not wheel()._slots
 
     run(scenario())
+
+
+def test_moved_away_while_it_is_being_called(run) -> None:
+    """The wheel has begun the call when the deadline moves: it does not expire, and does at its new time."""
+
+    async def body(deadline: Deadline) -> None:
+        began = time.monotonic()
+        deadline.set(began + NEAR)
+        deadline.set(began + 6 * NEAR)
+        deadline.due()
+        await asyncio.sleep(3 * NEAR)
+        deadline.due()
+        await asyncio.sleep(FAR)
+
+    assert run(expires(body)) > 6 * NEAR
 
 
 def test_nothing_fires_afterwards(run) -> None:

@@ -24,6 +24,7 @@ from server.core.sse import HEARTBEAT, retry
 from server.flag import Flag
 from server.stream import Stream
 from server.telemetry.metrics import Metrics
+from server.wheel import wheel
 
 READ_BYTES = 16_384  # of the log at once: what fits the transport without waiting
 VANISHED = 30.0  # seconds without any answer until a client counts as gone (its network is)
@@ -224,7 +225,7 @@ class Delivery:
 
         A response that opens with nothing to tell begins with one: aiohttp sends the head with the first write.
         """
-        interval = self._flow.heartbeat_interval
+        interval, rest = self._flow.heartbeat_interval, wheel()
         while True:
             silence = self._loop.time() - self._wrote_at
             if silence >= interval:
@@ -233,7 +234,7 @@ class Delivery:
                 else:
                     self._write(HEARTBEAT)
                 silence = 0.0
-            await asyncio.sleep(min(interval - silence, WATCH_INTERVAL))
+            await rest.sleep(min(interval - silence, WATCH_INTERVAL))
             if unanswered(self._request.transport) >= VANISHED:
                 raise ConnectionResetError("the client has vanished")
 

@@ -10,6 +10,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from server.api.errors import new_request_id
 from server.core.errors import error_body
+from server.few import Few
 from server.telemetry.logs import cause
 
 KEEPALIVE_TIMEOUT = 75.0  # seconds that an idle connection is kept; above nginx's own 60
@@ -31,6 +32,10 @@ class Connection(web.RequestHandler):
     """aiohttp's protocol with the write-buffer marks at zero: the kernel's bounded buffer is the only one below us."""
 
     __slots__ = ("_head_timer",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._messages: Any = Few()  # requests that wait for their turn: a client hardly ever sends a second one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the marks; uvloop's defaults differ from asyncio's."""

@@ -13,6 +13,7 @@ from server.config import Settings
 from server.core.errors import Rejected
 from server.core.generation import Generation
 from server.core.records import Policy
+from server.few import slim
 
 BODY_TIMEOUT = 10.0  # seconds between two pieces of a body
 BODY_TOTAL = 60.0  # seconds for the whole body
@@ -62,6 +63,7 @@ async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
         raise Rejected(400, "The body could not be read.", "invalid_body") from error
     if len(body) > max_bytes:
         raise too_large(max_bytes)
+    slim(request.content)  # which aiohttp keeps as long as the response
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:

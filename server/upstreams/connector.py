@@ -7,18 +7,31 @@ from typing import Any
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import RawResponseMessage
+from aiohttp.streams import StreamReader
 
+from server.few import Few, slim
 from server.upstreams.connecting import Resolver, current_phases, upstream_socket
 
 KEEPALIVE_TIMEOUT = 30.0  # seconds that an idle connection is kept
 
 
 class UpstreamProtocol(ResponseHandler):
-    """aiohttp's protocol, which does not resume what was not paused.
+    """aiohttp's protocol, which does not resume what was not paused, and keeps its queues small.
 
     aiohttp's reader resumes the connection after every read, paused or not: an empty run of the HTTP parser and a
     call of the transport, a twelfth of the instructions that a bare relay takes for a token.
     """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._buffer: Any = Few()  # heads that nobody has taken yet: there is never more than one
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """Hand over a head with its body."""
+        message, body = data
+        slim(body, chunked=message.chunked)
+        super().feed_data(data, size)
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Go on reading after a pause; the parser keeps something back only where it was paused."""
