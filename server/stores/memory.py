@@ -10,6 +10,8 @@ from server.core.errors import StoreError
 from server.core.records import CHUNK, Birth, Ending, Form, Record
 from server.stores.segments import BLOCK, Segments
 
+FEW = 4  # records that a slow stream's block has
+SLOW = 0.25  # seconds since its last record: there is time to pack, and to wait for a whole block would take long
 LATE_OVERHEAD = 41  # bytes of a record that is an object of its own
 LOG_OVERHEAD = 2048  # bytes of a log beside its records: its own objects, its birth's
 USUAL: dict[Form, str] = {"openai": CHUNK, "native": "token"}  # the kind of nearly all records
@@ -64,9 +66,15 @@ class MemoryLog:
             if kind != self._usual:
                 self._odd[self.tail] = kind
             if len(self._late) == BLOCK:
-                self._packed.add(self._late)
-                self._late = []
-        self.last_activity = time.time()
+                self._pack()
+        now = time.time()
+        if now - self.last_activity > SLOW and len(self._late) >= FEW:
+            self._pack()
+        self.last_activity = now
+
+    def _pack(self) -> None:
+        self._packed.add(self._late)
+        self._late = []
 
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records; never suspends. Raises StoreError after the ending."""
