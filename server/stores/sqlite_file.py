@@ -1,4 +1,4 @@
-"""The database file of the SQLite store: its schema, its two connections with a thread each, its errors in words."""
+"""The database file of the SQLite store: its connections, with a thread each, and its errors in words."""
 
 import os
 import sqlite3
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from server.core.errors import StoreError
+from server.stores.sqlite_schema import migrate
 from server.stores.worker import Worker
 
 Result = TypeVar("Result")
@@ -20,63 +21,6 @@ LOCKED_TIMEOUT = 0.05  # the same after a write that has waited in vain: whoever
 PRIVATE = 0o600  # the file holds prompts
 WAL_PAGES = 4000  # pages of the write-ahead log with which a commit makes a checkpoint itself
 WAL_LIMIT = 64 << 20  # bytes that the write-ahead log is cut back to when it has been copied
-
-# Each step takes a database from the version of its index to the next one; they are never changed, only added to.
-MIGRATIONS: tuple[str, ...] = (
-    """
-    CREATE TABLE instances (  -- who may hold logs; on the clock of this boot of the machine
-        name TEXT PRIMARY KEY,
-        boot TEXT NOT NULL,
-        expires REAL NOT NULL
-    ) WITHOUT ROWID;
-    CREATE TABLE logs (
-        num INTEGER PRIMARY KEY AUTOINCREMENT,
-        id TEXT NOT NULL UNIQUE,
-        owner TEXT NOT NULL,
-        idempotency TEXT,
-        birth BLOB NOT NULL,
-        body BLOB NOT NULL,
-        instance TEXT,              -- who may append; NULL: ended, or given back by an orderly stop
-        boot TEXT NOT NULL,         -- the boot of the machine in which it was claimed last
-        epoch INTEGER NOT NULL,
-        target TEXT NOT NULL DEFAULT '',
-        tail INTEGER NOT NULL DEFAULT 0,   -- of what is in `chunks`
-        size INTEGER NOT NULL DEFAULT 0,   -- bytes of data up to `tail`
-        lost TEXT NOT NULL DEFAULT '[]',   -- JSON: runs of record numbers that are not there
-        active REAL NOT NULL,
-        followed REAL NOT NULL DEFAULT 0,  -- when another instance read it last, on the clock of `instances`
-        ended REAL,
-        ending BLOB
-    );
-    CREATE UNIQUE INDEX logs_idempotency ON logs (owner, idempotency) WHERE idempotency IS NOT NULL;
-    CREATE INDEX logs_ended ON logs (ended);
-    CREATE TABLE claims (           -- what an instance reads to learn that it was fenced
-        at INTEGER PRIMARY KEY AUTOINCREMENT,
-        log INTEGER NOT NULL,
-        epoch INTEGER NOT NULL,
-        made REAL NOT NULL
-    );
-    CREATE TABLE journal (          -- one row a commit: what all streams appended in it
-        at INTEGER PRIMARY KEY AUTOINCREMENT,
-        written REAL NOT NULL,
-        data BLOB NOT NULL
-    );
-    CREATE TABLE chunks (           -- many records of one log that follow each other
-        at INTEGER PRIMARY KEY,
-        log INTEGER NOT NULL,
-        first INTEGER NOT NULL,
-        start INTEGER NOT NULL,     -- bytes of data before `first`
-        data BLOB NOT NULL
-    );
-    CREATE UNIQUE INDEX chunks_place ON chunks (log, first);
-    """,
-    # Checksums, as SQLite has none: of `data`, or of `birth` and `body`. NULL where version 1 wrote it.
-    """
-    ALTER TABLE logs ADD COLUMN crc INTEGER;
-    ALTER TABLE journal ADD COLUMN crc INTEGER;
-    ALTER TABLE chunks ADD COLUMN crc INTEGER;
-    """,
-)
 
 # By SQLite's primary result codes (https://www.sqlite.org/rescode.html).
 WORDS = {
@@ -121,7 +65,7 @@ class Database:
         except OSError as error:
             raise StoreError(f"The database {self.path} cannot be opened: {error.strerror}.") from error
         self._writer = self._connect()
-        _migrate(self._writer, self.path)
+        migrate(self._writer, self.path)
         self._reader = self._connect()
         self._copier = self._connect()
 
@@ -275,21 +219,3 @@ def in_words(path: Path, error: sqlite3.Error) -> str:
 def primary_code(error: sqlite3.Error) -> int:
     """Return SQLite's result code without what it says of the place; 0 for an error of the module's own."""
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
-def _migrate(connection: Connection, path: Path) -> None:
-    connection.execute("BEGIN IMMEDIATE")  # two processes may start at once
-    try:
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(MIGRATIONS):
-            raise StoreError(f"The database {path} was written by a newer version of Sluiceway (schema {version}).")
-        for step in MIGRATIONS[version:]:
-            for statement in step.split(";\n"):
-                connection.execute(statement)
-        if version < len(MIGRATIONS):
-            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise

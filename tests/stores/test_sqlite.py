@@ -14,7 +14,7 @@ from contract import ALL, DONE, DurableContract, birth, ending, everything, toke
 
 from server.core.errors import StoreError
 from server.core.records import Record
-from server.stores import sqlite_file, sqlite_journal
+from server.stores import sqlite_file, sqlite_journal, sqlite_schema
 from server.stores.sqlite import SKIP, SqliteStore
 from server.stores.sqlite_commit import CHUNKS
 
@@ -147,13 +147,13 @@ async def test_migrates(make, path, monkeypatch):
     await log.append(tokens(5))
     await store.close()
     step = "CREATE TABLE added (a);\nINSERT INTO added VALUES (7);\n"
-    monkeypatch.setattr(sqlite_file, "MIGRATIONS", (*sqlite_file.MIGRATIONS, step))
+    monkeypatch.setattr(sqlite_schema, "MIGRATIONS", (*sqlite_schema.MIGRATIONS, step))
     newer = make()
     await newer.open()
     found = await newer.find(log.birth.id)
     assert await everything(found) == tokens(5)
     assert await newer._db.rows("SELECT a FROM added") == [(7,)]
-    assert await newer._db.rows("PRAGMA user_version") == [(len(sqlite_file.MIGRATIONS),)]
+    assert await newer._db.rows("PRAGMA user_version") == [(len(sqlite_schema.MIGRATIONS),)]
     await newer.close()
 
 
