@@ -6,7 +6,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import orjson
@@ -22,6 +22,7 @@ from server.core.native import NativeWriter
 from server.core.ports import Log, Store, Strategy
 from server.core.recollect import generation_of
 from server.core.records import Birth
+from server.flag import Flag
 from server.following import Following, out_of_reach
 from server.preprocess import Preprocessing
 from server.relay import Relay
@@ -36,6 +37,8 @@ from server.upstreams.pool import Target, Upstreams
 
 SWEEP_INTERVAL = 1.0  # seconds
 RENEW_INTERVAL = 0.25  # seconds: how late a relay is stopped whose stream was aborted elsewhere
+ABORT_PATIENCE = 5.0  # seconds in which a stream that is aborted may be taken away again
+ABORT_PAUSE = 0.05  # seconds until it is taken back: whoever has it may be about to end it, too
 ID_BYTES = 18  # 144 random bits
 Leaving = Literal["gone", "stalled", "ended"]
 log = structlog.get_logger("sluiceway")
@@ -59,6 +62,7 @@ class Live:
     task: asyncio.Task[None]
     route: Sequence[Target]
     lingering: asyncio.TimerHandle | None = None
+    over: Flag = field(default_factory=Flag)  # the relay is done, and what follows from it as well
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +270,7 @@ class Streams:
         self._metrics.active.inc()
         self._idle.clear()
         task.add_done_callback(lambda done: self._over(stream, done))
+        task.add_done_callback(lambda _: live.over.set())
         return live
 
     def _writer(self, stream: Stream, generation: Generation, rounds: Rounds | None) -> Writer:
@@ -423,23 +428,30 @@ class Streams:
     # --- stop --------------------------------------------------------------------------------------------------
 
     async def abort(self, stream: Stream, reason: str) -> None:
-        """Cancel a live stream and return when its upstream is closed; an ended one is left as it is.
+        """Cancel a live stream; return when it has ended and its upstream is closed. An ended one is left as it is.
 
-        From a relay on another instance the stream is taken away, and that relay is fenced. Raises StoreError.
+        From a relay on another instance the stream is taken away, and that relay is fenced. It may be the other way
+        round in the same moment, or this process lets go of its relays: then it is taken back. Raises StoreError where
+        the ending could not be written yet.
         """
-        while stream.id not in self._live and self._store.durable and not stream.ended.is_set():
-            stream = self._following.get(stream.id) or stream
-            if await self._following.claim(stream, force=True):
-                self._take_over(stream, cancelled(reason))
-            else:
-                await self._store.refresh(stream.log)
-                stream.refreshed()
-        live = self._live.get(stream.id)
-        if live is not None:
-            live.relay.stop(cancelled(reason))
-            await asyncio.wait([live.task])
-            if live.stream.fault is not None:
-                raise StoreError("the ending of a stream that was aborted could not be written yet")
+        stop, until = cancelled(reason), time.monotonic() + ABORT_PATIENCE
+        while stream.log.ending is None:
+            live = self._live.get(stream.id)
+            if live is None and self._store.durable:
+                stream = self._following.get(stream.id) or stream
+                if await self._following.claim(stream, force=True):
+                    live = self._take_over(stream, stop)
+                else:  # it has ended, or is being claimed here
+                    await self._store.refresh(stream.log)
+                    stream.refreshed()
+            if live is not None:
+                stream = live.stream
+                live.relay.stop(stop)
+                await live.over.wait()
+            if stream.log.ending is None:
+                if stream.fault is not None or time.monotonic() >= until:
+                    raise StoreError("the ending of a stream that was aborted could not be written yet")
+                await asyncio.sleep(ABORT_PAUSE)
 
     async def drain(self, grace: float, readers: asyncio.Event) -> None:
         """Take no new streams, let the running ones end for `grace` seconds, then end the rest with `shutdown`.

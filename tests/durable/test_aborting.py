@@ -1,0 +1,137 @@
+"""DELETE in the moment in which the stream changes hands: it is answered 204 when the stream has ended, not before."""
+
+import asyncio
+import json
+
+import wire
+from gateway import InProcess, in_process
+
+from server import streams as streams_module
+from server.core.lifecycle import State
+from server.streams import Owner
+
+STALLED = {"pieces": [f"word{n} " for n in range(60)], "stall_after": 3}
+TURNS = 12  # more than a relay takes to end when it is cancelled
+JSON = {"Accept": "application/json"}
+
+
+def tables(store):
+    """Give gateways that share a store; the lease outlives the test: only what a test does moves a stream."""
+    return {"store": {**store, "lease": 30.0}, "recovery": {"strategy": "auto", "backoff": 0.05}}
+
+
+async def begun(client: wire.Client, model: str) -> str:
+    """Begin a stream that stalls, and return its id when the client has had what comes before."""
+    await client.complete(model, headers={"X-On-Disconnect": "continue"})
+    _, head = await client.head()
+    await client.events(3)
+    return head["x-stream-id"]
+
+
+async def taken_over(gateway: InProcess, stream_id: str) -> None:
+    """Let a gateway take a running stream away from another one, and go on with it."""
+    streams = gateway.app.streams
+    stream = await streams.find(stream_id, Owner())
+    assert await streams._following.claim(stream, force=True)
+    streams._take_over(stream)
+
+
+async def ending(gateway: InProcess, stream_id: str) -> State | None:
+    """Return how a stream has ended, as its store says; None: it has not."""
+    found = await gateway.app.store.find(stream_id)
+    return found.ending and found.ending.state
+
+
+async def turns(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def closed(provider, model):
+    """Whether every request upstream was given up."""
+    return all(one["closed_by_client_at"] for one in await provider.seen(model))
+
+
+async def test_taken_over_in_the_same_moment(provider, model, store):
+    """The relay that is to write the ending turns out to be fenced: the stream is taken back, and ended."""
+    await provider.script(model, STALLED)
+    async with (
+        in_process(provider.url, **tables(store)) as one,
+        in_process(provider.url, **tables(store)) as two,
+        wire.Client(one.root) as client,
+    ):
+        path = f"/v1/streams/{await begun(client, model)}"
+        abort = one.app.streams.abort
+
+        async def abort_late(stream, reason):
+            await taken_over(two, stream.id)
+            await abort(stream, reason)
+
+        one.app.streams.abort = abort_late
+        assert (await wire.call(one.root, "DELETE", path)).status == 204
+        for root in (two.root, one.root):
+            state = (await wire.call(root, "GET", path, headers=JSON)).json
+            assert (state["state"], state["error"]["code"]) == ("cancelled", "cancelled")
+        events = await client.rest()
+        assert json.loads(events[-1].data)["error"]["code"] == "cancelled"
+        await wire.until(lambda: closed(provider, model))
+
+
+async def test_any_turn_after_the_loss_was_noticed(provider, model, store):
+    """However far the relay here has come in ending without an ending, the stream has ended when `abort` returns."""
+    await provider.script(model, STALLED)
+    async with in_process(provider.url, **tables(store)) as one, in_process(provider.url, **tables(store)) as two:
+        for count in range(TURNS):
+            async with wire.Client(one.root) as client:
+                streams = one.app.streams
+                stream = await streams.find(await begun(client, model), Owner())
+                await taken_over(two, stream.id)
+                streams._live[stream.id].task.cancel()  # as the next renewal of the lease does
+                await turns(count)
+                await streams.abort(stream, "test")
+                assert await ending(one, stream.id) is State.CANCELLED, count
+        await two.idle_streams()
+        await wire.until(lambda: closed(provider, model))
+
+
+async def test_any_turn_of_a_shutdown(provider, model, store):
+    """DELETE is served while the gateway goes: a relay that was let go without an ending is begun again to write it."""
+    await provider.script(model, STALLED)
+    async with in_process(provider.url, **tables(store)) as gateway:
+        streams = gateway.app.streams
+        for count in range(TURNS):
+            async with wire.Client(gateway.root) as client:
+                stream = await streams.find(await begun(client, model), Owner())
+                draining = asyncio.create_task(streams.drain(0.0, gateway.app.responder.idle))
+                await turns(count)
+                await streams.abort(stream, "test")
+                assert await ending(gateway, stream.id) is State.CANCELLED, count
+                await draining
+                streams.draining = streams._following.draining = False
+        await wire.until(lambda: closed(provider, model))
+
+
+async def test_taken_away_again_and_again(provider, model, store, monkeypatch):
+    """Where others take the stream back each time, DELETE says after a while that it has not been ended: 503."""
+    monkeypatch.setattr(streams_module, "ABORT_PATIENCE", 0.3)
+    await provider.script(model, STALLED)
+    async with (
+        in_process(provider.url, **tables(store)) as one,
+        in_process(provider.url, **tables(store)) as two,
+        wire.Client(one.root) as client,
+    ):
+        path = f"/v1/streams/{await begun(client, model)}"
+        claim = one.app.store.claim
+
+        async def claim_in_vain(log, *, force=False):
+            claimed = await claim(log, force=force)
+            await two.app.store.claim(await two.app.store.find(log.birth.id), force=True)
+            return claimed
+
+        await taken_over(two, path.rpartition("/")[2])
+        one.app.store.claim = claim_in_vain
+        refused = await wire.call(one.root, "DELETE", path)
+        assert (refused.status, refused.error["code"]) == (503, "store_unavailable")
+        one.app.store.claim = claim
+        assert (await wire.call(one.root, "DELETE", path)).status == 204
+        assert await ending(two, path.rpartition("/")[2]) is State.CANCELLED
