@@ -15,8 +15,9 @@ from contract import ALL, DONE, DurableContract, birth, ending, everything, toke
 from server.core.errors import StoreError
 from server.core.records import Record
 from server.stores import sqlite_file, sqlite_journal, sqlite_schema
-from server.stores.sqlite import SKIP, SqliteStore
+from server.stores.sqlite import SqliteStore
 from server.stores.sqlite_commit import CHUNKS
+from server.stores.sqlite_leases import SKIP
 
 WRITER = Path(__file__).parent / "sqlite_writer.py"
 

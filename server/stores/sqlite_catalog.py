@@ -1,0 +1,105 @@
+"""What logs there are in the SQLite store, and how far they are: their rows, and the journal that runs before them."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import orjson
+
+from server.core.errors import StoreError
+from server.core.records import Birth, load_birth, load_ending
+from server.stores.sqlite_file import Database
+from server.stores.sqlite_journal import Mirror
+from server.stores.sqlite_leases import Lease
+from server.stores.sqlite_log import SqliteLog
+
+PAGE = 500  # logs that are read at once for a list
+LOGS = "SELECT num, birth, body, epoch, target, tail, size, lost, active, ended, ending, crc FROM logs"
+
+
+class Catalog:
+    """Finds logs: those that are held here as they are, others made by `make` from what can be read of them."""
+
+    def __init__(
+        self, db: Database, mirror: Mirror, lease: Lease, make: Callable[[int, Birth], SqliteLog], retention: float
+    ) -> None:
+        self._db = db
+        self._mirror = mirror
+        self._lease = lease
+        self._make = make
+        self._retention = retention
+        self._reading = asyncio.Lock()
+
+    async def catch_up(self) -> None:
+        """Read what other processes have written to the journal. Raises StoreError."""
+        async with self._reading:
+            query = "SELECT at, written, data, crc FROM journal WHERE at > ? ORDER BY at"
+            rows = await self._db.rows(query, self._mirror.seen)
+            for _, _, data, crc in rows:
+                self._db.verify(crc, data)
+            self._mirror.catch_up(row[:3] for row in rows)
+
+    async def refresh(self, logs: Sequence[SqliteLog]) -> None:
+        """Bring logs up to date. Raises StoreError, also where one is gone."""
+        await self.catch_up()
+        by_num = {log.num: log for log in logs}
+        wanted = orjson.dumps(list(by_num)).decode()  # as json_each takes them
+        for row in await self._db.rows(f"{LOGS}, json_each(?) AS wanted WHERE num = wanted.value", wanted):
+            self._fill(by_num.pop(row[0]), row)
+        for log in by_num.values():
+            raise StoreError(f"stream {log.birth.id} is gone")
+
+    async def find(self, stream_id: str) -> SqliteLog | None:
+        """Return a log as it is now. Raises StoreError."""
+        await self.catch_up()  # before its row is read: what becomes a chunk in between is seen there
+        rows = await self._db.rows(f"{LOGS} WHERE id = ?", stream_id)
+        if not rows or self._expired(rows[0]):
+            return None
+        held = self._lease.held.get(rows[0][0])
+        if held is not None:
+            self._lease.fence(held, rows[0][3])  # it may have been claimed without our knowing yet
+        return held if held is not None and not held.fenced else self._log(rows[0])
+
+    async def logs(self) -> AsyncIterator[SqliteLog]:
+        """Yield every log, oldest first. Raises StoreError."""
+        await self.catch_up()
+        last = 0
+        while True:
+            rows = await self._db.rows(f"{LOGS} WHERE num > ? ORDER BY num LIMIT ?", last, PAGE)
+            for row in rows:
+                last = row[0]
+                if not self._expired(row):
+                    yield self._lease.held.get(last) or self._log(row)
+            if len(rows) < PAGE:
+                return
+
+    async def orphans(self) -> AsyncIterator[SqliteLog]:
+        """Yield the logs without an ending whose holder has gone. Raises StoreError."""
+        orphaned = """ended IS NULL AND (instance IS NULL OR NOT EXISTS (
+            SELECT 1 FROM instances WHERE name = logs.instance AND boot = ? AND expires > ?))"""
+        await self.catch_up()
+        for row in await self._db.rows(f"{LOGS} WHERE {orphaned}", self._lease.boot, time.monotonic()):
+            yield self._log(row)
+
+    def _expired(self, row: tuple[Any, ...]) -> bool:
+        ended: float | None = row[9]
+        return ended is not None and time.time() >= ended + self._retention
+
+    def _log(self, row: tuple[Any, ...]) -> SqliteLog:
+        self._db.verify(row[-1], row[1], row[2])
+        log = self._make(row[0], load_birth(row[1], row[2]))
+        self._fill(log, row)
+        return log
+
+    def _fill(self, log: SqliteLog, row: tuple[Any, ...]) -> None:
+        """Bring a log up to date with its row, and with the mirror, which must be younger."""
+        _, _, _, log.epoch, log.target, tail, size, lost, active, ended, ending, _ = row
+        log.stored_target = log.target
+        run = self._mirror.runs.get(log.num)
+        if ended is None and run is not None and run.last > tail:
+            tail, size = run.last, run.size
+        log.lost = [(first, last) for first, last in orjson.loads(lost)]
+        log.last_activity = max(active, self._mirror.written.get(log.num, 0.0))
+        log.tail, log.bytes = tail, size
+        log.ending = load_ending(ending) if ending is not None else None
