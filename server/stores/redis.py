@@ -70,7 +70,7 @@ class RedisStore:
     # --- open and close ------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect. Raises StoreError."""
+        """Connect, and wait while the server loads its data. Raises StoreError: at once where there is no server."""
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             self._url,
             max_connections=CONNECTIONS,
@@ -93,7 +93,8 @@ class RedisStore:
             for name in ("APPEND", "RELEASE", "CREATE", "CLAIM", "ORPHANS", "GIVE_BACK", "SWEEP")
         }
         self.batches = Batches(self._commit, WINDOW)
-        await self._ask(self._identify, patience=0.0)
+        await self._ask(lambda: self._redis.info("server"), patience=0.0)
+        await self._ask(self._identify)
         await self._extend()
         self._news = News(self._redis, PREFIX, self._claimed)
         await self._ask(self._news.open)

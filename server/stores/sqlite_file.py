@@ -22,8 +22,9 @@ PRIVATE = 0o600  # the file holds prompts
 WAL_PAGES = 4000  # pages of the write-ahead log with which a commit makes a checkpoint itself
 WAL_LIMIT = 64 << 20  # bytes that the write-ahead log is cut back to when it has been copied
 
-# By SQLite's primary result codes (https://www.sqlite.org/rescode.html).
+# By SQLite's result codes (https://www.sqlite.org/rescode.html): an extended one goes before its primary one.
 WORDS = {
+    sqlite3.SQLITE_IOERR_SHMSIZE: "cannot grow: the disk is full",
     sqlite3.SQLITE_CORRUPT: "is damaged",
     sqlite3.SQLITE_NOTADB: "is not an SQLite database",
     sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
@@ -213,9 +214,14 @@ def checksum(*data: bytes) -> int:
 
 def in_words(path: Path, error: sqlite3.Error) -> str:
     """Return one sentence that says what is wrong with a database."""
-    return f"The database {path} {WORDS.get(primary_code(error), f'cannot be used: {error}')}."
+    words = WORDS.get(_code(error)) or WORDS.get(primary_code(error)) or f"cannot be used: {error}"
+    return f"The database {path} {words}."
 
 
 def primary_code(error: sqlite3.Error) -> int:
     """Return SQLite's result code without what it says of the place; 0 for an error of the module's own."""
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+    return _code(error) & 0xFF
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0))
