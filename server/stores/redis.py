@@ -241,7 +241,7 @@ class RedisStore:
             for log, epoch in zip(held, await self._ask(pipeline.execute), strict=True):
                 if epoch is None or int(epoch) != log.epoch:
                     self._fence(log)
-        fenced, self._fenced = self._fenced, []
+        fenced, self._fenced = [log for log in self._fenced if log.fenced], []  # others were claimed back since
         return fenced
 
     async def claim(self, log: RedisLog, *, force: bool = False) -> bool:

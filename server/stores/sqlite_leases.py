@@ -73,7 +73,7 @@ class Lease:
         if time.monotonic() >= self._renewed + self.seconds / 3 or version != self._version:
             await call(look)
             self._version = version
-        fenced, self._fenced = self._fenced, []
+        fenced, self._fenced = [log for log in self._fenced if log.fenced], []  # others were claimed back since
         for log in fenced:
             self.let_go(log)
         return fenced

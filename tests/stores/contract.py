@@ -508,6 +508,24 @@ class DurableContract(StoreContract):
         await until(lambda: self._has_ended(one, log))
         assert await everything(log) == [*tokens(2), Record("error", b"{}")]
 
+    async def test_claimed_back(self, stores: list[Store]) -> None:
+        """Who claims a log back before it is told of its loss holds it: it is not told any more, and can be fenced."""
+        one, two = stores
+        log = await one.create(birth())
+        found = await two.find(log.birth.id)
+        assert found is not None
+        assert await two.claim(found, force=True)
+        with pytest.raises(Fenced):
+            await log.append(tokens(1))
+        assert await one.claim(log, force=True)
+        assert await one.renew() == []
+        await log.append(tokens(1))
+        assert await two.claim(found, force=True)
+        with pytest.raises(Fenced):
+            await log.append(tokens(1, first=2))
+        await found.append(tokens(1, first=2))
+        assert await everything(found) == tokens(2)
+
     async def _has_ended(self, store: Store, log: Log) -> bool:
         await store.renew()
         await store.follow(log)
