@@ -140,7 +140,7 @@ class SqliteStore:
         while True:
             await self._catalog.catch_up()
             run, seen = self.mirror.runs.get(log.num), self.mirror.seen
-            epoch = await self._writer.call(partial(self._lease.claim, log.num, run, seen, force))
+            epoch = await self._writer.call(partial(self._lease.claim, log.num, log.lost, run, seen, force))
             if epoch is not None:
                 break
         if epoch is False:

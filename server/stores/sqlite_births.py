@@ -7,7 +7,9 @@ from typing import Any
 from server.core.records import Birth, dump_birth
 from server.stores.sqlite_file import Connection, checksum
 
-ROW = ", (?, ?, ?, ?, ?, ?, ?, ?, ?, 1)"
+NONE_LOST = b"[]"  # the schema's default
+ROW = f", (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, {checksum(NONE_LOST)})"
+COLUMNS = "id, owner, idempotency, birth, body, crc, instance, boot, active, epoch, lost_crc"
 AT_ONCE = 1000  # logs; SQLite takes 32,766 values in a statement
 
 
@@ -39,8 +41,8 @@ class Births:
         for at in range(0, len(births), AT_ONCE):
             some = births[at : at + AT_ONCE]
             values = [value for birth in some for value in self._values(birth)]
-            query = "INSERT INTO logs (id, owner, idempotency, birth, body, crc, instance, boot, active, epoch) VALUES"
-            last = db.execute(query + (ROW * len(some))[1:], values).lastrowid or 0
+            query = f"INSERT INTO logs ({COLUMNS}) VALUES{(ROW * len(some))[1:]}"
+            last = db.execute(query, values).lastrowid or 0
             nums += range(last - len(some) + 1, last + 1)  # the only writer: they follow each other
         return nums
 

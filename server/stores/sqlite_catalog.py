@@ -15,7 +15,8 @@ from server.stores.sqlite_leases import Lease
 from server.stores.sqlite_log import SqliteLog
 
 PAGE = 500  # logs that are read at once for a list
-LOGS = "SELECT num, birth, body, epoch, target, tail, size, lost, active, ended, ending, crc FROM logs"
+LOGS = """SELECT num, birth, body, epoch, target, tail, size, CAST(lost AS BLOB), active, ended, ending, crc, lost_crc,
+    ending_crc FROM logs"""
 
 
 class Catalog:
@@ -87,14 +88,17 @@ class Catalog:
         return ended is not None and time.time() >= ended + self._retention
 
     def _log(self, row: tuple[Any, ...]) -> SqliteLog:
-        self._db.verify(row[-1], row[1], row[2])
+        self._db.verify(row[11], row[1], row[2])
         log = self._make(row[0], load_birth(row[1], row[2]))
         self._fill(log, row)
         return log
 
     def _fill(self, log: SqliteLog, row: tuple[Any, ...]) -> None:
-        """Bring a log up to date with its row, and with the mirror, which must be younger."""
-        _, _, _, log.epoch, log.target, tail, size, lost, active, ended, ending, _ = row
+        """Bring a log up to date with its row, and with the mirror, which must be younger. Raises StoreError."""
+        _, _, _, epoch, target, tail, size, lost, active, ended, ending, _, lost_crc, ending_crc = row
+        self._db.verify(lost_crc, lost)
+        self._db.verify(ending_crc, ending or b"")
+        log.epoch, log.target = epoch, target
         log.stored_target = log.target
         run = self._mirror.runs.get(log.num)
         if ended is None and run is not None and run.last > tail:

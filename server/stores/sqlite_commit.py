@@ -96,9 +96,10 @@ class Commit:
         if end is None:
             db.execute("UPDATE logs SET active = ?, tail = ?, size = ? WHERE num = ?", (*facts, write.log.num))
         else:
-            query = """UPDATE logs SET active = ?, tail = ?, size = ?, instance = NULL, ended = ?, ending = ?
-                WHERE num = ?"""
-            db.execute(query, (*facts, end.at, dump_ending(end), write.log.num))
+            ending = dump_ending(end)
+            query = """UPDATE logs SET active = ?, tail = ?, size = ?, instance = NULL, ended = ?, ending = ?,
+                ending_crc = ? WHERE num = ?"""
+            db.execute(query, (*facts, end.at, ending, checksum(ending), write.log.num))
 
     def mirror(self) -> None:
         """Take what was written into the mirror."""

@@ -14,7 +14,7 @@ import orjson
 
 from server.stores.packed import Run
 from server.stores.sqlite_commit import put_chunk
-from server.stores.sqlite_file import Connection, Database
+from server.stores.sqlite_file import Connection, Database, checksum
 from server.stores.sqlite_log import SqliteLog
 
 SKIP = 1_000_000  # numbers passed over where a power loss may have taken records: more than any can have been
@@ -126,16 +126,19 @@ class Lease:
             WHERE num = ? AND instance <> ? AND instances.boot = ? AND expires > ?"""
         return bool(await self._db.rows(query, log.num, self.name, self.boot, time.monotonic()))
 
-    def claim(self, num: int, run: Run | None, seen: int, force: bool, db: Connection) -> int | bool | None:
+    def claim(
+        self, num: int, lost: Sequence[tuple[int, int]], run: Run | None, seen: int, force: bool, db: Connection
+    ) -> int | bool | None:
         """Return the new epoch, False where the log is held or has ended, None where the mirror is too old.
 
-        `run`: what the mirror has of the log; `seen`: the last row of the journal that is in it.
+        `lost`: what is lost of the log, as it was read; only the first claim of a boot changes that. `run`: what the
+        mirror has of the log; `seen`: the last row of the journal that is in it.
         """
-        query = "SELECT instance, boot, epoch, tail, size, lost FROM logs WHERE num = ? AND ended IS NULL"
+        query = "SELECT instance, boot, epoch, tail, size FROM logs WHERE num = ? AND ended IS NULL"
         row = db.execute(query, (num,)).fetchone()
         if row is None:
             return False
-        holder, boot, epoch, tail, size, lost = row
+        holder, boot, epoch, tail, size = row
         if not force and holder != self.name and holder is not None and self._alive(db, holder):
             return False
         if holder is not None and boot != self.boot:
@@ -144,9 +147,9 @@ class Lease:
             if run is not None:
                 put_chunk(db, num, (run.first, run.start, run.packed))
                 tail, size = run.last, run.size
-            gaps = orjson.dumps([*orjson.loads(lost), (tail + 1, tail + SKIP)]).decode()
-            query = "UPDATE logs SET tail = ?, size = ?, lost = ? WHERE num = ?"
-            db.execute(query, (tail + SKIP, size, gaps, num))
+            gaps = orjson.dumps([*lost, (tail + 1, tail + SKIP)])
+            query = "UPDATE logs SET tail = ?, size = ?, lost = ?, lost_crc = ? WHERE num = ?"
+            db.execute(query, (tail + SKIP, size, gaps.decode(), checksum(gaps), num))
         query = "UPDATE logs SET instance = ?, boot = ?, epoch = ?, active = ? WHERE num = ?"
         db.execute(query, (self.name, self.boot, epoch + 1, time.time(), num))
         db.execute("INSERT INTO claims (log, epoch, made) VALUES (?, ?, ?)", (num, epoch + 1, time.time()))

@@ -60,6 +60,11 @@ MIGRATIONS: tuple[str, ...] = (
     ALTER TABLE journal ADD COLUMN crc INTEGER;
     ALTER TABLE chunks ADD COLUMN crc INTEGER;
     """,
+    # Of what is written later than the birth; NULL where an older version wrote it, which may run beside this one.
+    """
+    ALTER TABLE logs ADD COLUMN lost_crc INTEGER;
+    ALTER TABLE logs ADD COLUMN ending_crc INTEGER;
+    """,
 )
 
 

@@ -129,6 +129,31 @@ async def test_altered(make, path, part):
     await again._db.close()
 
 
+@pytest.mark.parametrize("column", ["lost", "ending"])
+async def test_altered_in_a_row(make, path, column):
+    """So is one in what a log's row says of its losses and its ending."""
+    store = make()
+    await store.open()
+    log = await store.create(birth())
+    await log.append(tokens(5))
+    await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
+    assert await store.claim(log, force=True)
+    await log.append(DONE, ending())
+    ((said,),) = await store._db.rows(f"SELECT CAST({column} AS BLOB) FROM logs")
+    await store.close()
+    letter = said[len(said) // 2 :][:1]
+    changed = said[: len(said) // 2] + bytes([letter[0] ^ 1]) + said[len(said) // 2 + 1 :]
+    data = path.read_bytes()
+    assert data.count(said) == 1
+    path.write_bytes(data.replace(said, changed))
+    again = make()
+    await again.open()
+    with pytest.raises(StoreError, match="is damaged"):
+        await again.find(log.birth.id)
+    assert "is damaged" in (await again.problem() or "")
+    await again._db.close()
+
+
 async def test_written_by_a_newer_version(make, path):
     """A newer schema is refused instead of being misread."""
     store = make()
@@ -158,17 +183,21 @@ async def test_migrates(make, path, monkeypatch):
     await newer.close()
 
 
-async def test_without_checksums(make, path):
-    """A database of version 1 has no checksums: what is in it is read all the same, and what is added is checked."""
+@pytest.mark.parametrize("version", [1, 2])
+async def test_without_checksums(make, path, version):
+    """A database of version 1 has none, one of 2 not all: what is in it is read, and what is added is checked."""
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log, over = await store.create(birth()), await store.create(birth())
     await log.append(tokens(5))
+    await over.append(tokens(5) + DONE, ending())
     await store.close()
     with sqlite3.connect(path) as db:
-        for table in ("logs", "journal", "chunks"):
+        for column in ("lost_crc", "ending_crc"):
+            db.execute(f"ALTER TABLE logs DROP COLUMN {column}")
+        for table in ("logs", "journal", "chunks") if version == 1 else ():
             db.execute(f"ALTER TABLE {table} DROP COLUMN crc")
-        db.execute("PRAGMA user_version = 1")
+        db.execute(f"PRAGMA user_version = {version}")
     db.close()
     newer = make()
     await newer.open()
@@ -176,7 +205,9 @@ async def test_without_checksums(make, path):
     assert await newer.claim(found)
     await found.append(DONE, ending())
     assert await everything(await newer.find(log.birth.id)) == tokens(5) + DONE
-    assert await newer._db.rows("SELECT count(crc) FROM chunks") == [(1,)]
+    assert await everything(await newer.find(over.birth.id)) == tokens(5) + DONE
+    assert await newer._db.rows("SELECT count(ending_crc) FROM logs") == [(1,)]
+    assert await newer._db.rows("SELECT count(crc) FROM chunks") == [(1 if version == 1 else 2,)]
     await newer.close()
 
 
