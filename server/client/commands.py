@@ -4,6 +4,7 @@ import argparse
 import math
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -139,7 +140,8 @@ def _streams(options: argparse.Namespace, client: httpx2.Client) -> None:
                 raise
             lines = [str(error)]  # a restart: the next look may succeed
         else:
-            lines = table(look, before, ended=options.all)
+            room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+            lines = table(look, before, ended=options.all, room=room)
             before = look
         sys.stdout.write(CLEAR if sys.stdout.isatty() and not options.once else "")
         say("\n".join(lines) + "\n")

@@ -1,6 +1,10 @@
 """`sluiceway tail`, `chat` and `streams` as a user runs them."""
 
+import asyncio
+import os
 import signal
+import sys
+import termios
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -9,11 +13,11 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from cutting_proxy import cutting, random_cuts
-from gateway import in_process
+from gateway import ROOT, in_process
 from provider import Provider
 from terminal import run, running
 
-from server.client.streams_table import Look, table
+from server.client.streams_table import HEAD, Look, table
 
 ASK: dict[str, Any] = {"stream": True, "messages": [{"role": "user", "content": "Hi"}]}
 
@@ -242,3 +246,59 @@ def test_table_names_the_staller() -> None:
     assert "64.0 KB" in lines[2]
     assert lines[3].endswith("upstream quiet for 10.0 s")
     assert lines[4].endswith("no reader")
+
+
+LISTED = {
+    "id": "strm_0123456789012345678901", "model": "an-organization/a-model-with-a-long-name", "state": "recovering",
+    "paused": True, "created": 0.0, "last_activity": 99.9, "records": 100, "lag": 65536, "readers": 1, "recoveries": 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("room", "columns"),
+    [
+        (40, ["STREAM", "STATE", "TOKENS/S", "NOTE"]),
+        (80, ["STREAM", "STATE", "AGE", "TOKENS/S", "NOTE"]),
+        (110, ["STREAM", "MODEL", "STATE", "AGE", "TOKENS/S", "LAG", "READERS", "NOTE"]),
+        (200, [*HEAD]),
+        (None, [*HEAD]),
+    ],
+)
+def test_table_fits(room: int | None, columns: list[str]) -> None:
+    """A line is no longer than the terminal; ids stay whole, and in a pipe everything does."""
+    head, row = table(Look(100.0, [LISTED]), room=room)
+    assert head.split() == columns
+    assert row.startswith(LISTED["id"] + "  ")
+    if room is None or room == 200:
+        assert LISTED["model"] in row
+        assert row.endswith("client stalls: upstream held back")
+    else:
+        assert "  client stalls:" in row
+        assert "…" in row
+    if room is not None and room >= 80:
+        assert max(map(len, (head, row))) <= room
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+async def test_streams_fits_the_terminal(provider: Provider, model: str, columns: int) -> None:
+    """In a terminal no line of `streams` wraps, and the id is there to be copied."""
+    name = f"{model}-{'a' * 60}"
+    await provider.script(name, {"tokens": 1000, "rate": 20})
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    environ = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    async with in_process(provider.url) as gateway:
+        body = {"model": name, **ASK}
+        async with aiohttp.request("POST", gateway.url + "/chat/completions", json=body) as response:
+            await response.content.readline()
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "server", "streams", "--once", "--url", gateway.root,
+                cwd=ROOT, stdout=theirs, env=environ,
+            )  # fmt: skip
+            assert await process.wait() == 0
+    head, row = os.read(ours, 65_536).decode().splitlines()
+    os.close(ours)
+    os.close(theirs)
+    assert max(len(head), len(row)) <= columns
+    assert row.split()[0] == response.headers["X-Stream-Id"]
+    assert (name in row) == (columns == 200)
