@@ -8,7 +8,7 @@ import orjson
 
 from server.core.errors import StoreError
 from server.core.gaps import upper_bound
-from server.core.records import Birth, Ending, Record, dump_ending
+from server.core.records import Birth, Record, dump_ending, load_ending
 from server.stores.appends import Append, BatchedLog, Creation, fenced
 from server.stores.batches import Batches, Write
 from server.stores.packed import Run
@@ -39,12 +39,13 @@ class RedisLog(BatchedLog):
         self.key = key
         self._store = store
 
-    def fill(self, facts: Sequence[Any], ending: Ending | None) -> None:
-        """Take in what the server says: epoch, tail, size, lost, active, target, and the ending."""
-        epoch, tail, size, lost, active, target, *_ = facts
+    def fill(self, facts: Sequence[Any]) -> None:
+        """Take in what the server says: epoch, tail, size, lost, active, target, when it ended, and how."""
+        epoch, tail, size, lost, active, target, _, ending = facts
         self.epoch, self.tail, self.bytes = int(epoch), int(tail), int(size)
         self.lost = [(first, last) for first, last in orjson.loads(lost)]
-        self.last_activity, self.target, self.ending = float(active), target.decode(), ending
+        self.last_activity, self.target = float(active), target.decode()
+        self.ending = load_ending(ending) if ending is not None else None
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`. Raises StoreError."""

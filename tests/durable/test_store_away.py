@@ -10,7 +10,7 @@ from gateway import in_process
 from redis_server import RedisServer
 from witness import LONG, QUICK, SENT, STREAMS, Witness, begun, mended, over, stopped, unready
 
-from server.stores import redis as redis_store
+from server.stores import redis_server
 
 PIECES = [f"word{n} " for n in range(60)]
 
@@ -66,7 +66,7 @@ async def full(server):
 @pytest.mark.parametrize("fault", [killed, full])
 async def test_redis_is_away(provider, model, tmp_path, monkeypatch, fault):
     """Redis fails for longer than the store waits: streams end with a typed error, and go on when it is over."""
-    monkeypatch.setattr(redis_store, "PATIENCE", 0.5)
+    monkeypatch.setattr(redis_server, "PATIENCE", 0.5)
     await provider.script(model, *[LONG] * (STREAMS + 1), QUICK)
     server = RedisServer(tmp_path)
     server.start()

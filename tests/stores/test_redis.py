@@ -8,8 +8,9 @@ from contract import DONE, DurableContract, birth, ending, everything, tokens
 from redis_server import RedisServer, running
 
 from server.core.errors import StoreError
-from server.stores import redis as redis_store
-from server.stores.redis import SKIP, RedisStore
+from server.stores import redis_server
+from server.stores.redis import RedisStore
+from server.stores.redis_server import SKIP
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +79,7 @@ async def test_a_restart(own_server, tmp_path):
 async def test_a_pause(own_server, tmp_path):
     """A server that stands still delays appends and loses none; what was sent twice is there once."""
     store = make(own_server, tmp_path)
-    redis_timeout = redis_store.CALL_TIMEOUT
+    redis_timeout = redis_server.CALL_TIMEOUT
     await store.open()
     log = await store.create(birth())
     await log.append(tokens(2))
@@ -97,7 +98,7 @@ async def test_a_pause(own_server, tmp_path):
 
 async def test_gone_for_good(own_server, tmp_path, monkeypatch):
     """Without its server an append fails in bounded time, and the store says why it cannot be used."""
-    monkeypatch.setattr(redis_store, "PATIENCE", 0.5)
+    monkeypatch.setattr(redis_server, "PATIENCE", 0.5)
     store = make(own_server, tmp_path)
     await store.open()
     log = await store.create(birth())
