@@ -16,11 +16,12 @@ from server.client.commands import add_commands
 from server.config import Settings
 from server.config_check import ConfigError, check, load
 from server.core.errors import StoreError
-from server.preprocess import PreprocessError
+from server.preprocess import PreprocessError, imported
 from server.reload import Load
 from server.systemd import passed_sockets, with_credentials
 from server.telemetry.logs import configure
 from server.tools.tool import ToolSetupError
+from server.tools.toolbox import configured
 
 FAILED = 1
 SWITCH_INTERVAL = 0.0005  # seconds that a store's thread waits for a busy loop; the default is 5 ms a statement
@@ -56,7 +57,8 @@ def _known() -> dict[str, list[str]]:
 
 
 def _check(options: argparse.Namespace) -> int:
-    problems = check(options.config, with_credentials(os.environ), **_known())
+    loaders = {("tools", "functions"): configured, ("preprocess",): imported}
+    problems = check(options.config, with_credentials(os.environ), **_known(), loaders=loaders)
     for problem in problems:
         print(problem, file=sys.stderr)  # noqa: T201 — the command's output
     return BAD_CONFIG if any(not problem.warning for problem in problems) else 0

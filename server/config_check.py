@@ -15,11 +15,14 @@ from pydantic import ValidationError
 from server.config import Settings, is_loopback
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from pydantic import BaseModel
     from pydantic_core import ErrorDetails
+
+    # By the table that names functions: what loads one by its name and place, or raises ValueError with one sentence.
+    Loaders = Mapping[tuple[str, ...], Callable[[str, str], object]]
 
 Loc = tuple[int | str, ...]
 
@@ -80,10 +83,14 @@ def check(
     *,
     known_strategies: Collection[str] | None = None,
     known_stores: Collection[str] | None = None,
+    loaders: Loaders | None = None,
 ) -> list[Problem]:
-    """Return all that ``load`` would raise for, and the warnings; raise nothing."""
+    """Return all that ``load`` would raise for, the functions that cannot be loaded, and the warnings; raise nothing.
+
+    Loading a function runs its module: ``load`` leaves that to who is going to call them.
+    """
     try:
-        return _examine(_read(path), environ, known_strategies, known_stores)[1]
+        return _examine(_read(path), environ, known_strategies, known_stores, loaders)[1]
     except ConfigError as error:
         return list(error.problems)
 
@@ -127,6 +134,7 @@ def _examine(
     environ: Mapping[str, str],
     strategies: Collection[str] | None,
     stores: Collection[str] | None,
+    loaders: Loaders | None = None,
 ) -> tuple[Settings | None, list[Problem]]:
     """Return the settings if every key by itself is right, and all problems in the order of the sections."""
     settings, problems = None, []
@@ -136,6 +144,7 @@ def _examine(
         problems = _translated(error)
     wrong = {problem.key for problem in problems}
     further = [*_between(tree), *_registered(tree, strategies, stores), *_outside(tree, environ)]
+    further += _functions(tree, loaders or {})
     problems += [problem for problem in further if problem.key not in wrong]
     order = list(Settings.model_fields)
 
@@ -221,6 +230,22 @@ def _outside(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Pr
                 ssl.create_default_context(cafile=file)
             except (OSError, ValueError):  # ssl.SSLError is an OSError
                 yield _problem(("upstreams", i, "ca_file"), file, "expected a readable file of PEM certificates")
+
+
+def _functions(tree: Mapping[str, Any], loaders: Loaders) -> Iterator[Problem]:
+    """Load the functions that the file names, as a gateway would at its start."""
+    for loc, load in loaders.items():
+        table: Any = tree
+        for part in loc:
+            table = table.get(part) if isinstance(table, dict) else None
+        for name, place in table.items() if isinstance(table, dict) else ():
+            if isinstance(place, str):
+                try:
+                    load(name, place)
+                except ValueError as error:
+                    yield _problem(
+                        (*loc, name), place, f"expected a function that works: {' '.join(str(error).split())}"
+                    )
 
 
 # From pydantic's errors to ours.

@@ -37,7 +37,7 @@ class Preprocessing:
     """The configured functions. `check` raises for a body that the gateway itself would refuse."""
 
     def __init__(self, settings: Preprocess, check: Check) -> None:
-        self._functions = {name: _imported(name, place) for name, place in settings.functions.items()}
+        self._functions = {name: imported(name, place) for name, place in settings.functions.items()}
         self._timeout = settings.timeout
         self._check = check
         self._threads = asyncio.Semaphore(MAX_THREADS)
@@ -129,11 +129,12 @@ def _seen(task: asyncio.Task[Any]) -> None:
         task.exception()  # what comes after its time is of no interest
 
 
-def _imported(name: str, place: str) -> Callable[[Body], Any]:
+def imported(name: str, place: str) -> Callable[[Body], Any]:
+    """Return the function at `place`, `"module:function"`. Raises PreprocessError."""
     module, _, attribute = place.partition(":")
     try:
         function = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # importing runs foreign code, which fails with anything
+    except (Exception, SystemExit) as error:  # importing runs foreign code, which fails with anything
         words = f"The preprocessor {name!r} ({place}) cannot be loaded: {type(error).__name__}: {error}"
         raise PreprocessError(words) from error
     if not callable(function):

@@ -31,7 +31,7 @@ class Toolbox:
         for point in self._plugins:
             self._own[point.name] = from_function(point.name, _loaded(point.name, point.value, point.load))
         for name, place in self._functions.items():
-            self._own[name] = from_function(name, _loaded(name, place, partial(_import, place)))
+            self._own[name] = configured(name, place)
         await asyncio.gather(*(server.open() for server in self._servers))
 
     async def close(self) -> None:
@@ -47,10 +47,15 @@ class Toolbox:
         return found
 
 
+def configured(name: str, place: str) -> Tool:
+    """Return the tool of a function, `"module:function"`. Raises ToolSetupError."""
+    return from_function(name, _loaded(name, place, partial(_import, place)))
+
+
 def _loaded(name: str, place: str, load: Callable[[], object]) -> object:
     try:
         return load()
-    except Exception as error:  # importing runs foreign code, which fails with anything
+    except (Exception, SystemExit) as error:  # importing runs foreign code, which fails with anything
         raise ToolSetupError(
             f"The tool {name!r} ({place}) cannot be loaded: {type(error).__name__}: {error}"
         ) from error
