@@ -209,6 +209,8 @@ class RedisStore:
         birth, _, *rest = await self._facts(log.birth.id)
         if birth is None:
             raise StoreError(f"stream {log.birth.id} is gone")
+        if self._lease.held.get(log.birth.id) is log:  # or it would be written with the epoch of who claimed it
+            self._lease.claimed(log.birth.id, int(rest[0] or 0))
         log.fill(rest)
 
     async def follow(self, log: RedisLog) -> None:

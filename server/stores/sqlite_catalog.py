@@ -47,7 +47,10 @@ class Catalog:
         by_num = {log.num: log for log in logs}
         wanted = orjson.dumps(list(by_num)).decode()  # as json_each takes them
         for row in await self._db.rows(f"{LOGS}, json_each(?) AS wanted WHERE num = wanted.value", wanted):
-            self._fill(by_num.pop(row[0]), row)
+            log = by_num.pop(row[0])
+            if self._lease.held.get(log.num) is log:  # or it would be written with the epoch of who claimed it
+                self._lease.fence(log, row[3])
+            self._fill(log, row)
         for log in by_num.values():
             raise StoreError(f"stream {log.birth.id} is gone")
 

@@ -526,6 +526,20 @@ class DurableContract(StoreContract):
         await found.append(tokens(1, first=2))
         assert await everything(found) == tokens(2)
 
+    async def test_refreshed_after_a_claim(self, stores: list[Store]) -> None:
+        """Who refreshes a log that was claimed unnoticed learns of that, and not an epoch to write it with."""
+        one, two = stores
+        log = await one.create(birth())
+        found = await two.find(log.birth.id)
+        assert found is not None
+        assert await two.claim(found, force=True)
+        await one.refresh(log)
+        with pytest.raises(Fenced):
+            await log.append(tokens(1))
+        assert await one.renew() == [log]
+        await found.append(tokens(1))
+        assert await everything(found) == tokens(1)
+
     async def _has_ended(self, store: Store, log: Log) -> bool:
         await store.renew()
         await store.follow(log)
