@@ -8,6 +8,7 @@ import structlog
 from server.cancelling import cancel
 from server.core.errors import StoreError, StreamError
 from server.core.ports import Store
+from server.flag import Flag
 from server.stream import Stream
 
 log = structlog.get_logger("sluiceway")
@@ -25,9 +26,11 @@ class Following:
     nothing is claimed: this process is about to go itself.
     """
 
-    def __init__(self, store: Store, take_over: Callable[[Stream], object], live: Callable[[str], bool]) -> None:
-        self.draining = False
+    def __init__(
+        self, store: Store, draining: Flag, take_over: Callable[[Stream], object], live: Callable[[str], bool]
+    ) -> None:
         self._store = store
+        self._draining = draining
         self._take_over = take_over
         self._live = live
         self._streams: dict[str, Stream] = {}
@@ -69,7 +72,7 @@ class Following:
 
     async def claim(self, stream: Stream, *, force: bool = False) -> bool:
         """Take a stream's log over; False where it has ended, is held elsewhere, or is relayed or claimed here."""
-        if (self.draining and not force) or self._live(stream.id) or stream.id in self._claiming:
+        if (self._draining.is_set() and not force) or self._live(stream.id) or stream.id in self._claiming:
             return False
         # Whoever asks for the stream meanwhile gets this object: a reader of another one would never see the relay.
         if self._streams.setdefault(stream.id, stream) is not stream:

@@ -104,7 +104,7 @@ async def test_abort_after_k_turns(provider, model) -> None:
 
 
 async def live_streams(gateway: InProcess) -> list:
-    return list(gateway.app.streams._live.values())
+    return list(gateway.app.streams._live)
 
 
 async def test_resume_gone_after_k_turns(provider, model) -> None:

@@ -33,7 +33,7 @@ async def taken_over(gateway: InProcess, model: str, *records: Record, **fields:
     log = await gateway.app.store.create(birth)
     await log.append(records)
     streams = gateway.app.streams
-    streams._take_over(streams._stream(log))
+    streams._takeover.begin(streams._live.stream(log))
     found = native.decoded((await wire.call(gateway.root, "GET", "/v1/streams/strm_left")).events)
     assert [one.id for one in found] == list(range(1, len(found) + 1))
     return found

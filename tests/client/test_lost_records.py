@@ -88,7 +88,7 @@ async def _grown(gateway: InProcess, records: int) -> int:
     """Wait until the one live stream has more than so many records; return how many."""
 
     async def tail() -> int:
-        (live,) = gateway.app.streams._live.values()
+        (live,) = gateway.app.streams._live
         return live.stream.log.tail if live.stream.log.tail > records else 0
 
     return int(await wire.until(tail, 20.0))

@@ -237,7 +237,7 @@ async def test_backpressure_reaches_the_upstream(nginx, provider, model) -> None
                 now = found[0]["bytes_acked"] if found else -1
                 stood, acked = (stood + 1 if now == acked and now > 0 else 0), now
         assert acked <= BOUND
-        [stream] = [one for gateway in nginx.gateways for one in gateway.app.streams._live.values()]
+        [stream] = [one for gateway in nginx.gateways for one in gateway.app.streams._live]
         assert stream.stream.paused
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         client._writer.transport.resume_reading()

@@ -7,8 +7,8 @@ import wire
 from gateway import InProcess, in_process
 
 from server import streams as streams_module
+from server.admission import Owner
 from server.core.lifecycle import State
-from server.streams import Owner
 
 STALLED = {"pieces": [f"word{n} " for n in range(60)], "stall_after": 3}
 TURNS = 12  # more than a relay takes to end when it is cancelled
@@ -33,7 +33,7 @@ async def taken_over(gateway: InProcess, stream_id: str) -> None:
     streams = gateway.app.streams
     stream = await streams.find(stream_id, Owner())
     assert await streams._following.claim(stream, force=True)
-    streams._take_over(stream)
+    streams._takeover.begin(stream)
 
 
 async def ending(gateway: InProcess, stream_id: str) -> State | None:
@@ -86,7 +86,7 @@ async def test_any_turn_after_the_loss_was_noticed(provider, model, store):
                 streams = one.app.streams
                 stream = await streams.find(await begun(client, model), Owner())
                 await taken_over(two, stream.id)
-                streams._live[stream.id].task.cancel()  # as the next renewal of the lease does
+                streams._live.get(stream.id).task.cancel()  # as the next renewal of the lease does
                 await turns(count)
                 await streams.abort(stream, "test")
                 assert await ending(one, stream.id) is State.CANCELLED, count
@@ -107,7 +107,7 @@ async def test_any_turn_of_a_shutdown(provider, model, store):
                 await streams.abort(stream, "test")
                 assert await ending(gateway, stream.id) is State.CANCELLED, count
                 await draining
-                streams.draining = streams._following.draining = False
+                streams._draining.clear()
         await wire.until(lambda: closed(provider, model))
 
 

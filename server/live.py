@@ -1,0 +1,193 @@
+"""The streams that have a relay here: how one begins, and what follows when its relay is done."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+
+from server.account import account
+from server.cancelling import cancel
+from server.config import Settings
+from server.core.errors import Fenced, StoreError
+from server.core.forms import ENDING_RECORDS, OpenAIWriter, Writer
+from server.core.generation import Generation
+from server.core.native import NativeWriter
+from server.core.ports import Log, Store, Strategy
+from server.flag import Flag
+from server.relay import Relay
+from server.stream import Stream
+from server.telemetry.logs import cause
+from server.telemetry.metrics import Metrics
+from server.telemetry.traces import Traces
+from server.tools.rounds import Rounds
+from server.tools.toolbox import Toolbox
+from server.upstreams.pool import Target, Upstreams
+
+log = structlog.get_logger("sluiceway")
+
+
+@dataclass(slots=True)
+class Live:
+    """A stream with its relay."""
+
+    stream: Stream
+    relay: Relay
+    task: asyncio.Task[None]
+    route: Sequence[Target]
+    lingering: asyncio.TimerHandle | None = None
+    over: Flag = field(default_factory=Flag)  # the relay is done, and what follows from it as well
+
+
+class LiveStreams:
+    """All of them, by id.
+
+    A relay may be done without an ending. `lost` is told of a stream that another instance has claimed, `stranded` of
+    one that the store has stopped. While `draining` a relay that is cancelled is let go, not lost.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        upstreams: Upstreams,
+        strategy: Strategy,
+        metrics: Metrics,
+        toolbox: Toolbox,
+        traces: Traces | None,
+        *,
+        draining: Flag,
+        lost: Callable[[Stream], None],
+        stranded: Callable[[Live], None],
+    ) -> None:
+        self.idle = asyncio.Event()  # there is none
+        self.idle.set()
+        self._settings = settings
+        self._store = store
+        self._upstreams = upstreams
+        self._strategy = strategy
+        self._metrics = metrics
+        self._toolbox = toolbox
+        self._traces = traces
+        self._draining = draining
+        self._lost = lost
+        self._stranded = stranded
+        self._streams: dict[str, Live] = {}
+        self._owners: Counter[str] = Counter()
+        self._keys: set[tuple[str, str]] = set()  # owner and idempotency key
+
+    def get(self, stream_id: str) -> Live | None:
+        """Return the stream with this id, if it is live here."""
+        return self._streams.get(stream_id)
+
+    def __contains__(self, stream_id: str) -> bool:
+        return stream_id in self._streams
+
+    def __iter__(self) -> Iterator[Live]:
+        return iter(list(self._streams.values()))
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    def count(self, owner: str) -> int:
+        """Return how many are this owner's."""
+        return self._owners[owner]
+
+    def has_key(self, owner: str, key: str) -> bool:
+        """Whether one was begun with this owner's idempotency key."""
+        return (owner, key) in self._keys
+
+    # --- a relay begins ------------------------------------------------------------------------------------------
+
+    def stream(self, opened: Log) -> Stream:
+        """Return a stream of a log, within the configured bounds."""
+        flow, streams = self._settings.flow, self._settings.streams
+        return Stream(opened, max_lag_bytes=flow.max_lag_bytes, max_stream_bytes=streams.max_stream_bytes)
+
+    def begin(
+        self, stream: Stream, generation: Generation, route: Sequence[Target], *, taken_over: bool = False
+    ) -> Live:
+        """Begin the relay of a stream whose log is held here."""
+        settings = self._settings
+        rounds = Rounds(self._toolbox, generation) if generation.form == "native" else None
+        span = None
+        if self._traces is not None:
+            span = self._traces.begin(stream.birth, dict(generation.trace), taken_over=taken_over)
+        relay = Relay(
+            stream,
+            generation,
+            route,
+            writer=self._writer(stream, generation, rounds),
+            rounds=rounds,
+            strategy=self._strategy,
+            recovery=settings.recovery,
+            total_timeout=settings.streams.total_timeout,
+            metrics=self._metrics,
+            span=span,
+        )
+        if taken_over:
+            relay.take_over()
+        task = asyncio.create_task(relay.run(), name=f"relay {stream.id}")
+        live = self._streams[stream.id] = Live(stream, relay, task, route)
+        self._upstreams.hold(route)
+        if stream.birth.idempotency is not None:
+            self._keys.add((stream.birth.owner, stream.birth.idempotency[0]))
+        self._owners[stream.birth.owner] += 1
+        self._metrics.active.inc()
+        self.idle.clear()
+        task.add_done_callback(lambda _: self._over(live))
+        task.add_done_callback(lambda _: live.over.set())
+        return live
+
+    def _writer(self, stream: Stream, generation: Generation, rounds: Rounds | None) -> Writer:
+        if rounds is None:
+            return OpenAIWriter(show_usage=generation.show_usage)
+        return NativeWriter(stream.birth, lambda: stream.target, rounds.serves)
+
+    # --- a relay is done -----------------------------------------------------------------------------------------
+
+    async def let_go(self) -> None:
+        """Stop every relay without an ending."""
+        await cancel([live.task for live in self])
+
+    def lose(self, claimed: Log) -> None:
+        """Stop the relay of a log that another instance has claimed."""
+        live = self._streams.get(claimed.birth.id)
+        if live is not None and live.stream.log is claimed:
+            live.task.cancel()
+
+    def _over(self, live: Live) -> None:
+        """Account for a relay that is done, however."""
+        self._forget(live)
+        stream, task = live.stream, live.task
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Fenced) or (task.cancelled() and not self._draining.is_set()):
+            log.warning("stream lost to another instance", stream_id=stream.id)
+            stream.refreshed()
+            self._lost(stream)
+        elif isinstance(error, StoreError):
+            log.warning("relay stopped by its store", stream_id=stream.id, error=str(error))
+            self._stranded(live)
+        elif error is not None:
+            log.error("relay failed", stream_id=stream.id, **cause(error))
+        ending = stream.log.ending
+        if ending is not None:
+            self._metrics.streams.labels(ending.state.value).inc()
+            unopened = ending.error is not None and stream.log.tail == ENDING_RECORDS[stream.birth.form]
+            if unopened and stream.birth.idempotency is not None:
+                asyncio.ensure_future(self._store.release_key(stream.log))  # noqa: RUF006 — short, nothing waits for it
+        account(stream, live.relay)
+
+    def _forget(self, live: Live) -> None:
+        birth = live.stream.birth
+        del self._streams[birth.id]
+        if live.lingering is not None:
+            live.lingering.cancel()
+        if birth.idempotency is not None:
+            self._keys.discard((birth.owner, birth.idempotency[0]))
+        self._owners -= Counter({birth.owner: 1})
+        self._upstreams.release(live.route)
+        self._metrics.active.dec()
+        if not self._streams:
+            self.idle.set()
