@@ -1,5 +1,6 @@
 """`/v1/streams`: list, state, resume, abort."""
 
+import asyncio
 from typing import cast, get_args
 
 import orjson
@@ -50,7 +51,9 @@ class StreamPaths:
     async def abort(self, request: web.Request) -> web.StreamResponse:
         """Cancel a live stream; an ended one is left as it is."""
         stream = await self._streams.find(request.match_info["id"], request[OWNER])
-        await self._streams.abort(stream, request.query.get("reason", "aborted by request")[:200])
+        reason = request.query.get("reason", "aborted by request")[:200]
+        # Shielded: a client that hangs up half-way must not leave a stream that is claimed here and has no relay.
+        await asyncio.shield(self._streams.abort(stream, reason))
         return web.Response(status=204)
 
 

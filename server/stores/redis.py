@@ -211,6 +211,8 @@ class RedisStore:
             raise StoreError(f"stream {log.birth.id} is gone")
         if self._lease.held.get(log.birth.id) is log:  # or it would be written with the epoch of who claimed it
             self._lease.claimed(log.birth.id, int(rest[0] or 0))
+            if not log.fenced:
+                return  # it is written here, and knows best
         log.fill(rest)
 
     async def follow(self, log: RedisLog) -> None:

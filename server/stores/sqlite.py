@@ -145,9 +145,13 @@ class SqliteStore:
                 break
         if epoch is False:
             return False
-        await self._catalog.refresh([log])
         log.hold(epoch)
-        self._lease.hold(log)
+        self._lease.hold(log)  # from now on a claim of another is seen
+        try:
+            await self._catalog.refresh([log], claimed=True)
+        except BaseException:
+            self._lease.let_go(log)
+            raise
         return True
 
     # --- deleting ----------------------------------------------------------------------------------------------------

@@ -41,8 +41,11 @@ class Catalog:
                 self._db.verify(crc, data)
             self._mirror.catch_up(row[:3] for row in rows)
 
-    async def refresh(self, logs: Sequence[SqliteLog]) -> None:
-        """Bring logs up to date. Raises StoreError, also where one is gone."""
+    async def refresh(self, logs: Sequence[SqliteLog], *, claimed: bool = False) -> None:
+        """Bring logs up to date. Raises StoreError, also where one is gone.
+
+        A log that is written here knows best, unless it was just `claimed`; only whether it still is is looked up.
+        """
         await self.catch_up()
         by_num = {log.num: log for log in logs}
         wanted = orjson.dumps(list(by_num)).decode()  # as json_each takes them
@@ -50,6 +53,8 @@ class Catalog:
             log = by_num.pop(row[0])
             if self._lease.held.get(log.num) is log:  # or it would be written with the epoch of who claimed it
                 self._lease.fence(log, row[3])
+                if not log.fenced and not claimed:
+                    continue
             self._fill(log, row)
         for log in by_num.values():
             raise StoreError(f"stream {log.birth.id} is gone")

@@ -540,6 +540,26 @@ class DurableContract(StoreContract):
         await found.append(tokens(1))
         assert await everything(found) == tokens(1)
 
+    async def test_refreshed_while_it_is_written(self, stores: list[Store]) -> None:
+        """A look at the store that took longer than an append does not put a writer back to where it was."""
+        one, _ = stores
+        log = await one.create(birth())
+
+        async def look() -> None:
+            while log.ending is None:
+                tail = log.tail
+                await one.refresh(log)
+                assert log.tail >= tail
+                await asyncio.sleep(0)
+
+        looking = [asyncio.create_task(look()) for _ in range(3)]
+        for number in range(1, 101):
+            await log.append(tokens(1, first=number))
+            assert log.tail == number
+        await log.append(DONE, ending())
+        await asyncio.gather(*looking)
+        assert await everything(log) == tokens(100) + DONE
+
     async def _has_ended(self, store: Store, log: Log) -> bool:
         await store.renew()
         await store.follow(log)
