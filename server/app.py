@@ -27,7 +27,7 @@ from server.config import Settings
 from server.core.ports import Store, Strategy
 from server.preprocess import Preprocessing
 from server.reload import Load, Reload
-from server.streams import Streams
+from server.streams.streams import Streams
 from server.systemd import notify, watchdog_interval
 from server.telemetry.logs import unhandled
 from server.telemetry.metrics import Metrics

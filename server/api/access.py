@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from server.admission import Owner
 from server.config import Key, Settings, is_loopback
 from server.core.errors import Rejected
+from server.streams.admission import Owner
 
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/"})
 STATIC = "/static/"

@@ -6,7 +6,7 @@ from server.api.access import OWNER
 from server.api.errors import json_response
 from server.api.requests import completion, idempotency_key, read_json
 from server.api.respond import Responder
-from server.streams import Streams
+from server.streams.streams import Streams
 
 
 class Completions:

@@ -22,7 +22,7 @@ from server.api.streams import resume
 from server.config import Settings
 from server.core.errors import Rejected
 from server.core.generation import Generation
-from server.streams import Streams
+from server.streams.streams import Streams
 
 RESUMING = frozenset({"session_id", "last_event_id"})
 

@@ -3,7 +3,7 @@
 from aiohttp import web
 
 from server.api.errors import json_response
-from server.streams import Streams
+from server.streams.streams import Streams
 from server.telemetry.metrics import Metrics
 
 BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}

@@ -14,7 +14,7 @@ from server.core.errors import Rejected, StoreError, StreamError
 from server.core.records import ERROR, WHOLE, Form
 from server.core.views import project
 from server.stream import Stream
-from server.streams import Streams
+from server.streams.streams import Streams
 from server.telemetry.metrics import Metrics
 
 SSE_HEADERS = {

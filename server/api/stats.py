@@ -4,7 +4,7 @@ from aiohttp import web
 
 from server.api.access import OWNER
 from server.api.errors import json_response
-from server.streams import Streams
+from server.streams.streams import Streams
 from server.telemetry.metrics import Metrics
 
 

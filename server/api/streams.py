@@ -13,7 +13,7 @@ from server.api.respond import Responder
 from server.core.errors import Rejected
 from server.core.records import Form
 from server.stream import Stream
-from server.streams import Streams
+from server.streams.streams import Streams
 
 
 class StreamPaths:

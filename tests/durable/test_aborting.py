@@ -6,9 +6,9 @@ import json
 import wire
 from gateway import InProcess, in_process
 
-from server import streams as streams_module
-from server.admission import Owner
 from server.core.lifecycle import State
+from server.streams import streams as streams_module
+from server.streams.admission import Owner
 
 STALLED = {"pieces": [f"word{n} " for n in range(60)], "stall_after": 3}
 TURNS = 12  # more than a relay takes to end when it is cancelled

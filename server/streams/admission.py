@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from server.core.errors import Rejected
 from server.flag import Flag
-from server.live import LiveStreams
+from server.streams.live import LiveStreams
 
 
 @dataclass(frozen=True, slots=True)

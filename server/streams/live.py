@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from server.account import account
 from server.cancelling import cancel
 from server.config import Settings
 from server.core.errors import Fenced, StoreError
@@ -18,6 +17,7 @@ from server.core.ports import Log, Store, Strategy
 from server.flag import Flag
 from server.relay import Relay
 from server.stream import Stream
+from server.streams.account import account
 from server.telemetry.logs import cause
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces

@@ -4,22 +4,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from server.admission import Admission, Owner
-from server.adoption import Adoption
 from server.cancelling import cancel
 from server.config import Model, Settings
 from server.core.errors import Rejected, StoreError, StreamError
 from server.core.generation import Generation
 from server.core.ports import Log, Store, Strategy
-from server.creation import Creation
 from server.flag import Flag
-from server.following import Following
-from server.housekeeping import renew, sweep
-from server.linger import Leaving, Linger, cancelled
-from server.live import Live, LiveStreams
 from server.preprocess import Preprocessing
 from server.stream import Reader, Stream
-from server.takeover import Takeover
+from server.streams.admission import Admission, Owner
+from server.streams.adoption import Adoption
+from server.streams.creation import Creation
+from server.streams.following import Following
+from server.streams.housekeeping import renew, sweep
+from server.streams.linger import Leaving, Linger, cancelled
+from server.streams.live import Live, LiveStreams
+from server.streams.takeover import Takeover
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
 from server.tools.toolbox import Toolbox

@@ -9,17 +9,17 @@ from dataclasses import replace
 
 import orjson
 
-from server.admission import Admission, Owner, shutting_down
 from server.config import Model
 from server.core.errors import Rejected
 from server.core.generation import Generation
 from server.core.ports import Log, Store
 from server.core.records import Birth
 from server.flag import Flag
-from server.linger import Linger
-from server.live import LiveStreams
 from server.preprocess import Preprocessing
 from server.stream import Stream
+from server.streams.admission import Admission, Owner, shutting_down
+from server.streams.linger import Linger
+from server.streams.live import LiveStreams
 from server.turns import Turns
 from server.upstreams.pool import Target, Upstreams
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from server.core.errors import StoreError, StreamError
 from server.core.ports import Store
-from server.live import Live
+from server.streams.live import Live
 
 Leaving = Literal["gone", "stalled", "ended"]
 

@@ -11,11 +11,11 @@ from server.config import Settings
 from server.core.errors import StoreError, StreamError
 from server.core.ports import Log, Store
 from server.flag import Flag
-from server.following import Following, out_of_reach
-from server.linger import cancelled
-from server.live import Live, LiveStreams
 from server.stream import Stream
-from server.takeover import Takeover
+from server.streams.following import Following, out_of_reach
+from server.streams.linger import cancelled
+from server.streams.live import Live, LiveStreams
+from server.streams.takeover import Takeover
 
 log = structlog.get_logger("sluiceway")
 

@@ -7,9 +7,9 @@ import structlog
 from server.config import Model
 from server.core.errors import StreamError
 from server.core.recollect import generation_of
-from server.linger import Linger
-from server.live import Live, LiveStreams
 from server.stream import Stream
+from server.streams.linger import Linger
+from server.streams.live import Live, LiveStreams
 from server.upstreams.pool import Upstreams
 
 log = structlog.get_logger("sluiceway")
