@@ -15,11 +15,10 @@ class Stencil:
     UTF-8), is as valid as that one and means another piece of text. Parsing is a tenth of all that a token costs.
     """
 
-    __slots__ = ("_after", "_before", "_between", "_cut", "_end", "_start")
+    __slots__ = ("_cut", "_end", "_start")
 
     def __init__(self) -> None:
-        self._before = self._after = b""  # the text, in a frame's data
-        self._start = self._between = self._end = b""  # of the texts, in a read of several frames
+        self._start = self._end = b""  # what comes before and after the text, of a read of one frame
         self._cut = 0
 
     def match(self, read: bytes) -> list[bytes]:
@@ -27,26 +26,32 @@ class Stencil:
         start, end = self._start, self._end
         if not start or read[: len(start)] != start or read[-len(end) :] != end or len(read) <= len(start) + len(end):
             return []
-        texts = read[len(start) : -len(end)].split(self._between)
-        told = b" ".join(texts)  # not b"": two halves of a character would make a whole one
-        try:
-            if b"" in texts or QUOTE in told or BACKSLASH in told or not told.decode().isprintable():
-                return []
-        except UnicodeDecodeError:
+        told = read[len(start) : -len(end)]
+        if LF in told:
+            return self._several(told)
+        return [read[len(DATA) : -len(BLANK)]] if _plain(told) else []
+
+    def _several(self, told: bytes) -> list[bytes]:
+        texts = told.split(self._end + self._start)
+        if b"" in texts or not _plain(b" ".join(texts)):  # not b"": two halves of a character would make a whole one
             return []
-        if len(texts) == 1:
-            return [read[len(DATA) : -len(BLANK)]]
-        before, after = self._before, self._after
+        before, after = self._start[len(DATA) :], self._end[: -len(BLANK)]
         return [before + text + after for text in texts]
 
     def cut(self, data: bytes) -> None:
         """Take what `data`, which was parsed and is a plain token, is the pattern of."""
-        if self._cut == LEARNT or LF in data or (self._before and data.startswith(self._before)):
+        if self._cut == LEARNT or LF in data or (self._start and data.startswith(self._start[len(DATA) :])):
             return
         self._cut += 1
         at = data.find(TEXT)  # inside a string the quotes would be escaped: this is a key, and its value a string
         end = data.find(b'"', at + len(TEXT))
         if at >= 0 and end >= 0 and data[end - 1] != BACKSLASH:
-            self._before, self._after = data[: at + len(TEXT)], data[end:]
-            self._start, self._end = DATA + self._before, self._after + BLANK
-            self._between = self._end + self._start
+            self._start, self._end = DATA + data[: at + len(TEXT)], data[end:] + BLANK
+
+
+def _plain(text: bytes) -> bool:
+    """Whether JSON writes this text as it is."""
+    try:
+        return QUOTE not in text and BACKSLASH not in text and text.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
