@@ -62,7 +62,8 @@ class Responder:
         self.idle.clear()
         why: Leaving = "gone"
         try:
-            response, why = await self._answer(request, stream, delivery, wait=wait)
+            response = await self._answer(request, stream, wait=wait)
+            why = await delivery.run(response) if isinstance(response, EventStream) else "ended"
         except (StoreError, StreamError) as error:  # before the response opened; later a client gets it in-band
             words = "The log of this stream is out of reach."
             raise Rejected(503, words, "store_unavailable", retry_after=1.0) from error
@@ -91,17 +92,15 @@ class Responder:
         except TimeoutError:
             pass  # whoever has not read by now is cut
 
-    async def _answer(
-        self, request: web.Request, stream: Stream, delivery: Delivery, *, wait: bool
-    ) -> tuple[web.StreamResponse, Leaving]:
+    async def _answer(self, request: web.Request, stream: Stream, *, wait: bool) -> web.StreamResponse:
+        """Return the response once it can open: an `EventStream`, or a whole one."""
         if not stream.birth.stream:
             await stream.ended.wait()
-            return await self._whole(request, stream), "ended"
+            return await self._whole(request, stream)
         if wait and not await self._opened(stream) and await self._failed_early(stream):
             assert stream.log.ending is not None
-            return failed_response(stream.log.ending, stream_headers(request, stream)), "ended"
-        response = EventStream(headers={**SSE_HEADERS, **stream_headers(request, stream)})
-        return response, await delivery.run(response)
+            return failed_response(stream.log.ending, stream_headers(request, stream))
+        return EventStream(headers={**SSE_HEADERS, **stream_headers(request, stream)})
 
     async def _opened(self, stream: Stream) -> bool:
         """Wait for the first record, but no longer than `early_open_after`; return whether it opened by time."""

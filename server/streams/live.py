@@ -136,8 +136,7 @@ class LiveStreams:
         self._owners[stream.birth.owner] += 1
         self._metrics.active.inc()
         self.idle.clear()
-        task.add_done_callback(lambda _: self._over(live))
-        task.add_done_callback(lambda _: live.over.set())
+        task.add_done_callback(lambda _: self._done(live))
         return live
 
     def _writer(self, stream: Stream, generation: Generation, rounds: Rounds | None) -> Writer:
@@ -157,7 +156,13 @@ class LiveStreams:
         if live is not None and live.stream.log is claimed:
             live.task.cancel()
 
-    def _over(self, live: Live) -> None:
+    def _done(self, live: Live) -> None:
+        try:
+            self._account(live)
+        finally:
+            live.over.set()
+
+    def _account(self, live: Live) -> None:
         """Account for a relay that is done, however."""
         self._forget(live)
         stream, task = live.stream, live.task
