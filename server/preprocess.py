@@ -7,8 +7,8 @@ one counts. One that fails, is late or returns nonsense changes nothing: a reque
 
 import asyncio
 import contextvars
-import importlib
 import inspect
+import pkgutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -131,9 +131,8 @@ def _seen(task: asyncio.Task[Any]) -> None:
 
 def imported(name: str, place: str) -> Callable[[Body], Any]:
     """Return the function at `place`, `"module:function"`. Raises PreprocessError."""
-    module, _, attribute = place.partition(":")
     try:
-        function = getattr(importlib.import_module(module), attribute)
+        function = pkgutil.resolve_name(place)
     except (Exception, SystemExit) as error:  # importing runs foreign code, which fails with anything
         words = f"The preprocessor {name!r} ({place}) cannot be loaded: {type(error).__name__}: {error}"
         raise PreprocessError(words) from error

@@ -1,7 +1,7 @@
 """All tools of the gateway: `[tools.functions]`, plug-ins (entry points `sluiceway.tools`), MCP servers."""
 
 import asyncio
-import importlib
+import pkgutil
 from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import EntryPoint
@@ -49,7 +49,7 @@ class Toolbox:
 
 def configured(name: str, place: str) -> Tool:
     """Return the tool of a function, `"module:function"`. Raises ToolSetupError."""
-    return from_function(name, _loaded(name, place, partial(_import, place)))
+    return from_function(name, _loaded(name, place, partial(pkgutil.resolve_name, place)))
 
 
 def _loaded(name: str, place: str, load: Callable[[], object]) -> object:
@@ -59,8 +59,3 @@ def _loaded(name: str, place: str, load: Callable[[], object]) -> object:
         raise ToolSetupError(
             f"The tool {name!r} ({place}) cannot be loaded: {type(error).__name__}: {error}"
         ) from error
-
-
-def _import(place: str) -> object:
-    module, _, function = place.partition(":")
-    return getattr(importlib.import_module(module), function)
