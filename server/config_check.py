@@ -235,17 +235,20 @@ def _outside(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Pr
 def _functions(tree: Mapping[str, Any], loaders: Loaders) -> Iterator[Problem]:
     """Load the functions that the file names, as a gateway would at its start."""
     for loc, load in loaders.items():
-        table: Any = tree
-        for part in loc:
-            table = table.get(part) if isinstance(table, dict) else None
-        for name, place in table.items() if isinstance(table, dict) else ():
-            if isinstance(place, str):
-                try:
-                    load(name, place)
-                except ValueError as error:
-                    yield _problem(
-                        (*loc, name), place, f"expected a function that works: {' '.join(str(error).split())}"
-                    )
+        for name, place in _texts(tree, loc).items():
+            try:
+                load(name, place)
+            except ValueError as error:
+                words = " ".join(str(error).split())  # in one line
+                yield _problem((*loc, name), place, f"expected a function that works: {words}")
+
+
+def _texts(tree: Mapping[str, Any], loc: tuple[str, ...]) -> dict[str, str]:
+    """Return the keys of a table whose values are text."""
+    table: Any = tree
+    for part in loc:
+        table = table.get(part) if isinstance(table, dict) else None
+    return {name: text for name, text in table.items() if isinstance(text, str)} if isinstance(table, dict) else {}
 
 
 # From pydantic's errors to ours.

@@ -1,13 +1,13 @@
 """A queue for what is nearly always empty, in place of those that aiohttp keeps for every stream."""
 
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 
 T = TypeVar("T")
 
 
-class Few(list[T], Generic[T]):
+class Few(list[T]):
     """A `collections.deque` of few elements: an empty deque takes 660 bytes, and a stream has five; this one takes 72.
 
     Taking the first moves all others.

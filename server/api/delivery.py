@@ -225,7 +225,7 @@ class Delivery:
 
         A response that opens with nothing to tell begins with one: aiohttp sends the head with the first write.
         """
-        interval, rest = self._flow.heartbeat_interval, wheel()
+        interval = self._flow.heartbeat_interval
         while True:
             silence = self._loop.time() - self._wrote_at
             if silence >= interval:
@@ -234,7 +234,7 @@ class Delivery:
                 else:
                     self._write(HEARTBEAT)
                 silence = 0.0
-            await rest.sleep(min(interval - silence, WATCH_INTERVAL))
+            await wheel().sleep(min(interval - silence, WATCH_INTERVAL))
             if unanswered(self._request.transport) >= VANISHED:
                 raise ConnectionResetError("the client has vanished")
 
