@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 import uvloop
+from wire import until
 
 from server.wheel import TICK, Wheel, wheel
 
@@ -35,13 +36,8 @@ def run(request: pytest.FixtureRequest):
     return bounded
 
 
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():  # noqa: ASYNC110 — the wheel sets no event
-        await asyncio.sleep(TICK)
-
-
 async def empty(turning: Wheel) -> None:
-    await until(lambda: not turning._ticking)
+    await until(lambda: asyncio.sleep(0, not turning._ticking))
     await asyncio.sleep(0)  # the calls of its last tick
 
 
@@ -100,7 +96,7 @@ def test_it_turns_again_after_a_rest(run) -> None:
         second = Bell()
         first = Bell(lambda: turning.put(loop.time() + TICK, second) and None)
         turning.put(loop.time(), first)
-        await until(lambda: second.rung)
+        await until(lambda: asyncio.sleep(0, second.rung))
         await empty(turning)
         third = Bell()
         turning.put(loop.time(), third)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from contextlib import asynccontextmanager
 
 import wire
 from gateway import InProcess, in_process
@@ -26,6 +27,18 @@ async def begun(client: wire.Client, model: str) -> str:
     _, head = await client.head()
     await client.events(3)
     return head["x-stream-id"]
+
+
+@asynccontextmanager
+async def on_one_of_two(provider, model, store):
+    """Run two gateways, the first of which relays a stream that stalls; give both, its client and its path."""
+    await provider.script(model, STALLED)
+    async with (
+        in_process(provider.url, **tables(store)) as one,
+        in_process(provider.url, **tables(store)) as two,
+        wire.Client(one.root) as client,
+    ):
+        yield one, two, client, f"/v1/streams/{await begun(client, model)}"
 
 
 async def taken_over(gateway: InProcess, stream_id: str) -> None:
@@ -54,13 +67,7 @@ async def closed(provider, model):
 
 async def test_taken_over_in_the_same_moment(provider, model, store):
     """The relay that is to write the ending turns out to be fenced: the stream is taken back, and ended."""
-    await provider.script(model, STALLED)
-    async with (
-        in_process(provider.url, **tables(store)) as one,
-        in_process(provider.url, **tables(store)) as two,
-        wire.Client(one.root) as client,
-    ):
-        path = f"/v1/streams/{await begun(client, model)}"
+    async with on_one_of_two(provider, model, store) as (one, two, client, path):
         abort = one.app.streams.abort
 
         async def abort_late(stream, reason):
@@ -115,13 +122,7 @@ async def test_any_turn_of_a_shutdown(provider, model, store):
 async def test_taken_away_again_and_again(provider, model, store, monkeypatch):
     """Where others take the stream back each time, DELETE says after a while that it has not been ended: 503."""
     monkeypatch.setattr(streams_module, "ABORT_PATIENCE", 0.3)
-    await provider.script(model, STALLED)
-    async with (
-        in_process(provider.url, **tables(store)) as one,
-        in_process(provider.url, **tables(store)) as two,
-        wire.Client(one.root) as client,
-    ):
-        path = f"/v1/streams/{await begun(client, model)}"
+    async with on_one_of_two(provider, model, store) as (one, two, _client, path):
         claim = one.app.store.claim
 
         async def claim_in_vain(log, *, force=False):

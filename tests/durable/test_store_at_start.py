@@ -10,7 +10,7 @@ import pytest
 import wire
 from gateway import own_process, tree, written
 from ports import free_port
-from redis_server import RedisServer
+from redis_server import RedisServer, running
 from terminal import run
 
 PATIENCE = 15.0  # seconds for a start that fails: the store's own waits, and those of a busy machine
@@ -28,9 +28,9 @@ async def refused(provider, folder, store):
     return said
 
 
-async def is_ready(running):
+async def is_ready(gateway):
     """Whether `/readyz` says so."""
-    return (await wire.call(running.root, "GET", "/readyz")).status == 200
+    return (await wire.call(gateway.root, "GET", "/readyz")).status == 200
 
 
 @pytest.mark.parametrize("mode", ["IMMEDIATE", "EXCLUSIVE"])
@@ -46,8 +46,8 @@ async def test_locked(provider, tmp_path, mode, made):
         said = await refused(provider, tmp_path, store)
         assert said == f"sluiceway: The database {store['path']} is locked by another process.\n"
         other.execute("ROLLBACK")
-    async with own_process(provider.url, store=store) as running:
-        assert await is_ready(running)
+    async with own_process(provider.url, store=store) as gateway:
+        assert await is_ready(gateway)
 
 
 async def first_refused(provider, path, namespace, fault, over):
@@ -60,9 +60,9 @@ async def first_refused(provider, path, namespace, fault, over):
         pytest.skip("there are no namespaces here")
     script = f'{fault}; "$@"; echo "status $?" >&2; {over}; exec "$@"'
     command = (*unshare, "sh", "-c", script, str(path.parent))
-    async with own_process(provider.url, store={"kind": "sqlite", "path": str(path)}, command=command) as running:
-        assert await is_ready(running)
-        said, status = running.lines[:2]
+    async with own_process(provider.url, store={"kind": "sqlite", "path": str(path)}, command=command) as gateway:
+        assert await is_ready(gateway)
+        said, status = gateway.lines[:2]
     assert status == "status 1\n"
     return said
 
@@ -110,36 +110,26 @@ async def test_redis_is_not_there(provider, tmp_path):
 
 async def test_redis_is_a_replica(provider, tmp_path):
     """A server that may only be read."""
-    server = RedisServer(tmp_path)
-    server.start()
-    store = {"kind": "redis", "url": server.url}
-    try:
+    with running(tmp_path) as server:
+        store = {"kind": "redis", "url": server.url}
         assert server.call(f"REPLICAOF 127.0.0.1 {free_port()}") == b"+OK\r\n"
         assert "read only replica" in await refused(provider, tmp_path, store)
         assert server.call("REPLICAOF NO ONE") == b"+OK\r\n"
-        async with own_process(provider.url, store=store) as running:
-            assert await is_ready(running)
-    finally:
-        server.kill()
+        async with own_process(provider.url, store=store) as gateway:
+            assert await is_ready(gateway)
 
 
 async def test_redis_stands_still(provider, tmp_path):
     """A server that takes the connection and says nothing: the wait for it is bounded."""
-    server = RedisServer(tmp_path)
-    server.start()
-    try:
+    with running(tmp_path) as server:
         server.pause()
         assert "Timeout" in await refused(provider, tmp_path, {"kind": "redis", "url": server.url})
-    finally:
-        server.kill()
 
 
 async def test_redis_is_loading(provider, tmp_path):
     """A server that reads its file, as after the machine's start, is waited for."""
-    before = RedisServer(tmp_path)
-    before.start()
-    before.call("EVAL", f"\"for n = 1, {KEYS} do redis.call('SET', n, n) end\"", "0")
-    before.kill()
+    with running(tmp_path) as before:
+        before.call("EVAL", f"\"for n = 1, {KEYS} do redis.call('SET', n, n) end\"", "0")
     server = RedisServer(tmp_path, "--key-load-delay", str(SLOW))
     starting = asyncio.create_task(asyncio.to_thread(server.start))
 
@@ -148,8 +138,8 @@ async def test_redis_is_loading(provider, tmp_path):
 
     try:
         await wire.until(loading)
-        async with own_process(provider.url, store={"kind": "redis", "url": server.url}) as running:
-            assert await is_ready(running)
+        async with own_process(provider.url, store={"kind": "redis", "url": server.url}) as gateway:
+            assert await is_ready(gateway)
     finally:
         await starting
         server.kill()
