@@ -41,6 +41,8 @@ class RedisLog(BatchedLog):
 
     def fill(self, facts: Sequence[Any]) -> None:
         """Take in what the server says: epoch, tail, size, lost, active, target, when it ended, and how."""
+        if self.ending is not None:
+            return  # this was read before it ended
         epoch, tail, size, lost, active, target, _, ending = facts
         self.epoch, self.tail, self.bytes = int(epoch), int(tail), int(size)
         self.lost = [(first, last) for first, last in orjson.loads(lost)]

@@ -106,6 +106,8 @@ class Catalog:
         _, _, _, epoch, target, tail, size, lost, active, ended, ending, _, lost_crc, ending_crc = row
         self._db.verify(lost_crc, lost)
         self._db.verify(ending_crc, ending or b"")
+        if log.ending is not None:
+            return  # this was read before it ended
         log.epoch, log.target = epoch, target
         log.stored_target = log.target
         run = self._mirror.runs.get(log.num)

@@ -560,6 +560,20 @@ class DurableContract(StoreContract):
         await asyncio.gather(*looking)
         assert await everything(log) == tokens(100) + DONE
 
+    async def test_refreshed_while_it_ends(self, stores: list[Store]) -> None:
+        """What was read of a log before it ended does not take its ending away, whenever it comes."""
+        one, _ = stores
+        for turns in range(40):
+            log = await one.create(birth())
+            await log.append(tokens(3))
+            looking = [asyncio.create_task(one.refresh(log)) for _ in range(3)]
+            for _ in range(turns % 8):
+                await asyncio.sleep(0)
+            over = ending()
+            await log.append(DONE, over)
+            await asyncio.gather(*looking)
+            assert (log.tail, log.ending) == (4, over)
+
     async def _has_ended(self, store: Store, log: Log) -> bool:
         await store.renew()
         await store.follow(log)
