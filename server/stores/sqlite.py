@@ -145,13 +145,10 @@ class SqliteStore:
                 break
         if epoch is False:
             return False
+        await self._catalog.refresh([log])
         log.hold(epoch)
         self._lease.hold(log)  # from now on a claim of another is seen
-        try:
-            await self._catalog.refresh([log], claimed=True)
-        except BaseException:
-            self._lease.let_go(log)
-            raise
+        await self._catalog.refresh([log])  # and if there has been one meanwhile, here
         return True
 
     # --- deleting ----------------------------------------------------------------------------------------------------

@@ -41,10 +41,10 @@ class Catalog:
                 self._db.verify(crc, data)
             self._mirror.catch_up(row[:3] for row in rows)
 
-    async def refresh(self, logs: Sequence[SqliteLog], *, claimed: bool = False) -> None:
+    async def refresh(self, logs: Sequence[SqliteLog]) -> None:
         """Bring logs up to date. Raises StoreError, also where one is gone.
 
-        A log that is written here knows best, unless it was just `claimed`; only whether it still is is looked up.
+        A log that is written here knows best; only whether it still is is looked up.
         """
         await self.catch_up()
         by_num = {log.num: log for log in logs}
@@ -53,7 +53,7 @@ class Catalog:
             log = by_num.pop(row[0])
             if self._lease.held.get(log.num) is log:  # or it would be written with the epoch of who claimed it
                 self._lease.fence(log, row[3])
-                if not log.fenced and not claimed:
+                if not log.fenced:
                     continue
             self._fill(log, row)
         for log in by_num.values():

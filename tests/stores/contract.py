@@ -574,6 +574,23 @@ class DurableContract(StoreContract):
             await asyncio.gather(*looking)
             assert (log.tail, log.ending) == (4, over)
 
+    async def test_found_while_it_is_claimed(self, stores: list[Store]) -> None:
+        """Whoever asks for a log in the middle of its takeover gets all of it, though the claimant had seen nothing."""
+        one, two = stores
+        for _ in range(20):
+            log = await one.create(birth())
+            stale = await two.find(log.birth.id)
+            assert stale is not None
+            await log.append(tokens(3))
+            claiming = asyncio.create_task(two.claim(stale, force=True))
+            while not claiming.done():
+                found = await two.find(log.birth.id)
+                assert found is not None
+                assert found.tail == 3
+                await two.refresh(stale)
+                assert stale.tail == 3
+            assert await claiming
+
     async def _has_ended(self, store: Store, log: Log) -> bool:
         await store.renew()
         await store.follow(log)
