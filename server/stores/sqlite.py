@@ -137,13 +137,10 @@ class SqliteStore:
         """
         if not force and await self._lease.held_elsewhere(log):
             return False
-        while True:
-            await self._catalog.catch_up()
-            run, seen = self.mirror.runs.get(log.num), self.mirror.seen
-            epoch = await self._writer.call(partial(self._lease.claim, log.num, log.lost, run, seen, force))
-            if epoch is not None:
-                break
-        if epoch is False:
+        await self._catalog.catch_up()
+        run = self.mirror.runs.get(log.num)
+        epoch = await self._writer.call(partial(self._lease.claim, log.num, log.lost, run, force))
+        if not epoch:
             return False
         await self._catalog.refresh([log])
         log.hold(epoch)

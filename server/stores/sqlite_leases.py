@@ -126,25 +126,21 @@ class Lease:
             WHERE num = ? AND instance <> ? AND instances.boot = ? AND expires > ?"""
         return bool(await self._db.rows(query, log.num, self.name, self.boot, time.monotonic()))
 
-    def claim(
-        self, num: int, lost: Sequence[tuple[int, int]], run: Run | None, seen: int, force: bool, db: Connection
-    ) -> int | bool | None:
-        """Return the new epoch, False where the log is held or has ended, None where the mirror is too old.
+    def claim(self, num: int, lost: Sequence[tuple[int, int]], run: Run | None, force: bool, db: Connection) -> int:
+        """Return the new epoch, or 0 where the log is held or has ended.
 
         `lost`: what is lost of the log, as it was read; only the first claim of a boot changes that. `run`: what the
-        mirror has of the log; `seen`: the last row of the journal that is in it.
+        journal has of the log, which was read after this boot had begun: nobody has written to it since.
         """
         query = "SELECT instance, boot, epoch, tail, size FROM logs WHERE num = ? AND ended IS NULL"
         row = db.execute(query, (num,)).fetchone()
         if row is None:
-            return False
+            return 0
         holder, boot, epoch, tail, size = row
         if not force and holder != self.name and holder is not None and self._alive(db, holder):
-            return False
+            return 0
         if holder is not None and boot != self.boot:
-            if db.execute("SELECT coalesce(max(at), 0) FROM journal").fetchone()[0] != seen:
-                return None
-            if run is not None:
+            if run is not None and run.last > tail:
                 put_chunk(db, num, (run.first, run.start, run.packed))
                 tail, size = run.last, run.size
             gaps = orjson.dumps([*lost, (tail + 1, tail + SKIP)])

@@ -10,8 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from contract import ALL, DONE, DurableContract, birth, ending, everything, tokens
+from contract import ALL, DONE, WAIT, DurableContract, birth, ending, everything, tokens
 
+from server.cancelling import cancel
 from server.core.errors import StoreError
 from server.core.records import Record
 from server.stores import sqlite_file, sqlite_journal, sqlite_schema
@@ -379,6 +380,35 @@ async def test_power_loss(make):
     assert list(again.lost) == [(6, 5 + SKIP)]
     await after.close()
     await store._db.close()
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_power_loss_before_the_first_record(make, busy):
+    """A stream that had not begun is taken over, too: where the journal is empty, and where it grows all the time."""
+    store = make()
+    await store.open()
+    log, other = await store.create(birth()), await store.create(birth())
+    await other.append(tokens(3) + DONE, ending())
+    await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
+    await store._db.write(lambda db: db.execute("UPDATE instances SET boot = 'the boot before'"))
+    await store._db.close()
+    after = make()
+    await after.open()
+    found = await after.find(log.birth.id)
+
+    async def write():
+        growing = await after.create(birth())
+        while True:
+            await growing.append(tokens(1))
+
+    writing = [asyncio.create_task(write()) for _ in range(3 * busy)]
+    async with asyncio.timeout(WAIT):
+        assert await after.claim(found)
+    await cancel(writing)
+    assert list(found.lost) == [(1, SKIP)]
+    await found.append(tokens(1) + DONE, ending())
+    assert await found.read(SKIP, ALL) == tokens(1) + DONE
+    await after.close()
 
 
 def test_killed_at_any_moment(path):
