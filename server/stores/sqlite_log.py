@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from server.core.gaps import upper_bound
+from server.core.errors import StoreError
+from server.core.gaps import resume_at, upper_bound
 from server.core.records import Birth, Record
 from server.stores.appends import Append, BatchedLog, Creation
 from server.stores.batches import Batches, Write
@@ -34,13 +35,14 @@ class SqliteLog(BatchedLog):
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; those of a live log nearly always from memory. Raises StoreError."""
+        if resume_at(self.lost, after) > after:
+            return []
         end = upper_bound(self.lost, after, self.tail)
         found: list[Record] = []
         room = max_bytes
         while after < end and room > 0:
-            run = await self._run(after + 1)
-            records = run.read(after, room)[: end - after]
-            if not records or (found and len(records[0].data) > room):
+            records = (await self._run(after + 1)).read(after, room)[: end - after]
+            if found and len(records[0].data) > room:
                 break
             found += records
             after += len(records)
@@ -49,16 +51,21 @@ class SqliteLog(BatchedLog):
 
     async def offset(self, cursor: int) -> int:
         """Return the size of the data up to `cursor`. Raises StoreError."""
+        for first, last in reversed(self.lost):
+            if first <= cursor <= last:
+                cursor = first - 1  # what was lost counts as nothing
         if cursor == 0:
             return 0
         return self.bytes if cursor == self.tail else (await self._run(cursor)).offset(cursor)
 
     async def _run(self, number: int) -> Run:
-        """Return the run with a record, or an empty one that begins at it."""
+        """Return the run with a record. Raises StoreError, also where the log has been deleted."""
         for run in (self._store.mirror.runs.get(self.num), self._chunk):
             if run is not None and run.first <= number <= run.last:
                 return run
         self._chunk = await self._store.chunk(self.num, number)
+        if number > self._chunk.last:
+            raise StoreError(f"stream {self.birth.id} is gone")
         return self._chunk
 
 

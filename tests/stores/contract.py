@@ -405,6 +405,30 @@ class DurableContract(StoreContract):
         """Let the lease of an instance run out while the instance stands still, as SIGSTOP would make it."""
         await asyncio.sleep(LEASE * 1.5)
 
+    async def lose(self, store: Store, log: Log) -> None:
+        """Bring the store to lose some numbers after the tail of a log that it holds, with the next append at last."""
+        pytest.skip("this store is not known to lose anything")
+
+    async def test_a_cursor_in_what_was_lost(self, stores: list[Store]) -> None:
+        """From a number that was lost nothing is read, and what lies before it has a size: a reader can pass it."""
+        one, two = stores
+        log = await one.create(birth())
+        await log.append(tokens(5))
+        size = log.bytes
+        await self.lose(one, log)
+        await log.append([*tokens(2), *DONE], ending())
+        found = await two.find(log.birth.id)
+        assert found is not None
+        for reading in (log, found):
+            ((first, last),) = reading.lost
+            assert first == 6
+            for cursor in (first, last - 1):
+                assert list(await reading.read(cursor, ALL)) == []
+            assert list(await reading.read(last, ALL)) == tokens(2) + DONE
+            sizes = [await reading.offset(n) for n in (5, first, last - 1, last, last + 1, last + 2, reading.tail)]
+            assert sizes == sorted(sizes)
+            assert (sizes[0], sizes[-1]) == (size, reading.bytes)
+
     async def test_outlives_its_instance(self, tmp_path: Path) -> None:
         """What was appended is there after the store was closed and opened again, and can be claimed at once."""
         first = self.new(self.settings(tmp_path))

@@ -43,6 +43,14 @@ class TestRedis(DurableContract):
     def tables(self, tmp_path):
         return {"kind": "redis", "url": self.url}
 
+    async def lose(self, store, log):
+        tail, size = log.tail, log.bytes
+        for _ in range(3):
+            await log.append(tokens(1))  # a replica that takes over does not have these
+        redis, key = store._server.redis, log.birth.id
+        await redis.hset(f"sluiceway:log:{key}", mapping={"tail": tail, "size": size})
+        await redis.xdel(f"sluiceway:records:{key}", *range(tail + 1, log.tail + 1))
+
 
 def make(server, tmp_path):
     contract = TestRedis()

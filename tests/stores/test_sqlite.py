@@ -32,6 +32,10 @@ class TestSqlite(DurableContract):
     def tables(self, tmp_path):
         return {"kind": "sqlite", "path": str(tmp_path / "streams.db")}
 
+    async def lose(self, store, log):
+        await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
+        assert await store.claim(log)
+
 
 @pytest.fixture
 def make(tmp_path):
@@ -409,6 +413,21 @@ async def test_power_loss_before_the_first_record(make, busy):
     await found.append(tokens(1) + DONE, ending())
     assert await found.read(SKIP, ALL) == tokens(1) + DONE
     await after.close()
+
+
+async def test_deleted_under_a_reader(make):
+    """Whoever reads on in a log that has just been deleted is told so, wherever it is: it does not wait for more."""
+    store = make(retention=0.0)
+    await store.open()
+    log, other = await store.create(birth()), await store.create(birth())
+    await asyncio.gather(*(one.append(tokens(5) + DONE, ending()) for one in (log, other)))
+    assert await log.read(0, 1) == tokens(1)
+    await store.sweep(time.time())
+    for reading in (other.read(0, ALL), other.read(3, ALL), other.offset(3)):
+        with pytest.raises(StoreError, match=f"stream {other.birth.id} is gone"):
+            await reading
+    assert await everything(log) == tokens(5) + DONE  # it was read already
+    await store.close()
 
 
 def test_killed_at_any_moment(path):
