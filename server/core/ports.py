@@ -14,7 +14,7 @@ class UnderWay(Protocol):
     """An append that nobody has waited for yet."""
 
     async def decided(self) -> Any:
-        """Return when the records are in the log. Raises StoreError where they are not, and will not be."""
+        """Return when the records are in the log. Raises StoreError, as `Log.append` does."""
 
 
 class Log(Protocol):
@@ -43,11 +43,12 @@ class Log(Protocol):
         """Add records (the last of them the ending record, if `ending`), all or none; they may be shown on return.
 
         Appends that wait at the same time are added in the order of their calls. A call that is cancelled returns when
-        it is decided: `tail` tells whether the records were added.
+        it is decided: `tail` tells whether the records were added, and may be shown.
 
         Raises:
             Fenced: another instance has taken the stream over.
-            StoreError: nothing was added.
+            StoreError: nothing was added. Or nobody knows, as the answer was lost: then this and every later append
+                raises it, until the log is claimed again and has what is really there.
 
         """
 

@@ -15,6 +15,8 @@ Own = TypeVar("Own", bound="BatchedLog")
 class BatchedLog:
     """The writing half of a log whose appends are committed in batches; `put` adds to the next one."""
 
+    in_doubt = False  # whether an append that has failed may have been made all the same
+
     def __init__(self, birth: Birth, put: Callable[["Append[Any]"], None]) -> None:
         self.birth = birth
         self.epoch = 1
@@ -25,7 +27,7 @@ class BatchedLog:
         self.last_activity = birth.created
         self.target = ""
         self.fenced = False
-        self.failed: Exception | None = None  # of an append that nobody waited for: no later one may leave a hole
+        self.failed: Exception | None = None  # why an append is missing, or may be: no later one takes its place
         self._put = put
 
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
@@ -80,8 +82,8 @@ class Append(Write, Generic[Own]):
             self.shown(self.records, self.tail, self.bytes)
 
     def fail(self, error: Exception) -> None:
-        """Tell that they are not in the log."""
-        if self.shown is not None and self.log.failed is None:
+        """Tell that they are not in the log, or may not be."""
+        if self.log.failed is None and (self.shown is not None or self.log.in_doubt):
             self.log.failed = error
         super().fail(error)
 

@@ -8,14 +8,16 @@ with `appendonly yes`.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from server.config import Settings
 from server.core.errors import StoreError
-from server.core.records import Birth, dump_birth, load_birth
+from server.core.records import Birth, dump_birth
 from server.stores.appends import Append, Creation, placed
 from server.stores.batches import Batches, answering
 from server.stores.packed import Run
+from server.stores.redis_catalog import Catalog
 from server.stores.redis_leases import Lease
 from server.stores.redis_log import RedisLog, Release, argument, entry_run, settle
 from server.stores.redis_news import News
@@ -24,11 +26,9 @@ from server.stores.redis_server import CALL_TIMEOUT, PREFIX, Server
 WINDOW = 0.001  # seconds between two batches
 FOLLOW = 0.5  # seconds after which `follow` returns in any case
 REFRESH = 0.02  # seconds between two looks at a log that grows
-PAGE = 500  # logs that are read at once for a list
 ENTRIES = 256  # appends that are read at once
 AT_ONCE = 200  # logs deleted in one step: the server does nothing else meanwhile
 KEPT = 3600.0  # seconds beyond the retention after which the server itself deletes an ended log
-FIELDS = ("birth", "body", "epoch", "tail", "size", "lost", "active", "target", "ended", "ending")
 
 
 class RedisStore:
@@ -41,6 +41,7 @@ class RedisStore:
         self._max_bytes = settings.store.max_bytes
         self._server = Server(settings.store.url)
         self._lease = Lease(self._server, settings.store.lease)
+        self._catalog = Catalog(self._server, self._lease, partial(RedisLog, self), self._retention)
         self._news: News
         self.batches: Batches[Append[RedisLog] | Creation | Release]
         self._committing: asyncio.Task[None]
@@ -102,7 +103,7 @@ class RedisStore:
                 if write.log.fenced:
                     self._lease.fence(write.log)
                 elif write.log.ending is not None:
-                    self._lease.held.pop(write.log.birth.id, None)
+                    self._lease.let_go(write.log)
 
     def _births(self, creations: Sequence[Creation], now: float) -> list[Any]:
         values: list[Any] = [now, self._retention, self._lease.name, self._server.history]
@@ -144,7 +145,7 @@ class RedisStore:
         if found != birth.id:
             known = await self.find(found)
             return known if known is not None else await self.create(birth)
-        log = self._lease.held[birth.id] = RedisLog(self, f"{PREFIX}log:{birth.id}", birth)
+        log = self._lease.held[birth.id] = RedisLog(self, birth)
         return log
 
     async def release_key(self, log: RedisLog) -> None:
@@ -156,45 +157,15 @@ class RedisStore:
 
     async def find(self, stream_id: str) -> RedisLog | None:
         """Return a log as it is now. Raises StoreError."""
-        facts = await self._facts(stream_id)
-        held = self._lease.held.get(stream_id)
-        if held is not None and facts[2] is not None:
-            self._lease.claimed(stream_id, int(facts[2]))  # it may have been claimed without our hearing of it
-        return self._lease.held.get(stream_id) or self._load(stream_id, facts)
+        return await self._catalog.find(stream_id)
 
-    async def _facts(self, stream_id: str) -> list[bytes | None]:
-        key = f"{PREFIX}log:{stream_id}"
-        facts: list[bytes | None] = await self._server.ask(lambda: self._server.redis.hmget(key, FIELDS))
-        return facts
-
-    def _load(self, stream_id: str, facts: list[bytes | None]) -> RedisLog | None:
-        birth, body, *rest = facts
-        if birth is None or body is None:
-            return None
-        log = RedisLog(self, f"{PREFIX}log:{stream_id}", load_birth(birth, body))
-        log.fill(rest)
-        return None if log.ending is not None and time.time() >= log.ending.at + self._retention else log
-
-    async def logs(self) -> AsyncIterator[RedisLog]:
+    def logs(self) -> AsyncIterator[RedisLog]:
         """Yield every log, oldest first. Raises StoreError."""
-        ids = await self._server.ask(lambda: self._server.redis.zrange(f"{PREFIX}logs", 0, -1))
-        for at in range(0, len(ids), PAGE):
-            async for log in self._several(ids[at : at + PAGE]):
-                yield self._lease.held.get(log.birth.id, log)
+        return self._catalog.logs()
 
-    async def orphans(self) -> AsyncIterator[RedisLog]:
+    def orphans(self) -> AsyncIterator[RedisLog]:
         """Yield the logs without an ending whose holder has gone. Raises StoreError."""
-        async for log in self._several(await self._server.script("ORPHANS")):
-            yield log
-
-    async def _several(self, ids: Sequence[bytes]) -> AsyncIterator[RedisLog]:
-        pipeline = self._server.redis.pipeline(transaction=False)
-        for one in ids:
-            pipeline.hmget(f"{PREFIX}log:{one.decode()}", FIELDS)
-        for one, facts in zip(ids, await self._server.ask(pipeline.execute), strict=True):
-            log = self._load(one.decode(), facts)
-            if log is not None:
-                yield log
+        return self._catalog.orphans()
 
     async def run_of(self, log: RedisLog, number: int) -> list[Run]:
         """Return the runs from the one with a record on. Raises StoreError."""
@@ -206,14 +177,7 @@ class RedisStore:
 
     async def refresh(self, log: RedisLog) -> None:
         """Bring a log that another instance writes up to date. Raises StoreError."""
-        birth, _, *rest = await self._facts(log.birth.id)
-        if birth is None:
-            raise StoreError(f"stream {log.birth.id} is gone")
-        if self._lease.held.get(log.birth.id) is log:  # or it would be written with the epoch of who claimed it
-            self._lease.claimed(log.birth.id, int(rest[0] or 0))
-            if not log.fenced:
-                return  # it is written here, and knows best
-        log.fill(rest)
+        await self._catalog.refresh(log)
 
     async def follow(self, log: RedisLog) -> None:
         """Wait for something new in a log that another instance writes. Raises StoreError."""

@@ -64,6 +64,11 @@ class Lease:
         if held is not None and held.epoch < epoch:
             self.fence(held)
 
+    def let_go(self, log: RedisLog) -> None:
+        """Note that a log has ended, or is gone."""
+        if self.held.get(log.birth.id) is log:
+            del self.held[log.birth.id]
+
     def fence(self, log: RedisLog) -> None:
         """Write a log no more."""
         log.fenced = True

@@ -12,6 +12,7 @@ from server.core.records import Birth, Record, dump_ending, load_ending
 from server.stores.appends import Append, BatchedLog, Creation, fenced
 from server.stores.batches import Batches, Write
 from server.stores.packed import Run
+from server.stores.redis_server import PREFIX
 
 ENTRY = struct.Struct("<QQ")  # number of the first record, bytes of data before it; the records follow
 
@@ -34,9 +35,11 @@ def entry_run(entry: bytes) -> Run:
 class RedisLog(BatchedLog):
     """One log: held here, or as it was found."""
 
-    def __init__(self, store: Store, key: str, birth: Birth) -> None:
+    in_doubt = True  # the answer may have been lost
+
+    def __init__(self, store: Store, birth: Birth) -> None:
         super().__init__(birth, store.batches.put)
-        self.key = key
+        self.key = f"{PREFIX}log:{birth.id}"
         self._store = store
 
     def fill(self, facts: Sequence[Any]) -> None:

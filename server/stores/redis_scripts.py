@@ -7,7 +7,8 @@ Keys: `log:ID` (a hash), `records:ID` (a Redis Stream; one entry an append, its 
 
 # What is appended is written before it is confirmed, and only by who has the log's epoch.
 # A tail that is behind what its writer has shown was lost by a failover: its numbers are noted as lost, not used again.
-# A tail that is ahead is this very append, made before its answer was lost on the way.
+# A tail that is ahead is this very append, made before its answer was lost on the way: a log one of whose appends has
+# failed takes no other until it is claimed again.
 # Only what was not simply added is answered, by its place. Who follows a log has said so: nobody else is woken.
 APPEND = r"""
 local prefix, retention, now, answers, total = ARGV[1], ARGV[2], ARGV[3], {}, 0

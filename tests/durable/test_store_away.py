@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 import wire
 from gateway import in_process
+from redis_line import line_to
 from redis_server import RedisServer
 from witness import LONG, QUICK, SENT, STREAMS, Witness, begun, mended, over, stopped, unready
 
@@ -84,3 +85,23 @@ async def test_redis_is_away(provider, model, tmp_path, monkeypatch, fault):
             assert [event.data for event in told] == SENT
     finally:
         server.kill()
+
+
+async def test_redis_loses_the_answer_to_an_ending(provider, model, redis, monkeypatch):
+    """The client is told that the store is away; the ending is in the log, and it gets it when it comes back."""
+    monkeypatch.setattr(redis_server, "PATIENCE", 0.5)
+    await provider.script(model, {**QUICK, "rate": 300})
+    async with (
+        line_to(redis.port) as line,
+        in_process(provider.url, store={"kind": "redis", "url": line.url, "lease": 1.0}) as gateway,
+        asyncio.timeout(20),
+    ):
+        line.lose('"state":"complete"')
+        witness = Witness()
+        await witness.begin(gateway.root, model)
+        await stopped([witness])
+        line.mend()
+        await witness.resume(gateway.root)
+        witness.check()
+        assert len(witness.events) == len(SENT)
+        assert await over(gateway.root, witness) == "complete"
