@@ -85,7 +85,6 @@ class Stream:
 
     def refreshed(self) -> None:
         """Note what the log says; tell the readers where another instance writes it."""
-        self._under_way, self._undecided = None, 0
         if self.log.tail:
             self.opened.set()
             if self.state is State.STARTING:
@@ -95,6 +94,15 @@ class Stream:
             self.ended.set()
         for reader in self.readers:
             reader.wake.set()
+
+    def relayed(self) -> None:
+        """Note that a relay begins here: what an earlier one had under way, or its readers were told, is over."""
+        self._under_way, self._undecided = None, 0
+        if self.fault is not None:
+            self.fault = None
+            self.ended.clear()
+            if not self.log.tail:
+                self.opened.clear()
 
     @property
     def id(self) -> str:

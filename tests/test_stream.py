@@ -120,3 +120,21 @@ async def test_the_limit_holds(tmp_path: Path) -> None:
         stream.append_now(chunks("more"))
     assert reader.ids == [1]
     await store.close()
+
+
+async def test_a_relay_after_a_fault(tmp_path: Path) -> None:
+    """Whoever comes when a stream is relayed again hears nothing of the fault that had stopped it, and tokens go on."""
+    store, stream, reader = await opened(tmp_path)
+    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
+    assert stream.append_now(chunks("one"))
+    await store.batches.flush()
+    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
+    stream.fail(StreamError("out of reach", "store_unavailable", 503))
+    assert stream.ended.is_set()
+    assert await store.claim(stream.log)
+    stream.relayed()
+    assert (stream.fault, stream.ended.is_set(), stream.opened.is_set()) == (None, False, False)
+    assert stream.append_now(chunks("one"))
+    assert await stream.records() == chunks("one")
+    assert reader.ids == [1]
+    await store.close()

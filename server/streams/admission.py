@@ -1,6 +1,5 @@
 """Who may begin a stream: the limits, and what counts against them."""
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ class Admission:
         self._limit = limit
         self._live = live
         self._draining = draining
-        self._starting: Counter[tuple[str, str]] = Counter()  # owner, and idempotency key or stream
+        self._starting: dict[tuple[str, str], Flag] = {}  # by owner, and idempotency key or stream; set when it is over
 
     def admit(self, owner: Owner) -> None:
         """Raise Rejected while draining, and for one stream more than a limit allows."""
@@ -47,14 +46,15 @@ class Admission:
 
     @contextmanager
     def starting(self, owner: Owner, name: str) -> Iterator[None]:
-        """Count what begins under this idempotency key or id; several under one key are one stream."""
-        one = (owner.name, name)
-        self._starting[one] += 1
+        """Count what begins under this idempotency key or id, one at a time."""
+        self._starting[owner.name, name] = over = Flag()
         try:
             yield
         finally:
-            self._starting -= Counter({one: 1})
+            del self._starting[owner.name, name]
+            over.set()
 
-    def is_starting(self, owner: Owner, key: str) -> bool:
-        """Whether something begins under this idempotency key."""
-        return (owner.name, key) in self._starting
+    async def settled(self, owner: Owner, key: str) -> None:
+        """Return when nothing begins under this idempotency key."""
+        while (beginning := self._starting.get((owner.name, key))) is not None:
+            await beginning.wait()

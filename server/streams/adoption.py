@@ -54,6 +54,7 @@ class Adoption:
         self._draining = draining
         self._join = join
         self._stranded: dict[str, Stranded] = {}
+        self._orphans: dict[str, float] = {}  # when each that only a client may wake was seen first, time.monotonic()
 
     def strand(self, live: Live) -> None:
         """Remember a stream that its store has stopped, and tell its readers."""
@@ -73,12 +74,23 @@ class Adoption:
             await asyncio.sleep(self._lease / 2)
 
     async def _adopt(self) -> None:
-        """Take over the orphaned streams that are to go on without a client. Raises StoreError."""
+        """Take over the orphaned streams that go on without a client; end those whose client stays away.
+
+        Raises StoreError.
+        """
+        now, orphans = time.monotonic(), dict[str, float]()
         async for orphan in self._store.orphans():
-            if orphan.birth.policy == "continue" and len(self._live) < self._limit:
+            stop = None
+            if orphan.birth.policy == "cancel":
+                since = orphans[orphan.birth.id] = self._orphans.get(orphan.birth.id, now)
+                if now < since + self._linger:
+                    continue
+                stop = cancelled("no client came back")
+            if stop is not None or len(self._live) < self._limit:
                 stream = await self._join(orphan)
-                if await self._following.claim(stream):
-                    self._takeover.begin(stream)
+                if not (stop and stream.readers) and await self._following.claim(stream):
+                    self._takeover.begin(stream, stop)
+        self._orphans = orphans
 
     async def _take_up(self, stream_id: str, stranded: Stranded) -> None:
         """Go on with a stream that the store stopped, or end it if no client came back in time. Raises StoreError."""
@@ -90,6 +102,8 @@ class Adoption:
             stop = cancelled("no client came back")
         if found is not None and found.ending is None:
             stream = await self._join(found)
-            if (stranded.stop or not stream.readers) and await self._following.claim(stream):
+            if stream.readers and not stranded.stop and stream.id not in self._live:
+                return  # whoever follows it for them is to claim it
+            if await self._following.claim(stream):
                 self._takeover.begin(stream, stop)
         self._stranded.pop(stream_id, None)

@@ -11,6 +11,7 @@ import orjson
 
 from server.config import Model
 from server.core.errors import Rejected
+from server.core.forms import ENDING_RECORDS
 from server.core.generation import Generation
 from server.core.ports import Log, Store
 from server.core.records import Birth
@@ -53,6 +54,12 @@ def _birth(generation: Generation, owner: Owner, key: str | None) -> Birth:
     )
 
 
+def _unopened(log: Log) -> bool:
+    """Whether a stream failed before its response opened: its idempotency key may be used again."""
+    ending = log.ending
+    return ending is not None and ending.error is not None and log.tail == ENDING_RECORDS[log.birth.form]
+
+
 class Creation:
     """Begins streams. `resolve` finds a configured model, `join` the stream of a log that was there already."""
 
@@ -91,18 +98,20 @@ class Creation:
         model = self._resolve(generation.model)
         if model is None:
             raise Rejected(404, f"The model `{generation.model}` does not exist.", "model_not_found", "model")
-        begun = key is not None and self._live.has_key(owner.name, key)
-        starting = key is not None and self._admission.is_starting(owner, key)
-        if not begun and not starting:
-            self._admission.admit(owner)  # joining a live stream is no further generation
         birth = _birth(generation, owner, key)
+        if key is not None:
+            await self._admission.settled(owner, key)
+            live = self._live.with_key(owner.name, key)
+            if live is not None:
+                return await self._joined(live.stream.log, birth)  # no further generation: no limit holds it back
+        self._admission.admit(owner)
         route = self._upstreams.route(model, generation.model)
         with self._admission.starting(owner, key or birth.id):
             self._upstreams.hold(route)
             try:
-                if not begun and (self._preprocessing or self._store.durable):
+                if self._preprocessing or self._store.durable:
                     self._upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
-                if not begun and self._preprocessing:
+                if self._preprocessing:
                     generation = await self._preprocessing.run(generation)
                     birth = replace(birth, body=_written(generation))  # the digest stays that of the client's own words
                     if self._draining.is_set():
@@ -113,7 +122,7 @@ class Creation:
 
     async def _created(self, birth: Birth, generation: Generation, route: Sequence[Target]) -> Stream:
         # Shielded: a client that leaves now must not leave a log behind that nobody ever ends.
-        creating = asyncio.ensure_future(self._store.create(birth))
+        creating = asyncio.ensure_future(self._log(birth))
         try:
             found = await asyncio.shield(creating)
             if self._store.durable:
@@ -123,6 +132,24 @@ class Creation:
             raise
         if found.birth.id == birth.id:
             return self._live.begin(self._live.stream(found), generation, route).stream
+        return await self._joined(found, birth)
+
+    async def _log(self, birth: Birth) -> Log:
+        """Make a log, or return the one that its idempotency key began. Raises StoreError."""
+        self._live.expect(birth.id)  # whoever finds the log from now on must not begin a relay of its own
+        made = False
+        try:
+            found = await self._store.create(birth)
+            if found.birth.id != birth.id and _unopened(found):
+                await self._store.release_key(found)
+                found = await self._store.create(birth)
+            made = found.birth.id == birth.id
+            return found
+        finally:
+            if not made:
+                self._live.unexpect(birth.id)
+
+    async def _joined(self, found: Log, birth: Birth) -> Stream:
         if found.birth.idempotency != birth.idempotency:
             words = "This Idempotency-Key was used with another body."
             raise Rejected(422, words, "idempotency_key_reused", "Idempotency-Key")

@@ -83,8 +83,10 @@ class Following:
         finally:
             self._claiming.discard(stream.id)
             self._forget(stream)
+        if self._live(stream.id):
+            return False
         stream.refreshed()
-        return claimed and not self._live(stream.id)
+        return claimed
 
     def _forget(self, stream: Stream) -> None:
         """Let go of a stream that is neither followed nor being claimed."""

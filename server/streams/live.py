@@ -10,7 +10,7 @@ import structlog
 from server.cancelling import cancel
 from server.config import Settings
 from server.core.errors import Fenced, StoreError
-from server.core.forms import ENDING_RECORDS, OpenAIWriter, Writer
+from server.core.forms import OpenAIWriter, Writer
 from server.core.generation import Generation
 from server.core.native import NativeWriter
 from server.core.ports import Log, Store, Strategy
@@ -75,7 +75,8 @@ class LiveStreams:
         self._stranded = stranded
         self._streams: dict[str, Live] = {}
         self._owners: Counter[str] = Counter()
-        self._keys: set[tuple[str, str]] = set()  # owner and idempotency key
+        self._keys: dict[tuple[str, str], Live] = {}  # by owner and idempotency key
+        self._expected: dict[str, Flag] = {}  # by id; set when it has begun, or will not
 
     def get(self, stream_id: str) -> Live | None:
         """Return the stream with this id, if it is live here."""
@@ -94,11 +95,26 @@ class LiveStreams:
         """Return how many are this owner's."""
         return self._owners[owner]
 
-    def has_key(self, owner: str, key: str) -> bool:
-        """Whether one was begun with this owner's idempotency key."""
-        return (owner, key) in self._keys
+    def with_key(self, owner: str, key: str) -> Live | None:
+        """Return the stream that was begun with this owner's idempotency key, if it is live here."""
+        return self._keys.get((owner, key))
 
     # --- a relay begins ------------------------------------------------------------------------------------------
+
+    def expect(self, stream_id: str) -> None:
+        """Note that a relay is about to begin for a log that can be found from now on: there must be no second one."""
+        self._expected[stream_id] = Flag()
+
+    def unexpect(self, stream_id: str) -> None:
+        """Note that it has begun, or that it will not."""
+        expected = self._expected.pop(stream_id, None)
+        if expected is not None:
+            expected.set()
+
+    async def settled(self, stream_id: str) -> None:
+        """Return when no relay is about to begin for this log."""
+        if stream_id in self._expected:
+            await self._expected[stream_id].wait()
 
     def stream(self, opened: Log) -> Stream:
         """Return a stream of a log, within the configured bounds."""
@@ -109,6 +125,8 @@ class LiveStreams:
         self, stream: Stream, generation: Generation, route: Sequence[Target], *, taken_over: bool = False
     ) -> Live:
         """Begin the relay of a stream whose log is held here."""
+        stream.relayed()
+        self.unexpect(stream.id)
         settings = self._settings
         rounds = Rounds(self._toolbox, generation) if generation.form == "native" else None
         span = None
@@ -132,7 +150,7 @@ class LiveStreams:
         live = self._streams[stream.id] = Live(stream, relay, task, route)
         self._upstreams.hold(route)
         if stream.birth.idempotency is not None:
-            self._keys.add((stream.birth.owner, stream.birth.idempotency[0]))
+            self._keys[stream.birth.owner, stream.birth.idempotency[0]] = live
         self._owners[stream.birth.owner] += 1
         self._metrics.active.inc()
         self.idle.clear()
@@ -167,7 +185,9 @@ class LiveStreams:
         self._forget(live)
         stream, task = live.stream, live.task
         error = None if task.cancelled() else task.exception()
-        if isinstance(error, Fenced) or (task.cancelled() and not self._draining.is_set()):
+        ending = stream.log.ending
+        let_go = self._draining.is_set() or ending is not None
+        if isinstance(error, Fenced) or (task.cancelled() and not let_go):
             log.warning("stream lost to another instance", stream_id=stream.id)
             stream.refreshed()
             self._lost(stream)
@@ -176,12 +196,8 @@ class LiveStreams:
             self._stranded(live)
         elif error is not None:
             log.error("relay failed", stream_id=stream.id, **cause(error))
-        ending = stream.log.ending
         if ending is not None:
             self._metrics.streams.labels(ending.state.value).inc()
-            unopened = ending.error is not None and stream.log.tail == ENDING_RECORDS[stream.birth.form]
-            if unopened and stream.birth.idempotency is not None:
-                asyncio.ensure_future(self._store.release_key(stream.log))  # noqa: RUF006 — short, nothing waits for it
         account(stream, live.relay)
 
     def _forget(self, live: Live) -> None:
@@ -189,8 +205,8 @@ class LiveStreams:
         del self._streams[birth.id]
         if live.lingering is not None:
             live.lingering.cancel()
-        if birth.idempotency is not None:
-            self._keys.discard((birth.owner, birth.idempotency[0]))
+        if birth.idempotency is not None and self.with_key(birth.owner, birth.idempotency[0]) is live:
+            del self._keys[birth.owner, birth.idempotency[0]]
         self._owners -= Counter({birth.owner: 1})
         self._upstreams.release(live.route)
         self._metrics.active.dec()

@@ -148,6 +148,7 @@ class Streams:
     async def _one(self, found: Log) -> Stream:
         """Return the one stream of a log: that which is live or followed here, brought up to date."""
         while True:
+            await self._live.settled(found.birth.id)
             if (live := self._live.get(found.birth.id)) is not None:
                 held = live.stream.log
                 if held is found or await self._store.find(found.birth.id) is held:
@@ -157,8 +158,8 @@ class Streams:
             if (followed := self._following.get(found.birth.id)) is None:
                 return self._live.stream(found)
             await self._store.refresh(followed.log)
-            followed.refreshed()
             if self._following.get(found.birth.id) is followed:  # else its last reader left, or it is live now
+                followed.refreshed()
                 return followed
 
     async def problem(self) -> str | None:

@@ -202,6 +202,30 @@ async def test_the_same_key_joins(provider, model) -> None:
     assert len(await provider.seen(model)) == 1
 
 
+async def test_the_same_key_while_the_first_fails(provider, model) -> None:
+    """Who comes while the first under a key is failing is not let by unprepared: no word goes upstream as it came."""
+    await provider.script(model, {"status": 400, "error": {"message": "no", "code": "x"}, "headers_after": 0.3}, {})
+    async with in_process(provider.url, preprocess=configured("shout")) as gateway:
+        create, made = gateway.app.store.create, []
+
+        async def create_late(birth):
+            made.append(birth)
+            if len(made) > 1:
+                await gateway.idle_streams()
+                await asyncio.sleep(0.05)  # and its key is free
+            return await create(birth)
+
+        gateway.app.store.create = create_late
+        headers = {"Idempotency-Key": "once"}
+        first = asyncio.create_task(complete(gateway.root, model, headers=headers))
+        await until(lambda: provider.seen(model))
+        second = await complete(gateway.root, model, headers=headers)
+        assert ((await first).status, second.status) == (400, 400)
+        third = await complete(gateway.root, model, headers=headers)
+        assert third.status == 200
+    assert [one["body"]["messages"][0]["content"] for one in await provider.seen(model)] == ["SAY IT."] * 2
+
+
 async def test_native_resume(provider, model) -> None:
     """A client that sends its prompt along with the session still resumes."""
     async with in_process(provider.url, preprocess=configured("shout")) as gateway:

@@ -1,0 +1,135 @@
+"""Between a log that can be found and its relay: nobody else begins one, whoever comes meanwhile."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+import wire
+from gateway import in_process
+
+from server.core.lifecycle import State
+from server.streams.admission import Owner
+
+JSON = {"Accept": "application/json"}
+TEXT = {"pieces": [f"word{n} " for n in range(5)]}
+
+
+class Held:
+    """A gateway that is held back where a log has been made and its relay is to begin."""
+
+    def __init__(self, gateway):
+        self.begun = Counter()
+        self.go = asyncio.Event()
+        self.made = asyncio.Event()
+        self._begin = gateway.app.streams._live.begin
+        gateway.app.streams._live.begin = self.begin
+        self._create = gateway.app.store.create
+        gateway.app.store.create = self.create
+
+    async def create(self, birth):
+        found = await self._create(birth)
+        self.made.set()
+        await self.go.wait()
+        return found
+
+    def begin(self, stream, *arguments, **options):
+        self.begun[stream.id] += 1
+        return self._begin(stream, *arguments, **options)
+
+
+async def only(gateway):
+    """Give the id of the one stream there is."""
+    [one] = [log.birth.id async for log in gateway.app.store.logs()]
+    return one
+
+
+async def test_deleted_before_its_relay_began(provider, model, store):
+    """DELETE of a stream whose relay is about to begin waits for it and ends it: one relay, one ending, one reader."""
+    await provider.script(model, TEXT)
+    async with in_process(provider.url, store=store) as gateway, wire.Client(gateway.root) as client:
+        held = Held(gateway)
+        await client.complete(model)
+        await held.made.wait()
+        stream_id = await only(gateway)
+        deleting = asyncio.create_task(wire.call(gateway.root, "DELETE", f"/v1/streams/{stream_id}"))
+        await asyncio.sleep(0.1)  # the request is here, and would have begun a relay
+        held.go.set()
+        assert (await deleting).status == 204
+        assert (await client.head())[0] == 499
+        await gateway.idle()
+        assert held.begun == {stream_id: 1}
+        assert (await gateway.app.store.find(stream_id)).ending.state is State.CANCELLED
+        assert gateway.app.streams._live.count("") == 0
+
+
+async def test_read_before_its_relay_began(provider, model, store):
+    """A reader that finds a stream before its relay has begun gets all of it, from that relay."""
+    await provider.script(model, TEXT)
+    async with (
+        in_process(provider.url, store=store) as gateway,
+        wire.Client(gateway.root) as client,
+        wire.Client(gateway.root) as reader,
+    ):
+        held = Held(gateway)
+        await client.complete(model)
+        await held.made.wait()
+        stream_id = await only(gateway)
+        await reader.ask("GET", f"/v1/streams/{stream_id}")
+        await asyncio.sleep(0.1)  # the request is here, and would have begun a relay
+        held.go.set()
+        for one in (client, reader):
+            await one.head()
+            assert [event.data for event in await one.rest()][-1] == b"[DONE]"
+        assert held.begun == {stream_id: 1}
+        assert len(await provider.seen(model)) == 1
+
+
+async def test_a_client_that_leaves_before(provider, model, store):
+    """A client that leaves at that moment leaves a stream with one relay and one ending, which nobody waits for."""
+    await provider.script(model, TEXT)
+    async with in_process(provider.url, store=store) as gateway:
+        held = Held(gateway)
+        async with wire.Client(gateway.root) as client:
+            await client.complete(model)
+            await held.made.wait()
+        stream_id = await only(gateway)
+        finding = asyncio.create_task(gateway.app.streams.find(stream_id, Owner()))
+        held.go.set()
+        assert (await finding).id == stream_id
+        await gateway.idle()
+        assert held.begun == {stream_id: 1}
+        assert not gateway.app.streams._live._expected
+
+
+@pytest.mark.parametrize("form", ["openai", "native"])
+async def test_a_key_whose_stream_never_opened(provider, model, store, form):
+    """A key is free when its stream failed before it opened, also where the gateway died before it could say so."""
+    await provider.script(model, {"status": 400, "error": {"message": "no", "type": "x", "code": "x"}}, TEXT)
+    path = {"openai": "/v1/chat/completions", "native": "/api/stream"}[form]
+    body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "x"}]}
+    async with in_process(provider.url, store=store) as one, in_process(provider.url, store=store) as two:
+        headers = {"Idempotency-Key": "k"}
+        first = await wire.call(one.root, "POST", path, body, headers)
+        assert first.status == 400
+        other = {**body, "messages": [{"role": "user", "content": "another body"}]}
+        second = await wire.call(two.root, "POST", path, other, headers)
+        assert second.status == 200
+        assert second.headers["x-stream-id"] != first.headers["x-stream-id"]
+
+
+async def test_orphans_whose_client_stays_away(provider, model, store):
+    """A stream that was not to outlive its client ends as cancelled when its gateway went and nobody has come back."""
+    await provider.script(model, {"pieces": ["a ", "b "], "stall_after": 1})
+    tables = {"store": store, "streams": {"linger": 0.3}}
+    async with in_process(provider.url, **tables) as one, wire.Client(one.root) as client:
+        await client.complete(model)
+        _, head = await client.head()
+        await client.events(1)
+    async with in_process(provider.url, **tables) as two:
+        path = f"/v1/streams/{head['x-stream-id']}"
+
+        async def ended():
+            return (await wire.call(two.root, "GET", path, headers=JSON)).json["state"] == "cancelled"
+
+        await wire.until(ended)
+        await two.idle()
