@@ -56,11 +56,12 @@ class Linger:
             live.relay.stop(error)
 
     async def _ask_elsewhere(self, live: Live, error: StreamError) -> None:
+        asked = live.lingering
         try:
             followed = await self._store.followed(live.stream.log)
         except StoreError:
             followed = False
-        if live.stream.readers or live.task.done():
+        if live.stream.readers or live.lingering is not asked or live.task.done():  # a reader is here, or has been
             return
         if followed:
             self._give_up_in(self._lease, live, error)

@@ -37,7 +37,8 @@ async def test_a_whole_answer(provider, model) -> None:
     assert (line["state"], line["reason"], line["tokens"], line["recoveries"]) == ("complete", "stop", 5, 0)
     assert line["records"] == 8  # the role, five tokens, the finish, [DONE]
     assert line["bytes"] > 5 * 100
-    assert 150 < line["ttft_ms"] < line["duration_ms"] < 5000
+    assert 150 < line["ttft_ms"] < line["duration_ms"] + 1.0  # two clocks, one of them rounded to 0.1 ms
+    assert line["duration_ms"] < 5000
     assert line["phases_ms"]["first_token"] > 150
     assert line["phases_ms"].keys() >= {"headers", "first_token", "overhead"}
     assert line["drain_ms"] == 0
