@@ -5,6 +5,7 @@ gathered becomes a chunk. Several processes may share the file: leases and epoch
 each follows what the others write by the file's data version (`sqlite_following.py`).
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
@@ -77,7 +78,11 @@ class SqliteStore:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
         creation = Creation(birth)
         self.batches.put(creation)
-        made = await creation.decided()
+        try:
+            made = await creation.decided()
+        except asyncio.CancelledError:  # after it has been decided
+            self._lease.doubtful.births.add(birth.id)
+            raise
         if isinstance(made, str):
             found = await self.find(made)
             return found if found is not None else await self.create(birth)
@@ -139,13 +144,18 @@ class SqliteStore:
             return False
         await self._catalog.catch_up()
         run = self.mirror.runs.get(log.num)
-        epoch = await self._writer.call(partial(self._lease.claim, log.num, log.lost, run, force))
-        if not epoch:
-            return False
-        await self._catalog.refresh([log])
-        log.hold(epoch)
-        self._lease.hold(log)  # from now on a claim of another is seen
-        await self._catalog.refresh([log])  # and if there has been one meanwhile, here
+        with self._lease.doubtful.unless_held(log.num) as claim:
+            await self._writer.call(partial(self._lease.claim, claim, log.num, log.lost, run, force))
+            if not claim.epoch:
+                return False
+            await self._catalog.refresh([log])
+            log.hold(claim.epoch)
+            self._lease.hold(log)  # from now on a claim of another is seen
+            try:
+                await self._catalog.refresh([log])  # and if there has been one meanwhile, here
+            except BaseException:
+                self._lease.let_go(log)
+                raise
         return True
 
     # --- deleting ----------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import orjson
 
 from server.stores.packed import Run
 from server.stores.sqlite_commit import put_chunk
+from server.stores.sqlite_doubtful import Claim, Doubtful
 from server.stores.sqlite_file import Connection, Database, checksum
 from server.stores.sqlite_log import SqliteLog
 
@@ -29,6 +30,7 @@ class Lease:
         # Which run of the machine this is: the clock of all leases, and what a power loss changes.
         self.boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         self.held: dict[int, SqliteLog] = {}
+        self.doubtful = Doubtful(self.name)
         self.claims_seen = 0
         self._db = db
         self._fenced: list[SqliteLog] = []  # to be told by the next `renew`
@@ -51,6 +53,7 @@ class Lease:
 
     def give_back(self, db: Connection) -> None:
         """End the lease: all logs can be claimed at once."""
+        self.doubtful.give_back(db)
         db.execute("UPDATE logs SET instance = NULL WHERE instance = ?", (self.name,))
         db.execute("DELETE FROM instances WHERE name = ?", (self.name,))
 
@@ -62,17 +65,20 @@ class Lease:
     async def renew(self, call: Callable[[Callable[[Connection], None]], Awaitable[Any]]) -> Sequence[SqliteLog]:
         """Extend the lease where a third of it is over; return what was claimed elsewhere. Raises StoreError.
 
-        `call` has a function called in the next transaction.
+        What is doubtful is given back then. `call` has a function called in the next transaction.
         """
 
         def look(db: Connection) -> None:
             self.look_for_claims(db)
             self._extend(db)
+            doubtful.give_back(db)
 
         version = await self._db.version()
         if time.monotonic() >= self._renewed + self.seconds / 3 or version != self._version:
+            doubtful = self.doubtful.now()  # before `look` is called: a claim that begins later is made after it
             await call(look)
             self._version = version
+            self.doubtful.settle(doubtful)
         fenced, self._fenced = [log for log in self._fenced if log.fenced], []  # others were claimed back since
         for log in fenced:
             self.let_go(log)
@@ -126,8 +132,10 @@ class Lease:
             WHERE num = ? AND instance <> ? AND instances.boot = ? AND expires > ?"""
         return bool(await self._db.rows(query, log.num, self.name, self.boot, time.monotonic()))
 
-    def claim(self, num: int, lost: Sequence[tuple[int, int]], run: Run | None, force: bool, db: Connection) -> int:
-        """Return the new epoch, or 0 where the log is held or has ended.
+    def claim(
+        self, claim: Claim, num: int, lost: Sequence[tuple[int, int]], run: Run | None, force: bool, db: Connection
+    ) -> None:
+        """Make a claim, unless the log is held or has ended.
 
         `lost`: what is lost of the log, as it was read; only the first claim of a boot changes that. `run`: what the
         journal has of the log, which was read after this boot had begun: nobody has written to it since.
@@ -135,10 +143,10 @@ class Lease:
         query = "SELECT instance, boot, epoch, tail, size FROM logs WHERE num = ? AND ended IS NULL"
         row = db.execute(query, (num,)).fetchone()
         if row is None:
-            return 0
+            return
         holder, boot, epoch, tail, size = row
         if not force and holder != self.name and holder is not None and self._alive(db, holder):
-            return 0
+            return
         if holder is not None and boot != self.boot:
             if run is not None and run.last > tail:
                 put_chunk(db, num, (run.first, run.start, run.packed))
@@ -149,7 +157,7 @@ class Lease:
         query = "UPDATE logs SET instance = ?, boot = ?, epoch = ?, active = ? WHERE num = ?"
         db.execute(query, (self.name, self.boot, epoch + 1, time.time(), num))
         db.execute("INSERT INTO claims (log, epoch, made) VALUES (?, ?, ?)", (num, epoch + 1, time.time()))
-        return int(epoch) + 1
+        claim.epoch = epoch + 1
 
     def _alive(self, db: Connection, instance: str) -> bool:
         query = "SELECT 1 FROM instances WHERE name = ? AND boot = ? AND expires > ?"

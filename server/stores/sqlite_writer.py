@@ -69,13 +69,13 @@ class Writer:
                     if error is not None:
                         self._health.failed(error)
                         raise error
+                    for other, result in zip((*creations, *calls), results, strict=True):
+                        other.succeed(result)  # first: where anything here failed, they would be told that theirs had
                     self._mirror.trim(floor)
                     commit.mirror()
                     self._count(commit.pages)
                     for append in asked:
                         self._committed(append, now)
-                    for other, result in zip((*creations, *calls), results, strict=True):
-                        other.succeed(result)
                 done()
 
             self._db.give(partial(self._write, commit, creations, calls, floor), answer)

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import wire
 from gateway import InProcess, in_process
 
+from server.core.errors import StoreError
 from server.core.lifecycle import State
 from server.streams import streams as streams_module
 from server.streams.admission import Owner
@@ -137,3 +138,24 @@ async def test_taken_away_again_and_again(provider, model, store, monkeypatch):
         one.app.store.claim = claim
         assert (await wire.call(one.root, "DELETE", path)).status == 204
         assert await ending(two, path.rpartition("/")[2]) is State.CANCELLED
+
+
+async def test_the_store_fails_halfway(provider, model, tmp_path):
+    """DELETE that takes a stream away and cannot go on is 503; the stream does, and its client gets all of it."""
+    store = {"kind": "sqlite", "path": str(tmp_path / "streams.db")}
+    async with on_one_of_two(provider, model, store) as (one, two, client, path):
+        await provider.script(model, {**STALLED, "stall_after": None})
+        catalog = two.app.store._catalog
+        refresh = catalog.refresh
+
+        async def failing(_logs):
+            catalog.refresh = refresh
+            raise StoreError("The disk has failed.")
+
+        catalog.refresh = failing  # which comes after the claim
+        refused = await wire.call(two.root, "DELETE", path)
+        assert (refused.status, refused.error["code"]) == (503, "store_unavailable")
+        events = await client.rest()
+        assert "".join(wire.texts(events)) == "".join(STALLED["pieces"])
+        assert [event.id for event in events] == list(range(1, len(events) + 1))
+        assert await ending(one, path.rpartition("/")[2]) is State.COMPLETE
