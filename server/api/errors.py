@@ -18,6 +18,7 @@ from server.core.records import Ending
 from server.telemetry.logs import cause
 
 SANE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
+RESTART = 1.0  # seconds until a client may try again after a shutdown
 REQUEST_ID = web.RequestKey("id", str)
 log = structlog.get_logger("sluiceway.http")
 
@@ -74,6 +75,8 @@ def json_response(
 def failed_response(ending: Ending, headers: Mapping[str, str]) -> web.Response:
     """Return the HTTP error of a stream that failed before it opened."""
     assert ending.error is not None
+    if ending.reason == "shutdown":  # nothing was wrong with it: the next process, or another instance, takes it
+        return json_response(ending.error, ending.status, retry_after=RESTART, headers=headers)
     response = json_response(ending.error, ending.status, retry_after=ending.retry_after, headers=headers)
     # Recovery is exhausted: an SDK that retried on its own would multiply every attempt that was made here.
     response.headers["x-should-retry"] = "false"

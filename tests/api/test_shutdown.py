@@ -69,6 +69,7 @@ async def test_grace_over(provider, model) -> None:
             assert b'"code":"shutdown","retryable":true' in last
             answer = await waiting.answer()
             assert (answer.status, answer.error["code"]) == (503, "shutdown")
+            assert (answer.headers["retry-after"], answer.headers.get("x-should-retry")) == ("1", None)
         assert await gateway.ended() == 0
     assert {line["reason"] for line in gateway.logged("stream ended")} == {"shutdown"}
     assert all(not seen["open"] for seen in await provider.seen(model))
