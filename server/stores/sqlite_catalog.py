@@ -49,47 +49,63 @@ class Catalog:
         await self.catch_up()
         by_num = {log.num: log for log in logs}
         wanted = orjson.dumps(list(by_num)).decode()  # as json_each takes them
-        for row in await self._db.rows(f"{LOGS}, json_each(?) AS wanted WHERE num = wanted.value", wanted):
+        for row in await self._rows(", json_each(?) AS wanted WHERE num = wanted.value", wanted):
             log = by_num.pop(row[0])
-            if self._lease.held.get(log.num) is log:  # or it would be written with the epoch of who claimed it
-                self._lease.fence(log, row[3])
-                if not log.fenced:
-                    continue
-            self._fill(log, row)
+            if self._held(row) is not log:
+                self._fill(log, row)
         for log in by_num.values():
             raise StoreError(f"stream {log.birth.id} is gone")
 
     async def find(self, stream_id: str) -> SqliteLog | None:
         """Return a log as it is now. Raises StoreError."""
         await self.catch_up()  # before its row is read: what becomes a chunk in between is seen there
-        rows = await self._db.rows(f"{LOGS} WHERE id = ?", stream_id)
-        if not rows or self._expired(rows[0]):
-            return None
-        held = self._lease.held.get(rows[0][0])
-        if held is not None:
-            self._lease.fence(held, rows[0][3])  # it may have been claimed without our knowing yet
-        return held if held is not None and not held.fenced else self._log(rows[0])
+        for row in await self._rows("WHERE id = ?", stream_id):
+            if not self._expired(row):
+                return self._held(row) or self._log(row)
+        return None
 
     async def logs(self) -> AsyncIterator[SqliteLog]:
         """Yield every log, oldest first. Raises StoreError."""
-        await self.catch_up()
-        last = 0
-        while True:
-            rows = await self._db.rows(f"{LOGS} WHERE num > ? ORDER BY num LIMIT ?", last, PAGE)
-            for row in rows:
-                last = row[0]
-                if not self._expired(row):
-                    yield self._lease.held.get(last) or self._log(row)
-            if len(rows) < PAGE:
-                return
+        async for log in self._pages("num > ?"):
+            yield log
 
     async def orphans(self) -> AsyncIterator[SqliteLog]:
         """Yield the logs without an ending whose holder has gone. Raises StoreError."""
-        orphaned = """ended IS NULL AND (instance IS NULL OR NOT EXISTS (
+        orphaned = """num > ? AND ended IS NULL AND (instance IS NULL OR NOT EXISTS (
             SELECT 1 FROM instances WHERE name = logs.instance AND boot = ? AND expires > ?))"""
+        async for log in self._pages(orphaned, self._lease.boot, time.monotonic()):
+            yield log
+
+    async def _pages(self, where: str, *values: Any) -> AsyncIterator[SqliteLog]:
+        """Yield logs, oldest first. Those of a page are made at once: whoever takes them may take his time."""
         await self.catch_up()
-        for row in await self._db.rows(f"{LOGS} WHERE {orphaned}", self._lease.boot, time.monotonic()):
-            yield self._log(row)
+        last = 0
+        while True:
+            rows = await self._rows(f"WHERE {where} ORDER BY num LIMIT ?", last, *values, PAGE)
+            for log in [self._held(row) or self._log(row) for row in rows if not self._expired(row)]:
+                yield log
+            if len(rows) < PAGE:
+                return
+            last = rows[-1][0]
+
+    async def _rows(self, where: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Read rows that are as young as the mirror. Raises StoreError.
+
+        The mirror forgets what has gone into a chunk, as all of a log does when it ends. Where that happens while the
+        row is read, it may be in neither; the rows are read again then.
+        """
+        while True:
+            with self._mirror.dropping() as dropped:
+                rows = await self._db.rows(f"{LOGS} {where}", *values)
+            if all(row[0] not in dropped or self._held(row) for row in rows):
+                return rows
+
+    def _held(self, row: tuple[Any, ...]) -> SqliteLog | None:
+        """Return the log of a row if it is written here: it knows best, unless the row tells that it was claimed."""
+        held = self._lease.held.get(row[0])
+        if held is not None:
+            self._lease.fence(held, row[3])  # or it would be written with the epoch of who claimed it
+        return held if held is not None and not held.fenced else None
 
     def _expired(self, row: tuple[Any, ...]) -> bool:
         ended: float | None = row[9]
@@ -102,7 +118,7 @@ class Catalog:
         return log
 
     def _fill(self, log: SqliteLog, row: tuple[Any, ...]) -> None:
-        """Bring a log up to date with its row, and with the mirror, which must be younger. Raises StoreError."""
+        """Bring a log up to date with its row, as `_rows` reads it, and with the mirror. Raises StoreError."""
         _, _, _, epoch, target, tail, size, lost, active, ended, ending, _, lost_crc, ending_crc = row
         self._db.verify(lost_crc, lost)
         self._db.verify(ending_crc, ending or b"")

@@ -10,6 +10,7 @@ Every process reads the rows of the others into its mirror, so a live log is rea
 import struct
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from server.stores.packed import Run
@@ -55,6 +56,7 @@ class Mirror:
         self._own: set[int] = set()  # later rows that are here, because this process wrote them
         self._sizes: deque[tuple[int, int]] = deque()  # rows with their bytes, oldest first
         self._total = 0
+        self._watches: dict[int, set[int]] = {}  # what `dropping` collects, by its identity: equal sets are two
 
     def note(self, at: int, size: int) -> bool:
         """Note a row of `size` bytes that this process has just written; False: it was read already."""
@@ -104,8 +106,20 @@ class Mirror:
         run.add(write.packed, write.tail, write.bytes)
         self.written[log] = written
 
+    @contextmanager
+    def dropping(self) -> Iterator[set[int]]:
+        """Collect the logs that are dropped meanwhile: what was read of them before may lack what their runs had."""
+        dropped: set[int] = set()
+        self._watches[id(dropped)] = dropped
+        try:
+            yield dropped
+        finally:
+            del self._watches[id(dropped)]
+
     def drop(self, log: int, before: int) -> None:
         """Forget a log's run if all of it is before number `before`."""
+        for dropped in self._watches.values():
+            dropped.add(log)
         run = self.runs.get(log)
         if run is not None and run.last < before:
             del self.runs[log]
