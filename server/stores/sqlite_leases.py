@@ -79,9 +79,12 @@ class Lease:
             await call(look)
             self._version = version
             self.doubtful.settle(doubtful)
-        fenced, self._fenced = [log for log in self._fenced if log.fenced], []  # others were claimed back since
-        for log in fenced:
-            self.let_go(log)
+        fenced = []
+        while self._fenced:  # the writer's thread may add to it at any moment
+            log = self._fenced.pop()
+            if log.fenced:  # others were claimed back since
+                self.let_go(log)
+                fenced.append(log)
         return fenced
 
     # --- the logs that are held ----------------------------------------------------------------------------------
@@ -113,8 +116,9 @@ class Lease:
         query = "SELECT at, log, epoch FROM claims WHERE at > ? ORDER BY at"
         for at, num, epoch in db.execute(query, (self.claims_seen,)).fetchall():
             self.claims_seen = at
-            if num in self.held:
-                self.fence(self.held[num], epoch)
+            held = self.held.get(num)
+            if held is not None:
+                self.fence(held, epoch)
                 news = True
         return news
 
