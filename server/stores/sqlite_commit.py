@@ -17,8 +17,9 @@ CHUNKS = 8  # logs that have gathered as much are put into chunks at once: the o
 PAGE_SIZE = 4096  # bytes
 COMMIT_PAGES = 4
 ROW = "INSERT INTO journal (written, data, crc) VALUES (?, ?, ?)"
-UNCLAIMED_ROW = """INSERT INTO journal (written, data, crc)
-    SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM claims WHERE at > ?)"""
+# Claims are forgotten in the end, but not before the instances whose lease was over.
+UNCLAIMED_ROW = """INSERT INTO journal (written, data, crc) SELECT ?, ?, ?
+    WHERE NOT EXISTS (SELECT 1 FROM claims WHERE at > ?) AND EXISTS (SELECT 1 FROM instances WHERE name = ?)"""
 RETARGET = """UPDATE logs SET target = named.target FROM (
     SELECT json_extract(value, '$[0]') AS num, json_extract(value, '$[1]') AS target FROM json_each(?)) AS named
     WHERE logs.num = named.num"""

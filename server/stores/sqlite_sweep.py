@@ -15,8 +15,8 @@ CLAIMS_KEPT = 10  # leases
 def delete(db: Connection, over: float, boot: str, written: Mapping[int, float], lease: float) -> None:
     """Delete the logs that ended before `over`, and those that nobody has taken over since then.
 
-    `written`: when logs in the journal were appended to. Instances and claims that mean nothing any more go, too: a
-    process whose lease has run out looks at its logs themselves, not at claims.
+    `written`: when logs in the journal were appended to. Instances whose lease has run out go, too, and old claims:
+    the instances that are left have seen them, and any other looks at its logs themselves.
     """
     query = "SELECT num FROM logs WHERE ended <= ? LIMIT ?"
     _delete(db, [num for (num,) in db.execute(query, (over, AT_ONCE)).fetchall()])
@@ -24,9 +24,9 @@ def delete(db: Connection, over: float, boot: str, written: Mapping[int, float],
         SELECT 1 FROM instances WHERE name = logs.instance AND boot = ? AND expires > ?)) LIMIT ?"""
     rows = db.execute(query, (over, boot, time.monotonic(), AT_ONCE)).fetchall()
     _delete(db, [num for (num,) in rows if written.get(num, 0.0) <= over])
-    values = (boot, time.monotonic() - CLAIMS_KEPT * lease)
-    db.execute("DELETE FROM instances WHERE boot <> ? OR expires < ?", values)
-    db.execute("DELETE FROM claims WHERE made < ?", (time.time() - CLAIMS_KEPT * lease,))
+    old = time.time() - CLAIMS_KEPT * lease  # before the other clock is read: this process may stand still, too
+    db.execute("DELETE FROM instances WHERE boot <> ? OR expires < ?", (boot, time.monotonic()))
+    db.execute("DELETE FROM claims WHERE made < ?", (old,))
 
 
 def shrink(db: Connection, max_bytes: int) -> None:

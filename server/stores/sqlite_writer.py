@@ -115,10 +115,12 @@ class Writer:
     def _write(self, commit: Commit, creations: Sequence[Creation], calls: Sequence[Call], floor: int) -> list[Any]:
         """Write one batch; return what the creations and the calls have led to.
 
-        Nearly always it is nothing but a row: one statement, which does nothing where there are claims to look at.
+        Nearly always it is nothing but a row: one statement, which does nothing where there are claims to look at, or
+        where this process has stood still since it looked at its lease, for so long that it has been forgotten.
         """
         if commit.is_row and not (creations or calls or floor or self._lease.lapsed):
-            commit.at = self._db.insert(UNCLAIMED_ROW, (*commit.values, self._lease.claims_seen)) or 0
+            values = (*commit.values, self._lease.claims_seen, self._lease.name)
+            commit.at = self._db.insert(UNCLAIMED_ROW, values) or 0
             if commit.at:
                 return []
         return self._db.transact(partial(self._transact, commit, creations, calls, floor))

@@ -6,14 +6,15 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from contract import ALL, DONE, WAIT, DurableContract, birth, ending, everything, tokens
+from contract import ALL, DONE, WAIT, DurableContract, birth, ending, everything, tokens, until
 
 from server.cancelling import cancel
-from server.core.errors import StoreError
+from server.core.errors import Fenced, StoreError
 from server.core.records import Record
 from server.stores import sqlite_file, sqlite_journal, sqlite_schema
 from server.stores.sqlite import SqliteStore
@@ -428,6 +429,44 @@ async def test_deleted_under_a_reader(make):
             await reading
     assert await everything(log) == tokens(5) + DONE  # it was read already
     await store.close()
+
+
+async def test_standing_still_in_a_commit(make):
+    """Who stands still in a commit until nobody remembers that its log was claimed finds that out all the same."""
+    one, two = make(lease=0.1), make(lease=0.1)
+    await one.open()
+    await two.open()
+    log = await one.create(birth())
+    await log.append(tokens(3))
+    going_on, insert = threading.Event(), one._db.insert
+
+    def stand_still(query, values):
+        going_on.wait(WAIT)
+        return insert(query, values)
+
+    one._db.insert = stand_still  # just before the statement, when the lease has been looked at
+    appending = asyncio.create_task(log.append(tokens(1)))
+    found = await two.find(log.birth.id)
+
+    async def claimed():
+        await two.renew()
+        return await two.claim(found)
+
+    async def forgotten():
+        await two.renew()
+        await two.sweep(time.time())
+        return await two._db.rows("SELECT count(*) FROM claims") == [(0,)]
+
+    await until(claimed)
+    await found.append(tokens(2, first=4))
+    await until(forgotten)
+    going_on.set()
+    with pytest.raises(Fenced):
+        await appending
+    await found.append(DONE, ending())
+    assert await everything(await two.find(log.birth.id)) == tokens(5) + DONE
+    await one.close()
+    await two.close()
 
 
 def test_killed_at_any_moment(path):
