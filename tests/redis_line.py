@@ -11,13 +11,13 @@ class Line:
     def __init__(self, port: int) -> None:
         self._port = port
         self._word = b""
-        self._dead = False
+        self._dies = self._dead = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.lost = asyncio.Event()  # the answer has been
 
-    def lose(self, word: bytes | str) -> None:
-        """Pass on the next request with this word in it, throw its answer away, and be dead from then on."""
-        self._word = word.encode() if isinstance(word, str) else word
+    def lose(self, word: str, *, dead: bool = True) -> None:
+        """Pass on the next request with this word in it, throw its answer away, and be `dead` from then on."""
+        self._word, self._dies = word.encode(), dead
         self.lost.clear()
 
     def mend(self) -> None:
@@ -53,27 +53,29 @@ class Line:
         answers, server = await asyncio.open_connection("127.0.0.1", self._port)
         answering = asyncio.create_task(self._answer(answers, writer))
         try:
-            while (asked := await reader.read(1 << 20)) and not self._dead:
-                losing = bool(self._word) and self._word in asked
-                if losing:
-                    self._word, self._dead = b"", True
-                server.write(asked)
-                if losing:
-                    await answering  # nothing of it goes further than here
+            while asked := await reader.read(1 << 20):
+                if self._word and self._word in asked:
+                    self._word, self._dead = b"", self._dies
+                    answering.cancel()
+                    await asyncio.wait([answering])
+                    server.write(asked)
+                    await answers.read(1)
                     self._cut()
                     return
+                server.write(asked)
         finally:
             answering.cancel()
             server.close()
 
     async def _answer(self, answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while (answer := await answers.read(1 << 20)) and not self._dead:
+        while answer := await answers.read(1 << 20):
             writer.write(answer)
 
     def _cut(self) -> None:
         self.lost.set()
-        for task in self._tasks - {asyncio.current_task()}:
-            task.cancel()
+        if self._dead:
+            for task in self._tasks - {asyncio.current_task()}:
+                task.cancel()
 
 
 @asynccontextmanager

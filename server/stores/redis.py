@@ -127,12 +127,13 @@ class RedisStore:
         After a failover the server may not have the last records that a client was shown. No number is used twice: the
         new epoch passes over more numbers than there can have been, as `lost`.
         """
-        epoch = await self._lease.claim(log, force)
-        if not epoch:
-            return False
-        await self.refresh(log)
-        log.hold(epoch)
-        self._lease.held[log.birth.id] = log
+        with self._lease.doubtful.unless_held(log.birth.id):
+            epoch = await self._lease.claim(log, force)
+            if not epoch:
+                return False
+            await self.refresh(log)
+            log.hold(epoch)
+            self._lease.held[log.birth.id] = log
         return True
 
     # --- creating and finding --------------------------------------------------------------------------------------
@@ -141,7 +142,8 @@ class RedisStore:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
         creation = Creation(birth)
         self.batches.put(creation)
-        found = await creation.decided()
+        with self._lease.doubtful.unless_held(birth.id):
+            found = await creation.decided()
         if found != birth.id:
             known = await self.find(found)
             return known if known is not None else await self.create(birth)

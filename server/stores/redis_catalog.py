@@ -52,15 +52,10 @@ class Catalog:
             yield log
 
     async def _facts(self, stream_id: str) -> list[bytes | None]:
-        key = f"{PREFIX}log:{stream_id}"
-        facts: list[bytes | None] = await self._server.ask(lambda: self._server.redis.hmget(key, FIELDS))
-        return facts
+        return (await self._server.logs([stream_id], FIELDS))[0]
 
     async def _several(self, ids: Sequence[bytes]) -> AsyncIterator[RedisLog]:
-        pipeline = self._server.redis.pipeline(transaction=False)
-        for one in ids:
-            pipeline.hmget(f"{PREFIX}log:{one.decode()}", FIELDS)
-        for facts in await self._server.ask(pipeline.execute):
+        for facts in await self._server.logs([one.decode() for one in ids], FIELDS):
             log = self._load(facts)
             if log is not None:
                 yield log

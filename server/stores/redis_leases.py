@@ -8,6 +8,7 @@ import secrets
 import time
 from collections.abc import Sequence
 
+from server.stores.redis_doubtful import Doubtful
 from server.stores.redis_log import RedisLog
 from server.stores.redis_news import News
 from server.stores.redis_server import PREFIX, Server
@@ -20,6 +21,7 @@ class Lease:
         self.seconds = seconds
         self.name = secrets.token_hex(8)
         self.held: dict[str, RedisLog] = {}
+        self.doubtful = Doubtful(server, self.name, self.held)
         self._server = server
         self._fenced: list[RedisLog] = []  # to be told by the next `renew`
         self._renewed = 0.0
@@ -34,10 +36,14 @@ class Lease:
 
     async def give_back(self) -> None:
         """End the lease: all logs can be claimed at once. Raises StoreError."""
+        await self.doubtful.give_back()
         await self._server.script("GIVE_BACK", self.name, *self.held, patience=1.0)
 
     async def renew(self, news: News) -> Sequence[RedisLog]:
-        """Extend the lease where a third of it is over; return what was claimed elsewhere. Raises StoreError."""
+        """Extend the lease where a third of it is over; return what was claimed elsewhere. Raises StoreError.
+
+        What is doubtful is given back then.
+        """
         now = time.monotonic()
         lapsed, deaf = now >= self._renewed + self.seconds, news.missed
         if lapsed or now >= self._renewed + self.seconds / 3:
@@ -46,15 +52,14 @@ class Lease:
         if lapsed or deaf:  # claims may have gone unheard
             news.missed = False
             await self._look_for_claims()
+        await self.doubtful.give_back()
         fenced, self._fenced = [log for log in self._fenced if log.fenced], []  # others were claimed back since
         return fenced
 
     async def _look_for_claims(self) -> None:
         held = list(self.held.values())
-        pipeline = self._server.redis.pipeline(transaction=False)
-        for log in held:
-            pipeline.hget(log.key, "epoch")
-        for log, epoch in zip(held, await self._server.ask(pipeline.execute), strict=True):
+        found = await self._server.logs([log.birth.id for log in held], ("epoch",))
+        for log, (epoch,) in zip(held, found, strict=True):
             if epoch is None or int(epoch) != log.epoch:
                 self.fence(log)
 

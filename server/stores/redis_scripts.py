@@ -125,18 +125,8 @@ end
 return found
 """
 
-GIVE_BACK = """
-local prefix, me = ARGV[1], ARGV[2]
-for at = 3, #ARGV do
-  local log = prefix .. 'log:' .. ARGV[at]
-  if redis.call('HGET', log, 'instance') == me then redis.call('HSET', log, 'instance', '') end
-end
-redis.call('DEL', prefix .. 'instance:' .. me)
-"""
-
-# Delete what is over, the orphans that nobody took over, and the oldest ended logs while there is too much.
-SWEEP = """
-local prefix, over, max, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+_DELETE = """
+local prefix = ARGV[1]
 local function delete(id)
   local log, records = prefix .. 'log:' .. id, prefix .. 'records:' .. id
   local known = redis.call('HMGET', log, 'key', 'stored')
@@ -149,6 +139,40 @@ local function delete(id)
   redis.call('ZREM', prefix .. 'ended', id)
   if known[2] then redis.call('DECRBY', prefix .. 'total', known[2]) end
 end
+"""
+
+# Give back logs that are still held by `me` in this epoch; one that nobody has begun, and nobody waits for, goes.
+DISOWN = f"""
+{_DELETE}
+local me = ARGV[2]
+for at = 3, #ARGV, 2 do
+  local id, log = ARGV[at], prefix .. 'log:' .. ARGV[at]
+  local known = redis.call('HMGET', log, 'instance', 'epoch', 'tail', 'followed')
+  if known[1] == me and known[2] == ARGV[at + 1] then
+    if known[2] == '1' and known[3] == '0' and known[4] == '0' then
+      delete(id)
+    else
+      redis.call('HSET', log, 'instance', '')
+      redis.call('PUBLISH', prefix .. 'news:' .. id, '')
+    end
+  end
+end
+"""
+
+# End a lease: these logs can be claimed at once.
+GIVE_BACK = """
+local prefix, me = ARGV[1], ARGV[2]
+for at = 3, #ARGV do
+  local log = prefix .. 'log:' .. ARGV[at]
+  if redis.call('HGET', log, 'instance') == me then redis.call('HSET', log, 'instance', '') end
+end
+redis.call('DEL', prefix .. 'instance:' .. me)
+"""
+
+# Delete what is over, the orphans that nobody took over, and the oldest ended logs while there is too much.
+SWEEP = f"""
+{_DELETE}
+local over, max, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'ended', '-inf', over, 'LIMIT', 0, limit)) do delete(id) end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'open', '-inf', over, 'LIMIT', 0, limit)) do
   local known = redis.call('HMGET', prefix .. 'log:' .. id, 'active', 'instance')

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import redis.asyncio
@@ -54,7 +54,7 @@ class Server:
         )
         self._scripts = {
             name: self.redis.register_script(getattr(scripts, name))
-            for name in ("APPEND", "RELEASE", "CREATE", "CLAIM", "ORPHANS", "GIVE_BACK", "SWEEP")
+            for name in ("APPEND", "RELEASE", "CREATE", "CLAIM", "ORPHANS", "DISOWN", "GIVE_BACK", "SWEEP")
         }
         await self.ask(lambda: self.redis.info("server"), patience=0.0)
         await self.identify()
@@ -102,6 +102,19 @@ class Server:
     async def script(self, name: str, *values: Any, patience: float | None = None) -> Any:
         """Run a script. Raises StoreError."""
         return await self.ask(lambda: self._scripts[name](args=[PREFIX, *values]), patience)
+
+    async def logs(
+        self, ids: Sequence[str], fields: Sequence[str], patience: float | None = None
+    ) -> list[list[bytes | None]]:
+        """Return fields of logs, each None where there is none. Raises StoreError."""
+
+        def read() -> Awaitable[Any]:  # a pipeline that has failed is empty
+            pipeline = self.redis.pipeline(transaction=False)
+            for one in ids:
+                pipeline.hmget(f"{PREFIX}log:{one}", fields)
+            return cast("Awaitable[Any]", pipeline.execute())
+
+        return cast("list[list[bytes | None]]", await self.ask(read, patience))
 
     async def persist(self, script: str, values: list[Any]) -> list[bytes]:
         """Write. The scripts know what is written again because the answer was lost on the way. Raises StoreError."""
