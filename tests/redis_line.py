@@ -1,4 +1,4 @@
-"""A line to a Redis server that loses an answer: what was asked is done, and who asked never learns of it."""
+"""A line to a Redis server that loses an answer, or keeps it: what was asked is done, and nobody knows."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,18 +11,32 @@ class Line:
     def __init__(self, port: int) -> None:
         self._port = port
         self._word = b""
-        self._dies = self._dead = False
+        self._dies = self._keeps = self._dead = False
+        self._mended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.lost = asyncio.Event()  # the answer has been
+        self.lost = asyncio.Event()  # the answer has been, or is kept
 
     def lose(self, word: str, *, dead: bool = True) -> None:
         """Pass on the next request with this word in it, throw its answer away, and be `dead` from then on."""
-        self._word, self._dies = word.encode(), dead
+        self._word, self._dies, self._keeps = word.encode(), dead, False
         self.lost.clear()
+
+    def keep(self, word: str) -> None:
+        """Pass on the next request with this word in it, and keep its answer until `mend`."""
+        self.lose(word, dead=False)
+        self._keeps = True
+        self._mended.clear()
 
     def mend(self) -> None:
         """Be alive again."""
         self._dead = False
+        self._mended.set()
+
+    def cut(self) -> None:
+        """Be dead."""
+        self._dead = True
+        for task in self._tasks - {asyncio.current_task()}:
+            task.cancel()
 
     async def open(self) -> None:
         """Begin to listen."""
@@ -55,14 +69,21 @@ class Line:
         try:
             while asked := await reader.read(1 << 20):
                 if self._word and self._word in asked:
-                    self._word, self._dead = b"", self._dies
+                    self._word = b""
                     answering.cancel()
                     await asyncio.wait([answering])
                     server.write(asked)
-                    await answers.read(1)
-                    self._cut()
-                    return
-                server.write(asked)
+                    answer = await answers.read(1 << 20)
+                    self.lost.set()
+                    if not self._keeps:
+                        if self._dies:
+                            self.cut()
+                        return
+                    await self._mended.wait()
+                    writer.write(answer)
+                    answering = asyncio.create_task(self._answer(answers, writer))
+                else:
+                    server.write(asked)
         finally:
             answering.cancel()
             server.close()
@@ -70,12 +91,6 @@ class Line:
     async def _answer(self, answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while answer := await answers.read(1 << 20):
             writer.write(answer)
-
-    def _cut(self) -> None:
-        self.lost.set()
-        if self._dead:
-            for task in self._tasks - {asyncio.current_task()}:
-                task.cancel()
 
 
 @asynccontextmanager

@@ -45,22 +45,28 @@ class Lease:
         What is doubtful is given back then.
         """
         now = time.monotonic()
-        lapsed, deaf = now >= self._renewed + self.seconds, news.missed
-        if lapsed or now >= self._renewed + self.seconds / 3:
+        if now >= self._renewed + self.seconds:
+            news.missed = True
+        if now >= self._renewed + self.seconds / 3:
             await self._server.identify()
             await self.extend()
-        if lapsed or deaf:  # claims may have gone unheard
-            news.missed = False
-            await self._look_for_claims()
+        if news.missed:
+            await self._look_for_claims(news)
         await self.doubtful.give_back()
         fenced, self._fenced = [log for log in self._fenced if log.fenced], []  # others were claimed back since
         return fenced
 
-    async def _look_for_claims(self) -> None:
+    async def _look_for_claims(self, news: News) -> None:
+        """Fence what was claimed without our hearing of it. Raises StoreError."""
         held = list(self.held.values())
-        found = await self._server.logs([log.birth.id for log in held], ("epoch",))
+        news.missed = False  # before: what is missed during the look is looked for by the next one
+        try:
+            found = await self._server.logs([log.birth.id for log in held], ("epoch",))
+        except BaseException:
+            news.missed = True
+            raise
         for log, (epoch,) in zip(held, found, strict=True):
-            if epoch is None or int(epoch) != log.epoch:
+            if epoch is None or log.epoch < int(epoch):  # it may be later than what was read
                 self.fence(log)
 
     def claimed(self, stream_id: str, epoch: int) -> None:

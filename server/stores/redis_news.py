@@ -17,7 +17,7 @@ class News:
     """Listens to the claims of all logs, and to the news of those that somebody follows here."""
 
     def __init__(self, client: "redis.asyncio.Redis", prefix: str, claimed: Callable[[str, int], None]) -> None:
-        self.missed = False  # the connection was lost: there may have been claims
+        self.missed = False  # there may have been claims that went unheard
         self._pubsub: Any = client.pubsub(ignore_subscribe_messages=True)
         self._claims = f"{prefix}claims"
         self._prefix = f"{prefix}news:"

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from contract import DONE, birth, ending, everything, listed, tokens
+from contract import DONE, birth, ending, everything, listed, tokens, until
 from redis_line import line_to
 from redis_server import running
 from test_redis import TestRedis as Contract
@@ -214,3 +214,38 @@ async def test_closed_in_doubt(stores, line, server):
     await store.close()
     assert await other.find(made.id) is None
     await store.open()
+
+
+async def test_a_look_that_was_overtaken(stores, line):
+    """What a look for claims has read before this instance claimed a log once more does not fence it."""
+    store, _ = stores
+    log = await store.create(birth())
+    store._news.missed = True
+    line.keep(f"log:{log.birth.id}")
+    looking = asyncio.create_task(store.renew())
+    await line.lost.wait()
+    assert await store.claim(log)
+    line.mend()
+    assert await looking == []
+    await log.append(tokens(1))
+
+
+async def test_a_look_that_failed(stores, line, server):
+    """Claims that may have gone unheard are looked for until that has succeeded."""
+    store, other = stores
+    log, heard = [await store.create(birth()) for _ in range(2)]
+    line.cut()
+    assert await other.claim(await other.find(log.birth.id), force=True)
+    line.mend()
+    found = await other.find(heard.birth.id)
+
+    async def listening():
+        assert await other.claim(found, force=True)
+        return heard.fenced
+
+    await until(listening)
+    assert server.call("ACL SETUSER default -hmget") == b"+OK\r\n"
+    with pytest.raises(StoreError, match="permissions"):
+        await store.renew()
+    assert server.call("ACL SETUSER default +hmget") == b"+OK\r\n"
+    assert set(await store.renew()) == {log, heard}
