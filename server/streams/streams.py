@@ -151,7 +151,7 @@ class Streams:
             await self._live.settled(found.birth.id)
             if (live := self._live.get(found.birth.id)) is not None:
                 held = live.stream.log
-                if held is found or await self._store.find(found.birth.id) is held:
+                if held is found or held.ending is not None or await self._store.find(found.birth.id) is held:
                     return live.stream
                 live.task.cancel()  # another instance has claimed it, and the relay here did not know yet
                 await asyncio.wait([live.task])

@@ -1,0 +1,32 @@
+"""A stream that has ended while its relay still tidies up."""
+
+import asyncio
+
+import wire
+from gateway import in_process
+
+from server import attempt
+
+
+async def test_its_upstream_connection_is_kept(provider, model, store, monkeypatch):
+    """Whoever reads the stream in that moment does not cost it the connection to its upstream."""
+    tidying, tidied = asyncio.Event(), asyncio.Event()
+    read_to_end = attempt._read_to_end
+
+    async def read_late(response):
+        tidying.set()
+        await tidied.wait()
+        await read_to_end(response)
+
+    monkeypatch.setattr(attempt, "TIDY", 10.0)
+    monkeypatch.setattr(attempt, "_read_to_end", read_late)
+    async with in_process(provider.url, store=store) as gateway:
+        answer = await wire.complete(gateway.root, model)
+        stream_id = answer.headers["x-stream-id"]
+        await tidying.wait()
+        live = gateway.app.streams._live.get(stream_id)
+        again = await wire.call(gateway.root, "GET", f"/v1/streams/{stream_id}")
+        assert again.body == answer.body
+        tidied.set()
+        await live.over.wait()
+        assert not live.task.cancelled()
