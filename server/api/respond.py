@@ -10,7 +10,7 @@ from server.api.delivery import Delivery, Leaving
 from server.api.errors import REQUEST_ID, failed_response
 from server.api.projected import ProjectedDelivery
 from server.config import Flow
-from server.core.errors import Rejected, StoreError, StreamError
+from server.core.errors import Deleted, Rejected, StoreError, StreamError
 from server.core.records import ERROR, WHOLE, Form
 from server.core.views import project
 from server.stream import Stream
@@ -119,7 +119,7 @@ class Responder:
             raise stream.fault
         if stream.log.ending is None:
             return False
-        return (await stream.log.read(0, 1))[0].kind == ERROR
+        return any(record.kind == ERROR for record in await stream.log.read(0, 1))
 
     async def _whole(self, request: web.Request, stream: Stream) -> web.StreamResponse:
         """Return the JSON of a non-streaming generation, or its error."""
@@ -127,7 +127,10 @@ class Responder:
             raise stream.fault
         ending = stream.log.ending
         assert ending is not None
-        record = (await stream.records())[-1]
+        records = await stream.records()
+        if not records:
+            raise Deleted(f"stream {stream.id} is gone")
+        record = records[-1]
         headers = stream_headers(request, stream)
         if record.kind == WHOLE:
             return web.Response(body=record.data, content_type="application/json", headers=headers)

@@ -5,6 +5,7 @@
     ├── UpstreamError       one attempt at one target failed, classified by its Kind
     ├── StreamError         the stream itself cannot go on (too large, timed out, aborted, shut down)
     └── StoreError          the log cannot be written or read
+        ├── Deleted         it is not there any more
         └── Fenced          another relay has taken the stream over
 
 An error body has OpenAI's shape (https://platform.openai.com/docs/guides/error-codes).
@@ -158,6 +159,10 @@ class StreamError(SluicewayError):
 
 class StoreError(SluicewayError):
     """The log cannot be written or read now."""
+
+
+class Deleted(StoreError):
+    """The log is not there any more: its retention is over, or it had to make room."""
 
 
 class Fenced(StoreError):

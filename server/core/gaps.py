@@ -1,11 +1,14 @@
 """Records that a store has lost: where a reader must skip, and what it is told."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import orjson
 
 from server.core.errors import error_body
-from server.core.records import Form
+from server.core.lifecycle import State
+from server.core.native import last_events
+from server.core.records import Ending, Form
 
 Lost = Sequence[tuple[int, int]]
 
@@ -24,14 +27,30 @@ def upper_bound(lost: Lost, after: int, tail: int) -> int:
 
 
 def gap_event(form: Form, requested: int, earliest: int, latest: int) -> bytes:
-    """Return the event that tells a reader what is lost; it has no `id:`, so the client's cursor stays what it was."""
+    """Return the event that tells a reader what is lost; it has no `id:`, so the client's cursor stays what it was.
+
+    Where `earliest` is past `latest` nothing is left.
+    """
+    fields = {"requested": requested, "earliest": earliest, "latest": latest}
     if form == "native":
-        fields = {"type": "gap", "requested": requested, "earliest": earliest, "latest": latest}
-        return b"event: gap\ndata: %b\n\n" % orjson.dumps(fields)
-    words = f"Records {requested} to {earliest - 1} of this stream were lost; it goes on from {earliest}."
-    error = error_body(words, "gap", "api_error")
-    error["error"] |= {"requested": requested, "earliest": earliest, "latest": latest}
-    return b"data: %b\n\n" % orjson.dumps(error)
+        return _unnumbered("gap", orjson.dumps({"type": "gap", **fields}))
+    goes_on = f"it goes on from {earliest}" if earliest <= latest else "nothing comes after them"
+    error = error_body(
+        f"Records {requested} to {earliest - 1} of this stream were lost; {goes_on}.", "gap", "api_error"
+    )
+    error["error"] |= fields
+    return _unnumbered("", orjson.dumps(error))
+
+
+def broken_off(form: Form, after: int, tail: int, ending: Ending) -> bytes:
+    """Return the last events of a reader for whom an ended stream has no records any more after number `after`."""
+    gap = gap_event(form, after + 1, tail + 1, tail)
+    if form == "openai":
+        return gap
+    error = error_body("The rest of this stream is gone.", "gap", "api_error")
+    error["error"]["retryable"] = True
+    failed = replace(ending, state=State.FAILED, reason="gap", error=error)
+    return gap + b"".join(_unnumbered(kind, data) for kind, data in last_events(failed))
 
 
 def fault_event(form: Form, error: dict[str, object]) -> bytes:
@@ -39,5 +58,11 @@ def fault_event(form: Form, error: dict[str, object]) -> bytes:
     if form == "native":
         fields = {"type": "error", "message": error["message"], "code": error["code"], "retryable": True,
                   "resumable": True}  # fmt: skip
-        return b"event: error\ndata: %b\n\n" % orjson.dumps(fields)
-    return b"data: %b\n\n" % orjson.dumps({"error": error})
+        return _unnumbered("error", orjson.dumps(fields))
+    return _unnumbered("", orjson.dumps({"error": error}))
+
+
+def _unnumbered(kind: str, data: bytes) -> bytes:
+    """Return an event without `id:`: the client's cursor stays what it was."""
+    head = b"event: %b\n" % kind.encode() if kind else b""
+    return b"%bdata: %b\n\n" % (head, data)

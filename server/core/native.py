@@ -108,18 +108,20 @@ class NativeWriter:
 
     def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:  # noqa: ARG002 — the Writer protocol's
         """Return calls that broke off, the error if there is one, and `done`."""
-        records = [self._call(call) for call in self._calls.take(None)]
-        if ending.error is not None:
-            records.append(_error(ending.error["error"]))
-        done = event(
-            DONE,
-            status=ending.state.value,
-            reason=ending.reason,
-            token_count=ending.tokens,
-            usage=ending.usage,
-            ttft_ms=ending.ttft_ms,
-        )
-        return [*records, done]
+        return [*map(self._call, self._calls.take(None)), *last_events(ending)]
+
+
+def last_events(ending: Ending) -> list[Record]:
+    """Return the error if there is one, and `done`."""
+    done = event(
+        DONE,
+        status=ending.state.value,
+        reason=ending.reason,
+        token_count=ending.tokens,
+        usage=ending.usage,
+        ttft_ms=ending.ttft_ms,
+    )
+    return [_error(ending.error["error"]), done] if ending.error is not None else [done]
 
 
 def _parts(content: object) -> list[tuple[str, str]]:

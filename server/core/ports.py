@@ -55,7 +55,8 @@ class Log(Protocol):
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after number `after`: at least one if there is one, then as many as fit `max_bytes`.
 
-        They follow each other without a hole; where record `after + 1` is in `lost`, nothing is returned.
+        They follow each other without a hole; where record `after + 1` is in `lost`, nothing is returned. A log that
+        has been deleted gives nothing either, or raises Deleted.
         """
 
     async def offset(self, cursor: int) -> int:

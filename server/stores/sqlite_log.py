@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from server.core.errors import StoreError
+from server.core.errors import Deleted
 from server.core.gaps import resume_at, upper_bound
 from server.core.records import Birth, Record
 from server.stores.appends import Append, BatchedLog, Creation
@@ -59,13 +59,13 @@ class SqliteLog(BatchedLog):
         return self.bytes if cursor == self.tail else (await self._run(cursor)).offset(cursor)
 
     async def _run(self, number: int) -> Run:
-        """Return the run with a record. Raises StoreError, also where the log has been deleted."""
+        """Return the run with a record. Raises StoreError: Deleted where the log is gone."""
         for run in (self._store.mirror.runs.get(self.num), self._chunk):
             if run is not None and run.first <= number <= run.last:
                 return run
         self._chunk = await self._store.chunk(self.num, number)
         if number > self._chunk.last:
-            raise StoreError(f"stream {self.birth.id} is gone")
+            raise Deleted(f"stream {self.birth.id} is gone")
         return self._chunk
 
 

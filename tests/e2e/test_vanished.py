@@ -16,7 +16,7 @@ from gateway import in_process
 from provider import Provider
 from wire import Client, call, until
 
-from server.api import delivery, listener
+from server.api import channel, listener
 
 TOKEN = "t"
 KEYS = [{"name": "far", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest()}]
@@ -87,8 +87,8 @@ def far() -> Iterator[Far]:
 @pytest.fixture
 async def gateway(provider: Provider, far: Far, monkeypatch) -> AsyncIterator[object]:
     """A gateway at this end, with limits as short as a test wants them."""
-    monkeypatch.setattr(delivery, "VANISHED", 3.0)
-    monkeypatch.setattr(delivery, "WATCH_INTERVAL", 0.5)
+    monkeypatch.setattr(channel, "VANISHED", 3.0)
+    monkeypatch.setattr(channel, "WATCH_INTERVAL", 0.5)
     monkeypatch.setattr(listener, "KEEPALIVE", (1, 1, 3))
     monkeypatch.setattr(listener, "USER_TIMEOUT_MS", 3000)
     async with in_process(provider.url, server={"host": far.here}, keys=KEYS) as running:
