@@ -89,7 +89,7 @@ class Delivery(Channel):
         """Write the stream, and where that cannot be done to its end, say so: nobody takes a part for the whole."""
         opened = self._stream.log
         try:
-            with suppress(Deleted):  # told below: how is the same wherever the reader finds out
+            with suppress(Deleted):  # told below, as where the log just gives nothing
                 await self._follow()
             fault = None if opened.ending else self._stream.fault or out_of_reach()
         except StoreError as error:
@@ -143,7 +143,8 @@ class Delivery(Channel):
     async def _news(self) -> None:
         """Wait for what comes next, live where everything has been read.
 
-        What cannot be read of a log that goes on was lost by its server; the next append tells. It must not wait here.
+        What cannot be read of a log that goes on was lost by its server. The next append finds out: its relay must not wait
+        for this reader.
         """
         opened = self._stream.log
         if self.cursor < opened.tail:
