@@ -143,8 +143,8 @@ class Delivery(Channel):
     async def _news(self) -> None:
         """Wait for what comes next, live where everything has been read.
 
-        What cannot be read of a log that goes on was lost by its server. The next append finds out: its relay must not wait
-        for this reader.
+        What cannot be read of a log that goes on was lost by its server. The next append finds out: its relay must not
+        wait for this reader.
         """
         opened = self._stream.log
         if self.cursor < opened.tail:
