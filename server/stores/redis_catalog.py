@@ -1,7 +1,9 @@
 """The logs of the Redis store as they are found and read: those held here know best, unless they are in doubt."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from weakref import WeakKeyDictionary
 
 from server.core.errors import StoreError
 from server.core.records import Birth, load_birth
@@ -21,6 +23,7 @@ class Catalog:
         self._lease = lease
         self._make = make
         self._retention = retention
+        self._looking: WeakKeyDictionary[RedisLog, asyncio.Lock] = WeakKeyDictionary()
 
     async def find(self, stream_id: str) -> RedisLog | None:
         """Return a log as it is now. Raises StoreError."""
@@ -34,10 +37,12 @@ class Catalog:
 
     async def refresh(self, log: RedisLog) -> None:
         """Bring a log up to date. Raises StoreError, also where it has been deleted."""
-        facts = await self._facts(log.birth.id)
-        if facts[0] is None:
-            raise StoreError(f"stream {log.birth.id} is gone")
-        self._update(log, facts)
+        # One look at a time: of two connections the older answer may come last, and would take back what was shown.
+        async with self._looking.setdefault(log, asyncio.Lock()):
+            facts = await self._facts(log.birth.id)
+            if facts[0] is None:
+                raise StoreError(f"stream {log.birth.id} is gone")
+            self._update(log, facts)
 
     async def logs(self) -> AsyncIterator[RedisLog]:
         """Yield every log, oldest first. Raises StoreError."""

@@ -249,3 +249,21 @@ async def test_a_look_that_failed(stores, line, server):
         await store.renew()
     assert server.call("ACL SETUSER default +hmget") == b"+OK\r\n"
     assert set(await store.renew()) == {log, heard}
+
+
+async def test_looks_that_overtake_each_other(stores, line):
+    """Of two looks at a log that is written elsewhere the older one, answered last, takes nothing back."""
+    store, other = stores
+    log = await other.create(birth())
+    await log.append(tokens(2))
+    found = await store.find(log.birth.id)
+    line.keep(f"log:{log.birth.id}")
+    older = asyncio.create_task(store.refresh(found))
+    await line.lost.wait()
+    await log.append(tokens(3, 3))
+    younger = asyncio.create_task(store.refresh(found))
+    await asyncio.wait([younger], timeout=0.1)
+    line.mend()
+    await asyncio.gather(older, younger)
+    assert found.tail == log.tail
+    assert await everything(found) == tokens(5)
