@@ -140,9 +140,8 @@ async def test_taken_away_again_and_again(provider, model, store, monkeypatch):
         assert await ending(two, path.rpartition("/")[2]) is State.CANCELLED
 
 
-async def test_the_store_fails_halfway(provider, model, tmp_path):
+async def test_the_store_fails_halfway(provider, model, store):
     """DELETE that takes a stream away and cannot go on is 503; the stream does, and its client gets all of it."""
-    store = {"kind": "sqlite", "path": str(tmp_path / "streams.db")}
     async with on_one_of_two(provider, model, store) as (one, two, client, path):
         await provider.script(model, {**STALLED, "stall_after": None})
         catalog = two.app.store._catalog
