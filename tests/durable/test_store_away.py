@@ -105,3 +105,28 @@ async def test_redis_loses_the_answer_to_an_ending(provider, model, redis, monke
         witness.check()
         assert len(witness.events) == len(SENT)
         assert await over(gateway.root, witness) == "complete"
+
+
+async def test_redis_loses_an_answer_and_the_client_leaves(provider, model, redis, monkeypatch):
+    """The stream ends behind everything that is in the log, also what nobody knew to be there: no id is used twice."""
+    monkeypatch.setattr(redis_server, "PATIENCE", 0.5)
+    await provider.script(model, LONG)
+    async with (
+        line_to(redis.port) as line,
+        in_process(provider.url, store={"kind": "redis", "url": line.url, "lease": 1.0}) as gateway,
+        asyncio.timeout(20),
+    ):
+        witness = Witness()
+        await witness.begin(gateway.root, model, {"X-On-Disconnect": "cancel"})
+        line.lose(witness.path.rpartition("/")[2])
+        await line.lost.wait()
+        shown = wire.events_of(witness.client.body)
+        witness.client.leave()
+        await gateway.idle_streams()
+        line.mend()
+        assert await over(gateway.root, witness) == "cancelled"
+        told = (await wire.call(gateway.root, "GET", witness.path)).events
+    assert [event.id for event in told] == list(range(1, len(told) + 1))
+    assert [event.data for event in told[:-1]] == SENT[: len(told) - 1]
+    assert len(told) > len(shown) + 1
+    assert b'"cancelled"' in told[-1].data
