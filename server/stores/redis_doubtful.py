@@ -33,7 +33,9 @@ class Doubtful:
             self._ids.add(stream_id)
             raise
         finally:
-            self._under_way -= Counter({stream_id: 1})
+            self._under_way[stream_id] -= 1
+            if not self._under_way[stream_id]:
+                del self._under_way[stream_id]
 
     async def give_back(self) -> None:
         """Let others claim what is ours without being held; delete what nobody has begun. Raises StoreError.
