@@ -67,7 +67,8 @@ class Store(Protocol):
     """All logs. One contract test suite (tests/stores/contract.py) runs over every implementation.
 
     A durable store is shared by instances. Each log has one instance at a time that may append: the one that created
-    it, until another claims it. Every claim begins a new epoch, and an append of an older one is Fenced.
+    it, until another claims it. Every claim begins a new epoch, and an append of an older one is Fenced. Where `create`
+    or `claim` raises StoreError, what may have been made all the same is given back with the next `renew`.
     """
 
     durable: bool  # whether logs outlive the process, and can be claimed and followed

@@ -1,6 +1,7 @@
 """What was done in Redis though its answer was lost: nothing is said twice, and nothing stays with nobody."""
 
 import asyncio
+import time
 
 import pytest
 from contract import DONE, birth, ending, everything, listed, tokens, until
@@ -9,6 +10,7 @@ from redis_server import running
 from test_redis import TestRedis as Contract
 
 from server.core.errors import StoreError
+from server.core.records import dump_birth
 from server.stores import redis_server
 from server.stores.redis import RedisStore
 
@@ -267,3 +269,14 @@ async def test_looks_that_overtake_each_other(stores, line):
     await asyncio.gather(older, younger)
     assert found.tail == log.tail
     assert await everything(found) == tokens(5)
+
+
+async def test_a_creation_that_comes_late(stores):
+    """One that was on its way when it was asked for again takes nothing from the log that was made meanwhile."""
+    store, other = stores
+    made = birth()
+    log = await store.create(made)
+    await log.append(tokens(2))
+    late = (time.time(), 600.0, store._lease.name, store._server.history, made.id, "", dump_birth(made), made.body)
+    assert await store._server.script("CREATE", *late) == [made.id.encode()]
+    assert await everything(await other.find(made.id)) == tokens(2)
