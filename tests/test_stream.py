@@ -61,6 +61,14 @@ async def opened(tmp_path: Path, max_stream_bytes: int = 1000) -> tuple[SqliteSt
     return store, stream, reader
 
 
+async def one_that_fails(store: SqliteStore, stream: Stream) -> None:
+    """Log a token, without waiting for it, while the store cannot be written."""
+    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
+    assert stream.append_now(chunks("one"))
+    await store.batches.flush()
+    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
+
+
 async def test_a_token_is_shown_when_it_is_durable(tmp_path: Path) -> None:
     """One append is under way while the relay reads on, the next is waited for, and the ids have no gap."""
     store, stream, reader = await opened(tmp_path)
@@ -95,10 +103,7 @@ async def test_whoever_is_cancelled_meanwhile_shows_what_was_stored(tmp_path: Pa
 async def test_what_cannot_be_stored_is_not_shown(tmp_path: Path) -> None:
     """The append that nobody waited for fails; the relay learns it by the next one, and so does the ending."""
     store, stream, reader = await opened(tmp_path)
-    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
-    assert stream.append_now(chunks("one"))
-    await store.batches.flush()
-    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
+    await one_that_fails(store, stream)
     assert not stream.append_now(chunks("two"))
     with pytest.raises(StoreError, match="is read-only"):
         await stream.records()
@@ -125,10 +130,7 @@ async def test_the_limit_holds(tmp_path: Path) -> None:
 async def test_a_relay_after_a_fault(tmp_path: Path) -> None:
     """Whoever comes when a stream is relayed again hears nothing of the fault that had stopped it, and tokens go on."""
     store, stream, reader = await opened(tmp_path)
-    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
-    assert stream.append_now(chunks("one"))
-    await store.batches.flush()
-    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
+    await one_that_fails(store, stream)
     stream.fail(StreamError("out of reach", "store_unavailable", 503))
     assert stream.ended.is_set()
     assert await store.claim(stream.log)

@@ -13,7 +13,7 @@ from server.core.errors import Fenced, StoreError
 from server.core.forms import OpenAIWriter, Writer
 from server.core.generation import Generation
 from server.core.native import NativeWriter
-from server.core.ports import Log, Store, Strategy
+from server.core.ports import Log, Strategy
 from server.flag import Flag
 from server.relay import Relay
 from server.stream import Stream
@@ -50,7 +50,6 @@ class LiveStreams:
     def __init__(
         self,
         settings: Settings,
-        store: Store,
         upstreams: Upstreams,
         strategy: Strategy,
         metrics: Metrics,
@@ -64,7 +63,6 @@ class LiveStreams:
         self.idle = asyncio.Event()  # there is none
         self.idle.set()
         self._settings = settings
-        self._store = store
         self._upstreams = upstreams
         self._strategy = strategy
         self._metrics = metrics

@@ -53,7 +53,6 @@ class Streams:
         self._draining = Flag()
         self._live = LiveStreams(
             settings,
-            store,
             upstreams,
             strategy,
             metrics,
