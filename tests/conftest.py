@@ -53,7 +53,7 @@ async def provider() -> AsyncIterator[Provider]:
 @pytest.fixture
 def model() -> str:
     """A model name that no other test uses."""
-    return f"model-{next(_names)}"
+    return f"model-{next(_names):05}"
 
 
 @pytest.fixture

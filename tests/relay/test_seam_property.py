@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from wire import complete, texts
 
-MODELS = (f"seam-{number}" for number in itertools.count())
+MODELS = (f"seam-{number:05}" for number in itertools.count())
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60) | st.text(" \nab水🌊é", min_size=1)
 FAULTS = st.sampled_from(["cut_after", "reset_after", "reset_in_utf8_at", "eof_after", "garbage_at", "error_at"])
 WIRE = st.fixed_dictionaries(

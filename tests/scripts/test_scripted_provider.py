@@ -27,7 +27,7 @@ from provider import SCRIPT, Provider
 from scripted.request import BadRequestError, take
 from scripted.script import Script, ScriptError
 
-MODELS = (f"model-{i}" for i in itertools.count())
+MODELS = (f"model-{i:04}" for i in itertools.count())  # one length: each chunk of an answer names its model
 TOOLS = [
     {"id": "a", "name": "look", "arguments": {"city": "Zürich", "days": 3}},
     {"id": "b", "name": "add", "arguments": '{"x": 1}'},

@@ -34,7 +34,7 @@ def birth(**facts: Any) -> Birth:
     """Give the birth of a stream that no other test has."""
     made: dict[str, Any] = {
         "id": f"strm_{uuid.uuid4().hex}",
-        "owner": f"owner-{next(_numbers)}",
+        "owner": f"owner-{next(_numbers):06}",
         "form": "openai",
         "model": "small",
         "created": time.time(),
