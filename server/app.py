@@ -15,7 +15,7 @@ from server.api.completions import Completions
 from server.api.console import Console
 from server.api.cors import Cors
 from server.api.errors import middleware
-from server.api.listener import BACKLOG, bound, exposed, listen
+from server.api.listener import BACKLOG, bound, close, exposed, listen
 from server.api.native import Native
 from server.api.operations import Operations
 from server.api.protocol import Connection, add_headers, connection_options
@@ -39,7 +39,7 @@ RECOVERY = "sluiceway.recovery"
 STORES = "sluiceway.stores"
 TOOLS = "sluiceway.tools"
 STOP_MARGIN = 15.0  # seconds for what follows the grace: readers, tools, stores
-ACCEPTED_GRACE = 0.5  # seconds
+ACCEPTED_GRACE = 2.0  # seconds for the first request of what was accepted last: it comes at once, or is none to come
 READERS_GRACE = 2.0  # seconds for readers to fetch the endings that a shutdown wrote
 log = structlog.get_logger("sluiceway")
 
@@ -160,8 +160,7 @@ class Gateway:
         """Drain for `grace` seconds with the listener open, then end what is left and close everything."""
         await self.streams.drain(grace, self.responder.idle)
         await self.responder.leave(READERS_GRACE, durable=self.store.durable)
-        for server in self._servers:
-            server.close()
+        await close(self._servers)
         await self._first_requests()
         await self.streams.close()
         await self._runner.cleanup()

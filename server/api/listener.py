@@ -1,5 +1,6 @@
 """The listening socket: every accepted connection inherits its bounds."""
 
+import asyncio
 import socket
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ BACKLOG = 4096
 NOTSENT_LOWAT = 16_384  # bytes that the kernel may hold unsent before the transport counts as full
 USER_TIMEOUT_MS = 30_000  # unacknowledged data after which a vanished client is noticed
 KEEPALIVE = (15, 5, 3)  # seconds of silence, seconds between two probes, probes: the same where nothing is to be sent
+ACCEPTING = 4  # turns of the event loop: asyncio takes three from accepting a connection to telling its protocol
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module of 3.11 has no name for it
 
 
@@ -48,3 +50,25 @@ def bound(sock: socket.socket, flow: Flow) -> None:
     for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), KEEPALIVE, strict=True):
         sock.setsockopt(socket.IPPROTO_TCP, option, value)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
+
+
+async def close(servers: Sequence[asyncio.Server]) -> None:
+    """Close listeners; when this returns, every connection that they have accepted is known to its protocol.
+
+    asyncio accepts in one turn of the loop and makes the transport in the next: one whose listener was closed in
+    between it would never answer, nor close. uvloop makes it at once and tells the protocol a turn later. Where
+    asyncio accepts, it has a reader on the socket; uvloop has none.
+    """
+    loop = asyncio.get_running_loop()
+    for server in servers:
+        for sock in server.sockets:
+            loop.remove_reader(sock.fileno())
+    await _turns()
+    for server in servers:
+        server.close()
+    await _turns()
+
+
+async def _turns() -> None:
+    for _ in range(ACCEPTING):
+        await asyncio.sleep(0)

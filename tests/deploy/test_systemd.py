@@ -252,6 +252,36 @@ async def test_an_accepted_connection_is_served(provider, monkeypatch) -> None:
         await stopping
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_none_falls_between(provider, monkeypatch, turns) -> None:
+    """Whenever a connection comes while the listener is closed, it is answered here, or the successor can accept it."""
+    monkeypatch.setattr(app, "ACCEPTED_GRACE", 15.0)
+    gateway = app.Gateway(settings(provider.url))
+    with listening() as sock, socket.socket() as late:
+        await gateway.start([sock.dup()])
+        leave = gateway.responder.leave
+
+        async def connect(*args: object, **options: object) -> None:
+            await leave(*args, **options)
+            late.connect(sock.getsockname())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+        monkeypatch.setattr(gateway.responder, "leave", connect)
+        stopping = asyncio.create_task(gateway.stop(0.0))
+        await until(lambda: asyncio.sleep(0, not any(server.is_serving() for server in gateway._servers)))
+        late.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
+        await stopping
+        late.setblocking(False)
+        sock.setblocking(False)
+        try:
+            successor, _ = sock.accept()
+        except BlockingIOError:
+            assert late.recv(64).startswith(b"HTTP/1.1 200 ")
+        else:
+            successor.close()
+
+
 # --- credentials ---------------------------------------------------------------------------------------------------
 
 
