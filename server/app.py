@@ -25,6 +25,7 @@ from server.api.stats import StatsPath
 from server.api.streams import StreamPaths
 from server.config import Settings
 from server.core.ports import Store, Strategy
+from server.plugins import RECOVERY, STORES, TOOLS, load_plugin
 from server.preprocess import Preprocessing
 from server.reload import Load, Reload
 from server.streams.streams import Streams
@@ -35,27 +36,10 @@ from server.telemetry.traces import traces
 from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Upstreams
 
-RECOVERY = "sluiceway.recovery"
-STORES = "sluiceway.stores"
-TOOLS = "sluiceway.tools"
 STOP_MARGIN = 15.0  # seconds for what follows the grace: readers, tools, stores
 ACCEPTED_GRACE = 2.0  # seconds for the first request of what was accepted last: it comes at once, or is none to come
 READERS_GRACE = 2.0  # seconds for readers to fetch the endings that a shutdown wrote
 log = structlog.get_logger("sluiceway")
-
-
-def plugin_names(group: str) -> list[str]:
-    """Return what is registered in an entry point group: the built-ins and third parties' alike."""
-    return sorted(entry_points(group=group).names)
-
-
-def load_plugin(group: str, name: str) -> type:
-    """Return the class registered under `name`. Raises LookupError."""
-    for point in entry_points(group=group):
-        if point.name == name:
-            loaded: type = point.load()
-            return loaded
-    raise LookupError(f"nothing is registered as {name!r} in {group}")
 
 
 class Gateway:

@@ -1,32 +1,13 @@
-"""The commands: `sluiceway serve`, `sluiceway check`, and those of a client."""
+"""The command line: `sluiceway serve`, `sluiceway check`, and the commands of a client.
+
+What a command needs is imported when it is run: a client's does without the second that the whole gateway takes.
+"""
 
 import argparse
-import asyncio
-import gc
-import os
-import socket
-import sys
 from pathlib import Path
 
-import uvloop
-
 from server import __version__
-from server.app import RECOVERY, STORES, Gateway, plugin_names
 from server.client.commands import add_commands
-from server.config import Settings
-from server.config_check import ConfigError, check, load
-from server.core.errors import StoreError
-from server.preprocess import PreprocessError, imported
-from server.reload import Load
-from server.systemd import passed_sockets, with_credentials
-from server.telemetry.logs import configure
-from server.tools.tool import ToolSetupError
-from server.tools.toolbox import configured
-
-FAILED = 1
-SWITCH_INTERVAL = 0.0005  # seconds that a store's thread waits for a busy loop; the default is 5 ms a statement
-GC_THRESHOLD = (20_000, 20, 20)  # allocations; the default of 700 costs a tenth of a paced token's time
-BAD_CONFIG = 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,42 +33,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _known() -> dict[str, list[str]]:
-    return {"known_strategies": plugin_names(RECOVERY), "known_stores": plugin_names(STORES)}
+def _serve(options: argparse.Namespace) -> int:
+    from server.serve import serve  # noqa: PLC0415 — see above
+
+    return serve(options.config, options.host, options.port)
 
 
 def _check(options: argparse.Namespace) -> int:
-    loaders = {("tools", "functions"): configured, ("preprocess",): imported}
-    problems = check(options.config, with_credentials(os.environ), **_known(), loaders=loaders)
-    for problem in problems:
-        print(problem, file=sys.stderr)  # noqa: T201 — the command's output
-    return BAD_CONFIG if any(not problem.warning for problem in problems) else 0
+    from server.check import check  # noqa: PLC0415 — see above
 
-
-def _serve(options: argparse.Namespace) -> int:
-    def read() -> tuple[Settings, dict[str, str]]:
-        environ = with_credentials(os.environ)
-        return load(options.config, environ, host=options.host, port=options.port, **_known()), environ
-
-    try:
-        settings, environ = read()
-        configure()
-        _run(Gateway(settings, environ), read, passed_sockets())
-    except ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return BAD_CONFIG
-    except (OSError, StoreError, ToolSetupError, PreprocessError) as error:
-        print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201 — one sentence instead of a traceback
-        return FAILED
-    return 0
-
-
-def _run(gateway: Gateway, read: Load, passed: list[socket.socket]) -> None:
-    # Streams allocate no cycles to speak of: look for them seldom, and never among what the start has made.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
-    sys.setswitchinterval(SWITCH_INTERVAL)
-    uses_uvloop = gateway.settings.server.event_loop == "uvloop"
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop if uses_uvloop else asyncio.new_event_loop) as runner:
-        runner.run(gateway.serve(read, passed))
+    return check(options.config)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 Loc = tuple[int | str, ...]
 
+BAD_CONFIG = 2  # exit status
 EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 # What a secret in the wrong place looks like: a known prefix, or a long run of letters and digits.
 SECRET = re.compile(r"(?i)(\b|_)(sk|pk|rk|gsk|hf|xai|ghp|bearer)[-_ ]\S{8}|(?=[a-z]*\d)[a-z0-9]{24}")

@@ -3,7 +3,6 @@
 from typing import Any
 
 import httpx2
-from openai import DEFAULT_CONNECTION_LIMITS, DEFAULT_TIMEOUT
 
 from server.client.outage import Patience
 from server.client.transport import AsyncResumingTransport, OnCut, ResumingTransport
@@ -13,7 +12,15 @@ PATIENT = Patience()
 
 
 def _defaults(options: dict[str, Any]) -> dict[str, Any]:
+    from openai import DEFAULT_TIMEOUT  # noqa: PLC0415 — takes a second, which commands of a terminal do without
+
     return {"timeout": DEFAULT_TIMEOUT, "follow_redirects": True, **options}
+
+
+def _limits() -> httpx2.Limits:
+    from openai import DEFAULT_CONNECTION_LIMITS  # noqa: PLC0415 — the same
+
+    return DEFAULT_CONNECTION_LIMITS
 
 
 def resuming_http_client(
@@ -31,7 +38,7 @@ def resuming_http_client(
     with the last event's id at every cut, and the other options are `httpx2.AsyncClient`'s. A program that sets the
     header `X-On-Disconnect` or `Idempotency-Key` itself keeps it.
     """
-    inner = transport or httpx2.AsyncHTTPTransport(limits=DEFAULT_CONNECTION_LIMITS)
+    inner = transport or httpx2.AsyncHTTPTransport(limits=_limits())
     resuming = AsyncResumingTransport(inner, patience, *([on_cut] if on_cut else []))
 
     async def to_gateway(request: httpx2.Request) -> None:
@@ -52,7 +59,7 @@ def resuming_sync_http_client(
     **options: Any,
 ) -> httpx2.Client:
     """Return an `http_client` for `OpenAI`: the sync twin of `resuming_http_client`."""
-    inner = transport or httpx2.HTTPTransport(limits=DEFAULT_CONNECTION_LIMITS)
+    inner = transport or httpx2.HTTPTransport(limits=_limits())
     resuming = ResumingTransport(inner, patience, *([on_cut] if on_cut else []))
 
     def to_gateway(request: httpx2.Request) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import httpx2
 import orjson
 
-from server.client.clients import resuming_sync_http_client
+from server.client.outage import Patience
+from server.client.transport import ResumingTransport
 
 KEY_VARIABLE = "SLUICEWAY_KEY"
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -33,7 +34,8 @@ def connect(url: str, environ: Mapping[str, str] = os.environ) -> httpx2.Client:
     if not re.match(r"https?://[^/]", base):
         raise CommandError(f"{url!r} is no address of a gateway: it looks like {DEFAULT_URL}.")
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return resuming_sync_http_client(base_url=base, headers=headers, on_cut=_note_cut, timeout=30.0)
+    transport = ResumingTransport(httpx2.HTTPTransport(), Patience(), _note_cut)
+    return httpx2.Client(base_url=base, headers=headers, transport=transport, timeout=30.0, follow_redirects=True)
 
 
 def _note_cut(last_id: str) -> None:
