@@ -111,9 +111,10 @@ async def test_redis_loses_an_answer_and_the_client_leaves(provider, model, redi
     """The stream ends behind everything that is in the log, also what nobody knew to be there: no id is used twice."""
     monkeypatch.setattr(redis_server, "PATIENCE", 0.5)
     await provider.script(model, LONG)
+    options = {"streams": {"linger": 0.5}}  # where the store's failure was heard of before the client's leaving
     async with (
         line_to(redis.port) as line,
-        in_process(provider.url, store={"kind": "redis", "url": line.url, "lease": 1.0}) as gateway,
+        in_process(provider.url, store={"kind": "redis", "url": line.url, "lease": 1.0}, **options) as gateway,
         asyncio.timeout(20),
     ):
         witness = Witness()
