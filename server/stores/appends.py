@@ -1,7 +1,7 @@
 """Appends to durable logs, and their creation: what is the same before a batch is committed and after it."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar, Union
+from typing import Any, Generic, Optional, TypeVar
 
 from server.core.errors import Fenced, StoreError
 from server.core.ports import Shown
@@ -54,29 +54,38 @@ class Append(Write, Generic[Own]):
     it, `tail` and `bytes` are the log's with them. `before` is what the same batch adds to the log before them.
     """
 
+    __slots__ = ("before", "bytes", "ending", "first", "log", "packed", "records", "shown", "start", "tail")
+
     tail: int
     bytes: int
 
     def __init__(self, log: Own, records: Sequence[Record], ending: Ending | None, shown: Shown | None = None) -> None:
+        self._answered, self._error, self._waiter = False, None, None  # as Write's own, which would be one more call
         self.log = log
         self.records = records
         self.packed = pack(records)
         self.ending = ending
         self.shown = shown
 
-    def place(self, after: Union[Own, "Append[Own]"]) -> None:
-        """Take the place after all that is in the log, or after what its batch adds to it before."""
-        self.before = after if isinstance(after, Append) else None
-        self.first = after.tail + 1
+    def place(self, before: Optional["Append[Own]"]) -> None:
+        """Take the place after all that is in the log, and after what its batch adds to it before."""
+        after = before or self.log
+        self.before = before
+        tail = after.tail
         self.start = size = after.bytes
         for _, data in self.records:
             size += len(data)
-        self.tail, self.bytes = after.tail + len(self.records), size
+        self.first = tail + 1
+        self.tail = tail + len(self.records)
+        self.bytes = size
 
     def commit(self, now: float) -> None:
         """Note in the log that the records are durable, and tell whoever waits; who did not wait shows them now."""
         log = self.log
-        log.tail, log.bytes, log.last_activity, log.ending = self.tail, self.bytes, now, self.ending
+        log.tail = self.tail
+        log.bytes = self.bytes
+        log.last_activity = now
+        log.ending = self.ending
         self.succeed()
         if self.shown is not None:
             self.shown(self.records, self.tail, self.bytes)
@@ -91,7 +100,10 @@ class Append(Write, Generic[Own]):
 class Creation(Write):
     """A log that waits to be made; the answer is what the store calls it, or the log that has its idempotency key."""
 
+    __slots__ = ("birth",)
+
     def __init__(self, birth: Birth) -> None:
+        super().__init__()
         self.birth = birth
 
 
@@ -101,11 +113,11 @@ def placed(batch: Iterable[Append[Own]]) -> list[Append[Own]]:
     last: dict[Own, Append[Own]] = {}
     for write in batch:
         log = write.log
-        after = last.get(log, log)
-        if log.fenced or log.failed is not None or after.ending is not None:
+        before = last.get(log)
+        if log.fenced or log.failed is not None or (before or log).ending is not None:
             write.fail(_refusal(log))
         else:
-            write.place(after)
+            write.place(before)
             last[log] = write
             made.append(write)
     return made

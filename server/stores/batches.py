@@ -16,14 +16,18 @@ Kind = TypeVar("Kind", bound="Write")
 class Write:
     """Something that waits for its batch; who commits it answers it."""
 
-    _answered = False
-    _result: object = None
-    _error: Exception | None = None
-    _waiter: asyncio.Future[None] | None = None  # made only where somebody waits
+    __slots__ = ("_answered", "_error", "_result", "_waiter")
+
+    def __init__(self) -> None:
+        self._answered = False
+        self._result: object = None
+        self._error: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None  # made only where somebody waits
 
     def succeed(self, result: object = None) -> None:
         """Answer that it was made."""
-        self._answered, self._result = True, result
+        self._answered = True
+        self._result = result
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 

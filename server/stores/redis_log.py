@@ -83,7 +83,10 @@ class RedisLog(BatchedLog):
 class Release(Write):
     """An idempotency key that waits to be forgotten."""
 
+    __slots__ = ("birth",)
+
     def __init__(self, birth: Birth) -> None:
+        super().__init__()
         self.birth = birth
 
 

@@ -45,16 +45,21 @@ class Commit:
         self._chunks: dict[Append[SqliteLog], Chunk] = {}
         pieces: list[bytes] = []
         runs = self._mirror.runs
+        self._targets: list[tuple[int, str]] = []
         for write in writes:
-            num = write.log.num
+            log = write.log
+            num = log.num
             run = runs.get(num)
-            gathered = write.bytes - (run.start if run else write.start)
+            gathered = write.bytes - (write.start if run is None else run.start)
             if write.ending is not None or (gathered >= CHUNK and len(self._chunks) < CHUNKS):
                 self._chunks[write] = _gathered(write, run)
                 pieces.append(entry(num, write.tail + 1, write.bytes))
             else:
-                pieces += (ENTRY.pack(num, write.first, write.start, len(write.packed)), write.packed)
-        self._targets = [(one.log.num, one.log.target) for one in writes if one.log.target != one.log.stored_target]
+                packed = write.packed
+                pieces.append(ENTRY.pack(num, write.first, write.start, len(packed)))
+                pieces.append(packed)
+            if log.target != log.stored_target:
+                self._targets.append((num, log.target))
         self.row = b"".join(pieces)
 
     @property
@@ -104,12 +109,16 @@ class Commit:
 
     def mirror(self) -> None:
         """Take what was written into the mirror."""
-        if self.row and self._mirror.note(self.at, len(self.row)):
-            for write in self.writes:
-                if write in self._chunks:
-                    self._mirror.drop(write.log.num, write.tail + 1)
-                else:
-                    self._mirror.add(self.at, self.now, write)
+        if not self.row or not self._mirror.note(self.at, len(self.row)):
+            return
+        if not self._chunks:
+            self._mirror.add(self.at, self.now, self.writes)
+            return
+        for write in self.writes:
+            if write in self._chunks:
+                self._mirror.drop(write.log.num, write.tail + 1)
+            else:
+                self._mirror.add(self.at, self.now, (write,))
 
 
 def _gathered(write: Append[SqliteLog], run: Run | None) -> Chunk:

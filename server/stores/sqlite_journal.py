@@ -97,14 +97,16 @@ class Mirror:
             run.extend(packed)
         self.written[log] = written
 
-    def add(self, at: int, written: float, write: "Append[SqliteLog]") -> None:
-        """Take in an append that was written with row `at`."""
-        log = write.log.num
-        run = self.runs.get(log)
-        if run is None or write.first > run.last + 1:
-            run = self.runs[log] = Run(write.first, write.start, since=at)
-        run.add(write.packed, write.tail, write.bytes)
-        self.written[log] = written
+    def add(self, at: int, written: float, writes: Iterable["Append[SqliteLog]"]) -> None:
+        """Take in appends that were written with row `at`."""
+        runs, times = self.runs, self.written
+        for write in writes:
+            log = write.log.num
+            run = runs.get(log)
+            if run is None or write.first > run.last + 1:
+                run = runs[log] = Run(write.first, write.start, since=at)
+            run.add(write.packed, write.tail, write.bytes)
+            times[log] = written
 
     @contextmanager
     def dropping(self) -> Iterator[set[int]]:

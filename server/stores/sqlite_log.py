@@ -72,5 +72,8 @@ class SqliteLog(BatchedLog):
 class Call(Write):
     """Anything else that waits for a commit."""
 
+    __slots__ = ("function",)
+
     def __init__(self, function: Callable[[Connection], Any]) -> None:
+        super().__init__()
         self.function = function

@@ -22,6 +22,8 @@ WINDOW = 0.002  # seconds between two commits
 CHECKPOINT = 500  # pages of the write-ahead log after which they are copied into the file
 TRIM = 0.1  # seconds between two deletions from the journal: its pages are used again instead of growing the file
 
+Batch = list[Append[SqliteLog] | Creation | Call]
+
 
 class Writer:
     """Commits what is put into `batches`: from the event loop in the writer's thread, and back.
@@ -55,13 +57,12 @@ class Writer:
 
     # --- in the loop ---------------------------------------------------------------------------------------------
 
-    def _commit(self, batch: list[Append[SqliteLog] | Creation | Call], done: Callable[[], None]) -> None:
+    def _commit(self, batch: Batch, done: Callable[[], None]) -> None:
         """Begin to commit a batch, without a task: tokens would wait for two more turns of the loop."""
         with answering(batch):
             now = time.time()
-            creations = [write for write in batch if isinstance(write, Creation)]
-            calls = [write for write in batch if isinstance(write, Call)]
-            commit = Commit(placed(write for write in batch if isinstance(write, Append)), self._mirror, now)
+            appends, creations, calls = _parted(batch)
+            commit = Commit(placed(appends), self._mirror, now)
             asked, floor = commit.writes, self._floor(now)
 
             def answer(results: list[Any], error: Exception | None) -> None:
@@ -74,23 +75,23 @@ class Writer:
                     self._mirror.trim(floor)
                     commit.mirror()
                     self._count(commit.pages)
-                    for append in asked:
-                        self._committed(append, now)
+                    self._committed(asked, now)
                 done()
 
             self._db.give(partial(self._write, commit, creations, calls, floor), answer)
             return
         done()
 
-    def _committed(self, write: Append[SqliteLog], now: float) -> None:
-        log = write.log
-        if log.fenced:
-            write.fail(fenced(log))
-            return
-        log.stored_target = log.target
-        if write.ending is not None:
-            self._lease.let_go(log)
-        write.commit(now)
+    def _committed(self, writes: Sequence[Append[SqliteLog]], now: float) -> None:
+        for write in writes:
+            log = write.log
+            if log.fenced:
+                write.fail(fenced(log))
+                continue
+            log.stored_target = log.target
+            if write.ending is not None:
+                self._lease.let_go(log)
+            write.commit(now)
 
     def _floor(self, now: float) -> int:
         """Return the journal's row before which all can be deleted now, or 0."""
@@ -135,3 +136,12 @@ class Writer:
         commit.run(db)
         results = [call.function(db) for call in calls]  # before: a key that is released can be taken
         return [*self._births.make(db, [creation.birth for creation in creations]), *results]
+
+
+def _parted(batch: Batch) -> tuple[Sequence[Append[SqliteLog]], Sequence[Creation], Sequence[Call]]:
+    """Return a batch by what it holds: nearly always nothing but appends."""
+    appends = [write for write in batch if isinstance(write, Append)]
+    if len(appends) == len(batch):
+        return appends, (), ()
+    creations = [write for write in batch if isinstance(write, Creation)]
+    return appends, creations, [write for write in batch if isinstance(write, Call)]
