@@ -50,6 +50,7 @@ def _run(gateway: Gateway, read: Load, passed: list[socket.socket]) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
+    gc.enable()
     sys.setswitchinterval(SWITCH_INTERVAL)
     uses_uvloop = gateway.settings.server.event_loop == "uvloop"
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if uses_uvloop else asyncio.new_event_loop) as runner:

@@ -217,7 +217,7 @@ class Client:
         self._writer.transport.abort()
 
 
-async def until(condition: Callable[[], Awaitable[Any]], seconds: float = 10.0) -> Any:
+async def until(condition: Callable[[], Awaitable[Any]], seconds: float = WAIT) -> Any:
     """Wait until a condition is met; return what it gave. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not (found := await condition()):  # noqa: ASYNC110  # other processes set no event
