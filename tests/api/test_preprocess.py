@@ -87,7 +87,7 @@ async def test_one_that_hangs(provider, model, name) -> None:
     with structlog.testing.capture_logs() as lines:
         started = time.monotonic()
         body = await body_of(provider, model, name, "cool", timeout=0.6)
-        assert 0.6 <= time.monotonic() - started < 10
+        assert 0.6 <= time.monotonic() - started < 3
     assert body["temperature"] == 0.0
     [late] = [line for line in lines if line["event"] == "preprocessor late"]
     assert late["preprocessor"] == name

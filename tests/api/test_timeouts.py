@@ -98,4 +98,4 @@ async def test_total_over_all_attempts(provider, model) -> None:
         began = time.monotonic()
         answer = await complete(gateway.root, model)
         assert answer.status in (500, 504)
-        assert time.monotonic() - began < 8  # nine retries would take far longer
+        assert time.monotonic() - began < 3
