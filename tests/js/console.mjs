@@ -8,7 +8,7 @@ const [chromium, root, scenario, argument = ""] = process.argv.slice(2);
 const browser = await openBrowser(chromium);
 const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
 const page = await context.newPage();
-page.setDefaultTimeout(40_000);
+page.setDefaultTimeout(90_000); // 20 cuts cost a second each, and two new gateways several on a busy machine
 const problems = [];
 page.on("pageerror", (error) => problems.push(error.message));
 page.on("console", (message) => {
