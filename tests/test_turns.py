@@ -1,9 +1,11 @@
 """Requests begin one a turn of the event loop, in their order, and a client that has left takes nobody's turn."""
 
 import asyncio
+import time
 from contextlib import suppress
+from itertools import pairwise
 
-from server.turns import Turns
+from server.turns import LATE, PATIENCE, Turns
 
 
 async def begun(turns: Turns, name: int, order: list[int]) -> None:
@@ -49,3 +51,23 @@ async def test_a_client_that_leaves_while_it_waits_lets_the_next_one_in() -> Non
     tasks[2].cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     assert order == [0, 3]
+
+
+async def test_those_that_have_waited_long_begin_several_in_a_turn() -> None:
+    """Where the turns are long the queue is not: in each that follows LATE begin, in their order, and no more."""
+    turns, order = Turns(), []
+    loop = asyncio.get_running_loop()
+    counts = []
+
+    def look() -> None:
+        counts.append(len(order))
+        if len(order) < 3 * LATE:
+            loop.call_soon(look)
+
+    tasks = [asyncio.create_task(begun(turns, name, order)) for name in range(3 * LATE)]
+    await asyncio.sleep(0)
+    time.sleep(PATIENCE)  # noqa: ASYNC251 - a turn of the loop that is as long as that
+    loop.call_soon(look)
+    await asyncio.gather(*tasks)
+    assert order == list(range(3 * LATE))
+    assert max(after - before for before, after in pairwise(counts)) == LATE
