@@ -21,6 +21,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from forked import Forked
+
 from server.app import Gateway
 from server.config import Settings
 from server.config_check import parse
@@ -106,7 +108,7 @@ class OwnProcess:
 
     config: Path  # its file
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Forked) -> None:
         self.process = process
         self.pid = process.pid
         self.lines: list[Any] = []
@@ -165,18 +167,23 @@ async def own_process(
 ) -> AsyncIterator[OwnProcess]:
     """Run `python -m server serve`; SIGTERM at the end, unless it has ended by then.
 
-    `command` goes before it; `descriptors` are left open for it.
+    `command` goes before it; `descriptors` are left open for it. Without these and `environ` it is a `Forked` one.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = written(folder, tree(upstream_url, **tables))
-        started = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond, and no loop owns the process
-            [*command, sys.executable, "-m", "server", "serve", "--config", str(config), *arguments],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **(environ or {})},
-            pass_fds=descriptors,
-        )
+        serve = ["serve", "--config", str(config), *arguments]
+        started: subprocess.Popen[str] | Forked
+        if command or descriptors or environ:
+            started = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond, and no loop owns the process
+                [*command, sys.executable, "-m", "server", *serve],
+                cwd=ROOT,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, **(environ or {})},
+                pass_fds=descriptors,
+            )
+        else:
+            started = Forked(serve, ROOT)
         running = OwnProcess(started)
         running.config = config
         try:
