@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TextIO
@@ -22,9 +23,9 @@ _looking = threading.Lock()
 class Forked:
     """What tests use of a `subprocess.Popen`, with a pipe as standard error."""
 
-    def __init__(self, arguments: list[str], folder: Path) -> None:
+    def __init__(self, arguments: list[str], environ: Mapping[str, str], folder: Path) -> None:
         self._reader, writer = _context.Pipe(duplex=False)
-        self._process = _context.Process(target=_run, args=(arguments, folder, dict(os.environ), writer))
+        self._process = _context.Process(target=_run, args=(arguments, dict(environ), folder, writer))
         with _looking:
             self._process.start()
         writer.close()
@@ -60,7 +61,7 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def _run(arguments: list[str], folder: Path, environ: dict[str, str], stderr: Connection) -> None:
+def _run(arguments: list[str], environ: dict[str, str], folder: Path, stderr: Connection) -> None:
     """Be `python -m server` with these arguments, in the new process."""
     os.dup2(stderr.fileno(), 2)
     stderr.close()

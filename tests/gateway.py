@@ -167,23 +167,25 @@ async def own_process(
 ) -> AsyncIterator[OwnProcess]:
     """Run `python -m server serve`; SIGTERM at the end, unless it has ended by then.
 
-    `command` goes before it; `descriptors` are left open for it. Without these and `environ` it is a `Forked` one.
+    `command` goes before it; `descriptors` are left open for it. Without both, and without a path to import from, it is
+    a `Forked` one.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = written(folder, tree(upstream_url, **tables))
         serve = ["serve", "--config", str(config), *arguments]
+        environ = {**os.environ, **(environ or {})}
         started: subprocess.Popen[str] | Forked
-        if command or descriptors or environ:
+        if command or descriptors or "PYTHONPATH" in environ:
             started = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond, and no loop owns the process
                 [*command, sys.executable, "-m", "server", *serve],
                 cwd=ROOT,
                 stderr=subprocess.PIPE,
                 text=True,
-                env={**os.environ, **(environ or {})},
+                env=environ,
                 pass_fds=descriptors,
             )
         else:
-            started = Forked(serve, ROOT)
+            started = Forked(serve, environ, ROOT)
         running = OwnProcess(started)
         running.config = config
         try:

@@ -35,7 +35,7 @@ async def test_shows_tokens_as_they_come(provider: Provider, model: str) -> None
 
 async def test_a_reload_goes_on_where_it_was(provider: Provider, model: str) -> None:
     """Reloaded twice in the middle of an answer, the console shows it once and whole, from one generation."""
-    await provider.script(model, PACED)
+    await provider.script(model, {**PACED, "stall_after": 60, "stall_for": 4.0})  # a page may take seconds to load
     async with in_process(provider.url) as gateway:
         said = await console(gateway.root, "reload", model)
     check(said)
