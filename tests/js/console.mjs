@@ -8,7 +8,7 @@ const [chromium, root, scenario, argument = ""] = process.argv.slice(2);
 const browser = await openBrowser(chromium);
 const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
 const page = await context.newPage();
-page.setDefaultTimeout(90_000); // 20 cuts cost a second each, and two new gateways several on a busy machine
+page.setDefaultTimeout(40_000);
 const problems = [];
 page.on("pageerror", (error) => problems.push(error.message));
 page.on("console", (message) => {
@@ -33,7 +33,7 @@ async function ask(model, text) {
 const text = (which = "last-child") => page.evaluate((selector) =>
   document.querySelector(selector)?.textContent ?? "", `#messages li.answer:${which} .text`);
 const foot = () => page.textContent("#messages li.answer:last-child .foot");
-const over = () => page.waitForSelector("#send", { state: "visible" });
+const over = (options = {}) => page.waitForSelector("#send", { state: "visible", ...options });
 const shows = (words) => page.waitForFunction((wanted) =>
   document.querySelector("#messages li.answer:last-child .text")?.textContent.includes(wanted), words);
 
@@ -101,7 +101,7 @@ const scenarios = {
 
   async cuts() {
     await ask(argument, "Tell me.");
-    await over();
+    await over({ timeout: 90_000 }); // each cut costs a second, and a new gateway several on a busy machine
     const final = await page.evaluate(() => [...document.querySelector("#messages li.answer:last-child .text").childNodes]
       .filter((node) => node.nodeName === "#text").map((node) => node.textContent).join(""));
     return { final, marks: await page.locator("#messages .mark.recovery").count() };
