@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from server.config import Settings
+from server.config.settings import Settings
 
 HEAD = """# Configuration
 

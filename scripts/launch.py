@@ -15,8 +15,8 @@ import aiohttp
 from local_model import NAME as LOCAL_MODEL
 from local_model import LocalModel, ModelError
 
-from server.config import Settings, Target
-from server.config_check import ConfigError, load
+from server.config.check import ConfigError, load
+from server.config.settings import Settings, Target
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENAI = "https://api.openai.com/v1"

@@ -12,22 +12,22 @@ from aiohttp import web
 
 from server.api.access import Access
 from server.api.completions import Completions
+from server.api.connection import Connection, add_headers, connection_options
 from server.api.console import Console
 from server.api.cors import Cors
 from server.api.errors import middleware
 from server.api.listener import BACKLOG, bound, close, exposed, listen
 from server.api.native import Native
 from server.api.operations import Operations
-from server.api.protocol import Connection, add_headers, connection_options
 from server.api.requests import check_fields
 from server.api.respond import Responder
 from server.api.stats import StatsPath
 from server.api.streams import StreamPaths
-from server.config import Settings
+from server.config.plugins import RECOVERY, STORES, TOOLS, load_plugin
+from server.config.settings import Settings
 from server.core.ports import Store, Strategy
-from server.plugins import RECOVERY, STORES, TOOLS, load_plugin
-from server.preprocess import Preprocessing
 from server.reload import Load, Reload
+from server.streams.preprocess import Preprocessing
 from server.streams.streams import Streams
 from server.systemd import notify, watchdog_interval
 from server.telemetry.logs import unhandled

@@ -7,8 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from server.config import Settings
-from server.config_check import ConfigError, parse
+from server.config.check import ConfigError, parse
+from server.config.settings import Settings
 from server.systemd import notify
 from server.telemetry.logs import cause
 

@@ -1,4 +1,4 @@
-"""What every test may use: the modules beside this one, `ports`, and the scripted provider as an upstream."""
+"""What every test may use: the modules in `support`, `ports`, and the scripted provider as an upstream."""
 
 import fcntl
 import itertools
@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from hypothesis import settings
 from provider import Provider
@@ -58,7 +58,7 @@ def model() -> str:
 
 @pytest.fixture
 def marks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file in which the tools of tests/tools/tool_examples.py leave a line for each call."""
+    """A file in which the tools of tests/support/tool_examples.py leave a line for each call."""
     path = tmp_path / "marks"
     path.touch()
     monkeypatch.setenv("TOOL_MARKS", str(path))

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
-from server.config import Settings
+from server.config.settings import Settings
 from server.core.errors import StoreError
 from server.core.records import Birth, Ending, Record
 

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from server.config import Key, Settings, is_loopback
+from server.config.settings import Key, Settings, is_loopback
 from server.core.errors import Rejected
 from server.streams.admission import Owner
 

@@ -12,12 +12,12 @@ from contextlib import suppress
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
+from server.aio.timers import wheel
 from server.api.tcp import AckClock, mind_own_clock, unanswered
-from server.config import Flow
-from server.core.sse import HEARTBEAT, retry
-from server.stream import Stream
+from server.config.settings import Flow
+from server.core.openai.sse import HEARTBEAT, retry
+from server.relay.stream import Stream
 from server.telemetry.metrics import Metrics
-from server.wheel import wheel
 
 VANISHED = 30.0  # seconds without any answer until a client counts as gone (its network is)
 WATCH_INTERVAL = 5.0  # seconds between two looks at that

@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 import structlog
 from aiohttp import web
 
+from server.aio.event import Flag
 from server.api.channel import Channel, StalledClientError
 from server.api.tcp import cut
-from server.config import Flow
+from server.config.settings import Flow
 from server.core.errors import Deleted, StoreError
 from server.core.forms import frames
 from server.core.gaps import broken_off, fault_event, gap_event, resume_at
 from server.core.records import Form, Record
-from server.flag import Flag
-from server.stream import Stream
+from server.relay.stream import Stream
 from server.streams.following import out_of_reach
 from server.telemetry.metrics import Metrics
 

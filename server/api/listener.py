@@ -4,7 +4,7 @@ import asyncio
 import socket
 from collections.abc import Sequence
 
-from server.config import Flow, is_loopback
+from server.config.settings import Flow, is_loopback
 
 BACKLOG = 4096
 NOTSENT_LOWAT = 16_384  # bytes that the kernel may hold unsent before the transport counts as full

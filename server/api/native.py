@@ -19,7 +19,7 @@ from server.api.requests import (
 )
 from server.api.respond import Responder
 from server.api.streams import resume
-from server.config import Settings
+from server.config.settings import Settings
 from server.core.errors import Rejected
 from server.core.generation import Generation
 from server.streams.streams import Streams

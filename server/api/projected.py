@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from server.api.delivery import Delivery
-from server.config import Flow
+from server.config.settings import Flow
 from server.core.records import Form, Record
 from server.core.views import Projection
-from server.stream import Stream
+from server.relay.stream import Stream
 from server.telemetry.metrics import Metrics
 
 

@@ -8,12 +8,12 @@ from typing import Any, cast, get_args
 import orjson
 from aiohttp import web
 
+from server.aio.aiohttp_internals import slim
 from server.api.errors import REQUEST_ID
-from server.config import Settings
+from server.config.settings import Settings
 from server.core.errors import Rejected
 from server.core.generation import Generation
 from server.core.records import Policy
-from server.few import slim
 
 BODY_TIMEOUT = 10.0  # seconds between two pieces of a body
 BODY_TOTAL = 60.0  # seconds for the whole body

@@ -9,11 +9,11 @@ from aiohttp import web
 from server.api.delivery import Delivery, Leaving
 from server.api.errors import REQUEST_ID, failed_response
 from server.api.projected import ProjectedDelivery
-from server.config import Flow
+from server.config.settings import Flow
 from server.core.errors import Deleted, Rejected, StoreError, StreamError
 from server.core.records import ERROR, WHOLE, Form
 from server.core.views import project
-from server.stream import Stream
+from server.relay.stream import Stream
 from server.streams.streams import Streams
 from server.telemetry.metrics import Metrics
 

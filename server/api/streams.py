@@ -12,7 +12,7 @@ from server.api.requests import cursor
 from server.api.respond import Responder
 from server.core.errors import Rejected
 from server.core.records import Form
-from server.stream import Stream
+from server.relay.stream import Stream
 from server.streams.streams import Streams
 
 

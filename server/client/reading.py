@@ -7,7 +7,7 @@ import httpx2
 import orjson
 
 from server.client.terminal import NO_ANSWER, CommandError, checked, note, say
-from server.core.sse import Decoder, Event
+from server.core.openai.sse import Decoder, Event
 
 EVENTS = "text/event-stream"
 

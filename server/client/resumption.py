@@ -16,7 +16,7 @@ import httpx2
 import orjson
 
 from server.client.outage import Outage, Patience
-from server.core.sse import Decoder, Event
+from server.core.openai.sse import Decoder, Event
 
 STREAM_PATH = re.compile(r"/v1/streams/[^/]+")
 CREATING = {"/chat/completions": "/streams/", "/api/stream": "/v1/streams/"}  # the end of a path: a stream's beside it

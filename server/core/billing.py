@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from server.core.transcript import Transcript
-from server.core.usage import estimate, prompt_bytes
+from server.core.openai.transcript import Transcript
+from server.core.openai.usage import estimate, prompt_bytes
 
 Usage = dict[str, Any]
 TOTALS = ("prompt_tokens", "completion_tokens", "total_tokens")

@@ -6,9 +6,9 @@ from typing import Any
 
 import orjson
 
-from server.core.chunks import TEXTS, index_of, text_of
+from server.core.openai.chunks import TEXTS, index_of, text_of
 from server.core.records import CHUNK, Form, Record
-from server.core.seam import Texts
+from server.core.recovery.seam import Texts
 
 
 def texts(form: Form, records: Iterable[Record]) -> Texts:

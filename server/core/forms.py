@@ -5,12 +5,12 @@ from typing import Any, Protocol
 
 import orjson
 
-from server.core.chunks import usage_chunk
-from server.core.intake import Piece
+from server.core.openai.chunks import usage_chunk
+from server.core.openai.intake import Piece
+from server.core.openai.sse import LF, frame
+from server.core.openai.tool_calls import ToolCall
+from server.core.openai.transcript import Transcript
 from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, WHOLE, Birth, Ending, Form, Record
-from server.core.sse import LF, frame
-from server.core.toolcalls import ToolCall
-from server.core.transcript import Transcript
 
 # NamedTuple's own constructor is a Python function, which a token can do without.
 _record = tuple.__new__

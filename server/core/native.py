@@ -6,12 +6,12 @@ from typing import Any
 
 import orjson
 
-from server.core.chunks import REASONING_FIELDS
 from server.core.errors import StreamError
-from server.core.intake import Piece
+from server.core.openai.chunks import REASONING_FIELDS
+from server.core.openai.intake import Piece
+from server.core.openai.tool_calls import WHOLE_REASONS, ToolCall, ToolCalls
+from server.core.openai.transcript import Transcript
 from server.core.records import DONE, ERROR, Birth, Ending, Record
-from server.core.toolcalls import WHOLE_REASONS, ToolCall, ToolCalls
-from server.core.transcript import Transcript
 
 START, TOKEN, REASONING, TOOL_CALL, TOOL_RESULT, RECOVERY = (
     "start", "token", "reasoning", "tool_call", "tool_result", "recovery",

@@ -6,8 +6,8 @@ import orjson
 
 from server.core.generation import Generation
 from server.core.native import REASONING, TOKEN, TOOL_CALL, TOOL_RESULT
+from server.core.openai.transcript import Transcript
 from server.core.records import CHUNK, Birth, Record
-from server.core.transcript import Transcript
 
 
 def generation_of(birth: Birth) -> Generation:

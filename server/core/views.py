@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import orjson
 
-from server.core.intake import Piece
 from server.core.native import NativeWriter
+from server.core.openai.intake import Piece
+from server.core.openai.sse import frame
+from server.core.openai.transcript import Transcript
 from server.core.records import CHUNK, DONE_DATA, Birth, Ending, Form, Record
-from server.core.sse import frame
-from server.core.transcript import Transcript
 
 Facts = Callable[[], Ending | None]
 

@@ -7,7 +7,7 @@ from server.core.errors import Fenced, StoreError
 from server.core.ports import Shown
 from server.core.records import Birth, Ending, Record
 from server.stores.batches import Write
-from server.stores.packed import pack
+from server.stores.runs import pack
 
 Own = TypeVar("Own", bound="BatchedLog")
 

@@ -2,8 +2,8 @@
 
 import structlog
 
-from server.relay import Relay
-from server.stream import Stream
+from server.relay.relay import Relay
+from server.relay.stream import Stream
 
 log = structlog.get_logger("sluiceway")
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from server.aio.event import Flag
 from server.core.errors import Rejected
-from server.flag import Flag
 from server.streams.live import LiveStreams
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from server.config import Settings
+from server.aio.event import Flag
+from server.config.settings import Settings
 from server.core.errors import StoreError, StreamError
 from server.core.ports import Log, Store
-from server.flag import Flag
-from server.stream import Stream
+from server.relay.stream import Stream
 from server.streams.following import Following, out_of_reach
 from server.streams.linger import cancelled
 from server.streams.live import Live, LiveStreams

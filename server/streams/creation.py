@@ -9,19 +9,19 @@ from dataclasses import replace
 
 import orjson
 
-from server.config import Model
+from server.aio.event import Flag
+from server.aio.pacing import Turns
+from server.config.settings import Model
 from server.core.errors import Rejected
 from server.core.forms import ENDING_RECORDS
 from server.core.generation import Generation
 from server.core.ports import Log, Store
 from server.core.records import Birth
-from server.flag import Flag
-from server.preprocess import Preprocessing
-from server.stream import Stream
+from server.relay.stream import Stream
 from server.streams.admission import Admission, Owner, shutting_down
 from server.streams.linger import Linger
 from server.streams.live import LiveStreams
-from server.turns import Turns
+from server.streams.preprocess import Preprocessing
 from server.upstreams.pool import Target, Upstreams
 
 ID_BYTES = 18  # 144 random bits

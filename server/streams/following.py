@@ -5,11 +5,11 @@ from collections.abc import Callable
 
 import structlog
 
-from server.cancelling import cancel
+from server.aio.cancelling import cancel
+from server.aio.event import Flag
 from server.core.errors import StoreError, StreamError
 from server.core.ports import Store
-from server.flag import Flag
-from server.stream import Stream
+from server.relay.stream import Stream
 
 log = structlog.get_logger("sluiceway")
 

@@ -7,21 +7,21 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from server.cancelling import cancel
-from server.config import Settings
+from server.aio.cancelling import cancel
+from server.aio.event import Flag
+from server.config.settings import Settings
 from server.core.errors import Fenced, StoreError
 from server.core.forms import OpenAIWriter, Writer
 from server.core.generation import Generation
 from server.core.native import NativeWriter
 from server.core.ports import Log, Strategy
-from server.flag import Flag
-from server.relay import Relay
-from server.stream import Stream
+from server.relay.relay import Relay
+from server.relay.stream import Stream
 from server.streams.account import account
 from server.telemetry.logs import cause
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
-from server.tools.rounds import Rounds
+from server.tools.loop import Rounds
 from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Target, Upstreams
 

@@ -4,14 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 
-from server.cancelling import cancel
-from server.config import Model, Settings
+from server.aio.cancelling import cancel
+from server.aio.event import Flag
+from server.aio.pacing import Turns
+from server.config.settings import Model, Settings
 from server.core.errors import Rejected, StoreError, StreamError
 from server.core.generation import Generation
 from server.core.ports import Log, Store, Strategy
-from server.flag import Flag
-from server.preprocess import Preprocessing
-from server.stream import Reader, Stream
+from server.relay.stream import Reader, Stream
 from server.streams.admission import Admission, Owner
 from server.streams.adoption import Adoption
 from server.streams.creation import Creation
@@ -19,11 +19,11 @@ from server.streams.following import Following
 from server.streams.housekeeping import renew, sweep
 from server.streams.linger import Leaving, Linger, cancelled
 from server.streams.live import Live, LiveStreams
+from server.streams.preprocess import Preprocessing
 from server.streams.takeover import Takeover
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
 from server.tools.toolbox import Toolbox
-from server.turns import Turns
 from server.upstreams.pool import Upstreams
 
 ABORT_PATIENCE = 5.0  # seconds in which a stream that is aborted may be taken away again

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import structlog
 
-from server.config import Model
+from server.config.settings import Model
 from server.core.errors import StreamError
 from server.core.recollect import generation_of
-from server.stream import Stream
+from server.relay.stream import Stream
 from server.streams.linger import Linger
 from server.streams.live import Live, LiveStreams
 from server.upstreams.pool import Upstreams

@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from server.config import Tools
+from server.config.settings import Tools
 from server.tools.tool import Tool, ToolError
 
 MAX_ERROR = 2000  # characters of an error that the model is told

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import EntryPoint
 
-from server.config import Settings
+from server.config.settings import Settings
 from server.tools.bounded import Bounds
-from server.tools.remote import McpServer
+from server.tools.mcp import McpServer
 from server.tools.tool import Tool, ToolSetupError, from_function
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from server.config import Upstream
+from server.config.settings import Upstream
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
 from server.upstreams.sdk import Sdk

@@ -10,7 +10,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from server.few import Few, slim
+from server.aio.aiohttp_internals import Few, slim
 from server.upstreams.connecting import Resolver, current_phases, upstream_socket
 
 KEEPALIVE_TIMEOUT = 30.0  # seconds that an idle connection is kept

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from server.config import Model, Settings, Upstream
+from server.config.settings import Model, Settings, Upstream
 from server.core.timing import Phases
 from server.upstreams.breaker import Breaker, CircuitState
 from server.upstreams.client import UpstreamClient, identity

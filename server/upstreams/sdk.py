@@ -7,7 +7,7 @@ import httpx2
 from openai import AsyncOpenAI, AsyncStream, Omit
 from openai._models import FinalRequestOptions
 
-from server.config import Upstream
+from server.config.settings import Upstream
 from server.upstreams.transport import AiohttpTransport, Outgoing
 
 # aiohttp's own, and what the SDK tells of itself: no upstream has a use for it, and it is 2 KB of an open stream.

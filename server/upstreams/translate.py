@@ -9,8 +9,8 @@ import ssl
 import aiohttp
 import openai
 
-from server.core.classify import from_status
 from server.core.errors import Kind, UpstreamError
+from server.core.recovery.classify import from_status
 
 # What an attempt can raise (ENGINE: RuntimeError and ValueError come from both libraries on broken input).
 FOREIGN = (openai.OpenAIError, aiohttp.ClientError, OSError, RuntimeError, ValueError)

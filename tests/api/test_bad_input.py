@@ -11,7 +11,8 @@ from provider import Provider
 from structlog.testing import capture_logs
 from wire import Answer, Client, call, completion, request
 
-from server.api import protocol, requests
+from server.api import connection as protocol
+from server.api import requests
 
 PATH = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "x"}]

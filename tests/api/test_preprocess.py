@@ -13,9 +13,9 @@ from gateway import in_process, own_process, settings
 from preprocessors import PAUSE
 from wire import Client, call, complete, completion, until
 
-from server.config_check import parse
+from server.config.check import parse
 from server.core.generation import Generation
-from server.preprocess import MAX_THREADS, PreprocessError, Preprocessing
+from server.streams.preprocess import MAX_THREADS, PreprocessError, Preprocessing
 from server.upstreams import pool
 
 HANDSHAKE = 0.4  # seconds

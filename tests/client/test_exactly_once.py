@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from server.client import Patience
 from server.client.resumption import Resumption
 from server.core.lifecycle import State
+from server.core.openai.sse import Decoder
 from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Birth, Ending, Record
-from server.core.sse import Decoder
 from server.core.views import Projection, project
 
 ERROR_BODY = {"error": {"message": "gone", "type": "api_error", "param": None, "code": "upstream_cut"}}

@@ -11,7 +11,7 @@ from gateway import in_process
 from node import JS, NODE, node
 from provider import Provider
 
-from server.core.sse import Decoder
+from server.core.openai.sse import Decoder
 
 WORDS = [f"w{n}é☃ " for n in range(200)]
 AWKWARD = (

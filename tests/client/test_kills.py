@@ -16,7 +16,7 @@ from node import node
 from provider import Provider
 
 from server.client import Patience, resuming_http_client, resuming_sync_http_client
-from server.core.sse import Decoder
+from server.core.openai.sse import Decoder
 
 WORDS = [f"w{n}é☃ " for n in range(300)]
 QUESTION: Any = [{"role": "user", "content": "Tell me."}]

@@ -26,7 +26,7 @@ from redis_server import RedisServer
 from terminal import run
 
 from server.client import Patience, resuming_http_client, resuming_sync_http_client
-from server.core.sse import Decoder
+from server.core.openai.sse import Decoder
 
 WORDS = [f"w{n} " for n in range(150)]
 TEXT = "".join(WORDS)

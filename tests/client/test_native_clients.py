@@ -11,7 +11,7 @@ from node import node
 from provider import Provider
 
 from server.client import Patience, resuming_http_client
-from server.core.sse import Decoder
+from server.core.openai.sse import Decoder
 
 WORDS = [f"w{n}é☃ " for n in range(200)]
 QUICK = Patience(first_wait=0.01, longest_wait=0.1)

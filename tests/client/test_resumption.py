@@ -6,7 +6,7 @@ import pytest
 
 from server.client.outage import Outage, Patience
 from server.client.resumption import Answer, Resumption, can_resume, prepare
-from server.core.sse import Decoder
+from server.core.openai.sse import Decoder
 
 URL = "https://gate.example/prefix/v1/chat/completions"
 PATIENCE = Patience(give_up_after=10.0, first_wait=1.0, longest_wait=4.0)

@@ -18,7 +18,7 @@ from openai.types.chat import ChatCompletionChunk
 from provider import Provider
 
 from server.client import Patience, resuming_http_client
-from server.core.sse import Decoder
+from server.core.openai.sse import Decoder
 
 WORDS = [f"w{n}é☃ " for n in range(50)]
 ARGUMENTS = [{"query": "räuber " * 20}, {"query": "lock " * 20}]  # of two calls, whose pieces come in turns

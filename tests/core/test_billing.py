@@ -3,7 +3,7 @@
 from typing import Any
 
 from server.core.billing import Bill
-from server.core.transcript import Transcript
+from server.core.openai.transcript import Transcript
 
 REQUEST = {"messages": [{"role": "user", "content": "x" * 40}]}  # ten tokens, as estimates go
 

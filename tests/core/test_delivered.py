@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from server.core.delivered import texts
 from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Record
-from server.core.seam import Suppression
+from server.core.recovery.seam import Suppression
 
 
 def chunk(*choices: dict[str, Any], **fields: Any) -> Record:

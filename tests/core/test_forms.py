@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core.forms import OpenAIWriter, frames
-from server.core.intake import Piece
 from server.core.lifecycle import State
+from server.core.openai.intake import Piece
+from server.core.openai.sse import Decoder
+from server.core.openai.transcript import Transcript
 from server.core.records import CHUNK, DONE, ERROR, WHOLE, Birth, Ending, Form, Record
-from server.core.sse import Decoder
-from server.core.transcript import Transcript
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 FIRST = {"id": "c", "created": 1, "model": "m"}

@@ -8,11 +8,11 @@ import pytest
 from server.core.conversation import messages, turns
 from server.core.delivered import texts
 from server.core.errors import StreamError
-from server.core.intake import Piece
 from server.core.lifecycle import State
 from server.core.native import MAX_ARGUMENTS, NativeWriter, event
+from server.core.openai.intake import Piece
+from server.core.openai.transcript import Transcript
 from server.core.records import Birth, Ending, Record
-from server.core.transcript import Transcript
 
 BIRTH = Birth("strm_1", "", "native", "m", 0.0, b"{}")
 

@@ -6,7 +6,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from server.config_check import check
+from server.config.check import check
 
 FOLDER = Path(__file__).parent.parent.parent / "deploy" / "compose"
 COMPOSE = (FOLDER / "compose.yaml").read_text()

@@ -19,8 +19,8 @@ from certificates import certify
 from gateway import in_process, own_process
 from wire import Client, CutError, call, completion, texts, until
 
-from server.api.protocol import KEEPALIVE_TIMEOUT
-from server.config import Flow, Server, Streams
+from server.api.connection import KEEPALIVE_TIMEOUT
+from server.config.settings import Flow, Server, Streams
 
 FILE = Path(__file__).parents[2] / "deploy" / "nginx.conf"
 PROGRAM = shutil.which("nginx", path=os.environ["PATH"] + os.pathsep + "/usr/sbin")

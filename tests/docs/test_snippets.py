@@ -16,7 +16,7 @@ from ports import free_port
 from provider import Provider
 from snippets import BIN, blocks, run
 
-from server.plugins import TOOLS
+from server.config.plugins import TOOLS
 
 SEA = "The sea is wide."
 MODELS = ("small", "SmolLM2-135M-Instruct")  # that the pages ask for

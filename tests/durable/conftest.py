@@ -1,12 +1,7 @@
-"""Tests of durable streams run over both durable stores, and may import what stands beside them."""
-
-import sys
-from pathlib import Path
+"""Tests of durable streams run over both durable stores."""
 
 import pytest
 from redis_server import running
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 LEASE = 1.0  # seconds
 

@@ -10,7 +10,7 @@ import pytest
 import wire
 from gateway import in_process
 
-from server.stores.redis_server import PREFIX
+from server.stores.redis.server import PREFIX
 
 LARGE = {"pieces": ["x" * 1000] * 900}  # more than all buffers between the log and a client take
 PATHS = {"openai": "/v1/chat/completions", "native": "/api/stream"}

@@ -5,7 +5,7 @@ import asyncio
 import wire
 from gateway import in_process
 
-from server import attempt
+from server.relay import attempt
 
 
 async def test_its_upstream_connection_is_kept(provider, model, store, monkeypatch):

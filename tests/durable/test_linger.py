@@ -5,7 +5,7 @@ import asyncio
 import wire
 from gateway import in_process
 
-from server.flag import Flag
+from server.aio.event import Flag
 
 
 async def test_a_reader_comes_and_goes_while_the_others_are_asked(provider, model, store):

@@ -11,7 +11,7 @@ from redis_line import line_to
 from redis_server import RedisServer
 from witness import LONG, QUICK, SENT, STREAMS, Witness, begun, mended, over, stopped, unready
 
-from server.stores import redis_server
+from server.stores.redis import server as redis_server
 
 PIECES = [f"word{n} " for n in range(60)]
 

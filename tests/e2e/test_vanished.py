@@ -22,6 +22,7 @@ TOKEN = "t"
 KEYS = [{"name": "far", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest()}]
 HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 LONG = 20.0  # seconds within which the shortened limits must have acted
+SUPPORT = str(Path(__file__).parents[1] / "support")
 CLIENT = """
 import asyncio, sys
 sys.path.insert(0, sys.argv[1])
@@ -99,8 +100,8 @@ async def gateway(provider: Provider, far: Far, monkeypatch) -> AsyncIterator[ob
 async def client(far: Far, root: str, model: str, stream: str) -> asyncio.subprocess.Process:
     """Start a client in the namespace; return when it has asked."""
     process = await asyncio.create_subprocess_exec(
-        "ip", "netns", "exec", far.name, sys.executable, "-c", CLIENT, str(Path(__file__).parents[1]), root, model,
-        stream, stdout=asyncio.subprocess.PIPE,
+        "ip", "netns", "exec", far.name, sys.executable, "-c", CLIENT, SUPPORT, root, model, stream,
+        stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert process.stdout is not None
     assert await process.stdout.readline() == b"asked\n"

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-sys.path.insert(0, str(EXAMPLES.parent / "tests" / "stores"))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A real model killed in mid-stream: the experiment of `scripts/model_kills`, three times each way."""
 
 import pytest
-from rescue.kills import run
+from fault_test.kills import run
 
 KILLS = 3
 

@@ -2,8 +2,8 @@
 
 import pytest
 import pytest_asyncio
-from rescue.faults import FAULTS, Bench, Pace
-from rescue.parts import gateway, provider
+from fault_test.faults import FAULTS, Bench, Pace
+from fault_test.parts import gateway, provider
 
 BRIEF = Pace(scale=0.2)
 

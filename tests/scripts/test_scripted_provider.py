@@ -21,7 +21,7 @@ import orjson
 import pytest
 import pytest_asyncio
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "scripts")]
+sys.path += [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2] / "scripts")]
 
 from provider import SCRIPT, Provider
 from scripted.request import BadRequestError, take

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2] / "scripts")]
+sys.path += [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2] / "scripts")]
 
 from provider import Provider
 from slow_reader import Reading, run, table

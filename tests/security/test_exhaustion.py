@@ -10,7 +10,8 @@ import pytest
 from gateway import in_process, own_process
 from wire import Client, call, complete, completion, request, until
 
-from server.api import protocol, requests
+from server.api import connection as protocol
+from server.api import requests
 
 PATH = "/v1/chat/completions"
 CHUNKED = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}

@@ -18,7 +18,7 @@ from gateway import ROOT, in_process, own_process
 from wire import Client, call, complete, completion
 
 from server.api import completions
-from server.core.intake import Intake
+from server.core.openai.intake import Intake
 from server.telemetry.logs import unhandled
 
 KEY = "sk-upstream-CANARYKEY-0123456789"  # the gateway's own, at its upstream

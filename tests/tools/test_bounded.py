@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import tool_examples
 
-from server.config import Tools
+from server.config.settings import Tools
 from server.tools.bounded import Bounds, Result, cut
 from server.tools.tool import from_function
 

@@ -13,7 +13,7 @@ import pytest
 import wire
 from gateway import InProcess, in_process, own_process
 
-SERVER = str(Path(__file__).with_name("mcp_server.py"))
+SERVER = str(Path(__file__).parents[1] / "support" / "mcp_server.py")
 STDIO = {"name": "weir", "command": [sys.executable, SERVER]}
 
 

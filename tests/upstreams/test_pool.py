@@ -1,6 +1,6 @@
 """Targets and their circuits."""
 
-from server.config_check import parse
+from server.config.check import parse
 from server.upstreams import pool
 from server.upstreams.pool import Upstreams
 

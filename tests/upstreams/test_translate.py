@@ -12,9 +12,9 @@ from typing import Any
 import openai
 import pytest
 
-from server.config import Upstream
-from server.core.classify import MAX_MESSAGE
+from server.config.settings import Upstream
 from server.core.errors import Kind, UpstreamError
+from server.core.recovery.classify import MAX_MESSAGE
 from server.core.timing import Phases
 from server.upstreams.client import UpstreamClient
 from server.upstreams.translate import FOREIGN, translate

@@ -1,0 +1,64 @@
+"""A moving deadline whose move costs an assignment."""
+
+import asyncio
+import math
+from types import TracebackType
+from typing import Self
+
+from server.aio.timers import wheel
+
+
+class Deadline:
+    """`asyncio.timeout` for a deadline that moves with every token, and may be late by a tick of the wheel.
+
+    Rescheduling a timer for each token costs more than the token's own parsing. Here `at` is only assigned; the wheel
+    looks at it when its time seems to have come, and comes again later if the deadline has moved away.
+    """
+
+    __slots__ = (
+        "_look_at",
+        "_loop",
+        "_slot",
+        "_timeout",
+        "_wheel",
+        "at",
+    )
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._wheel = wheel()
+        self._timeout = asyncio.timeout(None)
+        # On the clock of time.monotonic(), which both event loops keep (uvloop in whole milliseconds, too coarse to
+        # measure with). None: no deadline. Assign to move it later, `set` to move it anywhere.
+        self.at: float | None = None
+        self._look_at = math.inf  # when the wheel looks
+        self._slot = 0  # where that is in it
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.set(None)
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def set(self, at: float | None) -> None:
+        """Move the deadline to any time."""
+        self.at = at
+        if self._look_at < math.inf and (at is None or at < self._look_at):
+            self._wheel.drop(self._slot, self)
+            self._look_at = math.inf
+        if at is not None and self._look_at == math.inf:
+            self._look_at, self._slot = at, self._wheel.put(at, self)
+
+    def due(self) -> None:
+        """Expire, unless the deadline has moved away."""
+        self._look_at = math.inf
+        if self.at is None:
+            return
+        if self._loop.time() >= self.at:
+            self._timeout.reschedule(self._loop.time())
+        else:
+            self.set(self.at)

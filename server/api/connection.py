@@ -1,0 +1,114 @@
+"""The HTTP connection: low write-buffer marks, and OpenAI-shaped answers to what the parser refuses."""
+
+import asyncio
+from typing import Any, cast
+
+import orjson
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from server.aio.aiohttp_internals import Few
+from server.api.errors import new_request_id
+from server.core.errors import error_body
+from server.telemetry.logs import cause
+
+KEEPALIVE_TIMEOUT = 75.0  # seconds that an idle connection is kept; above nginx's own 60
+LINGERING = 2.0  # seconds that the rest of a refused body is read and dropped, so that its client gets to the answer
+HEADER_TIMEOUT = 15.0  # seconds for the first request of a connection: a slow head holds nothing but a socket
+MAX_LINE = 16_384  # bytes of the request line, and of one header
+MAX_HEADERS = 100
+# aiohttp would name its version and Python's; a browser must not take an error that quotes a request for a page.
+HEADERS = {"Server": "sluiceway", "X-Content-Type-Options": "nosniff"}
+log = structlog.get_logger("sluiceway.http")
+
+
+async def add_headers(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001 — aiohttp's signal
+    """Give every response what all of them carry, before its head is sent."""
+    response.headers.update(HEADERS)
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's protocol with the write-buffer marks at zero: the kernel's bounded buffer is the only one below us."""
+
+    __slots__ = ("_head_timer",)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._messages: Any = Few()  # requests that wait for their turn: a client hardly ever sends a second one
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Set the marks; uvloop's defaults differ from asyncio's."""
+        super().connection_made(transport)
+        stream = cast("asyncio.Transport", transport)  # uvloop's transports are none of asyncio's classes
+        stream.set_write_buffer_limits(high=0, low=0)
+        loop = asyncio.get_running_loop()
+        self._head_timer: asyncio.TimerHandle | None = loop.call_later(HEADER_TIMEOUT, self._no_request, stream)
+
+    def data_received(self, data: bytes) -> None:
+        """Stop the clock of the first request when its head is here."""
+        super().data_received(data)
+        if self._head_timer is not None and not self.fresh:
+            self._stop_clock()
+
+    def _stop_clock(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    @property
+    def fresh(self) -> bool:
+        """Whether no request has come yet."""
+        return self._request_count == 0
+
+    def _no_request(self, transport: asyncio.Transport) -> None:
+        if self.fresh:
+            transport.abort()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop the clock of the first request."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 — aiohttp's words may quote the request
+    ) -> web.StreamResponse:
+        """Answer in OpenAI's shape, with one log line and no traceback; nothing of the request is repeated."""
+        said = {} if exc is None else {"error": type(exc).__name__} if status < 500 else cause(exc)
+        log.warning("bad request" if status < 500 else "handler failed", status=status, **said)
+        if isinstance(request.writer, AbstractStreamWriter) and request.writer.output_size > 0:
+            raise ConnectionError("a response is under way already")
+        words = _words(status, exc)
+        kind = "invalid_request_error" if status < 500 else "api_error"
+        response = web.Response(
+            status=status,
+            body=orjson.dumps(error_body(words, "bad_http" if status < 500 else "internal_error", kind)),
+            content_type="application/json",
+            headers={**HEADERS, "X-Request-Id": new_request_id()},
+        )
+        response.force_close()
+        return response
+
+
+def _words(status: int, exc: BaseException | None) -> str:
+    if status >= 500:
+        return "The gateway failed on this request."
+    name = type(exc).__name__
+    return "A header or the request line is too long." if "TooLong" in name else f"This is not valid HTTP ({name})."
+
+
+def connection_options() -> dict[str, Any]:
+    """Return the keyword arguments that every `Connection` is made with."""
+    return {
+        "keepalive_timeout": KEEPALIVE_TIMEOUT,
+        "lingering_time": LINGERING,
+        "max_line_size": MAX_LINE,
+        "max_field_size": MAX_LINE,
+        "max_headers": MAX_HEADERS,
+        "access_log": None,
+        "read_bufsize": 65_536,
+    }

@@ -1,0 +1,47 @@
+"""The command line: `sluiceway serve`, `sluiceway check`, and the commands of a client.
+
+What a command needs is imported when it is run: a client's does without the second that the whole gateway takes.
+"""
+
+import argparse
+import gc
+from pathlib import Path
+
+from server import __version__
+from server.cli.client_commands import add_commands
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return the process's exit status."""
+    options = _parser().parse_args(arguments)
+    status: int = options.run(options)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sluiceway", description="A streaming gateway for large language models.")
+    parser.add_argument("--version", action="version", version=f"sluiceway {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    serve = commands.add_parser("serve", help="run the gateway")
+    serve.add_argument("--config", type=Path, required=True, help="TOML file")
+    serve.add_argument("--host", help="listen here instead of [server] host")
+    serve.add_argument("--port", type=int, help="listen here instead of [server] port")
+    serve.set_defaults(run=_serve)
+    checked = commands.add_parser("check", help="validate a configuration")
+    checked.add_argument("--config", type=Path, required=True, help="TOML file")
+    checked.set_defaults(run=_check)
+    add_commands(commands)
+    return parser
+
+
+def _serve(options: argparse.Namespace) -> int:
+    gc.disable()  # nothing that is imported is garbage; to look for it takes a sixth of the start. `serve` enables it
+    from server.cli.serve import serve  # noqa: PLC0415 — see above
+
+    return serve(options.config, options.host, options.port)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from server.cli.check import check  # noqa: PLC0415 — see above
+
+    return check(options.config)

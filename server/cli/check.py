@@ -1,0 +1,21 @@
+"""`sluiceway check`: everything that is wrong with a configuration, a line each."""
+
+import os
+import sys
+from pathlib import Path
+
+from server.config.check import BAD_CONFIG
+from server.config.check import check as problems_of
+from server.config.plugins import known
+from server.streams.preprocess import imported
+from server.systemd import with_credentials
+from server.tools.toolbox import configured
+
+
+def check(config: Path) -> int:
+    """Print the problems; return the exit status."""
+    loaders = {("tools", "functions"): configured, ("preprocess",): imported}
+    problems = problems_of(config, with_credentials(os.environ), **known(), loaders=loaders)
+    for problem in problems:
+        print(problem, file=sys.stderr)  # noqa: T201 — the command's output
+    return BAD_CONFIG if any(not problem.warning for problem in problems) else 0

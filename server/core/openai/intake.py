@@ -1,0 +1,219 @@
+"""One attempt's body, read frame by frame: bytes in, chunks to deliver out.
+
+This is the way of every token, so the common chunk (one choice, one piece of content) costs one `loads`, a few
+look-ups and an append. Everything else about an attempt that is pure logic is here too: holding role-only deltas
+back until there is something to say, joining a recovered text to the delivered one, hiding the usage chunk.
+"""
+
+from contextlib import suppress
+from typing import Any, NamedTuple, Protocol
+
+import orjson
+
+from server.core.errors import Kind, UpstreamError
+from server.core.openai.chunks import Chunk, has_substance, well_formed
+from server.core.openai.sse import Decoder, Event, EventTooLargeError
+from server.core.openai.stencil import Stencil
+from server.core.openai.transcript import Transcript
+from server.core.records import DONE_DATA
+from server.core.recovery.classify import in_band
+
+MAX_HELD = 1024  # frames that are kept while an attempt has not said anything
+MAX_HELD_BYTES = 1024 * 1024  # of them
+
+
+class Piece(NamedTuple):
+    """One chunk to deliver: its bytes as they go out, and the same, parsed (empty where that was not asked for)."""
+
+    data: bytes
+    chunk: Chunk
+
+
+# NamedTuple's own constructor is a Python function, which a token can do without.
+_piece = tuple.__new__
+
+
+class Seam(Protocol):
+    """Joins the chunks of a later attempt to what was delivered."""
+
+    def join(self, chunk: Chunk) -> list[Chunk]:
+        """Return what of this chunk is new. Raises UpstreamError (diverged) where the texts do not join."""
+
+    def end(self) -> list[Chunk]:
+        """Return what is still held back at `[DONE]`. Raises UpstreamError where the text ended too early."""
+
+
+class Intake:
+    """Decodes, checks and counts the frames of one attempt.
+
+    `show_usage`: the client asked for the extra usage chunk. `seam`: set in a recovery. `parsed`: whether pieces are
+    wanted parsed, too.
+    """
+
+    __slots__ = (
+        "_decoder",
+        "_held",
+        "_held_bytes",
+        "_plain",
+        "_seam",
+        "_show_usage",
+        "_stencil",
+        "_transcript",
+        "done",
+        "failure",
+        "over",
+        "spoke",
+        "swallowed",
+    )
+
+    def __init__(
+        self, transcript: Transcript, *, show_usage: bool, seam: Seam | None = None, parsed: bool = True
+    ) -> None:
+        self._transcript = transcript
+        self._show_usage = show_usage
+        self._seam = seam
+        self._decoder = Decoder()
+        self._stencil = None if parsed else Stencil()
+        self._plain = False  # what comes goes out as it is: this attempt has spoken, and joins nothing
+        self._held: list[Piece] = []
+        self._held_bytes = 0
+        self.swallowed = False  # the last feed brought tokens that the client has already
+        self.done = False  # the answer is whole
+        self.over = False  # it is, or has failed: nothing that follows counts
+        self.spoke = False  # this attempt has sent a token (delivered or swallowed by the seam)
+        self.failure: UpstreamError | None = None  # found in the frames; what came before it is still returned
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """Return what `data` completes, in order. A bad frame sets `failure` and ends the reading."""
+        self.swallowed = False
+        if self._plain and self._decoder.at_rest:
+            if self._stencil is not None and (tokens := self._stencil.match(data)):
+                self._transcript.tokens += len(tokens)
+                return [_piece(Piece, (token, {})) for token in tokens]
+            if pieces := self._alone(data):
+                return pieces
+        pieces = []
+        if self.over:
+            return pieces
+        try:
+            for event in self._decoder.feed(data):
+                if event.data == DONE_DATA:
+                    self._end(pieces)
+                    break
+                chunk = _loaded(event)
+                if not self._plain or event.type or not self._token(event.data, chunk, pieces):
+                    self._take(Piece(event.data, _checked(event, chunk)), pieces)
+        except EventTooLargeError as error:
+            self._fail(UpstreamError(Kind.GARBAGE, f"The upstream sent garbage: {error}."))
+        except UpstreamError as error:
+            self._fail(error)
+        return pieces
+
+    def _alone(self, data: bytes) -> list[Piece]:
+        """Return the piece of a read that is one plain token; nothing where it is anything else, which is then fed."""
+        pieces: list[Piece] = []
+        if lone := self._decoder.lone(data):
+            with suppress(orjson.JSONDecodeError):  # [DONE], or garbage
+                self._token(lone, orjson.loads(lone), pieces)
+        return pieces
+
+    def _token(self, data: bytes, chunk: Any, pieces: list[Piece]) -> bool:
+        """Take what is a plain token; False: it is not."""
+        if not self._transcript.observe_token(chunk):
+            return False
+        if self._stencil is not None:
+            self._stencil.cut(data)
+        pieces.append(_piece(Piece, (data, chunk)))
+        return True
+
+    def _take(self, piece: Piece, pieces: list[Piece]) -> None:
+        """Handle a chunk without choices, one before the attempt's first token, or one that has to be joined."""
+        chunk = piece.chunk
+        if usage := chunk.get("usage"):
+            self._transcript.observe_usage(usage)
+        choices = chunk.get("choices")
+        if not choices:
+            # The usage chunk, or one such as Azure's prompt filter results. After a recovery the relay sends one usage
+            # chunk itself, merged over the attempts.
+            if self._seam is None and (self._show_usage or not usage):
+                self._say_or_hold(piece, pieces)
+            return
+        if not self.spoke and any(has_substance(choice) for choice in choices):
+            self.spoke = True
+            if self._seam is None:
+                self._plain = True
+                for held in self._held:
+                    self._deliver(held, pieces)
+            self._held = []
+        if self._seam is None or not self.spoke:
+            self._say_or_hold(piece, pieces)
+        else:
+            self.swallowed = True
+            self._deliver_joined(self._seam.join(chunk), pieces)
+
+    def _say_or_hold(self, piece: Piece, pieces: list[Piece]) -> None:
+        if self.spoke:
+            self._deliver(piece, pieces)
+            return
+        self._held.append(piece)
+        self._held_bytes += len(piece.data)
+        if len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
+            raise UpstreamError(Kind.GARBAGE, f"The upstream sent {len(self._held)} frames without a token.")
+
+    def _deliver(self, piece: Piece, pieces: list[Piece]) -> None:
+        self._transcript.observe(piece.chunk)
+        pieces.append(piece)
+
+    def _deliver_joined(self, chunks: list[Chunk], pieces: list[Piece]) -> None:
+        for chunk in chunks:
+            joined = {**chunk, **self._transcript.first}
+            if joined.get("usage"):
+                joined["usage"] = None  # of this attempt alone: the client gets the merged one
+            self._deliver(Piece(orjson.dumps(joined), joined), pieces)
+
+    def _end(self, pieces: list[Piece]) -> None:
+        """Take `[DONE]`: it stands for a finish reason that was left out, but not for an answer."""
+        if not self.spoke:
+            raise _silent()
+        if self._seam is not None:
+            self._deliver_joined(self._seam.end(), pieces)
+        self.done = self.over = True
+        self._plain = False
+
+    def _fail(self, error: UpstreamError) -> None:
+        self.over, self._plain = True, False
+        if self._transcript.finished:
+            self.done = True  # everything that was asked for has come: what is wrong after it costs nobody anything
+        else:
+            self.failure = error
+
+    def at_end(self) -> UpstreamError | None:
+        """Return why the body must not end here, or None where everything that was asked for has come."""
+        if self._transcript.finished:
+            return None
+        if self.spoke:
+            return UpstreamError(Kind.TRUNCATED, "The upstream ended the stream without a finish reason.")
+        return _silent()
+
+
+def _loaded(event: Event) -> Any:
+    """Return the JSON of an event. Raises UpstreamError where it has none."""
+    try:
+        return orjson.loads(event.data)
+    except orjson.JSONDecodeError as error:
+        if event.type == b"error":
+            raise in_band(event.data.decode("utf-8", "replace")) from error
+        raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not JSON.") from error
+
+
+def _checked(event: Event, chunk: Any) -> Chunk:
+    """Return an event's chunk. Raises UpstreamError where it is an error, or no chunk at all."""
+    if event.type == b"error" or (isinstance(chunk, dict) and (chunk.get("error") or chunk.get("object") == "error")):
+        raise in_band(chunk)
+    if not well_formed(chunk):
+        raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not a chat completion chunk.")
+    return chunk  # type: ignore[no-any-return]  # well_formed has looked
+
+
+def _silent() -> UpstreamError:
+    return UpstreamError(Kind.GARBAGE, "The upstream ended the stream without a token.")

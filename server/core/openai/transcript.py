@@ -1,0 +1,102 @@
+"""What one stream has delivered so far, over all attempts, in counters: the texts themselves are in the log."""
+
+from typing import Any
+
+from server.core.openai.chunks import ONCE_FIELDS, REASONING_FIELDS, Chunk, identity, index_of
+from server.core.openai.usage import measured, with_total
+
+
+class Transcript:
+    """Fed every chunk that is about to be delivered; O(1) memory a stream."""
+
+    __slots__ = (
+        "calls",
+        "choices",
+        "finish",
+        "first",
+        "reasoning",
+        "tokens",
+        "usage",
+        "usage_shown",
+    )
+
+    def __init__(self, choices: int = 1) -> None:
+        self.choices = choices
+        self.first: Chunk = {}  # identity of the first delivered chunk
+        self.tokens = 0  # content chunks, as the native protocol counts them
+        self.finish: dict[int, str] = {}  # finish reason by choice
+        self.reasoning = False
+        self.calls = False  # something that must not be told twice: tool calls, audio
+        self.usage: dict[str, Any] | None = None  # of the attempt that is running
+        self.usage_shown = False  # the upstream's own usage chunk has gone out
+
+    @property
+    def finished(self) -> bool:
+        """Whether every choice that was asked for has a finish reason."""
+        return len(self.finish) >= self.choices
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been delivered."""
+        return bool(self.first) or self.tokens > 0
+
+    def observe_token(self, chunk: Any) -> bool:
+        """Count what is a chunk with one more piece of one text and nothing else; False: it is more, or no chunk.
+
+        Nearly every frame is such a chunk; what it takes to know that is all that it takes to check it.
+        """
+        try:
+            (choice,) = chunk["choices"]
+            delta = choice["delta"]
+            content = delta["content"]
+            plain = (
+                content.__class__ is str
+                and len(delta) == 1
+                and choice["finish_reason"] is None
+                and choice["index"].__class__ is int
+            )
+        except (KeyError, TypeError, ValueError):
+            return False
+        if not plain or not content or chunk.get("usage") or chunk.get("error") or chunk.get("object") == "error":
+            return False
+        self.tokens += 1
+        return True
+
+    def observe(self, chunk: Chunk) -> None:
+        """Count one chunk."""
+        if not self.first:
+            self.first = identity(chunk) or {"id": ""}
+        choices = chunk.get("choices")
+        for choice in choices or ():
+            if delta := choice.get("delta"):
+                content = delta.get("content")
+                if content:
+                    self.tokens += 1
+                if not content or len(delta) > 1 or not isinstance(content, str):
+                    self._observe_rest(delta)
+            if reason := choice.get("finish_reason"):
+                self.finish[index_of(choice)] = reason
+        if usage := chunk.get("usage"):
+            self.observe_usage(usage)
+            self.usage_shown = self.usage_shown or not choices
+
+    def _observe_rest(self, delta: Chunk) -> None:
+        """Look at what is in a delta beside a text."""
+        # Content that is a list of parts (Mistral's) holds reasoning as well, and cannot be continued as a text.
+        parts = not isinstance(delta.get("content") or "", str)
+        self.reasoning = self.reasoning or parts or any(delta.get(name) for name in REASONING_FIELDS)
+        self.calls = self.calls or any(delta.get(name) for name in ONCE_FIELDS)
+
+    def observe_whole(self, answer: Chunk) -> None:
+        """Count a whole, non-streaming answer."""
+        choices = answer.get("choices")
+        for index, choice in enumerate(choices if isinstance(choices, list) else ()):
+            if isinstance(choice, dict) and isinstance(choice.get("finish_reason"), str):
+                self.finish[index] = choice["finish_reason"]
+        self.observe_usage(answer.get("usage"))
+        self.tokens = (self.usage or {}).get("completion_tokens", 0)
+
+    def observe_usage(self, usage: object) -> None:
+        """Keep the upstream's own count; a later one (a running total) replaces an earlier."""
+        if isinstance(usage, dict) and measured(usage):
+            self.usage = with_total(usage)

@@ -1,0 +1,1 @@
+"""What failed, and how a later attempt joins what was delivered."""

@@ -1,0 +1,168 @@
+"""After a failure: the strategy decides, its decision is checked, and becomes the plan of the next attempt.
+
+A strategy may be a third party's, so nothing that it raises or returns may hang a stream or mix two texts.
+"""
+
+import dataclasses
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+
+from server.config.settings import Recovery
+from server.core import delivered
+from server.core.errors import Kind, UpstreamError
+from server.core.generation import Generation
+from server.core.openai.intake import Seam
+from server.core.openai.transcript import Transcript
+from server.core.ports import Continue, Decision, Delivered, Failure, GiveUp, Restart, Retry, Strategy
+from server.core.recovery import continuation
+from server.core.recovery.seam import Suppression, Texts
+from server.relay.stream import Stream
+from server.relay.tries import Route
+from server.telemetry.logs import cause
+
+log = structlog.get_logger("sluiceway.recovery")
+
+
+class NonsenseError(ValueError):
+    """A strategy's decision that cannot be carried out; the message says why."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """The next attempt: which target, what to change in the request, how to join its text."""
+
+    target: int
+    wait: float = 0.0  # seconds
+    seam: Seam | None = None
+    changes: dict[str, Any] = field(default_factory=dict)
+    recovery: str = ""  # "restart" or "continue" where something was delivered before
+
+
+class Planner:
+    """Plans the attempts of one stream. `time_left` returns seconds."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        generation: Generation,
+        route: Route,
+        *,
+        strategy: Strategy,
+        settings: Recovery,
+        time_left: Callable[[], float],
+    ) -> None:
+        self._stream = stream
+        self._generation = generation
+        self._route = route
+        self._strategy = strategy
+        self._settings = settings
+        self._time_left = time_left
+
+    async def after(self, plan: Plan, error: UpstreamError, transcript: Transcript) -> Plan:
+        """Return the plan that follows the failure of `plan`.
+
+        Raises:
+            UpstreamError: the first cause, where the strategy gives up or makes no sense.
+
+        """
+        texts = await self._texts() if transcript.begun else {}
+        if self._stream.birth.form == "native":
+            _keep_shown(transcript, texts)
+        try:
+            decision = self._strategy.decide(self._describe(plan.target, error, texts, transcript))
+            following = self._checked(decision, plan.target, texts, transcript)
+        except Exception as fault:  # noqa: BLE001 — whatever a third party's code raises, the stream gets its ending
+            name = self._settings.strategy
+            log.error("strategy failed", stream_id=self._stream.id, strategy=name, **cause(fault))
+            following = None
+        if following is None:
+            raise self._final(plan.target, error) from error
+        return following
+
+    def _checked(self, decision: Decision, failed: int, texts: Texts, transcript: Transcript) -> Plan | None:
+        """Return the plan that a decision stands for; None: give up. Raises NonsenseError."""
+        if isinstance(decision, GiveUp):
+            return None
+        if not isinstance(decision, Retry | Restart | Continue):
+            raise NonsenseError(f"{decision!r} is no decision")
+        target = failed if isinstance(decision, Retry) else decision.target
+        self._check(target, decision.wait)
+        if not transcript.begun:
+            return Plan(target, decision.wait)
+        if self._stream.recoveries >= self._settings.max_recoveries:
+            raise NonsenseError("max_recoveries is used up")
+        if transcript.calls or not (texts or transcript.finish):
+            raise NonsenseError("what was delivered cannot be told again")
+        if isinstance(decision, Continue):
+            return self._continued(target, decision.wait, texts, transcript)
+        return Plan(target, decision.wait, Suppression(texts, transcript.finish), recovery="restart")
+
+    def _check(self, target: object, wait: object) -> None:
+        if not (isinstance(target, int) and 0 <= target < len(self._route)):
+            raise NonsenseError(f"there is no target {target!r}")
+        if self._route.attempts(target) > self._settings.max_retries:
+            raise NonsenseError(f"target {target} has had all its attempts")
+        if not (isinstance(wait, int | float) and math.isfinite(wait) and 0 <= wait <= self._time_left()):
+            raise NonsenseError(f"the stream cannot wait for {wait!r} seconds")
+
+    def _continued(self, target: int, wait: float, texts: Texts, transcript: Transcript) -> Plan:
+        form = self._route[target].settings.continuation
+        if form == "none":
+            raise NonsenseError(f"target {target} cannot continue")
+        text = texts.get((0, "content"), "")
+        changes, seam = continuation.changes(form, self._generation.body, text, transcript.tokens)
+        return Plan(target, wait, seam, changes, recovery="continue")
+
+    async def _texts(self) -> Texts:
+        return delivered.texts(self._stream.birth.form, await self._stream.records())
+
+    def _describe(self, index: int, error: UpstreamError, texts: Texts, transcript: Transcript) -> Failure:
+        generation, settings = self._generation, self._settings
+        return Failure(
+            kind=error.kind,
+            same=error.trait.same,
+            other=error.trait.other,
+            retry_after=error.retry_after,
+            target=index,
+            targets=self._route.views(),
+            delivered=Delivered(
+                tokens=transcript.tokens,
+                characters=sum(len(text) for text in texts.values()),
+                reasoning=transcript.reasoning,
+                calls=transcript.calls,
+                structured=generation.structured,
+                choices=generation.choices,
+                tools=bool(generation.body.get("tools")),
+            ),
+            recoveries=self._stream.recoveries,
+            diverged=self._route.diverged,
+            time_left=self._time_left(),
+            client_present=self._stream.wanted,
+            max_retries=settings.max_retries,
+            max_recoveries=settings.max_recoveries,
+            backoff=settings.backoff,
+            jitter=random.random(),  # noqa: S311 — spreads retries, keeps no secret
+        )
+
+    def _final(self, index: int, error: UpstreamError) -> UpstreamError:
+        """Return the error that the caller gets: the first cause, and what ended the recovery where that differs."""
+        first = self._route.first_cause or error
+        if first.kind is Kind.RATE_LIMIT:
+            waits = [view.wait for view in self._route.views() if view.wait is not None]
+            first = dataclasses.replace(first, retry_after=min(waits, default=None))
+        if first.kind is error.kind:
+            return first
+        ended = f"{error.kind.value} at {self._route[index].name}"
+        return dataclasses.replace(first, message=f"{first.message} (Recovery ended with {ended}.)")
+
+
+def _keep_shown(transcript: Transcript, texts: Texts) -> None:
+    """Take the calls of a broken turn back: a native client sees whole ones only, so another attempt may tell them."""
+    transcript.calls = False
+    if not texts:
+        transcript.first = {}

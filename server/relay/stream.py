@@ -1,0 +1,290 @@
+"""One live stream: its log, its readers, and the one number of its flow control.
+
+The log is the only buffer. The relay appends; every client connection is a reader, a cursor into the log. *Lag* is how
+far the tail is ahead of the fastest reader, in bytes; above the high water the relay stops reading the upstream.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from server.aio.event import Flag
+from server.core.errors import StreamError
+from server.core.forms import frames
+from server.core.lifecycle import State, advance
+from server.core.ports import Log, Shown, UnderWay
+from server.core.records import Ending, Record
+
+READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
+
+
+class Reader(Protocol):
+    """One cursor into a stream's log.
+
+    While `live` it has seen everything, and the relay writes to it in its own turn (waking a second task for each
+    token costs 40 %). Otherwise `wake` tells its own task that there is something to read.
+    """
+
+    cursor: int
+    offset: int  # bytes of data up to the cursor
+    live: bool
+    wake: Flag
+
+    def push(self, data: bytes, tail: int, offset: int) -> None:
+        """Write frames that end at `tail`; never raises."""
+
+
+class Stream:
+    """A log with its readers. `max_lag_bytes` is the high water, half of it the low one."""
+
+    __slots__ = (
+        "_append_now",
+        "_append_soon",
+        "_max_bytes",
+        "_max_lag",
+        "_room",
+        "_undecided",
+        "_under_way",
+        "birth",
+        "drained",
+        "ended",
+        "fault",
+        "held",
+        "keeps_up",
+        "label",
+        "log",
+        "opened",
+        "paused",
+        "readers",
+        "recoveries",
+        "state",
+    )
+
+    def __init__(self, log: Log, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
+        self.log = log
+        self._append_now: Callable[[Sequence[Record]], None] | None = getattr(log, "append_now", None)
+        self._append_soon: Callable[[Sequence[Record], Shown], UnderWay] | None = getattr(log, "append_soon", None)
+        self._under_way: UnderWay | None = None  # an append that was not waited for
+        self._undecided = 0  # records of it
+        self.birth = log.birth
+        self.state = State.STREAMING if log.tail else State.STARTING
+        self.recoveries = 0
+        self.label = ""  # of the target that was asked last, as configured
+        self.drained = 0.0  # seconds that writes to its clients were blocked
+        self.readers: set[Reader] = set()
+        self.keeps_up = False  # a reader has been sent all that there is
+        self.held = False  # paused until a stalled client comes back
+        self.paused = False
+        self.fault: StreamError | None = None  # the log is out of reach: readers get this instead of an ending
+        self.opened = Flag()  # there is a record
+        self.ended = Flag()
+        self._max_lag = max_lag_bytes
+        self._max_bytes = max_stream_bytes
+        self._room = Flag()
+        self.refreshed()
+
+    def refreshed(self) -> None:
+        """Note what the log says; tell the readers where another instance writes it."""
+        if self.log.tail:
+            self.opened.set()
+            if self.state is State.STARTING:
+                self.state = State.STREAMING
+        if self.log.ending:
+            self.state = self.log.ending.state
+            self.ended.set()
+        for reader in self.readers:
+            reader.wake.set()
+
+    def relayed(self) -> None:
+        """Note that a relay begins here: what an earlier one had under way, or its readers were told, is over."""
+        self._under_way, self._undecided = None, 0
+        if self.fault is not None:
+            self.fault = None
+            self.ended.clear()
+            if not self.log.tail:
+                self.opened.clear()
+
+    @property
+    def id(self) -> str:
+        """The stream's id: at least 128 random bits."""
+        return self.birth.id
+
+    @property
+    def target(self) -> str:
+        """The one being asked, or the one that answered."""
+        return self.log.target
+
+    @target.setter
+    def target(self, name: str) -> None:
+        self.log.target = name
+
+    @property
+    def lag(self) -> int:
+        """Bytes between the tail and the fastest reader; 0 without a reader."""
+        fastest = 0
+        for reader in self.readers:
+            if reader.live:
+                return 0
+            fastest = max(fastest, reader.offset)
+        return self.log.bytes - fastest if self.readers else 0
+
+    def move(self, state: State) -> None:
+        """Change the state, as the lifecycle's table allows."""
+        self.state = advance(self.state, state)
+
+    def append_now(self, records: Sequence[Record]) -> bool:
+        """Log records and show them where their log need not be waited for; False: `append` has to be awaited.
+
+        Raises:
+            StreamError: the log is past `max_stream_bytes`.
+
+        """
+        if self._append_now is None:
+            return self._put(records)
+        if records:
+            self._append_now(records)
+            self._show(records, self.log.tail, self.log.bytes)
+            if self.log.bytes > self._max_bytes:
+                self.bound(self.log.bytes)
+        return True
+
+    def _put(self, records: Sequence[Record]) -> bool:
+        """Log records that are shown once they may be; one such append at a time, so that a slow store slows us down.
+
+        What cannot be logged is not shown, and the next append raises why.
+        """
+        if self._append_soon is None or self._under_way is not None:
+            return False
+        if records:
+            self.bound(self.log.bytes)
+            self._undecided = len(records)
+            self._under_way = self._append_soon(records, self._decided)
+        return True
+
+    def _decided(self, records: Sequence[Record], tail: int, size: int) -> None:
+        self._under_way, self._undecided = None, 0
+        self._show(records, tail, size)
+
+    async def records(self) -> Sequence[Record]:
+        """Return everything that was logged so far. Raises StoreError."""
+        if self._under_way is not None:
+            await self._under_way.decided()
+        return await self.log.read(0, READ_ALL)
+
+    async def append(self, records: Sequence[Record]) -> None:
+        """Log records and show them.
+
+        Raises:
+            StreamError: the log is past `max_stream_bytes`.
+            StoreError: the log cannot be written.
+
+        """
+        if not records:
+            return
+        tail = self.log.tail + self._undecided + len(records)
+        try:
+            await self.log.append(records)
+        finally:  # a call that is cancelled may have been made
+            if self.log.tail >= tail:
+                self._show(records, self.log.tail, self.log.bytes)
+        self.bound(self.log.bytes)
+
+    def bound(self, size: int) -> None:
+        """Raise StreamError where `size` bytes are more than one log may hold."""
+        if size > self._max_bytes:
+            raise StreamError(f"The stream is larger than {self._max_bytes} bytes.", "stream_too_large", 502)
+
+    async def finish(self, records: Sequence[Record], ending: Ending) -> None:
+        """Log the last records with the ending, once, and show them."""
+        try:
+            await self.log.append(records, ending)
+        finally:  # a call that is cancelled may have been made
+            if self.log.ending is not None and not self.ended.is_set():
+                self.move(ending.state)
+                self.ended.set()
+                self._show(records, self.log.tail, self.log.bytes)
+                for reader in self.readers:
+                    reader.wake.set()
+                self._room.set()
+
+    def _show(self, records: Sequence[Record], tail: int, size: int) -> None:
+        """Write records, the last of which is number `tail`, to the readers that have seen everything before them."""
+        first = tail - len(records) + 1
+        rendered = b""
+        keeps_up = False
+        for reader in self.readers:
+            # A reader may have missed an append: one whose caller was cancelled, or another instance's.
+            if reader.live and reader.cursor + 1 == first:
+                rendered = rendered or frames(self.birth, first, records)
+                reader.push(rendered, tail, size)
+                keeps_up = keeps_up or reader.live
+            else:
+                reader.wake.set()
+        self.keeps_up = keeps_up
+        if first == 1:
+            self.opened.set()
+
+    @property
+    def wanted(self) -> bool:
+        """Whether another attempt is worth it: someone reads, may come back, or the stream outlives its readers."""
+        return bool(self.readers) or self.held or self.birth.policy == "continue"
+
+    @property
+    def must_pause(self) -> bool:
+        """Whether the upstream must not be read now: not before a stalled client is back, or a reader nearer."""
+        return self.held or (not self.keeps_up and self.lag > self._max_lag)
+
+    async def room(self) -> None:
+        """Return when the upstream may be read; waits while the fastest reader lags past the high water."""
+        while self.must_pause:
+            self.paused = True
+            self._room.clear()
+            await self._room.wait()
+        self.paused = False
+
+    def fail(self, fault: StreamError) -> None:
+        """Tell everyone who waits that the log can no longer be written or read."""
+        self.fault = fault
+        self.opened.set()
+        self.ended.set()
+        for reader in self.readers:
+            reader.wake.set()
+
+    def progressed(self) -> None:
+        """Note that a reader has moved, come, or left: the relay may go on below the low water."""
+        if self.paused and not self.held and self.lag <= self._max_lag // 2:
+            self._room.set()
+
+    def view(self) -> dict[str, Any]:
+        """Return the stream as `GET /v1/streams` lists it; times in seconds since the epoch."""
+        log = self.log
+        ending = log.ending
+        return {
+            "id": self.id,
+            "object": "stream",
+            "model": self.birth.model,
+            "target": ending.target if ending else self.target,
+            "state": (ending.state if ending else self.state).value,
+            "paused": self.paused and ending is None,
+            "created": self.birth.created,
+            "last_activity": log.last_activity,
+            "records": log.tail,
+            "bytes": log.bytes,
+            "lag": 0 if ending else self.lag,
+            "readers": len(self.readers),
+            "recoveries": ending.recoveries if ending else self.recoveries,
+        }
+
+    def detail(self) -> dict[str, Any]:
+        """Return the state of this one stream: the listing's fields, usage and error."""
+        ending = self.log.ending
+        return {
+            **self.view(),
+            "usage": ending.usage if ending else None,
+            "error": ending.error["error"] if ending and ending.error else None,
+        }
+
+    @property
+    def age(self) -> float:
+        """Seconds since the stream was accepted."""
+        return time.time() - self.birth.created

@@ -1,0 +1,202 @@
+"""The memory store: nothing outlives the process, and an append costs next to nothing."""
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from itertools import chain
+
+from server.config.settings import Settings
+from server.core.errors import StoreError
+from server.core.records import CHUNK, Birth, Ending, Form, Record
+from server.stores.memory.segments import BLOCK, Segments
+
+FEW = 4  # records that a slow stream's block has
+SLOW = 0.25  # seconds since its last record: there is time to pack, and to wait for a whole block would take long
+LATE_OVERHEAD = 41  # bytes of a record that is an object of its own
+LOG_OVERHEAD = 2048  # bytes of a log beside its records: its own objects, its birth's
+USUAL: dict[Form, str] = {"openai": CHUNK, "native": "token"}  # the kind of nearly all records
+
+
+class MemoryLog:
+    """One log."""
+
+    __slots__ = (
+        "_late",
+        "_odd",
+        "_packed",
+        "_store",
+        "_usual",
+        "birth",
+        "bytes",
+        "ending",
+        "last_activity",
+        "lost",
+        "tail",
+        "target",
+    )
+
+    def __init__(self, birth: Birth, store: "MemoryStore") -> None:
+        self.birth = birth
+        self.tail = 0
+        self.bytes = 0  # size of all data
+        self.lost: Sequence[tuple[int, int]] = ()
+        self.ending: Ending | None = None
+        self.last_activity = birth.created
+        self.target = ""
+        self._store = store
+        self._packed = Segments()
+        self._late: list[bytes] = []  # the last records, fewer than a block
+        self._usual = USUAL[birth.form]
+        self._odd: dict[int, str] = {}  # kinds of records that are not of the usual one, by number
+
+    @property
+    def footprint(self) -> int:
+        """Memory that this log takes, in bytes, as near as counting gets."""
+        late = self.bytes - self._packed.bytes + LATE_OVERHEAD * len(self._late)
+        return LOG_OVERHEAD + len(self.birth.body) + self._packed.footprint + late
+
+    def append_now(self, records: Sequence[Record]) -> None:
+        """Add records, which may be shown at once. Raises StoreError after the ending."""
+        if self.ending is not None:
+            raise StoreError(f"stream {self.birth.id} has ended")
+        for kind, data in records:
+            self._late.append(data)
+            self.bytes += len(data)
+            self.tail += 1
+            if kind != self._usual:
+                self._odd[self.tail] = kind
+            if len(self._late) == BLOCK:
+                self._pack()
+        now = time.time()
+        if now - self.last_activity > SLOW and len(self._late) >= FEW:
+            self._pack()
+        self.last_activity = now
+
+    def _pack(self) -> None:
+        self._packed.add(self._late)
+        self._late = []
+
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
+        """Add records; never suspends. Raises StoreError after the ending."""
+        self.append_now(records)
+        if ending is not None:
+            self.ending = ending
+            self._store.note_ending(self)
+
+    async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
+        """Return records after `after`; never suspends."""
+        late = self._late[max(0, after - self._packed.tail) :]
+        found: list[Record] = []
+        for number, data in enumerate(chain(self._packed.read(after), late), after + 1):
+            if found and len(data) > max_bytes:
+                break
+            found.append(Record(self._odd.get(number, self._usual), data))
+            max_bytes -= len(data)
+        return found
+
+    async def offset(self, cursor: int) -> int:
+        """Return the size of the data up to `cursor`; never suspends."""
+        late = cursor - self._packed.tail
+        return self._packed.offset(cursor) if late <= 0 else self._packed.bytes + sum(map(len, self._late[:late]))
+
+
+class MemoryStore:
+    """All logs of this process, oldest first.
+
+    The sweep comes by every second, also where 100,000 logs are retained, so it looks at live logs and at those that
+    it deletes, never at all: ended logs wait in the order of their endings, their sizes in a running total.
+    """
+
+    durable = False
+
+    def __init__(self, settings: Settings) -> None:
+        self._retention = settings.streams.retention
+        self._max_bytes = settings.store.max_bytes
+        self._logs: dict[str, MemoryLog] = {}
+        self._live: dict[str, MemoryLog] = {}
+        self._ended: deque[MemoryLog] = deque()
+        self._ended_bytes = 0
+        self._keys: dict[tuple[str, str], MemoryLog] = {}  # by owner and idempotency key
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to flush."""
+
+    async def problem(self) -> str | None:
+        """Memory is always there."""
+        return None
+
+    async def create(self, birth: Birth) -> MemoryLog:
+        """Begin a log, or return the one that has the idempotency key."""
+        if birth.idempotency is not None:
+            known = self._keys.get((birth.owner, birth.idempotency[0]))
+            if known is not None and not self._expired(known, time.time()):
+                return known
+        log = self._logs[birth.id] = self._live[birth.id] = MemoryLog(birth, self)
+        if birth.idempotency is not None:
+            self._keys[birth.owner, birth.idempotency[0]] = log
+        return log
+
+    async def find(self, stream_id: str) -> MemoryLog | None:
+        """Return a log, unless its retention is over and only the sweep has not come by yet."""
+        log = self._logs.get(stream_id)
+        return None if log is None or self._expired(log, time.time()) else log
+
+    async def release_key(self, log: MemoryLog) -> None:
+        """Forget the idempotency key of a log."""
+        key = log.birth.idempotency
+        if key is not None and self._keys.get((log.birth.owner, key[0])) is log:
+            del self._keys[log.birth.owner, key[0]]
+
+    async def logs(self) -> AsyncIterator[MemoryLog]:
+        """Yield every log, oldest first."""
+        now = time.time()
+        for log in list(self._logs.values()):
+            if not self._expired(log, now):
+                yield log
+
+    def _expired(self, log: MemoryLog, now: float) -> bool:
+        return log.ending is not None and now >= log.ending.at + self._retention
+
+    def note_ending(self, log: MemoryLog) -> None:
+        """Count a log that has just ended."""
+        del self._live[log.birth.id]
+        self._ended.append(log)
+        self._ended_bytes += log.footprint
+
+    async def sweep(self, now: float) -> None:
+        """Delete what is over: by retention, then the oldest ended ones while all are past the bound."""
+        room = self._max_bytes - sum(log.footprint for log in self._live.values())
+        while self._ended and (self._ended_bytes > room or self._expired(self._ended[0], now)):
+            log = self._ended.popleft()
+            self._ended_bytes -= log.footprint
+            await self.release_key(log)
+            del self._logs[log.birth.id]
+
+    # --- one process, one instance: nothing is ever held elsewhere ------------------------------------------------
+
+    async def claim(self, log: MemoryLog, *, force: bool = False) -> bool:  # noqa: ARG002 — the Store protocol's
+        """Refuse: the relay of a log is here, or has gone for good."""
+        return False
+
+    async def renew(self) -> Sequence[MemoryLog]:
+        """There is no lease."""
+        return ()
+
+    async def refresh(self, log: MemoryLog) -> None:
+        """Every log is up to date."""
+
+    async def follow(self, log: MemoryLog) -> None:
+        """Return at once."""
+
+    async def followed(self, log: MemoryLog) -> bool:  # noqa: ARG002
+        """Nobody else reads."""
+        return False
+
+    async def orphans(self) -> AsyncIterator[MemoryLog]:
+        """Yield nothing."""
+        none: tuple[MemoryLog, ...] = ()
+        for log in none:
+            yield log

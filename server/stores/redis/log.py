@@ -1,0 +1,113 @@
+"""One log of the Redis store, and what is written as the server's scripts take and answer it."""
+
+import struct
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import orjson
+
+from server.core.errors import StoreError
+from server.core.gaps import upper_bound
+from server.core.records import Birth, Record, dump_ending, load_ending
+from server.stores.appends import Append, BatchedLog, Creation, fenced
+from server.stores.batches import Batches, Write
+from server.stores.redis.server import PREFIX
+from server.stores.runs import Run
+
+ENTRY = struct.Struct("<QQ")  # number of the first record, bytes of data before it; the records follow
+
+
+class Store(Protocol):
+    """What a log needs of its store."""
+
+    batches: "Batches[Append[RedisLog] | Creation | Release]"
+
+    async def run_of(self, log: "RedisLog", number: int) -> list[Run]:
+        """Return the runs from the one with a record on. Raises StoreError."""
+
+
+def entry_run(entry: bytes) -> Run:
+    """Return the records of one entry."""
+    first, start = ENTRY.unpack_from(entry)
+    return Run(first, start, entry[ENTRY.size :])
+
+
+class RedisLog(BatchedLog):
+    """One log: held here, or as it was found."""
+
+    in_doubt = True  # the answer may have been lost
+
+    def __init__(self, store: Store, birth: Birth) -> None:
+        super().__init__(birth, store.batches.put)
+        self.key = f"{PREFIX}log:{birth.id}"
+        self._store = store
+
+    def fill(self, facts: Sequence[Any]) -> None:
+        """Take in what the server says: epoch, tail, size, lost, active, target, when it ended, and how."""
+        if self.ending is not None:
+            return  # this was read before it ended
+        epoch, tail, size, lost, active, target, _, ending = facts
+        self.epoch, self.tail, self.bytes = int(epoch), int(tail), int(size)
+        self.lost = [(first, last) for first, last in orjson.loads(lost)]
+        self.last_activity, self.target = float(active), target.decode()
+        self.ending = load_ending(ending) if ending is not None else None
+
+    async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
+        """Return records after `after`. Raises StoreError."""
+        end = upper_bound(self.lost, after, self.tail)
+        found: list[Record] = []
+        while after < end:
+            runs = await self._store.run_of(self, after + 1)
+            before = after
+            for run in runs:
+                records = run.read(after, max_bytes)[: end - after]
+                if found and (not records or len(records[0].data) > max_bytes):
+                    return found
+                found += records
+                after += len(records)
+                max_bytes -= sum(len(data) for _, data in records)
+                if max_bytes <= 0 or after < run.last:
+                    return found
+            if after == before:
+                return found
+        return found
+
+    async def offset(self, cursor: int) -> int:
+        """Return the size of the data up to `cursor`. Raises StoreError."""
+        if cursor in (0, self.tail):
+            return self.bytes if cursor else 0
+        runs = await self._store.run_of(self, cursor)
+        return runs[0].offset(max(cursor, runs[0].first - 1)) if runs else self.bytes
+
+
+class Release(Write):
+    """An idempotency key that waits to be forgotten."""
+
+    __slots__ = ("birth",)
+
+    def __init__(self, birth: Birth) -> None:
+        super().__init__()
+        self.birth = birth
+
+
+def argument(write: Append[RedisLog]) -> bytes:
+    """Return an append as the script takes it: facts, the ending, the records."""
+    log, end = write.log, write.ending
+    ended, ending = (repr(end.at), dump_ending(end)) if end else ("", b"")
+    target, size = log.target, len(ending)
+    facts = f"{log.birth.id} {log.epoch} {write.first} {write.tail} {write.bytes} {target} {ended} {size}\n"
+    return b"".join((facts.encode(), ending, ENTRY.pack(write.first, write.start), write.packed))
+
+
+def settle(write: Append[RedisLog], answer: str | None, now: float) -> None:
+    """Take in the script's answer to an append; None: it was simply added."""
+    log = write.log
+    if answer == "fenced":
+        log.fenced = True
+        write.fail(fenced(log))
+    elif answer in ("gone", "ended"):
+        write.fail(StoreError(f"stream {log.birth.id} is {answer}"))
+    else:
+        if answer is not None:
+            log.lost = [(first, last) for first, last in orjson.loads(answer)]
+        write.commit(now)

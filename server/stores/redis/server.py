@@ -1,0 +1,126 @@
+"""The server of the Redis store: calls that wait until it is back, and which history of the data it has."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
+
+import redis.asyncio
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+
+from server.core.errors import StoreError
+from server.stores.redis import scripts
+
+PREFIX = "sluiceway:"
+CALL_TIMEOUT = 5.0  # seconds for one answer of the server
+CONNECTIONS = 16  # a burst of requests waits for one of these instead of opening hundreds
+PATIENCE = 10.0  # seconds that a call is made again while the server is away
+PAUSE = 0.1  # seconds between two tries
+SKIP = 1_000_000  # numbers passed over where a failover may have taken records: more than any can have been
+AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError)
+
+
+class Server:
+    """One Redis database, connected to by `open`."""
+
+    def __init__(self, url: str) -> None:
+        self.redis: Any  # redis-py types its calls as sync or async, str or bytes, all at once
+        self.history = ""  # which one of the data this is
+        self.skip = 0  # SKIP where a log of another history may have lost records
+        self._url = url
+        self._writer: Any  # one connection for what the batches write, which must not stand in a queue
+
+    async def open(self) -> None:
+        """Connect, and wait while the server loads its data. Raises StoreError: at once where there is no server."""
+        pool = redis.asyncio.BlockingConnectionPool.from_url(
+            self._url,
+            max_connections=CONNECTIONS,
+            timeout=CALL_TIMEOUT,
+            socket_timeout=CALL_TIMEOUT,
+            socket_connect_timeout=CALL_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self.redis = redis.asyncio.Redis.from_pool(pool)
+        # Without a pool, which would look at the connection before each use, and with one clock a call instead of two.
+        self._writer = redis.asyncio.Redis.from_url(
+            self._url,
+            single_connection_client=True,
+            socket_timeout=None,
+            socket_connect_timeout=CALL_TIMEOUT,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._scripts = {
+            name: self.redis.register_script(getattr(scripts, name))
+            for name in ("APPEND", "RELEASE", "CREATE", "CLAIM", "ORPHANS", "DISOWN", "GIVE_BACK", "SWEEP")
+        }
+        await self.ask(lambda: self.redis.info("server"), patience=0.0)
+        await self.identify()
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._writer.aclose()
+        await self.redis.aclose()
+
+    async def identify(self) -> None:
+        """Find out which history of the data the server has, and whether a log of another one may be short.
+
+        A server that was restarted with an append-only file has everything that it confirmed. One without, or a replica
+        that was promoted, may not have the last records that a client was shown. Raises StoreError.
+        """
+        await self.ask(self._identify)
+
+    async def _identify(self) -> None:
+        info = await self.redis.info("replication") | await self.redis.info("persistence")
+        if info.get("loading"):  # it answers, but says that it has no append-only file while it reads that
+            raise exceptions.BusyLoadingError("Redis is loading the dataset in memory")
+        self.history = str(info.get("master_replid", ""))
+        promoted = set(str(info.get("master_replid2", "0"))) != {"0"}
+        self.skip = SKIP if promoted or not info.get("aof_enabled") else 0
+
+    async def ask(self, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
+        """Make one call, which may be made twice; try again while the server is away. Raises StoreError."""
+        until = time.monotonic() + (PATIENCE if patience is None else patience)
+        while True:
+            try:
+                return await call()
+            except AWAY as error:
+                if time.monotonic() >= until:
+                    raise self._cannot(error) from error
+                await asyncio.sleep(PAUSE)
+            except RedisError as error:
+                raise self._cannot(error) from error
+
+    def _cannot(self, error: Exception) -> StoreError:
+        return StoreError(f"Redis at {self._address()} cannot be used: {error}")
+
+    def _address(self) -> str:
+        return self._url.rsplit("@", 1)[-1].removeprefix("redis://")  # without a password
+
+    async def script(self, name: str, *values: Any, patience: float | None = None) -> Any:
+        """Run a script. Raises StoreError."""
+        return await self.ask(lambda: self._scripts[name](args=[PREFIX, *values]), patience)
+
+    async def logs(
+        self, ids: Sequence[str], fields: Sequence[str], patience: float | None = None
+    ) -> list[list[bytes | None]]:
+        """Return fields of logs, each None where there is none. Raises StoreError."""
+
+        def read() -> Awaitable[Any]:  # a pipeline that has failed is empty
+            pipeline = self.redis.pipeline(transaction=False)
+            for one in ids:
+                pipeline.hmget(f"{PREFIX}log:{one}", fields)
+            return cast("Awaitable[Any]", pipeline.execute())
+
+        return cast("list[list[bytes | None]]", await self.ask(read, patience))
+
+    async def persist(self, script: str, values: list[Any]) -> list[bytes]:
+        """Write. The scripts know what is written again because the answer was lost on the way. Raises StoreError."""
+
+        async def write() -> Any:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                return await self._scripts[script](args=[PREFIX, *values], client=self._writer)
+
+        return cast("list[bytes]", await self.ask(write))

@@ -1,0 +1,220 @@
+"""The Redis store: any number of instances on any number of machines; works on Valkey as well.
+
+The log is the truth: appends of all streams go out together, each checked against its log's epoch in the same step
+(`redis_scripts.py`). Pub/sub only wakes; whoever waits looks again on a timer, too. Persistence is Redis' own: run it
+with `appendonly yes`.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
+from typing import Any
+
+from server.config.settings import Settings
+from server.core.errors import StoreError
+from server.core.records import Birth, dump_birth
+from server.stores.appends import Append, Creation, placed
+from server.stores.batches import Batches, answering
+from server.stores.redis.catalog import Catalog
+from server.stores.redis.lease import Lease
+from server.stores.redis.log import RedisLog, Release, argument, entry_run, settle
+from server.stores.redis.pubsub import News
+from server.stores.redis.server import CALL_TIMEOUT, PREFIX, Server
+from server.stores.runs import Run
+
+WINDOW = 0.001  # seconds between two batches
+FOLLOW = 0.5  # seconds after which `follow` returns in any case
+REFRESH = 0.02  # seconds between two looks at a log that grows
+ENTRIES = 256  # appends that are read at once
+AT_ONCE = 200  # logs deleted in one step: the server does nothing else meanwhile
+KEPT = 3600.0  # seconds beyond the retention after which the server itself deletes an ended log
+
+
+class RedisStore:
+    """All logs of one Redis database."""
+
+    durable = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._retention = settings.streams.retention
+        self._max_bytes = settings.store.max_bytes
+        self._server = Server(settings.store.url)
+        self._lease = Lease(self._server, settings.store.lease)
+        self._catalog = Catalog(self._server, self._lease, partial(RedisLog, self), self._retention)
+        self._news: News
+        self.batches: Batches[Append[RedisLog] | Creation | Release]
+        self._committing: asyncio.Task[None]
+        self._marked: dict[str, float] = {}
+
+    # --- open and close ------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect, and wait while the server loads its data. Raises StoreError: at once where there is no server."""
+        self.batches = Batches(self._commit, WINDOW)
+        await self._server.open()
+        await self._lease.extend()
+        self._news = News(self._server.redis, PREFIX, self._lease.claimed)
+        await self._server.ask(self._news.open)
+
+    async def close(self) -> None:
+        """Write what waits, give all logs back and disconnect."""
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT):
+                await self.batches.flush()
+                await self._lease.give_back()
+        except (StoreError, TimeoutError):
+            pass  # the lease will run out
+        await self._news.close()
+        await self._server.close()
+
+    async def problem(self) -> str | None:
+        """Return why the server cannot be used, or None: one that is full answers, but cannot be written."""
+        try:
+            await self._server.ask(lambda: self._server.redis.set(f"{PREFIX}trial", 1, px=1000), patience=0.0)
+        except StoreError as error:
+            return str(error)
+        return None
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    def _commit(self, batch: list[Append[RedisLog] | Creation | Release], done: Callable[[], None]) -> None:
+        self._committing = asyncio.create_task(self._write(batch), name="redis batch")
+        self._committing.add_done_callback(lambda _: done())
+
+    async def _write(self, batch: list[Append[RedisLog] | Creation | Release]) -> None:
+        """Write one batch; whatever is released in it can be taken by what is created in it."""
+        with answering(batch):
+            now = time.time()
+            releases = [write for write in batch if isinstance(write, Release)]
+            creations = [write for write in batch if isinstance(write, Creation)]
+            writes = placed(write for write in batch if isinstance(write, Append))
+            if releases:
+                await self._server.persist("RELEASE", [value for one in releases for value in _key(one.birth)])
+            for release in releases:
+                release.succeed()
+            found = await self._server.persist("CREATE", self._births(creations, now)) if creations else []
+            for creation, stream_id in zip(creations, found, strict=True):
+                creation.succeed(stream_id.decode())
+            told = await self._server.persist("APPEND", self._records(writes, now)) if writes else []
+            answers = {int(place): answer for place, answer in (one.decode().split(" ") for one in told)}
+            for place, write in enumerate(writes):
+                settle(write, answers.get(place), now)
+                if write.log.fenced:
+                    self._lease.fence(write.log)
+                elif write.log.ending is not None:
+                    self._lease.let_go(write.log)
+
+    def _births(self, creations: Sequence[Creation], now: float) -> list[Any]:
+        values: list[Any] = [now, self._retention, self._lease.name, self._server.history]
+        for creation in creations:
+            key, stream_id = _key(creation.birth)
+            values += (stream_id, key, dump_birth(creation.birth), creation.birth.body)
+        return values
+
+    def _records(self, writes: Sequence[Append[RedisLog]], now: float) -> list[Any]:
+        return [round((self._retention + KEPT) * 1000), now, *map(argument, writes)]
+
+    # --- leases --------------------------------------------------------------------------------------------------
+
+    async def renew(self) -> Sequence[RedisLog]:
+        """Extend the lease where a third of it is over; return what was claimed elsewhere. Raises StoreError."""
+        return await self._lease.renew(self._news)
+
+    async def claim(self, log: RedisLog, *, force: bool = False) -> bool:
+        """Take a log over. Raises StoreError.
+
+        After a failover the server may not have the last records that a client was shown. No number is used twice: the
+        new epoch passes over more numbers than there can have been, as `lost`.
+        """
+        with self._lease.doubtful.unless_held(log.birth.id):
+            epoch = await self._lease.claim(log, force)
+            if not epoch:
+                return False
+            await self.refresh(log)
+            log.hold(epoch)
+            self._lease.held[log.birth.id] = log
+        return True
+
+    # --- creating and finding --------------------------------------------------------------------------------------
+
+    async def create(self, birth: Birth) -> RedisLog:
+        """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
+        creation = Creation(birth)
+        self.batches.put(creation)
+        with self._lease.doubtful.unless_held(birth.id):
+            found = await creation.decided()
+        if found != birth.id:
+            known = await self.find(found)
+            return known if known is not None else await self.create(birth)
+        log = self._lease.held[birth.id] = RedisLog(self, birth)
+        return log
+
+    async def release_key(self, log: RedisLog) -> None:
+        """Forget the idempotency key of a log. Raises StoreError."""
+        if log.birth.idempotency is not None:
+            release = Release(log.birth)
+            self.batches.put(release)
+            await release.decided()
+
+    async def find(self, stream_id: str) -> RedisLog | None:
+        """Return a log as it is now. Raises StoreError."""
+        return await self._catalog.find(stream_id)
+
+    def logs(self) -> AsyncIterator[RedisLog]:
+        """Yield every log, oldest first. Raises StoreError."""
+        return self._catalog.logs()
+
+    def orphans(self) -> AsyncIterator[RedisLog]:
+        """Yield the logs without an ending whose holder has gone. Raises StoreError."""
+        return self._catalog.orphans()
+
+    async def run_of(self, log: RedisLog, number: int) -> list[Run]:
+        """Return the runs from the one with a record on. Raises StoreError."""
+        key = f"{PREFIX}records:{log.birth.id}"
+        found = await self._server.ask(lambda: self._server.redis.xrange(key, f"{number}-0", "+", count=ENTRIES))
+        return [entry_run(fields[b"r"]) for _, fields in found]
+
+    # --- what other instances write --------------------------------------------------------------------------------
+
+    async def refresh(self, log: RedisLog) -> None:
+        """Bring a log that another instance writes up to date. Raises StoreError."""
+        await self._catalog.refresh(log)
+
+    async def follow(self, log: RedisLog) -> None:
+        """Wait for something new in a log that another instance writes. Raises StoreError."""
+        await self._mark(log)
+        before = (log.tail, log.ending)
+        with self._news.of(log.birth.id) as news:
+            await self.refresh(log)
+            if (log.tail, log.ending) != before:
+                await asyncio.sleep(REFRESH)  # a log that grows with every token is looked at less often
+                return
+            try:
+                async with asyncio.timeout(FOLLOW):
+                    await news.wait()
+            except TimeoutError:
+                pass  # the caller looks whether the holder is still alive
+            await self.refresh(log)
+
+    async def _mark(self, log: RedisLog) -> None:
+        """Tell the holder now and then that there are readers here."""
+        now = time.time()
+        if now >= self._marked.get(log.birth.id, 0.0) + self._lease.seconds / 3:
+            self._marked[log.birth.id] = now
+            await self._server.ask(lambda: self._server.redis.hset(log.key, "followed", str(now)))
+
+    async def followed(self, log: RedisLog) -> bool:
+        """Whether another instance has followed this log within a lease. Raises StoreError."""
+        at = await self._server.ask(lambda: self._server.redis.hget(log.key, "followed"))
+        return at is not None and time.time() < float(at) + self._lease.seconds
+
+    async def sweep(self, now: float) -> None:
+        """Delete what is over. Raises StoreError."""
+        self._marked = {one: at for one, at in self._marked.items() if at > now - self._lease.seconds}
+        await self._server.script("SWEEP", now - self._retention, self._max_bytes, AT_ONCE)
+
+
+def _key(birth: Birth) -> tuple[str, str]:
+    """Return a log's idempotency key, empty where it has none, and the log's id."""
+    return f"{birth.owner}:{birth.idempotency[0]}" if birth.idempotency else "", birth.id

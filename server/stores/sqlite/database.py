@@ -1,0 +1,227 @@
+"""The database file of the SQLite store: its connections, with a thread each, and its errors in words."""
+
+import os
+import sqlite3
+import stat
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from server.aio.threads import Worker
+from server.core.errors import StoreError
+from server.stores.sqlite.schema import migrate
+
+Result = TypeVar("Result")
+Connection = sqlite3.Connection
+
+BUSY_TIMEOUT = 5.0  # seconds that a write waits for the lock of another process
+LOCKED_TIMEOUT = 0.05  # the same after a write that has waited in vain: whoever comes next is told soon
+PRIVATE = 0o600  # the file holds prompts
+WAL_PAGES = 4000  # pages of the write-ahead log with which a commit makes a checkpoint itself
+WAL_LIMIT = 64 << 20  # bytes that the write-ahead log is cut back to when it has been copied
+
+# By SQLite's result codes (https://www.sqlite.org/rescode.html): an extended one goes before its primary one.
+WORDS = {
+    sqlite3.SQLITE_IOERR_SHMSIZE: "cannot grow: the disk is full",
+    sqlite3.SQLITE_CORRUPT: "is damaged",
+    sqlite3.SQLITE_NOTADB: "is not an SQLite database",
+    sqlite3.SQLITE_FULL: "cannot grow: the disk is full",
+    sqlite3.SQLITE_READONLY: "is read-only",
+    sqlite3.SQLITE_BUSY: "is locked by another process",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened",
+    sqlite3.SQLITE_IOERR: "cannot be read or written: the disk reports an error",
+    sqlite3.SQLITE_PERM: "may not be used by this user",
+}
+DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
+class Database:
+    """One file, opened by `open`. Writes and reads each have a connection and a thread: they never wait for another."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        self.damage: str | None = None  # in one sentence, once it has been met
+        self._writing: Worker
+        self._reading: Worker
+        self._copying: Worker
+        self._writer: Connection | None = None
+        self._patience = BUSY_TIMEOUT  # the writer's, at present
+        self._reader: Connection | None = None
+        self._copier: Connection | None = None
+
+    async def open(self) -> None:
+        """Open the file, making or migrating it. Raises StoreError."""
+        self._writing, self._reading, self._copying = (Worker(f"sqlite-{name}") for name in ("write", "read", "copy"))
+        await self._run(self._writing, self._open)
+
+    def _open(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Made here and not by SQLite, whose own mode would let the whole machine read it; -wal and -shm inherit it.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
+            if stat.S_IMODE(self.path.stat().st_mode) != PRIVATE:
+                self.path.chmod(PRIVATE)
+        except OSError as error:
+            raise StoreError(f"The database {self.path} cannot be opened: {error.strerror}.") from error
+        self._writer = self._connect()
+        migrate(self._writer, self.path)
+        self._reader = self._connect()
+        self._copier = self._connect()
+
+    def _connect(self) -> Connection:
+        made = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        made.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded only before the first table is made
+        made.execute("PRAGMA journal_mode = WAL")
+        # A commit is in the kernel's hands when it returns: it survives a SIGKILL at any point, but not a power loss.
+        # FULL would wait for the disk (3 ms on the machine this was measured on) for each batch of tokens. What a power
+        # loss takes is noticed by the boot's id, and shows as a gap: see SqliteStore.claim.
+        made.execute("PRAGMA synchronous = NORMAL")
+        made.execute("PRAGMA secure_delete = FAST")  # prompts do not stay in freed pages where that costs no write
+        made.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        made.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+        return made
+
+    async def close(self) -> None:
+        """Copy the write-ahead log into the file and close it."""
+        await self._writing.run(self._close)
+        for thread in (self._writing, self._reading, self._copying):
+            thread.stop()
+
+    def _close(self) -> None:
+        for one in (self._copier, self._reader, self._writer):  # the last one to close makes the checkpoint
+            if one is not None:
+                one.close()
+
+    def verify(self, crc: int | None, *data: bytes) -> None:
+        """Compare data that was read with the checksum that it was written with. Raises StoreError."""
+        if crc is not None and crc != checksum(*data):
+            self.damage = f"The database {self.path} {WORDS[sqlite3.SQLITE_CORRUPT]}."
+            raise StoreError(self.damage)
+
+    async def version(self) -> int:
+        """Return a number that differs from the last one where anything was committed since. Raises StoreError."""
+        return int(await self.read(lambda db: db.execute("PRAGMA data_version").fetchone()[0]))
+
+    async def write(self, transaction: Callable[[Connection], Result]) -> Result:
+        """Run `transaction` in the writer's thread, all or nothing. Raises StoreError."""
+        return await self._run(self._writing, partial(self.transact, transaction))
+
+    def give(self, work: Callable[[], Any], answer: Callable[[Any, Exception | None], None]) -> None:
+        """Run `work` in the writer's thread; `answer` gets what it returns, or a StoreError or what else it raises."""
+
+        def translated(result: Any, error: Exception | None) -> None:
+            answer(result, self._translated(error) if isinstance(error, sqlite3.Error) else error)
+
+        self._writing.give(work, translated)
+
+    # --- in the writer's thread ----------------------------------------------------------------------------------
+
+    def transact(self, transaction: Callable[[Connection], Result]) -> Result:
+        """Run `transaction`, all or nothing."""
+        assert self._writer is not None
+        self._begin(self._writer, "BEGIN IMMEDIATE")
+        try:
+            result = transaction(self._writer)
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+        return result
+
+    def insert(self, query: str, values: Sequence[Any]) -> int | None:
+        """Run one INSERT as a transaction; return the number of its row, or None without one."""
+        assert self._writer is not None
+        done = self._begin(self._writer, query, values)
+        return done.lastrowid if done.rowcount == 1 else None
+
+    def _begin(self, writer: Connection, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        """Run the statement of a transaction that waits for the lock."""
+        try:
+            done = writer.execute(query, values)
+        except sqlite3.Error:
+            self._wait(writer, LOCKED_TIMEOUT)
+            raise
+        self._wait(writer, BUSY_TIMEOUT)
+        return done
+
+    def _wait(self, writer: Connection, seconds: float) -> None:
+        """Let the next write wait as long as this for a lock."""
+        if seconds != self._patience:
+            self._patience = seconds
+            writer.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
+
+    # --- in the loop ---------------------------------------------------------------------------------------------
+
+    async def maintain(self, work: Callable[[Connection], Result]) -> Result:
+        """Run `work` in the writer's thread, outside a transaction. Raises StoreError."""
+
+        def run() -> Result:
+            assert self._writer is not None
+            return work(self._writer)
+
+        return await self._run(self._writing, run)
+
+    async def checkpoint(self) -> None:
+        """Copy what was committed into the file, while commits go on. Raises StoreError.
+
+        It waits for the disk, which takes too long for the writer. What has been committed meanwhile is little; that is
+        copied between two commits, and the write-ahead log begins anew: as long as anything is left in it, it grows.
+        """
+        for thread, connection in ((self._copying, self._copier), (self._writing, self._writer)):
+            await self._run(thread, partial(_copy, connection))
+
+    async def read(self, query: Callable[[Connection], Result]) -> Result:
+        """Run `query` in the reader's thread. Raises StoreError."""
+
+        def run() -> Result:
+            assert self._reader is not None
+            return query(self._reader)
+
+        return await self._run(self._reading, run)
+
+    async def rows(self, query: str, *values: Any) -> list[Any]:
+        """Return all rows of a query. Raises StoreError."""
+        return await self.read(lambda db: db.execute(query, values).fetchall())
+
+    async def _run(self, thread: Worker, work: Callable[[], Result]) -> Result:
+        try:
+            return await thread.run(work)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: sqlite3.Error) -> StoreError:
+        words = in_words(self.path, error)
+        if primary_code(error) in DAMAGE:
+            self.damage = words
+        return StoreError(words)
+
+
+def _copy(connection: Connection | None) -> None:
+    assert connection is not None
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def checksum(*data: bytes) -> int:
+    """Return the checksum of data one after the other."""
+    crc = 0
+    for piece in data:
+        crc = zlib.crc32(piece, crc)
+    return crc
+
+
+def in_words(path: Path, error: sqlite3.Error) -> str:
+    """Return one sentence that says what is wrong with a database."""
+    words = WORDS.get(_code(error)) or WORDS.get(primary_code(error)) or f"cannot be used: {error}"
+    return f"The database {path} {words}."
+
+
+def primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's result code without what it says of the place; 0 for an error of the module's own."""
+    return _code(error) & 0xFF
+
+
+def _code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0))

@@ -1,0 +1,215 @@
+"""A deadline that moves, on both event loops."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvloop
+
+from server.aio.deadline import Deadline
+from server.aio.timers import Due, Wheel, wheel
+
+FAR = 60.0  # seconds: never reached here
+NEAR = 0.03
+
+
+@pytest.fixture(params=[asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
+    """Runs a coroutine on either loop, and fails if it does not end."""
+
+    def bounded(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        async def guarded() -> Any:
+            async with asyncio.timeout(FAR / 2):
+                return await coroutine
+
+        with asyncio.Runner(loop_factory=request.param) as runner:
+            return runner.run(guarded())
+
+    return bounded
+
+
+async def expires(body: Callable[[Deadline], Awaitable[None]]) -> float:
+    """The seconds that `body` ran until its deadline ended it, as it must."""
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        await within(body)
+    return time.monotonic() - began + 0.002  # uvloop's clock has whole milliseconds
+
+
+async def within(body: Callable[[Deadline], Awaitable[None]]) -> None:
+    async with Deadline() as deadline:
+        await body(deadline)
+
+
+def test_fires(run) -> None:
+    """At its time the deadline ends what is awaited with TimeoutError, and not before it."""
+
+    async def body(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() + NEAR)
+        await asyncio.sleep(FAR)
+
+    assert run(expires(body)) > NEAR
+
+
+def test_none_to_begin_with(run) -> None:
+    """Until it is set there is no deadline, and leaving without one is no error."""
+
+    async def body(_deadline: Deadline) -> None:
+        await asyncio.sleep(NEAR)
+
+    run(within(body))
+
+
+def test_assigned_later(run) -> None:
+    """An assignment moves it away: the time that was set first passes without effect, again and again."""
+
+    async def body(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() + NEAR)
+        for _ in range(5):
+            deadline.at = time.monotonic() + FAR
+            await asyncio.sleep(NEAR)
+
+    run(within(body))
+
+
+def test_assigned_later_fires(run) -> None:
+    """After assignments it fires at the last one, though the timer was set for the first."""
+
+    async def body(deadline: Deadline) -> None:
+        began = time.monotonic()
+        deadline.set(began + NEAR)
+        deadline.at = began + 2 * NEAR
+        deadline.at = began + 3 * NEAR
+        await asyncio.sleep(FAR)
+
+    assert run(expires(body)) > 3 * NEAR
+
+
+def test_set_earlier(run) -> None:
+    """`set` brings it nearer, also after it had been far away."""
+
+    async def body(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() + FAR)
+        deadline.set(time.monotonic() + NEAR)
+        await asyncio.sleep(FAR)
+
+    assert run(expires(body)) < FAR / 2
+
+
+@pytest.mark.parametrize("past", [0.0, 1.0])
+def test_set_in_the_past(run, past) -> None:
+    """A time that is over ends what is awaited in the loop's next turns."""
+
+    async def body(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() - past)
+        await asyncio.sleep(FAR)
+
+    assert run(expires(body)) < FAR / 2
+
+
+def test_taken_away_and_set_again(run) -> None:
+    """None takes it away, for a pause; it can be set again afterwards."""
+
+    async def body(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() + NEAR)
+        deadline.set(None)
+        await asyncio.sleep(3 * NEAR)
+        deadline.set(time.monotonic() + FAR)
+        deadline.at = None
+        await asyncio.sleep(NEAR)
+        deadline.set(time.monotonic() + NEAR)
+        await asyncio.sleep(FAR)
+
+    assert run(expires(body)) > 5 * NEAR
+
+
+def test_moves_cost_nothing(run) -> None:
+    """A thousand tokens take one place in the wheel between them."""
+
+    async def scenario() -> None:
+        puts = []
+
+        class Counting(Wheel):
+            def put(self, at: float, what: Due) -> int:
+                puts.append(at)
+                return super().put(at, what)
+
+        deadline = Deadline()
+        deadline._wheel = Counting(asyncio.get_running_loop())
+        async with deadline:
+            deadline.set(time.monotonic() + FAR)
+            for number in range(1000):
+                deadline.at = time.monotonic() + FAR + number
+                await asyncio.sleep(0)
+        assert len(puts) == 1
+
+    run(scenario())
+
+
+def test_other_ends_stay_what_they_are(run) -> None:
+    """An exception of the body goes through; a cancellation from outside stays one; neither stays in the wheel."""
+
+    async def failing(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() + NEAR)
+        raise KeyError("mine")
+
+    async def waiting(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() + FAR)
+        await asyncio.sleep(FAR)
+
+    async def scenario() -> None:
+        with pytest.raises(KeyError, match="mine"):
+            await within(failing)
+        task = asyncio.ensure_future(within(waiting))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not wheel()._slots
+
+    run(scenario())
+
+
+def test_moved_away_while_it_is_being_called(run) -> None:
+    """The wheel has begun the call when the deadline moves: it does not expire, and does at its new time."""
+
+    async def body(deadline: Deadline) -> None:
+        began = time.monotonic()
+        deadline.set(began + NEAR)
+        deadline.set(began + 6 * NEAR)
+        deadline.due()
+        await asyncio.sleep(3 * NEAR)
+        deadline.due()
+        await asyncio.sleep(FAR)
+
+    assert run(expires(body)) > 6 * NEAR
+
+
+def test_nothing_fires_afterwards(run) -> None:
+    """Once it is left, a deadline that had been set ends nothing."""
+
+    async def leaving(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() + NEAR)
+
+    async def scenario() -> None:
+        await within(leaving)
+        await asyncio.sleep(3 * NEAR)
+
+    run(scenario())
+
+
+def test_within_another(run) -> None:
+    """Of two deadlines the one that is over ends its own block only."""
+
+    async def inner(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() + NEAR)
+        await asyncio.sleep(FAR)
+
+    async def outer(deadline: Deadline) -> None:
+        deadline.set(time.monotonic() + FAR)
+        await expires(inner)
+        await asyncio.sleep(0)
+
+    run(within(outer))

@@ -1,0 +1,167 @@
+"""Assembling tool calls from deltas: pure, no I/O."""
+
+import itertools
+from typing import Any
+
+import orjson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from server.core.openai.tool_calls import ToolCall, ToolCalls
+
+
+def piece(index: int | None = None, text: str = "", **head: str) -> dict[str, Any]:
+    """Give a delta with one piece of a call."""
+    function = {"arguments": text, **({"name": head.pop("name")} if "name" in head else {})}
+    return {"tool_calls": [{**({} if index is None else {"index": index}), **head, "function": function}]}
+
+
+def assemble(*deltas: dict[str, Any], reason: str | None = "tool_calls") -> list[ToolCall]:
+    """Feed deltas and take the calls."""
+    calls = ToolCalls()
+    for delta in deltas:
+        calls.feed(delta)
+    return calls.take(reason)
+
+
+def test_one_call_in_pieces() -> None:
+    """Id and name come once, the arguments in pieces: one call comes out, parsed."""
+    (call,) = assemble(piece(0, id="a", name="add"), piece(0, '{"x":'), piece(0, " 1}"))
+    assert call == ToolCall("a", "add", '{"x": 1}', {"x": 1})
+    assert call.event() == {"id": "a", "name": "add", "arguments": {"x": 1}, "incomplete": False}
+
+
+def test_several_at_once() -> None:
+    """Interleaved pieces go to the call of their index, and the calls come out in its order."""
+    calls = assemble(
+        piece(1, id="b", name="two"), piece(0, id="a", name="one"), piece(1, "[1,"), piece(0, "{}"), piece(1, "2]")
+    )
+    assert [(call.id, call.name, call.arguments) for call in calls] == [("a", "one", {}), ("b", "two", [1, 2])]
+
+
+def test_all_calls_in_one_delta() -> None:
+    """One delta may bring several whole calls."""
+    both = {
+        "tool_calls": piece(0, "{}", id="a", name="one")["tool_calls"]
+        + piece(1, "{}", id="b", name="two")["tool_calls"]
+    }
+    assert [call.id for call in assemble(both)] == ["a", "b"]
+
+
+def test_legacy_function_call() -> None:
+    """A `function_call` is assembled like a call, and gets an id."""
+    (call,) = assemble(
+        {"function_call": {"name": "add", "arguments": ""}}, {"function_call": {"arguments": '{"x":1}'}},
+        reason="function_call",
+    )  # fmt: skip
+    assert (call.id, call.name, call.arguments) == ("call_0_0", "add", {"x": 1})
+
+
+def test_one_index_for_all() -> None:
+    """Providers that give every call the index 0, or none, are told apart by the ids."""
+    for index in (0, None):
+        calls = assemble(
+            piece(index, id="a", name="one"),
+            piece(index, '{"x":1}'),
+            piece(index, id="b", name="two"),
+            piece(index, "{}"),
+        )
+        assert [(call.id, call.arguments) for call in calls] == [("a", {"x": 1}), ("b", {})]
+
+
+def test_id_and_name_repeated() -> None:
+    """A provider that repeats id and name in every piece still makes one call of that name."""
+    (call,) = assemble(piece(0, "{", id="a", name="add"), piece(0, "}", id="a", name="add"))
+    assert (call.id, call.name, call.arguments) == ("a", "add", {})
+
+
+def test_arguments_as_an_object() -> None:
+    """Arguments that come as a JSON object instead of its text are taken as they are."""
+    (call,) = assemble({"tool_calls": [{"id": "a", "function": {"name": "add", "arguments": {"x": 1}}}]})
+    assert call.arguments == {"x": 1}
+
+
+def test_no_arguments() -> None:
+    """A finished call without arguments has none; one that broke off before them is incomplete."""
+    assert assemble(piece(0, id="a", name="now"))[0].arguments == {}
+    (cut,) = assemble(piece(0, id="a", name="now"), reason=None)
+    assert cut.incomplete
+    assert cut.event() == {
+        "id": "a", "name": "now", "arguments": None, "incomplete": True, "raw": "", "error": "The arguments broke off.",
+    }  # fmt: skip
+
+
+def test_broken_off() -> None:
+    """At a cut, or at `length`, a call in the middle of its arguments is incomplete, and one that closed is not."""
+    for reason in (None, "length"):
+        done, open_ = assemble(
+            piece(0, '{"x":1}', id="a", name="one"), piece(1, '{"x":', id="b", name="two"), reason=reason
+        )
+        assert (done.incomplete, done.arguments) == (False, {"x": 1})
+        assert (open_.incomplete, open_.arguments, open_.raw) == (True, None, '{"x":')
+
+
+def test_a_number_may_go_on() -> None:
+    """A broken-off `1` may have become `12`: only a closed object is whole without a finish reason."""
+    (call,) = assemble(piece(0, "1", id="a", name="one"), reason=None)
+    assert call.incomplete
+
+
+def test_not_json() -> None:
+    """Finished arguments that are not JSON come out raw, with an error, and are not incomplete."""
+    (call,) = assemble(piece(0, "{x: 1}", id="a", name="add"))
+    assert (call.arguments, call.raw, call.incomplete) == (None, "{x: 1}", False)
+    assert call.error is not None
+    assert call.error.startswith("The arguments are not JSON")
+
+
+def test_ids_differ() -> None:
+    """Calls without an id, or with the same one, get ids that differ, also from those of another turn."""
+    first, second = assemble(piece(0, "{}", name="a"), piece(1, "{}", name="b"))
+    assert first.id != second.id
+    later = ToolCalls(turn=1)
+    later.feed(piece(0, "{}", name="a"))
+    assert later.take("tool_calls")[0].id not in (first.id, second.id)
+    same = assemble(piece(0, "{}", id="x", name="a"), piece(1, "{}", id="x", name="b"))
+    assert len({call.id for call in same}) == 2
+
+
+def test_take_begins_anew() -> None:
+    """What was taken does not come out again, and `size` counts from nothing."""
+    calls = ToolCalls()
+    calls.feed(piece(0, "{}", id="a", name="add"))
+    assert calls.size == 2
+    assert len(calls.take("tool_calls")) == 1
+    assert (calls.take("tool_calls"), calls.size) == ([], 0)
+
+
+def test_nonsense() -> None:
+    """Deltas of the wrong shape are passed over without an error."""
+    odd: list[Any] = [None, "x", 3, [None, "x"], [{}], [{"index": "a", "id": 3, "function": None}], [{"index": -5}]]
+    for value in odd:
+        calls = ToolCalls()
+        calls.feed({"tool_calls": value})
+        calls.feed({"function_call": value})
+        calls.take("tool_calls")
+
+
+@given(
+    st.lists(
+        st.dictionaries(st.text(), st.integers(min_value=-(2**63), max_value=2**63 - 1) | st.text()),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 7),
+    st.booleans(),
+)
+def test_any_arguments_in_any_pieces(arguments: list[dict[str, Any]], size: int, interleave: bool) -> None:
+    """Whatever the arguments, the size of the pieces and their order among the calls, each call comes out whole."""
+    rows = []
+    for index, given_ in enumerate(arguments):
+        text = orjson.dumps(given_).decode()
+        parts = [text[at : at + size] for at in range(0, len(text), size)]
+        rows.append([piece(index, id=f"c{index}", name=f"t{index}"), *(piece(index, part) for part in parts)])
+    ordered = (
+        [one for row in itertools.zip_longest(*rows) for one in row if one] if interleave else itertools.chain(*rows)
+    )
+    assert [call.arguments for call in assemble(*ordered)] == arguments

@@ -1,0 +1,142 @@
+"""A live stream over a log that is waited for."""
+
+import asyncio
+import re
+from pathlib import Path
+
+import pytest
+
+from server.aio.event import Flag
+from server.config.check import parse
+from server.core.errors import StoreError, StreamError
+from server.core.lifecycle import State
+from server.core.records import Birth, Ending, Record
+from server.relay.stream import Stream
+from server.stores.sqlite.store import SqliteStore
+
+BIRTH = Birth(id="strm_1", owner="", form="openai", model="small", created=0.0, body=b"{}")
+ENDING = Ending(state=State.COMPLETE, reason="stop", at=0.0, target="local/small")
+
+
+class Reader:
+    """A reader that has seen everything, and keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.cursor = self.offset = 0
+        self.live = True
+        self.wake = Flag()
+        self.given = b""
+
+    def push(self, data: bytes, tail: int, offset: int) -> None:
+        """Take frames."""
+        self.given += data
+        self.cursor, self.offset = tail, offset
+
+    @property
+    def ids(self) -> list[int]:
+        """The numbers of all frames so far."""
+        return [int(number) for number in re.findall(rb"^id: (\d+)$", self.given, re.MULTILINE)]
+
+
+def chunks(*words: str) -> list[Record]:
+    """Give a record for each word."""
+    return [Record("chunk", word.encode()) for word in words]
+
+
+async def opened(tmp_path: Path, max_stream_bytes: int = 1000) -> tuple[SqliteStore, Stream, Reader]:
+    """Open a store with one stream and one reader."""
+    settings = parse(
+        {
+            "upstreams": [{"name": "local", "base_url": "http://127.0.0.1:1/v1"}],
+            "models": [{"name": "*", "targets": ["local/*"]}],
+            "store": {"kind": "sqlite", "path": str(tmp_path / "streams.db")},
+        },
+        {},
+    )
+    store = SqliteStore(settings)
+    await store.open()
+    stream, reader = Stream(await store.create(BIRTH), max_lag_bytes=1000, max_stream_bytes=max_stream_bytes), Reader()
+    stream.move(State.STREAMING)
+    stream.readers.add(reader)
+    return store, stream, reader
+
+
+async def one_that_fails(store: SqliteStore, stream: Stream) -> None:
+    """Log a token, without waiting for it, while the store cannot be written."""
+    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
+    assert stream.append_now(chunks("one"))
+    await store.batches.flush()
+    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
+
+
+async def test_a_token_is_shown_when_it_is_durable(tmp_path: Path) -> None:
+    """One append is under way while the relay reads on, the next is waited for, and the ids have no gap."""
+    store, stream, reader = await opened(tmp_path)
+    assert stream.append_now(chunks("one", "two"))
+    assert reader.given == b""
+    assert not stream.append_now(chunks("three"))
+    await stream.append(chunks("three"))
+    assert reader.ids == [1, 2, 3]
+    assert stream.append_now(chunks("four"))
+    assert await stream.records() == chunks("one", "two", "three", "four")  # a recovery joins all that was said
+    assert stream.append_now(chunks("five"))
+    await stream.finish([Record("done", b"[DONE]")], ENDING)
+    assert reader.ids == [1, 2, 3, 4, 5, 6]
+    assert reader.offset == stream.log.bytes
+    await store.close()
+
+
+async def test_whoever_is_cancelled_meanwhile_shows_what_was_stored(tmp_path: Path) -> None:
+    """A relay that is stopped behind an append under way: everything that is in the log is shown, once."""
+    store, stream, reader = await opened(tmp_path)
+    assert stream.append_now(chunks("one"))
+    task = asyncio.create_task(stream.append(chunks("two")))
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert reader.ids == list(range(1, stream.log.tail + 1))
+    await stream.finish([Record("done", b"[DONE]")], ENDING)
+    assert reader.ids == list(range(1, stream.log.tail + 1))
+    await store.close()
+
+
+async def test_what_cannot_be_stored_is_not_shown(tmp_path: Path) -> None:
+    """The append that nobody waited for fails; the relay learns it by the next one, and so does the ending."""
+    store, stream, reader = await opened(tmp_path)
+    await one_that_fails(store, stream)
+    assert not stream.append_now(chunks("two"))
+    with pytest.raises(StoreError, match="is read-only"):
+        await stream.records()
+    with pytest.raises(StoreError, match="is read-only"):
+        await stream.append(chunks("two"))
+    with pytest.raises(StoreError, match="is read-only"):
+        await stream.finish([Record("done", b"[DONE]")], ENDING)
+    assert reader.given == b""
+    assert not stream.ended.is_set()
+    await store.close()
+
+
+async def test_the_limit_holds(tmp_path: Path) -> None:
+    """A log that has grown past `max_stream_bytes` takes no more tokens, whichever way they come."""
+    store, stream, reader = await opened(tmp_path, max_stream_bytes=5)
+    assert stream.append_now(chunks("123456"))
+    await store.batches.flush()
+    with pytest.raises(StreamError, match="larger than 5 bytes"):
+        stream.append_now(chunks("more"))
+    assert reader.ids == [1]
+    await store.close()
+
+
+async def test_a_relay_after_a_fault(tmp_path: Path) -> None:
+    """Whoever comes when a stream is relayed again hears nothing of the fault that had stopped it, and tokens go on."""
+    store, stream, reader = await opened(tmp_path)
+    await one_that_fails(store, stream)
+    stream.fail(StreamError("out of reach", "store_unavailable", 503))
+    assert stream.ended.is_set()
+    assert await store.claim(stream.log)
+    stream.relayed()
+    assert (stream.fault, stream.ended.is_set(), stream.opened.is_set()) == (None, False, False)
+    assert stream.append_now(chunks("one"))
+    assert await stream.records() == chunks("one")
+    assert reader.ids == [1]
+    await store.close()

@@ -1,0 +1,130 @@
+"""What a SQLite store may hold unknowingly is given back: no log stays where nobody writes it, nor can claim it."""
+
+import asyncio
+
+import pytest
+from contract import DONE, birth, ending, everything, tokens
+from gateway import settings
+
+from server.core.errors import Fenced, StoreError
+from server.stores.sqlite.store import SqliteStore
+
+
+@pytest.fixture
+async def stores(tmp_path):
+    """Two instances on one file, with a lease that does not run out."""
+    table = {"kind": "sqlite", "path": str(tmp_path / "streams.db"), "lease": 60.0}
+    made = [SqliteStore(settings("http://127.0.0.1:1/v1", store=table)) for _ in range(2)]
+    for store in made:
+        await store.open()
+    yield made
+    for store in made:
+        await store.close()
+
+
+async def orphaned(store, log):
+    return log.birth.id in [orphan.birth.id async for orphan in store.orphans()]
+
+
+async def halfway(monkeypatch, store, log, look):
+    """Claim a log; the store fails after the claim has been made, with the first or the second look at it."""
+    refresh, looks = store._catalog.refresh, 0
+
+    async def failing(logs):
+        nonlocal looks
+        looks += 1
+        if looks == look:
+            raise StoreError("The disk has failed.")
+        await refresh(logs)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store._catalog, "refresh", failing)
+        with pytest.raises(StoreError, match="The disk has failed"):
+            await store.claim(log, force=True)
+
+
+@pytest.mark.parametrize("look", [1, 2])
+async def test_a_claim_that_failed_halfway(stores, monkeypatch, look):
+    """It is given back with the next lease: the one whose log it was can claim it back at once, and go on."""
+    one, two = stores
+    log = await one.create(birth())
+    await log.append(tokens(3))
+    await halfway(monkeypatch, two, await two.find(log.birth.id), look)
+    with pytest.raises(Fenced):
+        await log.append(tokens(1))
+    assert not await one.claim(log)
+    await two.renew()
+    assert await orphaned(one, log)
+    assert await one.claim(log)
+    await log.append(DONE, ending())
+    assert await everything(await two.find(log.birth.id)) == tokens(3) + DONE
+
+
+@pytest.mark.parametrize("claimant", ["the same", "another"])
+async def test_claimed_again(stores, monkeypatch, claimant):
+    """Of a claim in doubt nothing is left when the log has been claimed once more, by whomever."""
+    one, two = stores
+    log = await one.create(birth())
+    found = await two.find(log.birth.id)
+    await halfway(monkeypatch, two, found, 1)
+    again, store = (found, two) if claimant == "the same" else (log, one)
+    assert await store.claim(again, force=True)
+    await two.renew()
+    assert not await orphaned(one, log)
+    await again.append(tokens(1) + DONE, ending())
+
+
+async def test_claims_whose_callers_left(stores):
+    """Whenever the caller of a claim leaves, the log is still the writer's or can be claimed by anybody."""
+    one, two = stores
+    for turns in range(60):
+        log = await one.create(birth())
+        claiming = asyncio.create_task(two.claim(await two.find(log.birth.id), force=True))
+        for _ in range(turns % 20):
+            await asyncio.sleep(0.0001)
+        claiming.cancel()
+        await asyncio.gather(claiming, return_exceptions=True)
+        if not claiming.cancelled():
+            continue
+        await two.renew()
+        try:
+            await log.append(tokens(1))
+        except Fenced:
+            assert await one.claim(log)
+            await log.append(tokens(1))
+        assert await everything(log) == tokens(1)
+
+
+async def test_creations_whose_callers_left(stores):
+    """Whenever the caller of a creation leaves, nothing of it stays, and its key is free."""
+    one, two = stores
+    for turns in range(60):
+        facts = birth(idempotency=("key", "digest"))
+        creating = asyncio.create_task(one.create(facts))
+        for _ in range(turns % 10):
+            await asyncio.sleep(0.0001)
+        creating.cancel()
+        await asyncio.gather(creating, return_exceptions=True)
+        await one.batches.flush()
+        if not creating.cancelled():
+            continue
+        await one.renew()
+        assert await two.find(facts.id) is None
+        again = birth(owner=facts.owner, idempotency=facts.idempotency)
+        assert (await two.create(again)).birth.id == again.id
+
+
+async def test_a_creation_in_doubt_that_was_taken_over(stores):
+    """Where somebody with the same key got its log and has gone on with it, it stays."""
+    one, two = stores
+    facts = birth(idempotency=("key", "digest"))
+    creating = asyncio.create_task(one.create(facts))
+    await asyncio.sleep(0)
+    creating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await creating
+    joined = await two.create(birth(owner=facts.owner, idempotency=facts.idempotency))
+    assert await two.claim(joined, force=True)
+    await one.renew()
+    await joined.append(DONE, ending())
+    assert await everything(await one.find(facts.id)) == DONE

@@ -1,0 +1,717 @@
+"""What every store must do. A store passes it by subclassing:
+
+    class TestMyStore(StoreContract):            # or DurableContract, for a store that outlives its process
+        def new(self, settings): return MyStore(settings)
+
+Instances of a durable store that are made with the same settings must share their logs, as gateways do.
+"""
+
+import asyncio
+import itertools
+import time
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from server.config.check import parse
+from server.config.settings import Settings
+from server.core.errors import Fenced, StoreError
+from server.core.lifecycle import State
+from server.core.ports import Log, Store
+from server.core.records import Birth, Ending, Record
+
+ALL = 1 << 40
+WAIT = 20.0  # seconds for anything that is expected to happen
+LEASE = 0.6  # seconds
+_numbers = itertools.count()
+
+
+def birth(**facts: Any) -> Birth:
+    """Give the birth of a stream that no other test has."""
+    made: dict[str, Any] = {
+        "id": f"strm_{uuid.uuid4().hex}",
+        "owner": f"owner-{next(_numbers):06}",
+        "form": "openai",
+        "model": "small",
+        "created": time.time(),
+        "body": b'{"messages":[{"role":"user","content":"\xc3\xa9"}]}',
+    }
+    return Birth(**{**made, **facts})
+
+
+def ending(**facts: Any) -> Ending:
+    """Give an ending, now."""
+    return Ending(**{"state": State.COMPLETE, "reason": "stop", "at": time.time(), "target": "local/small", **facts})
+
+
+def tokens(count: int, first: int = 1) -> list[Record]:
+    """Give records that all differ, one of them empty, one with everything that bytes can be."""
+    odd = {2: b"", 3: bytes(range(256))}
+    return [Record("chunk", odd.get(n, b'{"n":%d}' % n)) for n in range(first, first + count)]
+
+
+DONE = [Record("done", b"[DONE]")]
+
+
+async def everything(log: Log, after: int = 0, piece: int = ALL) -> list[Record]:
+    """Read to the tail."""
+    found: list[Record] = []
+    while records := await log.read(after + len(found), piece):
+        found += records
+    return found
+
+
+async def until(condition: Any) -> None:
+    """Wait until an async condition holds."""
+    async with asyncio.timeout(WAIT):
+        while not await condition():  # noqa: ASYNC110  # what is waited for sets no event
+            await asyncio.sleep(0.01)
+
+
+async def listed(store: Store) -> list[str]:
+    """Give the ids of all logs."""
+    return [log.birth.id async for log in store.logs()]
+
+
+class StoreContract:
+    """For every store."""
+
+    retention = 600.0
+
+    def new(self, settings: Settings) -> Store:
+        """Make a store that is not open yet."""
+        raise NotImplementedError
+
+    def tables(self, tmp_path: Path) -> dict[str, Any]:
+        """Give the `[store]` table, apart from `max_bytes` and `lease`."""
+        return {}
+
+    def settings(self, tmp_path: Path, **store: Any) -> Settings:
+        """Give the settings of this store."""
+        tree = {
+            "upstreams": [{"name": "local", "base_url": "http://127.0.0.1:1/v1"}],
+            "models": [{"name": "*", "targets": ["local/*"]}],
+            "streams": {"retention": self.retention},
+            "store": {"lease": LEASE, **self.tables(tmp_path), **store},
+        }
+        return parse(tree, {})
+
+    @pytest_asyncio.fixture
+    async def store(self, tmp_path: Path) -> AsyncIterator[Store]:
+        """One open store."""
+        made = self.new(self.settings(tmp_path))
+        await made.open()
+        yield made
+        await made.close()
+
+    # --- appending and reading ----------------------------------------------------------------------------------
+
+    async def test_keeps_birth_and_ending(self, store: Store) -> None:
+        """What a stream began and ended with is found again, whole."""
+        facts = birth(form="native", stream=False, policy="continue", idempotency=("key", "digest"))
+        end = ending(
+            state=State.FAILED, tokens=3, recoveries=1, ttft_ms=1.5, usage={"total_tokens": 9}, billed={"attempts": 2},
+            error={"error": {"code": "x"}}, status=502, retry_after=2.0,
+        )  # fmt: skip
+        log = await store.create(facts)
+        assert (log.tail, log.bytes, log.ending, list(log.lost)) == (0, 0, None, [])
+        log.target = "local/small"
+        await log.append([Record("error", b"{}")], end)
+        found = await store.find(facts.id)
+        assert found is not None
+        assert found.birth == facts
+        assert found.ending == end
+        assert found.target == "local/small"
+        assert found.last_activity >= facts.created
+
+    async def test_reads_at_every_cursor(self, store: Store) -> None:
+        """From any cursor and in any piece size a reader gets exactly what follows, live and ended."""
+        log = await store.create(birth())
+        wanted = tokens(40)
+        for start, stop in ((0, 1), (1, 4), (4, 39), (39, 40)):
+            await log.append(wanted[start:stop])
+        await self._check_cursors(log, wanted)
+        await log.append(DONE, ending())
+        found = await store.find(log.birth.id)
+        assert found is not None
+        await self._check_cursors(found, wanted + DONE)
+
+    async def _check_cursors(self, log: Log, wanted: Sequence[Record]) -> None:
+        assert log.tail == len(wanted)
+        assert log.bytes == sum(len(data) for _, data in wanted)
+        for cursor in range(len(wanted) + 1):
+            assert await log.offset(cursor) == sum(len(data) for _, data in wanted[:cursor])
+            for piece in (1, 20, 300, ALL):
+                records = list(await log.read(cursor, piece))
+                assert records == wanted[cursor : cursor + len(records)]
+                assert bool(records) == (cursor < len(wanted))
+                assert piece < ALL or records == wanted[cursor:]
+                assert len(records) <= 1 or sum(len(data) for _, data in records) <= piece
+            assert await everything(log, cursor, 20) == wanted[cursor:]
+
+    async def test_reads_a_long_log_at_once(self, store: Store) -> None:
+        """However a store cuts a log into pieces, one read returns all that fits."""
+        log = await store.create(birth())
+        wanted = [Record("chunk", bytes([n % 251]) * (997 + n)) for n in range(300)]
+        for n in range(0, 300, 7):
+            await log.append(wanted[n : n + 7])
+        await self._check_long(log, wanted)
+        await log.append(DONE, ending())
+        found = await store.find(log.birth.id)
+        assert found is not None
+        await self._check_long(found, wanted + DONE)
+
+    async def _check_long(self, log: Log, wanted: list[Record]) -> None:
+        for cursor in (0, 1, 150, 299):
+            assert await log.read(cursor, ALL) == wanted[cursor:]
+            for piece in (997, 50_000, 150_000):
+                records = list(await log.read(cursor, piece))
+                assert records == wanted[cursor : cursor + len(records)]
+                size = sum(len(data) for _, data in records)
+                rest = wanted[cursor + len(records) :]
+                assert len(records) == 1 or size <= piece
+                assert not rest or size + len(rest[0].data) > piece
+            assert await log.offset(cursor) == sum(len(data) for _, data in wanted[:cursor])
+
+    async def test_numbers_concurrent_appends(self, store: Store) -> None:
+        """Appends of many logs, and several to one log at a time, share no number and lose none."""
+        logs = [await store.create(birth()) for _ in range(20)]
+        await asyncio.gather(
+            *(log.append([Record("chunk", b"%d-%d-%d" % (n, k, i)) for i in range(3)])
+              for k in range(25) for n, log in enumerate(logs))
+        )  # fmt: skip
+        for n, log in enumerate(logs):
+            wanted = [Record("chunk", b"%d-%d-%d" % (n, k, i)) for k in range(25) for i in range(3)]
+            assert await everything(log) == wanted
+
+    async def test_readers_follow_a_writer(self, store: Store) -> None:
+        """Readers that come at any time and read in any piece see every record once, in order."""
+        log = await store.create(birth())
+        wanted = tokens(300)
+
+        async def write() -> None:
+            for n in range(0, 300, 3):
+                await log.append(wanted[n : n + 3])
+                await asyncio.sleep(0)
+            await log.append(DONE, ending())
+
+        async def read(piece: int) -> list[Record]:
+            found: list[Record] = []
+            while log.ending is None or len(found) < log.tail:
+                found += await log.read(len(found), piece)
+                await asyncio.sleep(0.001)
+            return found
+
+        async with asyncio.timeout(WAIT):
+            _, *readers = await asyncio.gather(write(), *(read(piece) for piece in (1, 50, ALL)))
+        assert all(found == wanted + DONE for found in readers)
+
+    async def test_a_cancelled_append_keeps_the_order(self, store: Store) -> None:
+        """An append whose caller is cancelled is there whole or not at all, and that is decided when the call ends."""
+
+        async def one(number: int) -> None:
+            log = await store.create(birth())
+            task = asyncio.create_task(log.append(tokens(2)))
+            await asyncio.sleep(number * 0.00005)  # before, while and after its batch is on its way
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            before = tokens(log.tail)
+            assert len(before) in (0, 2)
+            assert await everything(log) == before
+            await log.append(DONE, ending())
+            assert await everything(log) == before + DONE
+
+        async with asyncio.timeout(WAIT):
+            for _ in range(3):
+                await asyncio.gather(*map(one, range(200)))
+
+    async def test_appends_that_nobody_waits_for(self, store: Store) -> None:
+        """They are told when they may be shown, in the order of the calls and before a later append returns."""
+        log = await store.create(birth())
+        if not hasattr(log, "append_soon"):
+            pytest.skip("this store has no such appends")
+        shown: list[tuple[list[Record], int, int]] = []
+
+        def show(records: Sequence[Record], tail: int, size: int) -> None:
+            assert log.tail >= tail
+            shown.append((list(records), tail, size))
+
+        async with asyncio.timeout(WAIT):
+            log.append_soon(tokens(2), show)
+            log.append_soon(tokens(1, first=3), show)
+            assert not shown
+            await log.append(DONE, ending())
+        assert shown == [(tokens(2), 2, 7), (tokens(1, first=3), 3, 7 + 256)]
+        assert await everything(log) == tokens(3) + DONE
+
+    async def test_nothing_after_the_ending(self, store: Store) -> None:
+        """An ended log takes no record, and says so."""
+        log = await store.create(birth())
+        await log.append(DONE, ending())
+        for end in (None, ending()):
+            with pytest.raises(StoreError):
+                await log.append(tokens(1), end)
+        assert await everything(log) == DONE
+
+    # --- finding and forgetting -----------------------------------------------------------------------------------
+
+    async def test_unknown(self, store: Store) -> None:
+        """A stream that never was is None."""
+        assert await store.find("strm_nothing") is None
+
+    async def test_lists_oldest_first(self, store: Store) -> None:
+        """Live and ended logs are listed in the order of their creation."""
+        logs = [await store.create(birth()) for _ in range(5)]
+        await logs[1].append(DONE, ending())
+        await logs[3].append(DONE, ending(state=State.CANCELLED))
+        ours = {log.birth.id for log in logs}
+        assert [one for one in await listed(store) if one in ours] == [log.birth.id for log in logs]
+
+    async def test_joins_by_idempotency_key(self, store: Store) -> None:
+        """The second of two creations with a key gets the first one's log, live and ended; owners keep apart."""
+        first = birth(idempotency=("k", "a"))
+        same = birth(owner=first.owner, idempotency=("k", "b"))
+        log = await store.create(first)
+        joined = await store.create(same)
+        assert joined.birth == first
+        assert (await store.create(birth(idempotency=("k", "a")))).birth.id != first.id
+        await log.append(DONE, ending())
+        assert (await store.create(same)).birth == first
+        assert await store.find(same.id) is None
+
+    async def test_creations_in_one_moment(self, store: Store) -> None:
+        """Of many creations with one key in the same turn exactly one begins a log."""
+        owner = birth().owner
+        births = [birth(owner=owner, idempotency=("k", "a")) for _ in range(20)]
+        logs = await asyncio.gather(*map(store.create, births))
+        assert len({log.birth.id for log in logs}) == 1
+
+    async def test_a_burst_of_creations(self, store: Store) -> None:
+        """Logs that are made together are not mixed up, with and without a key: each has its own birth and records."""
+        births = [birth(idempotency=("k", "a") if n % 5 == 0 else None, body=b'{"n":%d}' % n) for n in range(60)]
+        logs = await asyncio.gather(*(store.create(facts) for facts in births))
+        assert [log.birth for log in logs] == births
+        await asyncio.gather(*(log.append([Record("chunk", log.birth.body)]) for log in logs))
+        for facts in births:
+            found = await store.find(facts.id)
+            assert found is not None
+            assert found.birth == facts
+            assert await everything(found) == [Record("chunk", facts.body)]
+
+    async def test_releases_a_key(self, store: Store) -> None:
+        """A released key begins a new log; releasing it for the old one again does not take it from the new one."""
+        owner = birth().owner
+        first = await store.create(birth(owner=owner, idempotency=("k", "a")))
+        await store.release_key(first)
+        second = await store.create(birth(owner=owner, idempotency=("k", "a")))
+        assert second.birth.id != first.birth.id
+        await store.release_key(first)
+        assert (await store.create(birth(owner=owner, idempotency=("k", "a")))).birth.id == second.birth.id
+        await store.release_key(await store.create(birth()))  # has none
+
+    async def test_a_key_is_free_as_soon_as_it_is_released(self, store: Store) -> None:
+        """Who creates right after a release, without waiting for its end, gets a log of its own."""
+        first = await store.create(birth(idempotency=("k", "a")))
+        again = birth(owner=first.birth.owner, idempotency=("k", "a"))
+        _, second = await asyncio.gather(store.release_key(first), store.create(again))
+        assert second.birth.id == again.id
+
+    async def test_retention(self, tmp_path: Path) -> None:
+        """After its retention an ended log is gone at once, its key is free, and the sweep leaves nothing of it."""
+        self.retention = 0.5
+        store = self.new(self.settings(tmp_path))
+        await store.open()
+        try:
+            first = birth(idempotency=("k", "a"))
+            log = await store.create(first)
+            live = await store.create(birth())
+            await log.append(DONE, ending())
+            assert await store.find(first.id) is not None
+            await asyncio.sleep(0.6)
+            assert await store.find(first.id) is None
+            assert first.id not in await listed(store)
+            again = await store.create(birth(owner=first.owner, idempotency=("k", "a")))
+            assert again.birth.id != first.id
+            await store.renew()
+            await store.sweep(time.time())
+            assert (await store.create(again.birth)).birth.id == again.birth.id
+            assert set(await listed(store)) >= {live.birth.id, again.birth.id}
+            await live.append(tokens(1))
+        finally:
+            await store.close()
+
+    async def test_size_limit(self, tmp_path: Path) -> None:
+        """Past the bound the oldest ended logs go, and only they; live ones stay."""
+        store = self.new(self.settings(tmp_path, max_bytes=1_000_000))
+        await store.open()
+        try:
+            data = [Record("chunk", b"x" * 100_000)]
+            live = await store.create(birth())
+            await live.append(data)
+            ended = []
+            for _ in range(30):
+                log = await store.create(birth())
+                await log.append(data)
+                await log.append(DONE, ending())
+                ended.append(log.birth.id)
+            for _ in range(5):
+                await store.sweep(time.time())
+            left = [one for one in await listed(store) if one in ended]
+            assert 1 <= len(left) <= 10
+            assert left == ended[-len(left) :]
+            assert await everything(live) == data
+        finally:
+            await store.close()
+
+    @pytest.mark.timeout(300)
+    async def test_a_million_records(self, store: Store) -> None:
+        """A log of a million records is read at any place at once, live and ended."""
+        log = await store.create(birth())
+        count, step = 1_000_000, 10_000
+        for first in range(0, count, step):
+            await log.append([Record("chunk", b"%d" % n) for n in range(first + 1, first + step + 1)])
+        places = (0, 1, 9_999, 10_000, 123_456, 654_321, 999_999)
+        assert log.tail == count
+        for live in (True, False):
+            if not live:
+                await log.append(DONE, ending())
+            reading = await store.find(log.birth.id)
+            assert reading is not None
+            for place in places:
+                began = time.perf_counter()
+                records = await reading.read(place, 1000)
+                assert time.perf_counter() - began < 2.0
+                assert records[0] == Record("chunk", b"%d" % (place + 1))
+
+
+class DurableContract(StoreContract):
+    """For a store that outlives its process and is shared by instances."""
+
+    @pytest_asyncio.fixture
+    async def stores(self, tmp_path: Path) -> AsyncIterator[list[Store]]:
+        """Two instances of one store."""
+        made = [self.new(self.settings(tmp_path)) for _ in range(2)]
+        for store in made:
+            await store.open()
+        yield made
+        for store in made:
+            await store.close()
+
+    async def abandon(self, store: Store) -> None:
+        """Let the lease of an instance run out while the instance stands still, as SIGSTOP would make it."""
+        await asyncio.sleep(LEASE * 1.5)
+
+    async def lose(self, store: Store, log: Log) -> None:
+        """Bring the store to lose some numbers after the tail of a log that it holds, with the next append at last."""
+        pytest.skip("this store is not known to lose anything")
+
+    async def test_a_cursor_in_what_was_lost(self, stores: list[Store]) -> None:
+        """From a number that was lost nothing is read, and what lies before it has a size: a reader can pass it."""
+        one, two = stores
+        log = await one.create(birth())
+        await log.append(tokens(5))
+        size = log.bytes
+        await self.lose(one, log)
+        await log.append([*tokens(2), *DONE], ending())
+        found = await two.find(log.birth.id)
+        assert found is not None
+        for reading in (log, found):
+            ((first, last),) = reading.lost
+            assert first == 6
+            for cursor in (first, last - 1):
+                assert list(await reading.read(cursor, ALL)) == []
+            assert list(await reading.read(last, ALL)) == tokens(2) + DONE
+            sizes = [await reading.offset(n) for n in (5, first, last - 1, last, last + 1, last + 2, reading.tail)]
+            assert sizes == sorted(sizes)
+            assert (sizes[0], sizes[-1]) == (size, reading.bytes)
+
+    async def test_outlives_its_instance(self, tmp_path: Path) -> None:
+        """What was appended is there after the store was closed and opened again, and can be claimed at once."""
+        first = self.new(self.settings(tmp_path))
+        await first.open()
+        live = await first.create(birth(idempotency=("k", "a")))
+        live.target = "local/small"
+        await live.append(tokens(10))
+        ended = await first.create(birth())
+        await ended.append(tokens(5))
+        await ended.append(DONE, ending())
+        await first.close()
+        second = self.new(self.settings(tmp_path))
+        await second.open()
+        try:
+            found = await second.find(ended.birth.id)
+            assert found is not None
+            assert found.birth == ended.birth
+            assert found.ending == ended.ending
+            await self._check_cursors(found, tokens(5) + DONE)
+            taken = await second.find(live.birth.id)
+            assert taken is not None
+            assert taken.target == "local/small"
+            assert live.birth.id in [log.birth.id async for log in second.orphans()]
+            assert await second.claim(taken)
+            await taken.append(tokens(3, first=11))
+            await self._check_cursors(taken, tokens(13))
+            assert list(taken.lost) == []
+            assert (await second.create(birth(owner=live.birth.owner, idempotency=("k", "a")))).birth == live.birth
+        finally:
+            await second.close()
+
+    async def test_a_held_log_is_refused(self, stores: list[Store]) -> None:
+        """While an instance renews its lease, nobody else can claim its logs, and they are no orphans."""
+        one, two = stores
+        log = await one.create(birth())
+        for _ in range(6):
+            await asyncio.sleep(LEASE / 3)
+            await one.renew()
+            found = await two.find(log.birth.id)
+            assert found is not None
+            assert not await two.claim(found)
+            assert log.birth.id not in [orphan.birth.id async for orphan in two.orphans()]
+        await log.append(DONE, ending())
+        assert not await two.claim(found, force=True)  # ended
+
+    async def test_a_stale_writer_is_fenced(self, stores: list[Store]) -> None:
+        """Who lost its log by a claim cannot write any more, is told by `renew`, and the numbers go on."""
+        one, two = stores
+        log, other = await one.create(birth()), await one.create(birth())
+        await log.append(tokens(3))
+        await self.abandon(one)
+        found = await two.find(log.birth.id)
+        assert found is not None
+        assert await two.claim(found)
+        if hasattr(log, "append_soon"):
+            log.append_soon(tokens(1), lambda *_: pytest.fail("shown, but not stored"))
+        with pytest.raises(Fenced):
+            await log.append(tokens(1))
+        with pytest.raises(Fenced):
+            await log.append(DONE, ending())
+        await found.append(tokens(2, first=4))
+        assert await everything(found) == tokens(5)
+        lost: list[str] = []
+
+        async def told() -> bool:
+            lost.extend(one.birth.id for one in await stores[0].renew())
+            return log.birth.id in lost
+
+        await until(told)
+        assert lost == [log.birth.id]
+        await other.append(tokens(1))  # its other logs are still its own: nobody claimed them
+
+    async def test_one_of_two_claims(self, stores: list[Store], tmp_path: Path) -> None:
+        """Of many claims in the same moment exactly one succeeds."""
+        one, two = stores
+        three = self.new(self.settings(tmp_path))
+        await three.open()
+        try:
+            for _ in range(5):
+                log = await one.create(birth())
+                await self.abandon(one)
+                await two.renew()
+                await three.renew()
+                found = [await store.find(log.birth.id) for store in (two, three)]
+                claims = [store.claim(it) for store, it in zip((two, three), found, strict=True) if it is not None]
+                assert sorted(await asyncio.gather(*claims)) == [False, True]
+        finally:
+            await three.close()
+
+    async def test_claims_by_force(self, stores: list[Store]) -> None:
+        """An abort from any instance: it takes a log from a living relay, which is fenced from then on."""
+        one, two = stores
+        log = await one.create(birth())
+        await log.append(tokens(2))
+        found = await two.find(log.birth.id)
+        assert found is not None
+        assert await two.claim(found, force=True)
+        await found.append([Record("error", b"{}")], ending(state=State.CANCELLED))
+        with pytest.raises(Fenced):
+            await log.append(tokens(1))
+        await until(lambda: self._has_ended(one, log))
+        assert await everything(log) == [*tokens(2), Record("error", b"{}")]
+
+    async def test_claimed_back(self, stores: list[Store]) -> None:
+        """Who claims a log back before it is told of its loss holds it: it is not told any more, and can be fenced."""
+        one, two = stores
+        log = await one.create(birth())
+        found = await two.find(log.birth.id)
+        assert found is not None
+        assert await two.claim(found, force=True)
+        with pytest.raises(Fenced):
+            await log.append(tokens(1))
+        assert await one.claim(log, force=True)
+        assert await one.renew() == []
+        await log.append(tokens(1))
+        assert await two.claim(found, force=True)
+        with pytest.raises(Fenced):
+            await log.append(tokens(1, first=2))
+        await found.append(tokens(1, first=2))
+        assert await everything(found) == tokens(2)
+
+    async def test_refreshed_after_a_claim(self, stores: list[Store]) -> None:
+        """Who refreshes a log that was claimed unnoticed learns of that, and not an epoch to write it with."""
+        one, two = stores
+        log = await one.create(birth())
+        found = await two.find(log.birth.id)
+        assert found is not None
+        assert await two.claim(found, force=True)
+        await one.refresh(log)
+        with pytest.raises(Fenced):
+            await log.append(tokens(1))
+        assert await one.renew() == [log]
+        await found.append(tokens(1))
+        assert await everything(found) == tokens(1)
+
+    async def test_refreshed_while_it_is_written(self, stores: list[Store]) -> None:
+        """A look at the store that took longer than an append does not put a writer back to where it was."""
+        one, _ = stores
+        log = await one.create(birth())
+
+        async def look() -> None:
+            while log.ending is None:
+                tail = log.tail
+                await one.refresh(log)
+                assert log.tail >= tail
+                await asyncio.sleep(0)
+
+        looking = [asyncio.create_task(look()) for _ in range(3)]
+        for number in range(1, 101):
+            await log.append(tokens(1, first=number))
+            assert log.tail == number
+        await log.append(DONE, ending())
+        await asyncio.gather(*looking)
+        assert await everything(log) == tokens(100) + DONE
+
+    async def test_refreshed_while_it_ends(self, stores: list[Store]) -> None:
+        """What was read of a log before it ended does not take its ending away, whenever it comes."""
+        one, _ = stores
+        for turns in range(40):
+            log = await one.create(birth())
+            await log.append(tokens(3))
+            looking = [asyncio.create_task(one.refresh(log)) for _ in range(3)]
+            for _ in range(turns % 8):
+                await asyncio.sleep(0)
+            over = ending()
+            await log.append(DONE, over)
+            await asyncio.gather(*looking)
+            assert (log.tail, log.ending) == (4, over)
+
+    async def test_found_while_it_is_claimed(self, stores: list[Store]) -> None:
+        """Whoever asks for a log in the middle of its takeover gets all of it, though the claimant had seen nothing."""
+        one, two = stores
+        for _ in range(20):
+            log = await one.create(birth())
+            stale = await two.find(log.birth.id)
+            assert stale is not None
+            await log.append(tokens(3))
+            claiming = asyncio.create_task(two.claim(stale, force=True))
+            while not claiming.done():
+                found = await two.find(log.birth.id)
+                assert found is not None
+                assert found.tail == 3
+                await two.refresh(stale)
+                assert stale.tail == 3
+            assert await claiming
+
+    async def _has_ended(self, store: Store, log: Log) -> bool:
+        await store.renew()
+        await store.follow(log)
+        return log.ending is not None
+
+    async def test_appends_race_with_a_claim(self, stores: list[Store]) -> None:
+        """A writer at full speed and a claim in the middle: every record that was confirmed is there, once."""
+        one, two = stores
+        log = await one.create(birth())
+        confirmed = 0
+
+        async def write() -> None:
+            nonlocal confirmed
+            for n in itertools.count(1):
+                await log.append(tokens(1, first=n))
+                confirmed = n
+
+        task = asyncio.create_task(write())
+        await until(lambda: _truth(confirmed > 20))
+        found = await two.find(log.birth.id)
+        assert found is not None
+        assert await two.claim(found, force=True)
+        with pytest.raises(Fenced):
+            await task
+        await found.append(DONE, ending())
+        records = await everything(found)
+        assert records == tokens(len(records) - 1) + DONE
+        assert len(records) - 1 == confirmed
+
+    async def test_follows_from_elsewhere(self, stores: list[Store]) -> None:
+        """An instance that reads what another one writes sees every record, in order, up to the ending."""
+        one, two = stores
+        log = await one.create(birth())
+        await log.append(tokens(2))
+        reading = await two.find(log.birth.id)
+        assert reading is not None
+        assert await everything(reading) == tokens(2)
+        assert not await one.followed(log)
+
+        async def write() -> None:
+            for n in range(3, 203):
+                await log.append(tokens(1, first=n))
+            await log.append(DONE, ending())
+
+        writing = asyncio.create_task(write())
+        found: list[Record] = []
+        async with asyncio.timeout(WAIT):
+            while reading.ending is None or len(found) < reading.tail:
+                await two.follow(reading)
+                found += await reading.read(len(found), ALL)
+        await writing
+        assert found == tokens(202) + DONE
+        assert reading.ending == log.ending
+        assert await one.followed(log)
+
+    async def test_creations_on_two_instances(self, stores: list[Store]) -> None:
+        """Of creations with one key in the same moment on two instances exactly one begins a log."""
+        for _ in range(10):
+            owner = birth().owner
+            births = [birth(owner=owner, idempotency=("k", "a")) for _ in range(6)]
+            logs = await asyncio.gather(*(stores[n % 2].create(it) for n, it in enumerate(births)))
+            assert len({log.birth.id for log in logs}) == 1
+
+    async def test_lists_from_elsewhere(self, stores: list[Store]) -> None:
+        """Every instance lists the logs of all, with their tails."""
+        _one, _two = stores
+        logs = [await stores[n % 2].create(birth()) for n in range(4)]
+        for n, log in enumerate(logs):
+            await log.append(tokens(n + 1))
+        for store in stores:
+            found = {log.birth.id: log.tail async for log in store.logs()}
+            assert [found[log.birth.id] for log in logs] == [1, 2, 3, 4]
+
+    async def test_orphans_do_not_stay(self, tmp_path: Path) -> None:
+        """A stream that nobody took over is deleted when it has lain for the retention: prompts do not stay."""
+        self.retention = 0.5
+        one, two = (self.new(self.settings(tmp_path)) for _ in range(2))
+        await one.open()
+        log = await one.create(birth())
+        await log.append(tokens(3))
+        await one.close()
+        await two.open()
+        try:
+            held = await two.create(birth())
+            assert await two.find(log.birth.id) is not None
+
+            async def gone() -> bool:
+                await two.renew()
+                await two.sweep(time.time())
+                return log.birth.id not in await listed(two)
+
+            await until(gone)
+            assert await two.find(log.birth.id) is None
+            await held.append(tokens(1))
+        finally:
+            await two.close()
+
+
+async def _truth(value: bool) -> bool:
+    return value

@@ -1,0 +1,73 @@
+"""Gateways in processes of their own, forked from one that has imported the gateway: most of a start is that import.
+
+Many tests start several. What they run is `sluiceway serve` all the same, from its arguments on.
+"""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TextIO
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["server.cli", "server.cli.serve"])
+# A start looks at all children as well, and the status of each can be read once: not by two threads.
+_looking = threading.Lock()
+
+
+class Forked:
+    """What tests use of a `subprocess.Popen`, with a pipe as standard error."""
+
+    def __init__(self, arguments: list[str], environ: Mapping[str, str], folder: Path) -> None:
+        self._reader, writer = _context.Pipe(duplex=False)
+        self._process = _context.Process(target=_run, args=(arguments, dict(environ), folder, writer))
+        with _looking:
+            self._process.start()
+        writer.close()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+        # `_reader` closes it.
+        self.stderr: TextIO = open(self._reader.fileno(), encoding="utf-8", closefd=False)  # noqa: SIM115
+
+    @property
+    def returncode(self) -> int | None:
+        """Its exit status, or less than 0 for the signal that ended it; None while it runs."""
+        with _looking:
+            return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """Give `returncode`."""
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Wait for its end. Raises subprocess.TimeoutExpired."""
+        wait([self._process.sentinel], timeout)
+        if (status := self.returncode) is None:
+            raise subprocess.TimeoutExpired("a forked gateway", timeout)
+        return status
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal, unless it has ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.send_signal(signal.SIGKILL)
+
+
+def _run(arguments: list[str], environ: dict[str, str], folder: Path, stderr: Connection) -> None:
+    """Be `python -m server` with these arguments, in the new process."""
+    os.dup2(stderr.fileno(), 2)
+    stderr.close()
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environ)
+    from server.cli import main  # noqa: PLC0415  # the process that forks has imported it, the test's need not
+
+    sys.exit(main(arguments))

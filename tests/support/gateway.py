@@ -1,0 +1,226 @@
+"""A gateway under test, on real sockets: in this process (`in_process`) or in one of its own (`own_process`).
+
+Both take the configuration as keyword arguments, one a table, over defaults that suit tests: a free port, every model
+name to the one upstream, no retries. `upstream={…}` changes that upstream; `upstreams=[…]`, `models=[…]` and
+`keys=[…]` replace the whole array.
+
+    async with in_process(provider.url, flow={"drain_timeout": 1.0}) as gateway:
+        ...  # gateway.url is the base_url of a client, gateway.app the server.app.Gateway
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from forked import Forked
+
+from server.app import Gateway
+from server.config.check import parse
+from server.config.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+START = 20.0  # seconds for a process to listen, on a busy machine
+STOP = 20.0  # seconds for one to end
+# A task of ours or of aiohttp's server that outlives its gateway is a leak; one of the test's own client is not.
+OURS = (str(ROOT / "server"), "aiohttp/web_")
+
+
+def tree(upstream_url: str, **tables: Any) -> dict[str, Any]:
+    """Give the configuration as a TOML file would hold it."""
+    upstream = {"name": "local", "base_url": upstream_url, **tables.pop("upstream", {})}
+    made: dict[str, Any] = {
+        "server": {"port": 0, "shutdown_grace": 5.0},
+        "recovery": {"strategy": "none"},
+        "upstreams": [upstream],
+        "models": [{"name": "*", "targets": [f"{upstream['name']}/*"]}],
+    }
+    for name, given in tables.items():
+        made[name] = {**made.get(name, {}), **given} if isinstance(given, dict) else given
+    return made
+
+
+def settings(upstream_url: str, **tables: Any) -> Settings:
+    """Give the configuration, checked as `sluiceway serve` checks it."""
+    return parse(tree(upstream_url, **tables), os.environ)
+
+
+class InProcess:
+    """A gateway on the loop of the test, so that a test may look inside."""
+
+    def __init__(self, app: Gateway) -> None:
+        self.app = app
+        self.root = f"http://127.0.0.1:{app.port}"
+        self.url = self.root + "/v1"
+        self.port = app.port
+
+    async def idle(self, seconds: float = 5.0) -> None:
+        """Wait until no stream is live and no response is under way."""
+        async with asyncio.timeout(seconds):
+            while self.app.streams.live or self.app.responder.open:  # noqa: ASYNC110  # no event covers both
+                await asyncio.sleep(0.005)
+
+    async def idle_streams(self, seconds: float = 5.0) -> None:
+        """Wait until no stream is live; responses may still be on their way."""
+        async with asyncio.timeout(seconds):
+            while self.app.streams.live:  # noqa: ASYNC110  # the event that covers it is private
+                await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def in_process(upstream_url: str, *, grace: float = 0.0, **tables: Any) -> AsyncIterator[InProcess]:
+    """Run a gateway here; afterwards none of its tasks may be left."""
+    before = asyncio.all_tasks()
+    app = Gateway(settings(upstream_url, **tables))
+    await app.start()
+    try:
+        yield InProcess(app)
+    finally:
+        await app.stop(grace)
+    await no_task_left(before)
+
+
+async def no_task_left(before: set[asyncio.Task[Any]], seconds: float = 5.0) -> None:
+    """Wait until every task of the gateway that is not in `before` has ended. Raises AssertionError."""
+    for _ in range(int(seconds / 0.01)):
+        left = [task for task in asyncio.all_tasks() - before if _is_ours(task)]
+        if not left:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(f"tasks were left running: {left}")
+
+
+def _is_ours(task: asyncio.Task[Any]) -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and any(place in code.co_filename for place in OURS)
+
+
+class OwnProcess:
+    """A gateway as its users run it. `lines` is what it has logged, parsed where it is JSON."""
+
+    config: Path  # its file
+
+    def __init__(self, process: subprocess.Popen[str] | Forked) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.lines: list[Any] = []
+        self._listening = threading.Event()
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            try:
+                self.lines.append(json.loads(line))
+            except ValueError:
+                self.lines.append(line)
+            if self.logged("listening"):
+                self._listening.set()
+        self._listening.set()  # nothing will come any more
+
+    def logged(self, event: str) -> list[dict[str, Any]]:
+        """Give the log lines of one event."""
+        return [line for line in self.lines if isinstance(line, dict) and line.get("event") == event]
+
+    async def ready(self) -> None:
+        """Wait until it listens. Raises RuntimeError with what it said instead."""
+        await asyncio.to_thread(self._listening.wait, START)
+        if not (found := self.logged("listening")):
+            raise RuntimeError(f"the gateway did not start: {self.lines}")
+        self.port: int = found[0]["port"]
+        self.root = f"http://127.0.0.1:{self.port}"
+        self.url = self.root + "/v1"
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal."""
+        self.process.send_signal(number)
+
+    async def ended(self, seconds: float = STOP) -> int:
+        """Wait for the end of the process and of its log; return its exit status."""
+        status = await asyncio.to_thread(self.process.wait, seconds)
+        await asyncio.to_thread(self._reading.join, seconds)
+        return status
+
+    def rss(self) -> int:
+        """Give the resident memory in bytes."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@asynccontextmanager
+async def own_process(
+    upstream_url: str,
+    *,
+    environ: Mapping[str, str] | None = None,
+    command: tuple[str, ...] = (),
+    arguments: tuple[str, ...] = ("--port", "0"),
+    descriptors: tuple[int, ...] = (),
+    **tables: Any,
+) -> AsyncIterator[OwnProcess]:
+    """Run `python -m server serve`; SIGTERM at the end, unless it has ended by then.
+
+    `command` goes before it; `descriptors` are left open for it. Without both, and without a path to import from, it is
+    a `Forked` one.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        config = written(folder, tree(upstream_url, **tables))
+        serve = ["serve", "--config", str(config), *arguments]
+        environ = {**os.environ, **(environ or {})}
+        started: subprocess.Popen[str] | Forked
+        if command or descriptors or "PYTHONPATH" in environ:
+            started = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond, and no loop owns the process
+                [*command, sys.executable, "-m", "server", *serve],
+                cwd=ROOT,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environ,
+                pass_fds=descriptors,
+            )
+        else:
+            started = Forked(serve, environ, ROOT)
+        running = OwnProcess(started)
+        running.config = config
+        try:
+            await running.ready()
+            yield running
+        finally:
+            try:
+                started.send_signal(signal.SIGTERM)
+                await running.ended()
+            except subprocess.TimeoutExpired:
+                started.kill()
+                await running.ended()
+                raise
+
+
+def written(folder: str, tables: Mapping[str, Any]) -> Path:
+    """Write a configuration file."""
+    config = Path(folder, "config.toml")
+    config.write_text(toml(tables), encoding="utf-8")
+    return config
+
+
+def toml(tables: Mapping[str, Any]) -> str:
+    """Write tables and arrays of tables, whose values are inline."""
+    lines = []
+    for name, table in tables.items():
+        for one in table if isinstance(table, list) else [table]:
+            lines.append(f"[[{name}]]" if isinstance(table, list) else f"[{name}]")
+            lines += [f"{json.dumps(key)} = {_inline(value)}" for key, value in one.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(key)} = {_inline(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)

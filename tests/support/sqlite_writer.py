@@ -1,0 +1,34 @@
+"""A process for test_sqlite to kill: appends to ten streams at a time, and prints what was confirmed."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "stores" / "sqlite"), str(HERE.parent.parent)]
+
+from contract import DONE, birth, ending  # noqa: E402  # after the path
+from test_sqlite import TestSqlite  # noqa: E402  # after the path
+
+from server.core.records import Record  # noqa: E402  # after the path
+from server.stores.sqlite.store import SqliteStore  # noqa: E402  # after the path
+
+
+async def stream(store, length):
+    while True:
+        log = await store.create(birth())
+        for n in range(1, length):
+            await log.append([Record("chunk", b"%d" % n)])
+            print(log.birth.id, n, flush=True)  # noqa: T201  # its parent reads it
+        await log.append(DONE, ending())
+        print(log.birth.id, length, flush=True)  # noqa: T201
+
+
+async def main(path):
+    store = SqliteStore(TestSqlite().settings(path.parent))
+    await store.open()
+    print("ready", flush=True)  # noqa: T201
+    await asyncio.gather(*(stream(store, length) for length in range(2, 60, 6)))
+
+
+asyncio.run(main(Path(sys.argv[1])))
