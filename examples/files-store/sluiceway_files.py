@@ -12,18 +12,18 @@ from pathlib import Path
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
-from server.core.records import Birth, Ending, Record
+from server.core.records import Beginning, Ending, Record
 
 
 class FileLog:
     """One stream's records, without anything between them in the file."""
 
-    def __init__(self, birth: Birth, file: Path) -> None:
-        self.birth = birth
+    def __init__(self, beginning: Beginning, file: Path) -> None:
+        self.beginning = beginning
         self.tail = 0
         self.lost: Sequence[tuple[int, int]] = ()
         self.ending: Ending | None = None
-        self.last_activity = birth.created
+        self.last_activity = beginning.created
         self.target = ""
         self.file = file
         self._ends = array("Q", [0])  # of record 0 (there is none), 1, 2, …: where it ends in the file
@@ -37,7 +37,7 @@ class FileLog:
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Write records. Raises StoreError, and then nothing was added."""
         if self.ending is not None:
-            raise StoreError(f"stream {self.birth.id} has ended")
+            raise StoreError(f"stream {self.beginning.id} has ended")
         try:
             with self.file.open("r+b" if self.file.exists() else "w+b") as file:
                 file.seek(self.bytes)  # over what a write that failed has left
@@ -101,12 +101,12 @@ class FileStore:
         """Look whether the folder is there."""
         return None if self._folder.is_dir() else f"{self._folder} is not there"
 
-    async def create(self, birth: Birth) -> FileLog:
+    async def create(self, beginning: Beginning) -> FileLog:
         """Begin a log, or return the one that has the idempotency key."""
-        key = (birth.owner, birth.idempotency[0]) if birth.idempotency else None
+        key = (beginning.owner, beginning.idempotency[0]) if beginning.idempotency else None
         if key and (known := self._keys.get(key)) and not self._over(known, time.time()):
             return known
-        log = self._logs[birth.id] = FileLog(birth, self._folder / birth.id)
+        log = self._logs[beginning.id] = FileLog(beginning, self._folder / beginning.id)
         if key:
             self._keys[key] = log
         return log
@@ -118,7 +118,7 @@ class FileStore:
 
     async def release_key(self, log: FileLog) -> None:
         """Forget the idempotency key of a log."""
-        key = (log.birth.owner, log.birth.idempotency[0]) if log.birth.idempotency else None
+        key = (log.beginning.owner, log.beginning.idempotency[0]) if log.beginning.idempotency else None
         if key and self._keys.get(key) is log:
             del self._keys[key]
 
@@ -139,7 +139,7 @@ class FileStore:
             if self._over(log, now) or (log.ending is not None and size > self._max_bytes):
                 size -= log.bytes
                 await self.release_key(log)
-                del self._logs[log.birth.id]
+                del self._logs[log.beginning.id]
                 log.file.unlink(missing_ok=True)
 
     # --- what only a durable store has to do --------------------------------------------------------------------------

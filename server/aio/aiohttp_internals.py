@@ -7,7 +7,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 T = TypeVar("T")
 
 
-class Few(list[T]):
+class SmallDeque(list[T]):
     """A `collections.deque` of few elements: an empty deque takes 660 bytes, and a stream has five; this one takes 72.
 
     Taking the first moves all others.
@@ -24,14 +24,14 @@ class Few(list[T]):
         self.insert(0, value)
 
 
-def slim(body: StreamReader, *, chunked: bool = False) -> None:
+def use_small_queues(body: StreamReader, *, chunked: bool = False) -> None:
     """Make a body's queues small, whatever they hold; `chunked`: it will have one for where its chunks end.
 
     aiohttp has no public way to choose them; tests/test_few.py tells when they are no longer what they were.
     """
     if body is not EMPTY_PAYLOAD:
         inner: Any = body
-        inner._buffer = Few(inner._buffer)  # noqa: SLF001 — see above; the same below
+        inner._buffer = SmallDeque(inner._buffer)  # noqa: SLF001 — see above; the same below
         splits = inner._http_chunk_splits  # noqa: SLF001
         if chunked or splits is not None:
-            inner._http_chunk_splits = Few(splits or ())  # noqa: SLF001
+            inner._http_chunk_splits = SmallDeque(splits or ())  # noqa: SLF001

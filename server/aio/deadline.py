@@ -5,7 +5,7 @@ import math
 from types import TracebackType
 from typing import Self
 
-from server.aio.timers import wheel
+from server.aio.timers import timer_wheel
 
 
 class Deadline:
@@ -26,7 +26,7 @@ class Deadline:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._wheel = wheel()
+        self._wheel = timer_wheel()
         self._timeout = asyncio.timeout(None)
         # On the clock of time.monotonic(), which both event loops keep (uvloop in whole milliseconds, too coarse to
         # measure with). None: no deadline. Assign to move it later, `set` to move it anywhere.

@@ -7,7 +7,7 @@ PATIENCE = 0.5  # seconds for which a request waits for a turn of its own
 LATE = 16  # of those that have waited longer may begin in one turn
 
 
-class Turns:
+class StartPacer:
     """Lets one request begin in each turn of the event loop; the others wait, in the order in which they came.
 
     Where 200 clients come back at once, after a deploy, they are 0.2 s of work. Done in a few long turns of the loop it

@@ -15,7 +15,7 @@ class Due(Protocol):
         """Do what the time has come for."""
 
 
-class Wheel:
+class TimerWheel:
     """Calls `due` once, at its time or up to `TICK` later.
 
     A timer of uvloop takes 540 bytes, and a stream has three that may be late. Here one timer of the loop serves all
@@ -75,10 +75,10 @@ class _Sleeper(asyncio.Future[None]):
 
 
 @lru_cache(maxsize=8)
-def _of(loop: asyncio.AbstractEventLoop) -> Wheel:
-    return Wheel(loop)
+def _of(loop: asyncio.AbstractEventLoop) -> TimerWheel:
+    return TimerWheel(loop)
 
 
-def wheel() -> Wheel:
+def timer_wheel() -> TimerWheel:
     """Return the wheel of the running loop."""
     return _of(asyncio.get_running_loop())

@@ -12,7 +12,7 @@ from contextlib import suppress
 from aiohttp import web
 from aiohttp.http import StreamWriter
 
-from server.aio.timers import wheel
+from server.aio.timers import timer_wheel
 from server.api.tcp import AckClock, mind_own_clock, unanswered
 from server.config.settings import Flow
 from server.core.openai.sse import HEARTBEAT, retry
@@ -118,7 +118,7 @@ class Channel:
                 else:
                     self._write(HEARTBEAT)
                 silence = 0.0
-            await wheel().sleep(min(interval - silence, WATCH_INTERVAL))
+            await timer_wheel().sleep(min(interval - silence, WATCH_INTERVAL))
             if unanswered(self._request.transport) >= VANISHED:
                 raise ConnectionResetError("the client has vanished")
 

@@ -8,7 +8,7 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from server.aio.aiohttp_internals import Few
+from server.aio.aiohttp_internals import SmallDeque
 from server.api.errors import new_request_id
 from server.core.errors import error_body
 from server.telemetry.logs import cause
@@ -35,7 +35,7 @@ class Connection(web.RequestHandler):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._messages: Any = Few()  # requests that wait for their turn: a client hardly ever sends a second one
+        self._messages: Any = SmallDeque()  # requests that wait for their turn: a client hardly ever sends a second one
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the marks; uvloop's defaults differ from asyncio's."""

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import structlog
 from aiohttp import web
 
-from server.aio.event import Flag
+from server.aio.event import Event
 from server.api.channel import Channel, StalledClientError
 from server.api.tcp import cut
 from server.config.settings import Flow
@@ -38,7 +38,7 @@ class Delivery(Channel):
         self.cursor = cursor
         self.offset = 0
         self.live = False
-        self.wake = Flag()
+        self.wake = Event()
         self.whole = False  # the response has been written to its end
 
     async def run(self, response: web.StreamResponse) -> Leaving:
@@ -83,7 +83,7 @@ class Delivery(Channel):
     @property
     def form(self) -> Form:
         """What this client is shown."""
-        return self._stream.birth.form
+        return self._stream.beginning.form
 
     async def _follow_safely(self) -> None:
         """Write the stream, and where that cannot be done to its end, say so: nobody takes a part for the whole."""
@@ -123,7 +123,7 @@ class Delivery(Channel):
         """Write the records after the cursor, and move it."""
         first = self.cursor + 1
         self._passed(records)
-        self._write(frames(self._stream.birth, first, records))
+        self._write(frames(self._stream.beginning, first, records))
 
     def _passed(self, records: Sequence[Record]) -> None:
         """Move the cursor behind records."""

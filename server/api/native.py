@@ -60,7 +60,7 @@ class Native:
         stream = await self._streams.find(session, request[OWNER])
         # With [preprocess] the log has other words than the client's: there is nothing to compare them with.
         if not self._streams.preprocessing and ("prompt" in body or "messages" in body):
-            asked = orjson.loads(stream.birth.body).get("messages")
+            asked = orjson.loads(stream.beginning.body).get("messages")
             if messages_of(body) != asked:  # a client that adds the session to its first request means no other one
                 words = "A session_id resumes a stream; another prompt needs a request of its own."
                 raise Rejected(400, words, "invalid_value", "session_id")

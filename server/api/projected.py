@@ -26,7 +26,7 @@ class ProjectedDelivery(Delivery):
     @property
     def form(self) -> Form:
         """The form that the stream was not created in."""
-        return "native" if self._stream.birth.form == "openai" else "openai"
+        return "native" if self._stream.beginning.form == "openai" else "openai"
 
     def _show(self, records: Sequence[Record]) -> None:
         """Write what records make in the other form, if anything."""

@@ -8,7 +8,7 @@ from typing import Any, cast, get_args
 import orjson
 from aiohttp import web
 
-from server.aio.aiohttp_internals import slim
+from server.aio.aiohttp_internals import use_small_queues
 from server.api.errors import REQUEST_ID
 from server.config.settings import Settings
 from server.core.errors import Rejected
@@ -63,7 +63,7 @@ async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
         raise Rejected(400, "The body could not be read.", "invalid_body") from error
     if len(body) > max_bytes:
         raise too_large(max_bytes)
-    slim(request.content)  # which aiohttp keeps as long as the response
+    use_small_queues(request.content)  # which aiohttp keeps as long as the response
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:

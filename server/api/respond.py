@@ -45,7 +45,7 @@ class Responder:
     async def turn(self, request: web.Request) -> float | None:
         """Wait until a request for a stream may begin; return when it came in, if it did so as a whole."""
         came = time.monotonic() if request.content.is_eof() else None
-        await self._streams.turns.take()
+        await self._streams.start_pacer.take()
         return came
 
     async def respond(
@@ -56,7 +56,7 @@ class Responder:
         `wait`: the response opens with the first token, so that a failure before it keeps its HTTP status. `form`:
         None for the one that the stream was created in.
         """
-        delivery = self._delivery(request, stream, cursor, form or stream.birth.form)
+        delivery = self._delivery(request, stream, cursor, form or stream.beginning.form)
         self._streams.attach(stream, delivery)
         self.open.add(delivery)
         self.idle.clear()
@@ -76,7 +76,7 @@ class Responder:
         return response
 
     def _delivery(self, request: web.Request, stream: Stream, cursor: int, form: Form) -> Delivery:
-        projection = project(stream.birth, form, cursor, lambda: target_of(stream), lambda: stream.log.ending)
+        projection = project(stream.beginning, form, cursor, lambda: target_of(stream), lambda: stream.log.ending)
         if projection is None:
             return Delivery(request, stream, cursor, self._flow, self._metrics)
         return ProjectedDelivery(request, stream, projection, self._flow, self._metrics)
@@ -94,7 +94,7 @@ class Responder:
 
     async def _answer(self, request: web.Request, stream: Stream, *, wait: bool) -> web.StreamResponse:
         """Return the response once it can open: an `EventStream`, or a whole one."""
-        if not stream.birth.stream:
+        if not stream.beginning.stream:
             await stream.ended.wait()
             return await self._whole(request, stream)
         if wait and not await self._opened(stream) and await self._failed_early(stream):

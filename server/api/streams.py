@@ -43,7 +43,7 @@ class StreamPaths:
         accept = request.headers.get("Accept", "")
         if "application/json" in accept and "text/event-stream" not in accept:
             return json_response(stream.detail())
-        form = request.query.get("format", stream.birth.form)
+        form = request.query.get("format", stream.beginning.form)
         if form not in get_args(Form):
             raise Rejected(400, "Invalid 'format': it must be openai or native.", "invalid_value", "format")
         return await resume(request, stream, self._responder, cursor(request), cast("Form", form))
@@ -61,11 +61,11 @@ async def resume(
     request: web.Request, stream: Stream, responder: Responder, after: int, form: Form
 ) -> web.StreamResponse:
     """Answer with a stream after a cursor, and then live; 204 where it has ended there. Raises Rejected 400."""
-    tail, birth = stream.log.tail, stream.birth
+    tail, beginning = stream.log.tail, stream.beginning
     if after > tail:
         raise Rejected(400, f"Invalid cursor: the stream ends at {tail}.", "invalid_cursor")
-    if form == "native" and birth.form == "openai" and (orjson.loads(birth.body).get("n") or 1) > 1:
+    if form == "native" and beginning.form == "openai" and (orjson.loads(beginning.body).get("n") or 1) > 1:
         raise Rejected(400, "The native form has one choice, this stream has several.", "invalid_value", "format")
-    if birth.stream and after and after == tail and stream.ended.is_set():
+    if beginning.stream and after and after == tail and stream.ended.is_set():
         return web.Response(status=204, headers={"X-Stream-Id": stream.id})
     return await responder.respond(request, stream, cursor=after, wait=False, form=form)

@@ -10,7 +10,7 @@ from server.core.openai.intake import Piece
 from server.core.openai.sse import LF, frame
 from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
-from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, WHOLE, Birth, Ending, Form, Record
+from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, WHOLE, Beginning, Ending, Form, Record
 
 # NamedTuple's own constructor is a Python function, which a token can do without.
 _record = tuple.__new__
@@ -76,9 +76,9 @@ class OpenAIWriter:
         return records
 
 
-def frames(birth: Birth, first: int, records: Sequence[Record]) -> bytes:
+def frames(beginning: Beginning, first: int, records: Sequence[Record]) -> bytes:
     """Return records, numbered from `first`, as they go out in the form that created the stream."""
-    if birth.form == "openai":
+    if beginning.form == "openai":
         if len(records) == 1 and LF not in (data := records[0][1]):
             return b"id: %d\ndata: %b\n\n" % (first, data)  # a paced token: not worth a list
         # The same inline: a call, and a look for line ends in each, cost three times as much as the frame itself.

@@ -11,7 +11,7 @@ from server.core.openai.chunks import REASONING_FIELDS
 from server.core.openai.intake import Piece
 from server.core.openai.tool_calls import WHOLE_REASONS, ToolCall, ToolCalls
 from server.core.openai.transcript import Transcript
-from server.core.records import DONE, ERROR, Birth, Ending, Record
+from server.core.records import DONE, ERROR, Beginning, Ending, Record
 
 START, TOKEN, REASONING, TOOL_CALL, TOOL_RESULT, RECOVERY = (
     "start", "token", "reasoning", "tool_call", "tool_result", "recovery",
@@ -32,11 +32,11 @@ class NativeWriter:
     """
 
     def __init__(
-        self, birth: Birth, target: Callable[[], str], serves: Callable[[str], bool] = lambda _name: False
+        self, beginning: Beginning, target: Callable[[], str], serves: Callable[[str], bool] = lambda _name: False
     ) -> None:
         self.whole = b""
         self.called: Sequence[ToolCall] = ()  # of the turn that finished last
-        self._birth = birth
+        self._beginning = beginning
         self._target = target
         self._serves = serves
         self._started = False
@@ -65,7 +65,9 @@ class NativeWriter:
         records: list[Record] = []
         if not self._started:
             self._started = True
-            records.append(event(START, stream_id=self._birth.id, model=self._birth.model, target=self._target()))
+            records.append(
+                event(START, stream_id=self._beginning.id, model=self._beginning.model, target=self._target())
+            )
         for piece in pieces:
             for choice in piece.chunk.get("choices") or ():
                 if not choice.get("index"):

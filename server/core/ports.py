@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server.core.errors import Kind
-from server.core.records import Birth, Ending, Record
+from server.core.records import Beginning, Ending, Record
 
 Shown = Callable[[Sequence[Record], int, int], None]
 
@@ -31,7 +31,7 @@ class Log(Protocol):
     and every later append raises why. Their order is that of the calls, those of `append` among them.
     """
 
-    birth: Birth
+    beginning: Beginning
     tail: int
     bytes: int
     lost: Sequence[tuple[int, int]]
@@ -82,8 +82,8 @@ class Store(Protocol):
     async def problem(self) -> str | None:
         """Return why the store cannot be used now, or None."""
 
-    async def create(self, birth: Birth) -> Log:
-        """Begin a log, or return the one that has `birth.idempotency` already (compare the `birth.id`)."""
+    async def create(self, beginning: Beginning) -> Log:
+        """Begin a log, or return the one that has `beginning.idempotency` already (compare the `beginning.id`)."""
 
     async def find(self, stream_id: str) -> Log | None:
         """Return a log that is live or retained, as it is now."""

@@ -7,30 +7,30 @@ import orjson
 from server.core.generation import Generation
 from server.core.native import REASONING, TOKEN, TOOL_CALL, TOOL_RESULT
 from server.core.openai.transcript import Transcript
-from server.core.records import CHUNK, Birth, Record
+from server.core.records import CHUNK, Beginning, Record
 
 
-def generation_of(birth: Birth) -> Generation:
+def generation_of(beginning: Beginning) -> Generation:
     """Return the request that a stream began with; of the headers that were passed on only its id is kept."""
-    body = orjson.loads(birth.body)
+    body = orjson.loads(beginning.body)
     options = body.get("stream_options")
     return Generation(
-        form=birth.form,
-        model=birth.model,
+        form=beginning.form,
+        model=beginning.model,
         body=body,
-        stream=birth.stream,
-        policy=birth.policy,
+        stream=beginning.stream,
+        policy=beginning.policy,
         choices=body.get("n") or 1,
-        trace=(("x-request-id", birth.request_id),) if birth.request_id else (),
-        request_id=birth.request_id,
-        show_usage=birth.form == "openai" and isinstance(options, dict) and bool(options.get("include_usage")),
+        trace=(("x-request-id", beginning.request_id),) if beginning.request_id else (),
+        request_id=beginning.request_id,
+        show_usage=beginning.form == "openai" and isinstance(options, dict) and bool(options.get("include_usage")),
     )
 
 
-def transcript_of(birth: Birth, records: Sequence[Record], choices: int) -> tuple[Transcript, int]:
+def transcript_of(beginning: Beginning, records: Sequence[Record], choices: int) -> tuple[Transcript, int]:
     """Return what the running turn has said, and how many tokens the turns before it (of a tool conversation) had."""
     transcript, before = Transcript(choices), 0
-    if birth.form == "openai":
+    if beginning.form == "openai":
         for kind, data in records:
             if kind == CHUNK:
                 transcript.observe(orjson.loads(data))

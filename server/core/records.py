@@ -25,7 +25,7 @@ class Record(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Birth:
+class Beginning:
     """The facts that a stream starts with. `created` is in seconds since the epoch, `body` the client's request."""
 
     id: str
@@ -61,16 +61,16 @@ class Ending:
 # --- how a durable store keeps them: JSON objects that a newer version may add fields to -----------------------------
 
 
-def dump_birth(birth: Birth) -> bytes:
+def dump_beginning(beginning: Beginning) -> bytes:
     """Return everything but the body, which is kept as it is beside it."""
-    return orjson.dumps({one.name: getattr(birth, one.name) for one in fields(Birth) if one.name != "body"})
+    return orjson.dumps({one.name: getattr(beginning, one.name) for one in fields(Beginning) if one.name != "body"})
 
 
-def load_birth(facts: bytes, body: bytes) -> Birth:
-    """Return what `dump_birth` was given; fields of a newer version are passed over."""
-    known = _known(Birth, facts)
+def load_beginning(facts: bytes, body: bytes) -> Beginning:
+    """Return what `dump_beginning` was given; fields of a newer version are passed over."""
+    known = _known(Beginning, facts)
     key = known.get("idempotency")
-    return Birth(**{**known, "body": body, "idempotency": (key[0], key[1]) if key else None})
+    return Beginning(**{**known, "body": body, "idempotency": (key[0], key[1]) if key else None})
 
 
 def dump_ending(ending: Ending) -> bytes:

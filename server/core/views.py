@@ -14,7 +14,7 @@ from server.core.native import NativeWriter
 from server.core.openai.intake import Piece
 from server.core.openai.sse import frame
 from server.core.openai.transcript import Transcript
-from server.core.records import CHUNK, DONE_DATA, Birth, Ending, Form, Record
+from server.core.records import CHUNK, DONE_DATA, Beginning, Ending, Form, Record
 
 Facts = Callable[[], Ending | None]
 
@@ -29,8 +29,8 @@ class View(Protocol):
 class NativeView:
     """A stream of `/v1/chat/completions`, natively. `ending` tells how it ended, once it has."""
 
-    def __init__(self, birth: Birth, target: Callable[[], str], ending: Facts) -> None:
-        self._writer = NativeWriter(birth, target)
+    def __init__(self, beginning: Beginning, target: Callable[[], str], ending: Facts) -> None:
+        self._writer = NativeWriter(beginning, target)
         self._ending = ending
 
     def events(self, record: Record) -> list[tuple[bytes, bytes]]:
@@ -47,13 +47,13 @@ class NativeView:
 class OpenAIView:
     """A stream of `/api/stream` as chunks. What the server does in between (its tools, a recovery) has no word here."""
 
-    def __init__(self, birth: Birth, ending: Facts) -> None:
+    def __init__(self, beginning: Beginning, ending: Facts) -> None:
         self._ending = ending
         self._head = {
-            "id": f"chatcmpl-{birth.id}",
+            "id": f"chatcmpl-{beginning.id}",
             "object": "chat.completion.chunk",
-            "created": int(birth.created),
-            "model": birth.model,
+            "created": int(beginning.created),
+            "model": beginning.model,
         }
         self._calls = 0  # of the client's tools so far
 
@@ -114,9 +114,11 @@ class Projection:
         return b"".join(shown)
 
 
-def project(birth: Birth, form: Form, after: int, target: Callable[[], str], ending: Facts) -> Projection | None:
+def project(
+    beginning: Beginning, form: Form, after: int, target: Callable[[], str], ending: Facts
+) -> Projection | None:
     """Return how a stream looks in `form`, or None where that is the form it was created in."""
-    if form == birth.form:
+    if form == beginning.form:
         return None
-    view: View = OpenAIView(birth, ending) if form == "openai" else NativeView(birth, target, ending)
+    view: View = OpenAIView(beginning, ending) if form == "openai" else NativeView(beginning, target, ending)
     return Projection(view, after)

@@ -22,7 +22,7 @@ from server.core.ports import Continue, Decision, Delivered, Failure, GiveUp, Re
 from server.core.recovery import continuation
 from server.core.recovery.seam import Suppression, Texts
 from server.relay.stream import Stream
-from server.relay.tries import Route
+from server.relay.tries import Tries
 from server.telemetry.logs import cause
 
 log = structlog.get_logger("sluiceway.recovery")
@@ -50,7 +50,7 @@ class Planner:
         self,
         stream: Stream,
         generation: Generation,
-        route: Route,
+        route: Tries,
         *,
         strategy: Strategy,
         settings: Recovery,
@@ -71,7 +71,7 @@ class Planner:
 
         """
         texts = await self._texts() if transcript.begun else {}
-        if self._stream.birth.form == "native":
+        if self._stream.beginning.form == "native":
             _keep_shown(transcript, texts)
         try:
             decision = self._strategy.decide(self._describe(plan.target, error, texts, transcript))
@@ -119,7 +119,7 @@ class Planner:
         return Plan(target, wait, seam, changes, recovery="continue")
 
     async def _texts(self) -> Texts:
-        return delivered.texts(self._stream.birth.form, await self._stream.records())
+        return delivered.texts(self._stream.beginning.form, await self._stream.records())
 
     def _describe(self, index: int, error: UpstreamError, texts: Texts, transcript: Transcript) -> Failure:
         generation, settings = self._generation, self._settings

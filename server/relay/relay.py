@@ -20,10 +20,10 @@ from server.core.timing import Phases
 from server.relay.attempt import Attempt
 from server.relay.plan import Plan
 from server.relay.stream import Stream
-from server.relay.turn import Round
+from server.relay.turn import Turn
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import StreamSpan
-from server.tools.loop import Rounds
+from server.tools.loop import ToolLoop
 from server.upstreams.pool import Target
 
 
@@ -37,7 +37,7 @@ class Relay:
         route: Sequence[Target],
         *,
         writer: Writer,
-        rounds: Rounds | None,
+        tool_loop: ToolLoop | None,
         strategy: Strategy,
         recovery: Recovery,
         total_timeout: float,
@@ -50,16 +50,16 @@ class Relay:
         self._targets = route
         self._strategy = strategy
         self._recovery = recovery
-        self._rounds = rounds
+        self._tool_loop = tool_loop
         self._writer = writer
         self._total_timeout = total_timeout
         self._metrics = metrics
         self.span = span
-        generation = rounds.generation if rounds else generation
+        generation = tool_loop.generation if tool_loop else generation
         self._bill = Bill(generation.body)
         self._received = generation.received
-        self._begin_round(generation)
-        self._tokens_before = 0  # of the rounds that are over
+        self._begin_turn(generation)
+        self._tokens_before = 0  # of the turns that are over
         self._attempts_before = 0
         self.phases: Phases | None = None  # of the attempt that spoke first
         self._ttft: float | None = None
@@ -72,9 +72,9 @@ class Relay:
         self._taken_over = True
         self._accepted -= self._stream.age
 
-    def _begin_round(self, generation: Generation) -> None:
+    def _begin_turn(self, generation: Generation) -> None:
         """Take up the first or the next request to the model: attempts and what was said count for one of them."""
-        self._round = Round(
+        self._turn = Turn(
             self._stream,
             generation,
             self._targets,
@@ -133,18 +133,18 @@ class Relay:
         return self._accepted + self._total_timeout - time.monotonic()
 
     async def _generate(self) -> None:
-        plan = await self._taken_up() if self._taken_over else Plan(self._round.route.first())
+        plan = await self._taken_up() if self._taken_over else Plan(self._turn.route.first())
         while plan is not None:
-            answered = await self._round.run(plan)
-            if self._stream.ended.is_set() or not await self._next_round():
+            answered = await self._turn.run(plan)
+            if self._stream.ended.is_set() or not await self._next_turn():
                 return
-            route = self._round.route
+            route = self._turn.route
             plan = Plan(answered if route[answered].breaker.available else route.first())
 
     @property
     def attempts(self) -> int:
         """How many requests were made, or given up before they were: failed ones, too."""
-        return self._attempts_before + self._round.route.made
+        return self._attempts_before + self._turn.route.made
 
     def _first_token(self, attempt: Attempt) -> None:
         self.phases = self.phases or attempt.phases
@@ -157,63 +157,63 @@ class Relay:
         log = self._stream.log
         records = await self._stream.records()
         self._writer.take_up(records)
-        if self._rounds is not None:
+        if self._tool_loop is not None:
             told = turns(records)
-            self._rounds.take_up(told)
-            self._bill = Bill(self._rounds.generation.body)
-            self._begin_round(self._rounds.generation)
+            self._tool_loop.take_up(told)
+            self._bill = Bill(self._tool_loop.generation.body)
+            self._begin_turn(self._tool_loop.generation)
             self._owes_results = bool(told) and bool(told[-1].calls) and not told[-1].answered
-        told_so_far = transcript_of(log.birth, records, self._round.generation.choices)
-        self._round.transcript, self._tokens_before = told_so_far
+        told_so_far = transcript_of(log.beginning, records, self._turn.generation.choices)
+        self._turn.transcript, self._tokens_before = told_so_far
         if log.lost:
             raise StreamError("The store has lost records of this stream.", "records_lost", 502, retryable=True)
 
     async def _taken_up(self) -> Plan | None:
         """Return how to go on from another relay's log, as after any failure; None: nothing was left to say."""
-        transcript = self._round.transcript
+        transcript = self._turn.transcript
         if self._owes_results:
             transcript.finish[0] = "tool_calls"
-            return Plan(self._round.route.first()) if await self._next_round(lost=True) else None
+            return Plan(self._turn.route.first()) if await self._next_turn(lost=True) else None
         if transcript.finished:
             await self._end_as_finished()
             return None
         if not transcript.begun:
-            return Plan(self._round.route.first())
+            return Plan(self._turn.route.first())
         # Whoever began to tell it is asked again: another target may tell another story.
-        names = [self._round.route[index].name for index in range(len(self._round.route))]
-        before = names.index(self._stream.target) if self._stream.target in names else self._round.route.first()
+        names = [self._turn.route[index].name for index in range(len(self._turn.route))]
+        before = names.index(self._stream.target) if self._stream.target in names else self._turn.route.first()
         error = UpstreamError(Kind.CUT, "The gateway that relayed this stream has gone.")
         self._stream.recoveries = -1  # while it is planned and announced: a takeover is none
         try:
-            plan = await self._round.recover(Plan(before), error)
+            plan = await self._turn.recover(Plan(before), error)
         finally:
             self._stream.recoveries = 0
         return plan
 
-    async def _next_round(self, *, lost: bool = False) -> bool:
+    async def _next_turn(self, *, lost: bool = False) -> bool:
         """Run the server's tools that a finished turn called; return whether the model is asked again.
 
         `lost`: a relay that is gone may have run them.
         """
-        assert self._rounds is not None
-        if not await self._rounds.run(self._stream.records, self._stream.append, lost=lost):
+        assert self._tool_loop is not None
+        if not await self._tool_loop.run(self._stream.records, self._stream.append, lost=lost):
             await self._end_as_finished()
             return False
-        self._bill.next_round(self._round.transcript, self._rounds.generation.body)
-        self._tokens_before += self._round.transcript.tokens
+        self._bill.next_round(self._turn.transcript, self._tool_loop.generation.body)
+        self._tokens_before += self._turn.transcript.tokens
         self._attempts_before = self.attempts
-        self._begin_round(self._rounds.generation)
+        self._begin_turn(self._tool_loop.generation)
         return True
 
     # --- the ending --------------------------------------------------------------------------------------------
 
     async def _complete(self) -> None:
         """End with what the upstream finished for, unless the server has tools to run first."""
-        if self._rounds is None or not self._rounds.due(self._writer.called):
+        if self._tool_loop is None or not self._tool_loop.due(self._writer.called):
             await self._end_as_finished()
 
     async def _end_as_finished(self) -> None:
-        reasons = frozenset(self._round.transcript.finish.values())
+        reasons = frozenset(self._turn.transcript.finish.values())
         await self._end(state_of(reasons), ",".join(sorted(reasons)))
 
     async def _fail(self, error: UpstreamError | StreamError) -> None:
@@ -230,7 +230,7 @@ class Relay:
         await self._end(state, code, error=body, status=status, retry_after=retry_after)
 
     async def _end(self, state: State, reason: str, **failure: Any) -> None:
-        transcript = self._round.transcript
+        transcript = self._turn.transcript
         ending = Ending(
             state=state,
             reason=reason,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from server.aio.event import Flag
+from server.aio.event import Event
 from server.core.errors import StreamError
 from server.core.forms import frames
 from server.core.lifecycle import State, advance
@@ -28,7 +28,7 @@ class Reader(Protocol):
     cursor: int
     offset: int  # bytes of data up to the cursor
     live: bool
-    wake: Flag
+    wake: Event
 
     def push(self, data: bytes, tail: int, offset: int) -> None:
         """Write frames that end at `tail`; never raises."""
@@ -45,7 +45,7 @@ class Stream:
         "_room",
         "_undecided",
         "_under_way",
-        "birth",
+        "beginning",
         "drained",
         "ended",
         "fault",
@@ -66,7 +66,7 @@ class Stream:
         self._append_soon: Callable[[Sequence[Record], Shown], UnderWay] | None = getattr(log, "append_soon", None)
         self._under_way: UnderWay | None = None  # an append that was not waited for
         self._undecided = 0  # records of it
-        self.birth = log.birth
+        self.beginning = log.beginning
         self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
         self.label = ""  # of the target that was asked last, as configured
@@ -76,11 +76,11 @@ class Stream:
         self.held = False  # paused until a stalled client comes back
         self.paused = False
         self.fault: StreamError | None = None  # the log is out of reach: readers get this instead of an ending
-        self.opened = Flag()  # there is a record
-        self.ended = Flag()
+        self.opened = Event()  # there is a record
+        self.ended = Event()
         self._max_lag = max_lag_bytes
         self._max_bytes = max_stream_bytes
-        self._room = Flag()
+        self._room = Event()
         self.refreshed()
 
     def refreshed(self) -> None:
@@ -107,7 +107,7 @@ class Stream:
     @property
     def id(self) -> str:
         """The stream's id: at least 128 random bits."""
-        return self.birth.id
+        return self.beginning.id
 
     @property
     def target(self) -> str:
@@ -215,7 +215,7 @@ class Stream:
         for reader in self.readers:
             # A reader may have missed an append: one whose caller was cancelled, or another instance's.
             if reader.live and reader.cursor + 1 == first:
-                rendered = rendered or frames(self.birth, first, records)
+                rendered = rendered or frames(self.beginning, first, records)
                 reader.push(rendered, tail, size)
                 keeps_up = keeps_up or reader.live
             else:
@@ -227,7 +227,7 @@ class Stream:
     @property
     def wanted(self) -> bool:
         """Whether another attempt is worth it: someone reads, may come back, or the stream outlives its readers."""
-        return bool(self.readers) or self.held or self.birth.policy == "continue"
+        return bool(self.readers) or self.held or self.beginning.policy == "continue"
 
     @property
     def must_pause(self) -> bool:
@@ -262,11 +262,11 @@ class Stream:
         return {
             "id": self.id,
             "object": "stream",
-            "model": self.birth.model,
+            "model": self.beginning.model,
             "target": ending.target if ending else self.target,
             "state": (ending.state if ending else self.state).value,
             "paused": self.paused and ending is None,
-            "created": self.birth.created,
+            "created": self.beginning.created,
             "last_activity": log.last_activity,
             "records": log.tail,
             "bytes": log.bytes,
@@ -287,4 +287,4 @@ class Stream:
     @property
     def age(self) -> float:
         """Seconds since the stream was accepted."""
-        return time.time() - self.birth.created
+        return time.time() - self.beginning.created

@@ -19,7 +19,7 @@ class Tried:
     rest: float | None = None  # until this time (of time.monotonic()) it wants to be left alone
 
 
-class Route:
+class Tries:
     """Counts attempts and keeps failures; decides nothing."""
 
     def __init__(self, targets: Sequence[Target]) -> None:

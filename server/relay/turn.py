@@ -21,13 +21,13 @@ from server.relay.attempt import Attempt, WholeAttempt
 from server.relay.hedge import Hedge
 from server.relay.plan import Plan, Planner
 from server.relay.stream import Stream
-from server.relay.tries import Route
+from server.relay.tries import Tries
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import AttemptSpan, StreamSpan
 from server.upstreams.pool import Target
 
 
-class Round:
+class Turn:
     """The attempts of one request, and what they have said together. A stream has one, or one for each tool round.
 
     `first_token` is called when an attempt begins to speak, `complete` when the answer is whole; `time_left` returns
@@ -52,7 +52,7 @@ class Round:
         complete: Callable[[], Awaitable[None]],
     ) -> None:
         self.generation = generation
-        self.route = Route(targets)
+        self.route = Tries(targets)
         self.transcript = Transcript(generation.choices)
         self._stream = stream
         self._writer = writer
@@ -202,7 +202,7 @@ class Round:
             raise
         finally:
             attempt.permit.settle(ok)
-            self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.birth)
+            self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.beginning)
             if span is not None:
                 span.end(attempt.phases, failure)
 

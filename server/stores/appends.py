@@ -5,7 +5,7 @@ from typing import Any, Generic, Optional, TypeVar
 
 from server.core.errors import Fenced, StoreError
 from server.core.ports import Shown
-from server.core.records import Birth, Ending, Record
+from server.core.records import Beginning, Ending, Record
 from server.stores.batches import Write
 from server.stores.runs import pack
 
@@ -17,14 +17,14 @@ class BatchedLog:
 
     in_doubt = False  # whether an append that has failed may have been made all the same
 
-    def __init__(self, birth: Birth, put: Callable[["Append[Any]"], None]) -> None:
-        self.birth = birth
+    def __init__(self, beginning: Beginning, put: Callable[["Append[Any]"], None]) -> None:
+        self.beginning = beginning
         self.epoch = 1
         self.tail = 0
         self.bytes = 0
         self.lost: Sequence[tuple[int, int]] = ()
         self.ending: Ending | None = None
-        self.last_activity = birth.created
+        self.last_activity = beginning.created
         self.target = ""
         self.fenced = False
         self.failed: Exception | None = None  # why an append is missing, or may be: no later one takes its place
@@ -100,11 +100,11 @@ class Append(Write, Generic[Own]):
 class Creation(Write):
     """A log that waits to be made; the answer is what the store calls it, or the log that has its idempotency key."""
 
-    __slots__ = ("birth",)
+    __slots__ = ("beginning",)
 
-    def __init__(self, birth: Birth) -> None:
+    def __init__(self, beginning: Beginning) -> None:
         super().__init__()
-        self.birth = birth
+        self.beginning = beginning
 
 
 def placed(batch: Iterable[Append[Own]]) -> list[Append[Own]]:
@@ -125,11 +125,11 @@ def placed(batch: Iterable[Append[Own]]) -> list[Append[Own]]:
 
 def fenced(log: BatchedLog) -> Fenced:
     """Return the error of a writer that has lost its log."""
-    return Fenced(f"another instance has taken over stream {log.birth.id}")
+    return Fenced(f"another instance has taken over stream {log.beginning.id}")
 
 
 def _refusal(log: BatchedLog) -> Exception:
     """Return why nothing can be appended to a log."""
     if log.fenced:
         return fenced(log)
-    return log.failed or StoreError(f"stream {log.birth.id} has ended")
+    return log.failed or StoreError(f"stream {log.beginning.id} has ended")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from server.aio.event import Flag
+from server.aio.event import Event
 from server.core.errors import Rejected
 from server.streams.live import LiveStreams
 
@@ -26,11 +26,11 @@ def shutting_down() -> Rejected:
 class Admission:
     """Lets in what is within the limits. What was let in counts as a stream from then on, before it is live."""
 
-    def __init__(self, limit: int, live: LiveStreams, draining: Flag) -> None:
+    def __init__(self, limit: int, live: LiveStreams, draining: Event) -> None:
         self._limit = limit
         self._live = live
         self._draining = draining
-        self._starting: dict[tuple[str, str], Flag] = {}  # by owner, and idempotency key or stream; set when it is over
+        self._starting: dict[tuple[str, str], Event] = {}  # by owner, and key or stream; set when it is over
 
     def admit(self, owner: Owner) -> None:
         """Raise Rejected while draining, and for one stream more than a limit allows."""
@@ -47,7 +47,7 @@ class Admission:
     @contextmanager
     def starting(self, owner: Owner, name: str) -> Iterator[None]:
         """Count what begins under this idempotency key or id, one at a time."""
-        self._starting[owner.name, name] = over = Flag()
+        self._starting[owner.name, name] = over = Event()
         try:
             yield
         finally:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from server.aio.event import Flag
+from server.aio.event import Event
 from server.config.settings import Settings
 from server.core.errors import StoreError, StreamError
 from server.core.ports import Log, Store
@@ -41,7 +41,7 @@ class Adoption:
         live: LiveStreams,
         following: Following,
         takeover: Takeover,
-        draining: Flag,
+        draining: Event,
         join: Callable[[Log], Awaitable[Stream]],
     ) -> None:
         self._limit = settings.server.max_streams
@@ -81,8 +81,8 @@ class Adoption:
         now, orphans = time.monotonic(), dict[str, float]()
         async for orphan in self._store.orphans():
             stop = None
-            if orphan.birth.policy == "cancel":
-                since = orphans[orphan.birth.id] = self._orphans.get(orphan.birth.id, now)
+            if orphan.beginning.policy == "cancel":
+                since = orphans[orphan.beginning.id] = self._orphans.get(orphan.beginning.id, now)
                 if now < since + self._linger:
                     continue
                 stop = cancelled("no client came back")
@@ -96,7 +96,7 @@ class Adoption:
         """Go on with a stream that the store stopped, or end it if no client came back in time. Raises StoreError."""
         found = await self._store.find(stream_id)
         stop = stranded.stop
-        if stop is None and found is not None and found.birth.policy == "cancel":
+        if stop is None and found is not None and found.beginning.policy == "cancel":
             if time.monotonic() < stranded.since + self._linger:
                 return
             stop = cancelled("no client came back")

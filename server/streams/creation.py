@@ -9,14 +9,14 @@ from dataclasses import replace
 
 import orjson
 
-from server.aio.event import Flag
-from server.aio.pacing import Turns
+from server.aio.event import Event
+from server.aio.pacing import StartPacer
 from server.config.settings import Model
 from server.core.errors import Rejected
 from server.core.forms import ENDING_RECORDS
 from server.core.generation import Generation
 from server.core.ports import Log, Store
-from server.core.records import Birth
+from server.core.records import Beginning
 from server.relay.stream import Stream
 from server.streams.admission import Admission, Owner, shutting_down
 from server.streams.linger import Linger
@@ -37,10 +37,10 @@ def _written(generation: Generation) -> bytes:
     return bytes(memoryview(written))
 
 
-def _birth(generation: Generation, owner: Owner, key: str | None) -> Birth:
+def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginning:
     """Return the facts that a stream starts with. Raises Rejected 400."""
     body = _written(generation)
-    return Birth(
+    return Beginning(
         id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
         owner=owner.name,
         form=generation.form,
@@ -57,7 +57,7 @@ def _birth(generation: Generation, owner: Owner, key: str | None) -> Birth:
 def _unopened(log: Log) -> bool:
     """Whether a stream failed before its response opened: its idempotency key may be used again."""
     ending = log.ending
-    return ending is not None and ending.error is not None and log.tail == ENDING_RECORDS[log.birth.form]
+    return ending is not None and ending.error is not None and log.tail == ENDING_RECORDS[log.beginning.form]
 
 
 class Creation:
@@ -68,18 +68,18 @@ class Creation:
         store: Store,
         upstreams: Upstreams,
         preprocessing: Preprocessing,
-        turns: Turns,
+        start_pacer: StartPacer,
         admission: Admission,
         live: LiveStreams,
         linger: Linger,
-        draining: Flag,
+        draining: Event,
         resolve: Callable[[str], Model | None],
         join: Callable[[Log], Awaitable[Stream]],
     ) -> None:
         self._store = store
         self._upstreams = upstreams
         self._preprocessing = preprocessing
-        self._turns = turns
+        self._start_pacer = start_pacer
         self._admission = admission
         self._live = live
         self._linger = linger
@@ -98,66 +98,68 @@ class Creation:
         model = self._resolve(generation.model)
         if model is None:
             raise Rejected(404, f"The model `{generation.model}` does not exist.", "model_not_found", "model")
-        birth = _birth(generation, owner, key)
+        beginning = _beginning(generation, owner, key)
         if key is not None:
             await self._admission.settled(owner, key)
             live = self._live.with_key(owner.name, key)
             if live is not None:
-                return await self._joined(live.stream.log, birth)  # no further generation: no limit holds it back
+                return await self._joined(live.stream.log, beginning)  # no further generation: no limit holds it back
         self._admission.admit(owner)
         route = self._upstreams.route(model, generation.model)
-        with self._admission.starting(owner, key or birth.id):
+        with self._admission.starting(owner, key or beginning.id):
             self._upstreams.hold(route)
             try:
                 if self._preprocessing or self._store.durable:
                     self._upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
                 if self._preprocessing:
                     generation = await self._preprocessing.run(generation)
-                    birth = replace(birth, body=_written(generation))  # the digest stays that of the client's own words
+                    beginning = replace(
+                        beginning, body=_written(generation)
+                    )  # the digest stays that of the client's own words
                     if self._draining.is_set():
                         raise shutting_down()
-                return await self._created(birth, generation, route)
+                return await self._created(beginning, generation, route)
             finally:
                 self._upstreams.release(route)
 
-    async def _created(self, birth: Birth, generation: Generation, route: Sequence[Target]) -> Stream:
+    async def _created(self, beginning: Beginning, generation: Generation, route: Sequence[Target]) -> Stream:
         # Shielded: a client that leaves now must not leave a log behind that nobody ever ends.
-        creating = asyncio.ensure_future(self._log(birth))
+        creating = asyncio.ensure_future(self._log(beginning))
         try:
             found = await asyncio.shield(creating)
             if self._store.durable:
-                await self._turns.take()  # a batch of logs is made at once
+                await self._start_pacer.take()  # a batch of logs is made at once
         except asyncio.CancelledError:
-            creating.add_done_callback(lambda done: self._abandoned(done, birth, generation, route))
+            creating.add_done_callback(lambda done: self._abandoned(done, beginning, generation, route))
             raise
-        if found.birth.id == birth.id:
+        if found.beginning.id == beginning.id:
             return self._live.begin(self._live.stream(found), generation, route).stream
-        return await self._joined(found, birth)
+        return await self._joined(found, beginning)
 
-    async def _log(self, birth: Birth) -> Log:
+    async def _log(self, beginning: Beginning) -> Log:
         """Make a log, or return the one that its idempotency key began. Raises StoreError."""
-        self._live.expect(birth.id)  # whoever finds the log from now on must not begin a relay of its own
+        self._live.expect(beginning.id)  # whoever finds the log from now on must not begin a relay of its own
         made = False
         try:
-            found = await self._store.create(birth)
-            if found.birth.id != birth.id and _unopened(found):
+            found = await self._store.create(beginning)
+            if found.beginning.id != beginning.id and _unopened(found):
                 await self._store.release_key(found)
-                found = await self._store.create(birth)
-            made = found.birth.id == birth.id
+                found = await self._store.create(beginning)
+            made = found.beginning.id == beginning.id
             return found
         finally:
             if not made:
-                self._live.unexpect(birth.id)
+                self._live.unexpect(beginning.id)
 
-    async def _joined(self, found: Log, birth: Birth) -> Stream:
-        if found.birth.idempotency != birth.idempotency:
+    async def _joined(self, found: Log, beginning: Beginning) -> Stream:
+        if found.beginning.idempotency != beginning.idempotency:
             words = "This Idempotency-Key was used with another body."
             raise Rejected(422, words, "idempotency_key_reused", "Idempotency-Key")
         return await self._join(found)
 
     def _abandoned(
-        self, done: asyncio.Future[Log], birth: Birth, generation: Generation, route: Sequence[Target]
+        self, done: asyncio.Future[Log], beginning: Beginning, generation: Generation, route: Sequence[Target]
     ) -> None:
         """Begin a stream whose client left while its log was made: the policy says what becomes of it."""
-        if not done.cancelled() and done.exception() is None and done.result().birth.id == birth.id:
+        if not done.cancelled() and done.exception() is None and done.result().beginning.id == beginning.id:
             self._linger.left(self._live.begin(self._live.stream(done.result()), generation, route), "gone")

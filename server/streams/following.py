@@ -6,7 +6,7 @@ from collections.abc import Callable
 import structlog
 
 from server.aio.cancelling import cancel
-from server.aio.event import Flag
+from server.aio.event import Event
 from server.core.errors import StoreError, StreamError
 from server.core.ports import Store
 from server.relay.stream import Stream
@@ -27,7 +27,7 @@ class Following:
     """
 
     def __init__(
-        self, store: Store, draining: Flag, take_over: Callable[[Stream], object], live: Callable[[str], bool]
+        self, store: Store, draining: Event, take_over: Callable[[Stream], object], live: Callable[[str], bool]
     ) -> None:
         self._store = store
         self._draining = draining

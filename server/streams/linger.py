@@ -28,7 +28,7 @@ class Linger:
 
     def left(self, live: Live, why: Leaving) -> None:
         """Act as the stream's policy says now that its last reader has left."""
-        cancels = live.stream.birth.policy == "cancel"
+        cancels = live.stream.beginning.policy == "cancel"
         if why == "gone" and cancels:
             self._give_up(live, cancelled("the client disconnected"))
             return

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from server.aio.cancelling import cancel
-from server.aio.event import Flag
+from server.aio.event import Event
 from server.config.settings import Settings
 from server.core.errors import Fenced, StoreError
 from server.core.forms import OpenAIWriter, Writer
@@ -21,7 +21,7 @@ from server.streams.account import account
 from server.telemetry.logs import cause
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
-from server.tools.loop import Rounds
+from server.tools.loop import ToolLoop
 from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Target, Upstreams
 
@@ -37,7 +37,7 @@ class Live:
     task: asyncio.Task[None]
     route: Sequence[Target]
     lingering: asyncio.TimerHandle | None = None
-    over: Flag = field(default_factory=Flag)  # the relay is done, and what follows from it as well
+    over: Event = field(default_factory=Event)  # the relay is done, and what follows from it as well
 
 
 class LiveStreams:
@@ -56,7 +56,7 @@ class LiveStreams:
         toolbox: Toolbox,
         traces: Traces | None,
         *,
-        draining: Flag,
+        draining: Event,
         lost: Callable[[Stream], None],
         stranded: Callable[[Live], None],
     ) -> None:
@@ -74,7 +74,7 @@ class LiveStreams:
         self._streams: dict[str, Live] = {}
         self._owners: Counter[str] = Counter()
         self._keys: dict[tuple[str, str], Live] = {}  # by owner and idempotency key
-        self._expected: dict[str, Flag] = {}  # by id; set when it has begun, or will not
+        self._expected: dict[str, Event] = {}  # by id; set when it has begun, or will not
 
     def get(self, stream_id: str) -> Live | None:
         """Return the stream with this id, if it is live here."""
@@ -101,7 +101,7 @@ class LiveStreams:
 
     def expect(self, stream_id: str) -> None:
         """Note that a relay is about to begin for a log that can be found from now on: there must be no second one."""
-        self._expected[stream_id] = Flag()
+        self._expected[stream_id] = Event()
 
     def unexpect(self, stream_id: str) -> None:
         """Note that it has begun, or that it will not."""
@@ -126,16 +126,16 @@ class LiveStreams:
         stream.relayed()
         self.unexpect(stream.id)
         settings = self._settings
-        rounds = Rounds(self._toolbox, generation) if generation.form == "native" else None
+        tool_loop = ToolLoop(self._toolbox, generation) if generation.form == "native" else None
         span = None
         if self._traces is not None:
-            span = self._traces.begin(stream.birth, dict(generation.trace), taken_over=taken_over)
+            span = self._traces.begin(stream.beginning, dict(generation.trace), taken_over=taken_over)
         relay = Relay(
             stream,
             generation,
             route,
-            writer=self._writer(stream, generation, rounds),
-            rounds=rounds,
+            writer=self._writer(stream, generation, tool_loop),
+            tool_loop=tool_loop,
             strategy=self._strategy,
             recovery=settings.recovery,
             total_timeout=settings.streams.total_timeout,
@@ -147,18 +147,18 @@ class LiveStreams:
         task = asyncio.create_task(relay.run(), name=f"relay {stream.id}")
         live = self._streams[stream.id] = Live(stream, relay, task, route)
         self._upstreams.hold(route)
-        if stream.birth.idempotency is not None:
-            self._keys[stream.birth.owner, stream.birth.idempotency[0]] = live
-        self._owners[stream.birth.owner] += 1
+        if stream.beginning.idempotency is not None:
+            self._keys[stream.beginning.owner, stream.beginning.idempotency[0]] = live
+        self._owners[stream.beginning.owner] += 1
         self._metrics.active.inc()
         self.idle.clear()
         task.add_done_callback(lambda _: self._done(live))
         return live
 
-    def _writer(self, stream: Stream, generation: Generation, rounds: Rounds | None) -> Writer:
-        if rounds is None:
+    def _writer(self, stream: Stream, generation: Generation, tool_loop: ToolLoop | None) -> Writer:
+        if tool_loop is None:
             return OpenAIWriter(show_usage=generation.show_usage)
-        return NativeWriter(stream.birth, lambda: stream.target, rounds.serves)
+        return NativeWriter(stream.beginning, lambda: stream.target, tool_loop.serves)
 
     # --- a relay is done -----------------------------------------------------------------------------------------
 
@@ -168,7 +168,7 @@ class LiveStreams:
 
     def lose(self, claimed: Log) -> None:
         """Stop the relay of a log that another instance has claimed."""
-        live = self._streams.get(claimed.birth.id)
+        live = self._streams.get(claimed.beginning.id)
         if live is not None and live.stream.log is claimed:
             live.task.cancel()
 
@@ -199,13 +199,13 @@ class LiveStreams:
         account(stream, live.relay)
 
     def _forget(self, live: Live) -> None:
-        birth = live.stream.birth
-        del self._streams[birth.id]
+        beginning = live.stream.beginning
+        del self._streams[beginning.id]
         if live.lingering is not None:
             live.lingering.cancel()
-        if birth.idempotency is not None and self.with_key(birth.owner, birth.idempotency[0]) is live:
-            del self._keys[birth.owner, birth.idempotency[0]]
-        self._owners -= Counter({birth.owner: 1})
+        if beginning.idempotency is not None and self.with_key(beginning.owner, beginning.idempotency[0]) is live:
+            del self._keys[beginning.owner, beginning.idempotency[0]]
+        self._owners -= Counter({beginning.owner: 1})
         self._upstreams.release(live.route)
         self._metrics.active.dec()
         if not self._streams:

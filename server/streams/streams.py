@@ -5,8 +5,8 @@ import time
 from collections.abc import AsyncIterator
 
 from server.aio.cancelling import cancel
-from server.aio.event import Flag
-from server.aio.pacing import Turns
+from server.aio.event import Event
+from server.aio.pacing import StartPacer
 from server.config.settings import Model, Settings
 from server.core.errors import Rejected, StoreError, StreamError
 from server.core.generation import Generation
@@ -46,11 +46,11 @@ class Streams:
     ) -> None:
         self.settings = settings
         self.upstreams = upstreams
-        self.turns = Turns()
+        self.start_pacer = StartPacer()
         self.preprocessing = preprocessing
         self._store = store
         self._metrics = metrics
-        self._draining = Flag()
+        self._draining = Event()
         self._live = LiveStreams(
             settings,
             upstreams,
@@ -72,7 +72,7 @@ class Streams:
             store,
             upstreams,
             preprocessing,
-            self.turns,
+            self.start_pacer,
             Admission(settings.server.max_streams, self._live, self._draining),
             self._live,
             self._linger,
@@ -133,31 +133,31 @@ class Streams:
     async def find(self, stream_id: str, owner: Owner) -> Stream:
         """Return a live or retained stream that `owner` may see. Raises Rejected 404, StoreError."""
         found = await self._store.find(stream_id)
-        if found is None or not (owner.admin or found.birth.owner == owner.name):
+        if found is None or not (owner.admin or found.beginning.owner == owner.name):
             raise Rejected(404, "There is no such stream.", "stream_not_found")
         return await self._one(found)
 
     async def visible(self, owner: Owner) -> AsyncIterator[Stream]:
         """Yield every live or retained stream that `owner` may see, oldest first. Raises StoreError."""
         async for found in self._store.logs():
-            if owner.admin or found.birth.owner == owner.name:
-                live = self._live.get(found.birth.id)
+            if owner.admin or found.beginning.owner == owner.name:
+                live = self._live.get(found.beginning.id)
                 yield live.stream if live else self._live.stream(found)
 
     async def _one(self, found: Log) -> Stream:
         """Return the one stream of a log: that which is live or followed here, brought up to date."""
         while True:
-            await self._live.settled(found.birth.id)
-            if (live := self._live.get(found.birth.id)) is not None:
+            await self._live.settled(found.beginning.id)
+            if (live := self._live.get(found.beginning.id)) is not None:
                 held = live.stream.log
-                if held is found or held.ending is not None or await self._store.find(found.birth.id) is held:
+                if held is found or held.ending is not None or await self._store.find(found.beginning.id) is held:
                     return live.stream
                 live.task.cancel()  # another instance has claimed it, and the relay here did not know yet
                 await asyncio.wait([live.task])
-            if (followed := self._following.get(found.birth.id)) is None:
+            if (followed := self._following.get(found.beginning.id)) is None:
                 return self._live.stream(found)
             await self._store.refresh(followed.log)
-            if self._following.get(found.birth.id) is followed:  # else its last reader left, or it is live now
+            if self._following.get(found.beginning.id) is followed:  # else its last reader left, or it is live now
                 followed.refreshed()
                 return followed
 

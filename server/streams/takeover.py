@@ -28,7 +28,7 @@ class Takeover:
 
     def begin(self, stream: Stream, stop: StreamError | None = None) -> Live:
         """Begin a relay for a stream whose log is held here now; with `stop` only to end it."""
-        generation = generation_of(stream.birth)
+        generation = generation_of(stream.beginning)
         model = self._resolve(generation.model)
         if model is None:
             stop = stop or StreamError(f"The model `{generation.model}` does not exist.", "model_not_found", 404)

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from server.core.records import Birth
+from server.core.records import Beginning
 from server.core.timing import Phases
 from server.telemetry.stats import BOUNDS, Stats, bucket_of
 
@@ -143,13 +143,13 @@ class Metrics:
         for target, counts in self.gaps.settle():
             self.stats.add("inter_token", counts, target)
 
-    def observe_phases(self, target: str, phases: Phases, birth: Birth) -> None:
-        """Count the phases of one attempt of the stream with this birth."""
+    def observe_phases(self, target: str, phases: Phases, beginning: Beginning) -> None:
+        """Count the phases of one attempt of the stream with this beginning."""
         durations = self._phases(target, phases)
         if (overhead := phases.overhead) is not None:
             self._overhead.labels(target).observe(overhead)
             self.stats.count("overhead", overhead, target)
-        self.stats.attempt(birth.id, birth.owner, target, durations)
+        self.stats.attempt(beginning.id, beginning.owner, target, durations)
 
     def observe_connecting(self, upstream: str, phases: Phases) -> None:
         """Count how a connection to an upstream was made that no attempt had asked for."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from server.core.lifecycle import State
-from server.core.records import Birth, Ending
+from server.core.records import Beginning, Ending
 from server.core.timing import Phases
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class Traces:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("sluiceway")
 
-    def begin(self, birth: Birth, headers: Mapping[str, str], *, taken_over: bool = False) -> "StreamSpan":
+    def begin(self, beginning: Beginning, headers: Mapping[str, str], *, taken_over: bool = False) -> "StreamSpan":
         """Begin the span of a stream; `headers` are those of its request that are passed on."""
-        return StreamSpan(self._tracer, birth, headers, started=time.time() if taken_over else birth.created)
+        return StreamSpan(self._tracer, beginning, headers, started=time.time() if taken_over else beginning.created)
 
     async def close(self) -> None:
         """Send what is left, for so long; the thread of an exporter that hangs is left behind."""
@@ -84,7 +84,7 @@ class Traces:
 class StreamSpan:
     """The span of one stream, from its request to its ending. Times are in seconds since the epoch."""
 
-    def __init__(self, tracer: "Tracer", birth: Birth, headers: Mapping[str, str], *, started: float) -> None:
+    def __init__(self, tracer: "Tracer", beginning: Beginning, headers: Mapping[str, str], *, started: float) -> None:
         from opentelemetry.trace import SpanKind, set_span_in_context  # noqa: PLC0415
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator  # noqa: PLC0415
 
@@ -93,9 +93,9 @@ class StreamSpan:
         self._passed = {name: value for name, value in headers.items() if name not in PROPAGATED}
         attributes = {
             "gen_ai.operation.name": "chat",
-            "gen_ai.request.model": birth.model,
-            "sluiceway.stream.id": birth.id,
-            "sluiceway.request.id": birth.request_id,
+            "gen_ai.request.model": beginning.model,
+            "sluiceway.stream.id": beginning.id,
+            "sluiceway.request.id": beginning.request_id,
         }
         parent = self._propagator.extract(headers)
         self._span = tracer.start_span(

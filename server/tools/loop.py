@@ -1,4 +1,4 @@
-"""The tool rounds of one stream: the server's calls are run, and the model is asked again with their results.
+"""The tool loop of one stream: the server's calls are run, and the model is asked again with their results.
 
 Which calls were made, which have a result, and what the model is told next all come from the log, so a call is never
 run twice: not after an upstream's failure, and not after a crash. A call that was under way in a process that is gone
@@ -25,7 +25,7 @@ Read = Callable[[], Awaitable[Sequence[Record]]]
 Append = Callable[[Sequence[Record]], Awaitable[None]]
 
 
-class Rounds:
+class ToolLoop:
     """Follows one native generation; `generation` is the request of the running round."""
 
     def __init__(self, toolbox: Toolbox, asked: Generation) -> None:

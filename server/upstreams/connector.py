@@ -10,7 +10,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import RawResponseMessage
 from aiohttp.streams import StreamReader
 
-from server.aio.aiohttp_internals import Few, slim
+from server.aio.aiohttp_internals import SmallDeque, use_small_queues
 from server.upstreams.connecting import Resolver, current_phases, upstream_socket
 
 KEEPALIVE_TIMEOUT = 30.0  # seconds that an idle connection is kept
@@ -25,12 +25,12 @@ class UpstreamProtocol(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self._buffer: Any = Few()  # heads that nobody has taken yet: there is never more than one
+        self._buffer: Any = SmallDeque()  # heads that nobody has taken yet: there is never more than one
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Hand over a head with its body."""
         message, body = data
-        slim(body, chunked=message.chunked)
+        use_small_queues(body, chunked=message.chunked)
         super().feed_data(data, size)
 
     def resume_reading(self, resume_parser: bool = True) -> None:

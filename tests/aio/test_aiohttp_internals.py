@@ -9,7 +9,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.aio.aiohttp_internals import Few, slim
+from server.aio.aiohttp_internals import SmallDeque, use_small_queues
 from server.api.connection import Connection, connection_options
 from server.upstreams.connector import UpstreamConnector
 
@@ -19,7 +19,7 @@ STEPS = st.lists(st.sampled_from(["append", "appendleft", "popleft"]))
 @given(STEPS)
 def test_few_is_a_queue(steps) -> None:
     """After any steps it holds what a deque would, at both ends, and gives the same."""
-    few, like = Few(), deque()
+    few, like = SmallDeque(), deque()
     for number, step in enumerate(steps):
         if step != "popleft":
             getattr(few, step)(number)
@@ -52,7 +52,7 @@ def test_a_body_made_slim_half_way_gives_every_byte(pieces, when, chunked) -> No
         body = StreamReader(Paused(), 64, loop=asyncio.get_running_loop())
         for number, piece in enumerate(pieces):
             if number == when:
-                slim(body, chunked=chunked)
+                use_small_queues(body, chunked=chunked)
             if chunked:
                 body.begin_http_chunk_receiving()
             body.feed_data(piece)
@@ -76,12 +76,12 @@ async def test_the_queues_of_aiohttp_are_where_they_were() -> None:
     plain = [web.RequestHandler(server, loop=loop)._messages, ResponseHandler(loop)._buffer, body._buffer]
     assert [type(queue) for queue in [*plain, body._http_chunk_splits]] == [deque] * 4
     connector = UpstreamConnector()
-    slim(body)
+    use_small_queues(body)
     ours = [Connection(server, loop=loop, **connection_options())._messages, connector._factory()._buffer, body._buffer]
-    assert [type(queue) for queue in [*ours, body._http_chunk_splits]] == [Few] * 4
+    assert [type(queue) for queue in [*ours, body._http_chunk_splits]] == [SmallDeque] * 4
     await connector.close()
 
 
 def test_the_body_of_a_request_without_one_is_left_alone() -> None:
     """aiohttp has one for all of them."""
-    slim(EMPTY_PAYLOAD)
+    use_small_queues(EMPTY_PAYLOAD)

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from server.aio.deadline import Deadline
-from server.aio.timers import Due, Wheel, wheel
+from server.aio.timers import Due, TimerWheel, timer_wheel
 
 FAR = 60.0  # seconds: never reached here
 NEAR = 0.03
@@ -131,7 +131,7 @@ def test_moves_cost_nothing(run) -> None:
     async def scenario() -> None:
         puts = []
 
-        class Counting(Wheel):
+        class Counting(TimerWheel):
             def put(self, at: float, what: Due) -> int:
                 puts.append(at)
                 return super().put(at, what)
@@ -167,7 +167,7 @@ def test_other_ends_stay_what_they_are(run) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not wheel()._slots
+        assert not timer_wheel()._slots
 
     run(scenario())
 

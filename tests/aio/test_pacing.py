@@ -5,17 +5,17 @@ import time
 from contextlib import suppress
 from itertools import pairwise
 
-from server.aio.pacing import LATE, PATIENCE, Turns
+from server.aio.pacing import LATE, PATIENCE, StartPacer
 
 
-async def begun(turns: Turns, name: int, order: list[int]) -> None:
+async def begun(turns: StartPacer, name: int, order: list[int]) -> None:
     await turns.take()
     order.append(name)
 
 
 async def test_the_first_does_not_wait_and_the_others_begin_one_a_turn_in_their_order() -> None:
     """What else is ready has a turn between two of them: here a callback that counts how many have begun."""
-    turns, order, seen = Turns(), [], []
+    turns, order, seen = StartPacer(), [], []
     loop = asyncio.get_running_loop()
 
     def look() -> None:
@@ -32,7 +32,7 @@ async def test_the_first_does_not_wait_and_the_others_begin_one_a_turn_in_their_
 
 async def test_a_burst_over_is_forgotten() -> None:
     """After it a request that comes alone begins at once again."""
-    turns, order = Turns(), []
+    turns, order = StartPacer(), []
     await asyncio.gather(*(begun(turns, name, order) for name in range(3)))
     for _ in range(3):
         await asyncio.sleep(0)
@@ -44,7 +44,7 @@ async def test_a_burst_over_is_forgotten() -> None:
 
 async def test_a_client_that_leaves_while_it_waits_lets_the_next_one_in() -> None:
     """Its place is passed over, in the same turn."""
-    turns, order = Turns(), []
+    turns, order = StartPacer(), []
     tasks = [asyncio.create_task(begun(turns, name, order)) for name in range(4)]
     await asyncio.sleep(0)
     tasks[1].cancel()
@@ -55,7 +55,7 @@ async def test_a_client_that_leaves_while_it_waits_lets_the_next_one_in() -> Non
 
 async def test_those_that_have_waited_long_begin_several_in_a_turn() -> None:
     """Where the turns are long the queue is not: in each that follows LATE begin, in their order, and no more."""
-    turns, order = Turns(), []
+    turns, order = StartPacer(), []
     loop = asyncio.get_running_loop()
     counts = []
 

@@ -9,7 +9,7 @@ import pytest
 import uvloop
 from wire import until
 
-from server.aio.timers import TICK, Wheel, wheel
+from server.aio.timers import TICK, TimerWheel, timer_wheel
 
 
 class Bell:
@@ -36,7 +36,7 @@ def run(request: pytest.FixtureRequest):
     return bounded
 
 
-async def empty(turning: Wheel) -> None:
+async def empty(turning: TimerWheel) -> None:
     await until(lambda: asyncio.sleep(0, not turning._ticking))
     await asyncio.sleep(0)  # the calls of its last tick
 
@@ -45,7 +45,7 @@ def test_each_is_called_once_and_never_early(run) -> None:
     """A hundred at times of their own, some of them over: each once, at its time or later; then the wheel stands."""
 
     async def scenario() -> None:
-        turning, now, chance = wheel(), asyncio.get_running_loop().time(), random.Random(6)
+        turning, now, chance = timer_wheel(), asyncio.get_running_loop().time(), random.Random(6)
         bells = [(now + chance.uniform(-0.2, 0.4), Bell()) for _ in range(100)]
         for at, bell in bells:
             turning.put(at, bell)
@@ -62,7 +62,7 @@ def test_dropped_is_not_called(run) -> None:
     """What is taken out is never called, the others of its tick are; dropping it again is nothing."""
 
     async def scenario() -> None:
-        turning, at = wheel(), asyncio.get_running_loop().time() + TICK
+        turning, at = timer_wheel(), asyncio.get_running_loop().time() + TICK
         bells = [Bell() for _ in range(3)]
         slots = [turning.put(at, bell) for bell in bells]
         assert len(set(slots)) == 1
@@ -79,7 +79,7 @@ def test_what_was_dropped_leaves_nothing_behind(run) -> None:
     """Ten thousand short streams with far deadlines: when they are over no place of the wheel is taken."""
 
     async def scenario() -> None:
-        turning, now, bell = wheel(), asyncio.get_running_loop().time(), Bell()
+        turning, now, bell = timer_wheel(), asyncio.get_running_loop().time(), Bell()
         for number in range(10_000):
             turning.drop(turning.put(now + 600 + number / 100, bell), bell)
         assert not turning._slots
@@ -92,7 +92,7 @@ def test_it_turns_again_after_a_rest(run) -> None:
     """Standing still it has no timer, and what is put in then is called, also by one that was just called."""
 
     async def scenario() -> None:
-        turning, loop = wheel(), asyncio.get_running_loop()
+        turning, loop = timer_wheel(), asyncio.get_running_loop()
         second = Bell()
         first = Bell(lambda: turning.put(loop.time() + TICK, second) and None)
         turning.put(loop.time(), first)
@@ -110,7 +110,7 @@ def test_the_error_of_one_is_not_anothers(run) -> None:
     """It reaches the loop's handler; all others of the same tick are called, and the wheel goes on."""
 
     async def scenario() -> None:
-        turning, loop = wheel(), asyncio.get_running_loop()
+        turning, loop = timer_wheel(), asyncio.get_running_loop()
         errors = []
         loop.set_exception_handler(lambda _, context: errors.append(context["exception"]))
 
@@ -136,18 +136,18 @@ def test_sleep(run) -> None:
         loop, errors = asyncio.get_running_loop(), []
         loop.set_exception_handler(lambda _, context: errors.append(context))
         began = time.monotonic()
-        await wheel().sleep(0.1)
+        await timer_wheel().sleep(0.1)
         assert time.monotonic() - began > 0.098  # uvloop's clock has whole milliseconds
 
         async def sleeping() -> None:
-            await wheel().sleep(3 * TICK)
+            await timer_wheel().sleep(3 * TICK)
 
         task = asyncio.ensure_future(sleeping())
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await empty(wheel())
+        await empty(timer_wheel())
         assert errors == []
 
     run(scenario)
@@ -156,9 +156,9 @@ def test_sleep(run) -> None:
 def test_one_for_a_loop(run) -> None:
     """All who ask in one loop share a wheel, and another loop has another."""
 
-    async def ask() -> Wheel:
-        assert wheel() is wheel()
-        return wheel()
+    async def ask() -> TimerWheel:
+        assert timer_wheel() is timer_wheel()
+        return timer_wheel()
 
     async def scenario() -> None:
         mine = await ask()

@@ -10,7 +10,7 @@ from gateway import InProcess, in_process
 from native import ALL, LOOK, call, ran
 
 from server.core.native import event
-from server.core.records import Birth, Record
+from server.core.records import Beginning, Record
 
 START = event("start", stream_id="strm_left", model="m", target="local/m")
 HM = event("token", content="Hm. ", token_count=1, timestamp=1)
@@ -29,8 +29,8 @@ def answered(identity: str) -> Record:
 async def taken_over(gateway: InProcess, model: str, *records: Record, **fields: Any) -> list[native.Event]:
     """Leave a log of these records, let another relay take it up; return all events when it has ended."""
     body = {"model": model, "messages": [{"role": "user", "content": "Say it."}], "stream": True, **fields}
-    birth = Birth("strm_left", "", "native", model, time.time(), json.dumps(body).encode(), policy="continue")
-    log = await gateway.app.store.create(birth)
+    beginning = Beginning("strm_left", "", "native", model, time.time(), json.dumps(body).encode(), policy="continue")
+    log = await gateway.app.store.create(beginning)
     await log.append(records)
     streams = gateway.app.streams
     streams._takeover.begin(streams._live.stream(log))

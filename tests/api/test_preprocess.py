@@ -208,12 +208,12 @@ async def test_the_same_key_while_the_first_fails(provider, model) -> None:
     async with in_process(provider.url, preprocess=configured("shout")) as gateway:
         create, made = gateway.app.store.create, []
 
-        async def create_late(birth):
-            made.append(birth)
+        async def create_late(beginning):
+            made.append(beginning)
             if len(made) > 1:
                 await gateway.idle_streams()
                 await asyncio.sleep(0.05)  # and its key is free
-            return await create(birth)
+            return await create(beginning)
 
         gateway.app.store.create = create_late
         headers = {"Idempotency-Key": "once"}

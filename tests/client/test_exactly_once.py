@@ -12,7 +12,7 @@ from server.client import Patience
 from server.client.resumption import Resumption
 from server.core.lifecycle import State
 from server.core.openai.sse import Decoder
-from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Birth, Ending, Record
+from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Beginning, Ending, Record
 from server.core.views import Projection, project
 
 ERROR_BODY = {"error": {"message": "gone", "type": "api_error", "param": None, "code": "upstream_cut"}}
@@ -36,8 +36,8 @@ def frames(log: list[Record], after: int, failed: bool) -> bytes:
     """Give what the gateway sends after a cursor, natively."""
     state = State.FAILED if failed else State.COMPLETE
     ending = Ending(state, "stop", 0.0, "local/m", 1, error=ERROR_BODY if failed else None)
-    birth = Birth("strm_1", "", "openai", "m", 0.0, b"{}")
-    projection = project(birth, "native", after, lambda: "local/m", lambda: ending)
+    beginning = Beginning("strm_1", "", "openai", "m", 0.0, b"{}")
+    projection = project(beginning, "native", after, lambda: "local/m", lambda: ending)
     assert isinstance(projection, Projection)
     return projection.frames(log)
 

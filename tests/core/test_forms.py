@@ -12,14 +12,14 @@ from server.core.lifecycle import State
 from server.core.openai.intake import Piece
 from server.core.openai.sse import Decoder
 from server.core.openai.transcript import Transcript
-from server.core.records import CHUNK, DONE, ERROR, WHOLE, Birth, Ending, Form, Record
+from server.core.records import CHUNK, DONE, ERROR, WHOLE, Beginning, Ending, Form, Record
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 FIRST = {"id": "c", "created": 1, "model": "m"}
 
 
-def birth(form: Form) -> Birth:
-    return Birth("s", "", form, "m", 0.0, b"{}")
+def beginning(form: Form) -> Beginning:
+    return Beginning("s", "", form, "m", 0.0, b"{}")
 
 
 def ending(**fields: Any) -> Ending:
@@ -74,7 +74,7 @@ RECORDS = st.lists(st.builds(Record, st.sampled_from(["chunk", "token", "done"])
 def test_frames(records: list[Record], first: int) -> None:
     """Records go out numbered and whole, with the event's name in the native form only, alone or many at once."""
     for form in ("openai", "native"):
-        events = Decoder().feed(frames(birth(form), first, records))
+        events = Decoder().feed(frames(beginning(form), first, records))
         assert [int(event.id or 0) for event in events] == [*range(first, first + len(records))]
         assert [event.data for event in events] == [record.data for record in records]
         names = [record.kind.encode() if form == "native" else b"" for record in records]

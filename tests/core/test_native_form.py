@@ -12,9 +12,9 @@ from server.core.lifecycle import State
 from server.core.native import MAX_ARGUMENTS, NativeWriter, event
 from server.core.openai.intake import Piece
 from server.core.openai.transcript import Transcript
-from server.core.records import Birth, Ending, Record
+from server.core.records import Beginning, Ending, Record
 
-BIRTH = Birth("strm_1", "", "native", "m", 0.0, b"{}")
+BIRTH = Beginning("strm_1", "", "native", "m", 0.0, b"{}")
 
 
 def writer(*server_tools: str) -> NativeWriter:

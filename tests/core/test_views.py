@@ -7,7 +7,7 @@ import orjson
 
 from server.core.lifecycle import State
 from server.core.native import event
-from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Birth, Ending, Form, Record
+from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Beginning, Ending, Form, Record
 from server.core.views import Projection, project
 
 FRAME = re.compile(rb"(?:event: (\w+)\n)?id: (\d+)\ndata: (.*)\n\n")
@@ -19,7 +19,9 @@ def shown(form: Form, records: list[Record], after: int = 0, error: Any = None) 
     created: Form = "native" if form == "openai" else "openai"
     state = State.FAILED if error else State.COMPLETE
     ending = Ending(state=state, reason="stop", at=0.0, target="local/m", tokens=2, error=error)
-    projection = project(Birth("strm_1", "", created, "m", 12.5, b"{}"), form, after, lambda: "local/m", lambda: ending)
+    projection = project(
+        Beginning("strm_1", "", created, "m", 12.5, b"{}"), form, after, lambda: "local/m", lambda: ending
+    )
     assert isinstance(projection, Projection)
     found = []
     for record in records:
@@ -46,8 +48,8 @@ NATIVE = [
 
 def test_the_same_form_has_no_view() -> None:
     """A reader of the form that a stream was created in needs no translation."""
-    birth = Birth("strm_1", "", "native", "m", 0.0, b"{}")
-    assert project(birth, "native", 0, lambda: "", lambda: None) is None
+    beginning = Beginning("strm_1", "", "native", "m", 0.0, b"{}")
+    assert project(beginning, "native", 0, lambda: "", lambda: None) is None
 
 
 def test_natively() -> None:

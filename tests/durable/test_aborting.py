@@ -128,7 +128,7 @@ async def test_taken_away_again_and_again(provider, model, store, monkeypatch):
 
         async def claim_in_vain(log, *, force=False):
             claimed = await claim(log, force=force)
-            await two.app.store.claim(await two.app.store.find(log.birth.id), force=True)
+            await two.app.store.claim(await two.app.store.find(log.beginning.id), force=True)
             return claimed
 
         await taken_over(two, path.rpartition("/")[2])

@@ -26,8 +26,8 @@ class Held:
         self._create = gateway.app.store.create
         gateway.app.store.create = self.create
 
-    async def create(self, birth):
-        found = await self._create(birth)
+    async def create(self, beginning):
+        found = await self._create(beginning)
         self.made.set()
         await self.go.wait()
         return found
@@ -39,7 +39,7 @@ class Held:
 
 async def only(gateway):
     """Give the id of the one stream there is."""
-    [one] = [log.birth.id async for log in gateway.app.store.logs()]
+    [one] = [log.beginning.id async for log in gateway.app.store.logs()]
     return one
 
 

@@ -5,7 +5,7 @@ import asyncio
 import wire
 from gateway import in_process
 
-from server.aio.event import Flag
+from server.aio.event import Event
 
 
 async def test_a_reader_comes_and_goes_while_the_others_are_asked(provider, model, store):
@@ -13,7 +13,7 @@ async def test_a_reader_comes_and_goes_while_the_others_are_asked(provider, mode
     await provider.script(model, {"pieces": ["a ", "b "], "stall_after": 2})
     tables = {"store": {**store, "lease": 30.0}, "streams": {"linger": 0.3, "on_disconnect": "continue"}}
     async with in_process(provider.url, **tables) as gateway:
-        followed, asked, answer = gateway.app.store.followed, Flag(), Flag()
+        followed, asked, answer = gateway.app.store.followed, Event(), Event()
 
         async def followed_late(log):
             found = await followed(log)

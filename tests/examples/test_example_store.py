@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 import wire
-from contract import StoreContract, birth, ending
+from contract import StoreContract, beginning, ending
 from gateway import own_process
 
 from server.core.errors import StoreError
@@ -26,7 +26,7 @@ class TestFiles(StoreContract):
 
     async def test_a_failed_write_adds_nothing(self, tmp_path, store):
         """The records before it stay, and the next append goes where it would have gone."""
-        log = await store.create(birth())
+        log = await store.create(beginning())
         await log.append([Record("chunk", b"one")])
         (tmp_path / "streams").rename(tmp_path / "away")
         assert await store.problem()
@@ -39,7 +39,7 @@ class TestFiles(StoreContract):
 
     async def test_files_go_with_their_logs(self, tmp_path, store):
         """The sweep deletes the file of a log whose retention is over."""
-        log = await store.create(birth())
+        log = await store.create(beginning())
         await log.append([Record("done", b"[DONE]")], ending())
         assert len(list((tmp_path / "streams").iterdir())) == 1
         await store.sweep(log.ending.at + self.retention)

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from server.aio.event import Flag
+from server.aio.event import Event
 from server.config.check import parse
 from server.core.errors import StoreError, StreamError
 from server.core.lifecycle import State
-from server.core.records import Birth, Ending, Record
+from server.core.records import Beginning, Ending, Record
 from server.relay.stream import Stream
 from server.stores.sqlite.store import SqliteStore
 
-BIRTH = Birth(id="strm_1", owner="", form="openai", model="small", created=0.0, body=b"{}")
+BIRTH = Beginning(id="strm_1", owner="", form="openai", model="small", created=0.0, body=b"{}")
 ENDING = Ending(state=State.COMPLETE, reason="stop", at=0.0, target="local/small")
 
 
@@ -24,7 +24,7 @@ class Reader:
     def __init__(self) -> None:
         self.cursor = self.offset = 0
         self.live = True
-        self.wake = Flag()
+        self.wake = Event()
         self.given = b""
 
     def push(self, data: bytes, tail: int, offset: int) -> None:

@@ -22,7 +22,7 @@ from server.config.settings import Settings
 from server.core.errors import Fenced, StoreError
 from server.core.lifecycle import State
 from server.core.ports import Log, Store
-from server.core.records import Birth, Ending, Record
+from server.core.records import Beginning, Ending, Record
 
 ALL = 1 << 40
 WAIT = 20.0  # seconds for anything that is expected to happen
@@ -30,8 +30,8 @@ LEASE = 0.6  # seconds
 _numbers = itertools.count()
 
 
-def birth(**facts: Any) -> Birth:
-    """Give the birth of a stream that no other test has."""
+def beginning(**facts: Any) -> Beginning:
+    """Give the beginning of a stream that no other test has."""
     made: dict[str, Any] = {
         "id": f"strm_{uuid.uuid4().hex}",
         "owner": f"owner-{next(_numbers):06}",
@@ -40,7 +40,7 @@ def birth(**facts: Any) -> Birth:
         "created": time.time(),
         "body": b'{"messages":[{"role":"user","content":"\xc3\xa9"}]}',
     }
-    return Birth(**{**made, **facts})
+    return Beginning(**{**made, **facts})
 
 
 def ending(**facts: Any) -> Ending:
@@ -74,7 +74,7 @@ async def until(condition: Any) -> None:
 
 async def listed(store: Store) -> list[str]:
     """Give the ids of all logs."""
-    return [log.birth.id async for log in store.logs()]
+    return [log.beginning.id async for log in store.logs()]
 
 
 class StoreContract:
@@ -112,7 +112,7 @@ class StoreContract:
 
     async def test_keeps_birth_and_ending(self, store: Store) -> None:
         """What a stream began and ended with is found again, whole."""
-        facts = birth(form="native", stream=False, policy="continue", idempotency=("key", "digest"))
+        facts = beginning(form="native", stream=False, policy="continue", idempotency=("key", "digest"))
         end = ending(
             state=State.FAILED, tokens=3, recoveries=1, ttft_ms=1.5, usage={"total_tokens": 9}, billed={"attempts": 2},
             error={"error": {"code": "x"}}, status=502, retry_after=2.0,
@@ -123,20 +123,20 @@ class StoreContract:
         await log.append([Record("error", b"{}")], end)
         found = await store.find(facts.id)
         assert found is not None
-        assert found.birth == facts
+        assert found.beginning == facts
         assert found.ending == end
         assert found.target == "local/small"
         assert found.last_activity >= facts.created
 
     async def test_reads_at_every_cursor(self, store: Store) -> None:
         """From any cursor and in any piece size a reader gets exactly what follows, live and ended."""
-        log = await store.create(birth())
+        log = await store.create(beginning())
         wanted = tokens(40)
         for start, stop in ((0, 1), (1, 4), (4, 39), (39, 40)):
             await log.append(wanted[start:stop])
         await self._check_cursors(log, wanted)
         await log.append(DONE, ending())
-        found = await store.find(log.birth.id)
+        found = await store.find(log.beginning.id)
         assert found is not None
         await self._check_cursors(found, wanted + DONE)
 
@@ -155,13 +155,13 @@ class StoreContract:
 
     async def test_reads_a_long_log_at_once(self, store: Store) -> None:
         """However a store cuts a log into pieces, one read returns all that fits."""
-        log = await store.create(birth())
+        log = await store.create(beginning())
         wanted = [Record("chunk", bytes([n % 251]) * (997 + n)) for n in range(300)]
         for n in range(0, 300, 7):
             await log.append(wanted[n : n + 7])
         await self._check_long(log, wanted)
         await log.append(DONE, ending())
-        found = await store.find(log.birth.id)
+        found = await store.find(log.beginning.id)
         assert found is not None
         await self._check_long(found, wanted + DONE)
 
@@ -179,7 +179,7 @@ class StoreContract:
 
     async def test_numbers_concurrent_appends(self, store: Store) -> None:
         """Appends of many logs, and several to one log at a time, share no number and lose none."""
-        logs = [await store.create(birth()) for _ in range(20)]
+        logs = [await store.create(beginning()) for _ in range(20)]
         await asyncio.gather(
             *(log.append([Record("chunk", b"%d-%d-%d" % (n, k, i)) for i in range(3)])
               for k in range(25) for n, log in enumerate(logs))
@@ -190,7 +190,7 @@ class StoreContract:
 
     async def test_readers_follow_a_writer(self, store: Store) -> None:
         """Readers that come at any time and read in any piece see every record once, in order."""
-        log = await store.create(birth())
+        log = await store.create(beginning())
         wanted = tokens(300)
 
         async def write() -> None:
@@ -214,7 +214,7 @@ class StoreContract:
         """An append whose caller is cancelled is there whole or not at all, and that is decided when the call ends."""
 
         async def one(number: int) -> None:
-            log = await store.create(birth())
+            log = await store.create(beginning())
             task = asyncio.create_task(log.append(tokens(2)))
             await asyncio.sleep(number * 0.00005)  # before, while and after its batch is on its way
             task.cancel()
@@ -231,7 +231,7 @@ class StoreContract:
 
     async def test_appends_that_nobody_waits_for(self, store: Store) -> None:
         """They are told when they may be shown, in the order of the calls and before a later append returns."""
-        log = await store.create(birth())
+        log = await store.create(beginning())
         if not hasattr(log, "append_soon"):
             pytest.skip("this store has no such appends")
         shown: list[tuple[list[Record], int, int]] = []
@@ -250,7 +250,7 @@ class StoreContract:
 
     async def test_nothing_after_the_ending(self, store: Store) -> None:
         """An ended log takes no record, and says so."""
-        log = await store.create(birth())
+        log = await store.create(beginning())
         await log.append(DONE, ending())
         for end in (None, ending()):
             with pytest.raises(StoreError):
@@ -265,60 +265,62 @@ class StoreContract:
 
     async def test_lists_oldest_first(self, store: Store) -> None:
         """Live and ended logs are listed in the order of their creation."""
-        logs = [await store.create(birth()) for _ in range(5)]
+        logs = [await store.create(beginning()) for _ in range(5)]
         await logs[1].append(DONE, ending())
         await logs[3].append(DONE, ending(state=State.CANCELLED))
-        ours = {log.birth.id for log in logs}
-        assert [one for one in await listed(store) if one in ours] == [log.birth.id for log in logs]
+        ours = {log.beginning.id for log in logs}
+        assert [one for one in await listed(store) if one in ours] == [log.beginning.id for log in logs]
 
     async def test_joins_by_idempotency_key(self, store: Store) -> None:
         """The second of two creations with a key gets the first one's log, live and ended; owners keep apart."""
-        first = birth(idempotency=("k", "a"))
-        same = birth(owner=first.owner, idempotency=("k", "b"))
+        first = beginning(idempotency=("k", "a"))
+        same = beginning(owner=first.owner, idempotency=("k", "b"))
         log = await store.create(first)
         joined = await store.create(same)
-        assert joined.birth == first
-        assert (await store.create(birth(idempotency=("k", "a")))).birth.id != first.id
+        assert joined.beginning == first
+        assert (await store.create(beginning(idempotency=("k", "a")))).beginning.id != first.id
         await log.append(DONE, ending())
-        assert (await store.create(same)).birth == first
+        assert (await store.create(same)).beginning == first
         assert await store.find(same.id) is None
 
     async def test_creations_in_one_moment(self, store: Store) -> None:
         """Of many creations with one key in the same turn exactly one begins a log."""
-        owner = birth().owner
-        births = [birth(owner=owner, idempotency=("k", "a")) for _ in range(20)]
-        logs = await asyncio.gather(*map(store.create, births))
-        assert len({log.birth.id for log in logs}) == 1
+        owner = beginning().owner
+        beginnings = [beginning(owner=owner, idempotency=("k", "a")) for _ in range(20)]
+        logs = await asyncio.gather(*map(store.create, beginnings))
+        assert len({log.beginning.id for log in logs}) == 1
 
     async def test_a_burst_of_creations(self, store: Store) -> None:
-        """Logs that are made together are not mixed up, with and without a key: each has its own birth and records."""
-        births = [birth(idempotency=("k", "a") if n % 5 == 0 else None, body=b'{"n":%d}' % n) for n in range(60)]
-        logs = await asyncio.gather(*(store.create(facts) for facts in births))
-        assert [log.birth for log in logs] == births
-        await asyncio.gather(*(log.append([Record("chunk", log.birth.body)]) for log in logs))
-        for facts in births:
+        """Logs that are made together are not mixed up, with and without a key: each has its beginning and records."""
+        beginnings = [
+            beginning(idempotency=("k", "a") if n % 5 == 0 else None, body=b'{"n":%d}' % n) for n in range(60)
+        ]
+        logs = await asyncio.gather(*(store.create(facts) for facts in beginnings))
+        assert [log.beginning for log in logs] == beginnings
+        await asyncio.gather(*(log.append([Record("chunk", log.beginning.body)]) for log in logs))
+        for facts in beginnings:
             found = await store.find(facts.id)
             assert found is not None
-            assert found.birth == facts
+            assert found.beginning == facts
             assert await everything(found) == [Record("chunk", facts.body)]
 
     async def test_releases_a_key(self, store: Store) -> None:
         """A released key begins a new log; releasing it for the old one again does not take it from the new one."""
-        owner = birth().owner
-        first = await store.create(birth(owner=owner, idempotency=("k", "a")))
+        owner = beginning().owner
+        first = await store.create(beginning(owner=owner, idempotency=("k", "a")))
         await store.release_key(first)
-        second = await store.create(birth(owner=owner, idempotency=("k", "a")))
-        assert second.birth.id != first.birth.id
+        second = await store.create(beginning(owner=owner, idempotency=("k", "a")))
+        assert second.beginning.id != first.beginning.id
         await store.release_key(first)
-        assert (await store.create(birth(owner=owner, idempotency=("k", "a")))).birth.id == second.birth.id
-        await store.release_key(await store.create(birth()))  # has none
+        assert (await store.create(beginning(owner=owner, idempotency=("k", "a")))).beginning.id == second.beginning.id
+        await store.release_key(await store.create(beginning()))  # has none
 
     async def test_a_key_is_free_as_soon_as_it_is_released(self, store: Store) -> None:
         """Who creates right after a release, without waiting for its end, gets a log of its own."""
-        first = await store.create(birth(idempotency=("k", "a")))
-        again = birth(owner=first.birth.owner, idempotency=("k", "a"))
+        first = await store.create(beginning(idempotency=("k", "a")))
+        again = beginning(owner=first.beginning.owner, idempotency=("k", "a"))
         _, second = await asyncio.gather(store.release_key(first), store.create(again))
-        assert second.birth.id == again.id
+        assert second.beginning.id == again.id
 
     async def test_retention(self, tmp_path: Path) -> None:
         """After its retention an ended log is gone at once, its key is free, and the sweep leaves nothing of it."""
@@ -326,20 +328,20 @@ class StoreContract:
         store = self.new(self.settings(tmp_path))
         await store.open()
         try:
-            first = birth(idempotency=("k", "a"))
+            first = beginning(idempotency=("k", "a"))
             log = await store.create(first)
-            live = await store.create(birth())
+            live = await store.create(beginning())
             await log.append(DONE, ending())
             assert await store.find(first.id) is not None
             await asyncio.sleep(0.6)
             assert await store.find(first.id) is None
             assert first.id not in await listed(store)
-            again = await store.create(birth(owner=first.owner, idempotency=("k", "a")))
-            assert again.birth.id != first.id
+            again = await store.create(beginning(owner=first.owner, idempotency=("k", "a")))
+            assert again.beginning.id != first.id
             await store.renew()
             await store.sweep(time.time())
-            assert (await store.create(again.birth)).birth.id == again.birth.id
-            assert set(await listed(store)) >= {live.birth.id, again.birth.id}
+            assert (await store.create(again.beginning)).beginning.id == again.beginning.id
+            assert set(await listed(store)) >= {live.beginning.id, again.beginning.id}
             await live.append(tokens(1))
         finally:
             await store.close()
@@ -350,14 +352,14 @@ class StoreContract:
         await store.open()
         try:
             data = [Record("chunk", b"x" * 100_000)]
-            live = await store.create(birth())
+            live = await store.create(beginning())
             await live.append(data)
             ended = []
             for _ in range(30):
-                log = await store.create(birth())
+                log = await store.create(beginning())
                 await log.append(data)
                 await log.append(DONE, ending())
-                ended.append(log.birth.id)
+                ended.append(log.beginning.id)
             for _ in range(5):
                 await store.sweep(time.time())
             left = [one for one in await listed(store) if one in ended]
@@ -370,7 +372,7 @@ class StoreContract:
     @pytest.mark.timeout(300)
     async def test_a_million_records(self, store: Store) -> None:
         """A log of a million records is read at any place at once, live and ended."""
-        log = await store.create(birth())
+        log = await store.create(beginning())
         count, step = 1_000_000, 10_000
         for first in range(0, count, step):
             await log.append([Record("chunk", b"%d" % n) for n in range(first + 1, first + step + 1)])
@@ -379,7 +381,7 @@ class StoreContract:
         for live in (True, False):
             if not live:
                 await log.append(DONE, ending())
-            reading = await store.find(log.birth.id)
+            reading = await store.find(log.beginning.id)
             assert reading is not None
             for place in places:
                 began = time.perf_counter()
@@ -412,12 +414,12 @@ class DurableContract(StoreContract):
     async def test_a_cursor_in_what_was_lost(self, stores: list[Store]) -> None:
         """From a number that was lost nothing is read, and what lies before it has a size: a reader can pass it."""
         one, two = stores
-        log = await one.create(birth())
+        log = await one.create(beginning())
         await log.append(tokens(5))
         size = log.bytes
         await self.lose(one, log)
         await log.append([*tokens(2), *DONE], ending())
-        found = await two.find(log.birth.id)
+        found = await two.find(log.beginning.id)
         assert found is not None
         for reading in (log, found):
             ((first, last),) = reading.lost
@@ -433,54 +435,56 @@ class DurableContract(StoreContract):
         """What was appended is there after the store was closed and opened again, and can be claimed at once."""
         first = self.new(self.settings(tmp_path))
         await first.open()
-        live = await first.create(birth(idempotency=("k", "a")))
+        live = await first.create(beginning(idempotency=("k", "a")))
         live.target = "local/small"
         await live.append(tokens(10))
-        ended = await first.create(birth())
+        ended = await first.create(beginning())
         await ended.append(tokens(5))
         await ended.append(DONE, ending())
         await first.close()
         second = self.new(self.settings(tmp_path))
         await second.open()
         try:
-            found = await second.find(ended.birth.id)
+            found = await second.find(ended.beginning.id)
             assert found is not None
-            assert found.birth == ended.birth
+            assert found.beginning == ended.beginning
             assert found.ending == ended.ending
             await self._check_cursors(found, tokens(5) + DONE)
-            taken = await second.find(live.birth.id)
+            taken = await second.find(live.beginning.id)
             assert taken is not None
             assert taken.target == "local/small"
-            assert live.birth.id in [log.birth.id async for log in second.orphans()]
+            assert live.beginning.id in [log.beginning.id async for log in second.orphans()]
             assert await second.claim(taken)
             await taken.append(tokens(3, first=11))
             await self._check_cursors(taken, tokens(13))
             assert list(taken.lost) == []
-            assert (await second.create(birth(owner=live.birth.owner, idempotency=("k", "a")))).birth == live.birth
+            assert (
+                await second.create(beginning(owner=live.beginning.owner, idempotency=("k", "a")))
+            ).beginning == live.beginning
         finally:
             await second.close()
 
     async def test_a_held_log_is_refused(self, stores: list[Store]) -> None:
         """While an instance renews its lease, nobody else can claim its logs, and they are no orphans."""
         one, two = stores
-        log = await one.create(birth())
+        log = await one.create(beginning())
         for _ in range(6):
             await asyncio.sleep(LEASE / 3)
             await one.renew()
-            found = await two.find(log.birth.id)
+            found = await two.find(log.beginning.id)
             assert found is not None
             assert not await two.claim(found)
-            assert log.birth.id not in [orphan.birth.id async for orphan in two.orphans()]
+            assert log.beginning.id not in [orphan.beginning.id async for orphan in two.orphans()]
         await log.append(DONE, ending())
         assert not await two.claim(found, force=True)  # ended
 
     async def test_a_stale_writer_is_fenced(self, stores: list[Store]) -> None:
         """Who lost its log by a claim cannot write any more, is told by `renew`, and the numbers go on."""
         one, two = stores
-        log, other = await one.create(birth()), await one.create(birth())
+        log, other = await one.create(beginning()), await one.create(beginning())
         await log.append(tokens(3))
         await self.abandon(one)
-        found = await two.find(log.birth.id)
+        found = await two.find(log.beginning.id)
         assert found is not None
         assert await two.claim(found)
         if hasattr(log, "append_soon"):
@@ -494,11 +498,11 @@ class DurableContract(StoreContract):
         lost: list[str] = []
 
         async def told() -> bool:
-            lost.extend(one.birth.id for one in await stores[0].renew())
-            return log.birth.id in lost
+            lost.extend(one.beginning.id for one in await stores[0].renew())
+            return log.beginning.id in lost
 
         await until(told)
-        assert lost == [log.birth.id]
+        assert lost == [log.beginning.id]
         await other.append(tokens(1))  # its other logs are still its own: nobody claimed them
 
     async def test_one_of_two_claims(self, stores: list[Store], tmp_path: Path) -> None:
@@ -508,11 +512,11 @@ class DurableContract(StoreContract):
         await three.open()
         try:
             for _ in range(5):
-                log = await one.create(birth())
+                log = await one.create(beginning())
                 await self.abandon(one)
                 await two.renew()
                 await three.renew()
-                found = [await store.find(log.birth.id) for store in (two, three)]
+                found = [await store.find(log.beginning.id) for store in (two, three)]
                 claims = [store.claim(it) for store, it in zip((two, three), found, strict=True) if it is not None]
                 assert sorted(await asyncio.gather(*claims)) == [False, True]
         finally:
@@ -521,9 +525,9 @@ class DurableContract(StoreContract):
     async def test_claims_by_force(self, stores: list[Store]) -> None:
         """An abort from any instance: it takes a log from a living relay, which is fenced from then on."""
         one, two = stores
-        log = await one.create(birth())
+        log = await one.create(beginning())
         await log.append(tokens(2))
-        found = await two.find(log.birth.id)
+        found = await two.find(log.beginning.id)
         assert found is not None
         assert await two.claim(found, force=True)
         await found.append([Record("error", b"{}")], ending(state=State.CANCELLED))
@@ -535,8 +539,8 @@ class DurableContract(StoreContract):
     async def test_claimed_back(self, stores: list[Store]) -> None:
         """Who claims a log back before it is told of its loss holds it: it is not told any more, and can be fenced."""
         one, two = stores
-        log = await one.create(birth())
-        found = await two.find(log.birth.id)
+        log = await one.create(beginning())
+        found = await two.find(log.beginning.id)
         assert found is not None
         assert await two.claim(found, force=True)
         with pytest.raises(Fenced):
@@ -553,8 +557,8 @@ class DurableContract(StoreContract):
     async def test_refreshed_after_a_claim(self, stores: list[Store]) -> None:
         """Who refreshes a log that was claimed unnoticed learns of that, and not an epoch to write it with."""
         one, two = stores
-        log = await one.create(birth())
-        found = await two.find(log.birth.id)
+        log = await one.create(beginning())
+        found = await two.find(log.beginning.id)
         assert found is not None
         assert await two.claim(found, force=True)
         await one.refresh(log)
@@ -567,7 +571,7 @@ class DurableContract(StoreContract):
     async def test_refreshed_while_it_is_written(self, stores: list[Store]) -> None:
         """A look at the store that took longer than an append does not put a writer back to where it was."""
         one, _ = stores
-        log = await one.create(birth())
+        log = await one.create(beginning())
 
         async def look() -> None:
             while log.ending is None:
@@ -588,7 +592,7 @@ class DurableContract(StoreContract):
         """What was read of a log before it ended does not take its ending away, whenever it comes."""
         one, _ = stores
         for turns in range(40):
-            log = await one.create(birth())
+            log = await one.create(beginning())
             await log.append(tokens(3))
             looking = [asyncio.create_task(one.refresh(log)) for _ in range(3)]
             for _ in range(turns % 8):
@@ -602,13 +606,13 @@ class DurableContract(StoreContract):
         """Whoever asks for a log in the middle of its takeover gets all of it, though the claimant had seen nothing."""
         one, two = stores
         for _ in range(20):
-            log = await one.create(birth())
-            stale = await two.find(log.birth.id)
+            log = await one.create(beginning())
+            stale = await two.find(log.beginning.id)
             assert stale is not None
             await log.append(tokens(3))
             claiming = asyncio.create_task(two.claim(stale, force=True))
             while not claiming.done():
-                found = await two.find(log.birth.id)
+                found = await two.find(log.beginning.id)
                 assert found is not None
                 assert found.tail == 3
                 await two.refresh(stale)
@@ -623,7 +627,7 @@ class DurableContract(StoreContract):
     async def test_appends_race_with_a_claim(self, stores: list[Store]) -> None:
         """A writer at full speed and a claim in the middle: every record that was confirmed is there, once."""
         one, two = stores
-        log = await one.create(birth())
+        log = await one.create(beginning())
         confirmed = 0
 
         async def write() -> None:
@@ -634,7 +638,7 @@ class DurableContract(StoreContract):
 
         task = asyncio.create_task(write())
         await until(lambda: _truth(confirmed > 20))
-        found = await two.find(log.birth.id)
+        found = await two.find(log.beginning.id)
         assert found is not None
         assert await two.claim(found, force=True)
         with pytest.raises(Fenced):
@@ -647,9 +651,9 @@ class DurableContract(StoreContract):
     async def test_follows_from_elsewhere(self, stores: list[Store]) -> None:
         """An instance that reads what another one writes sees every record, in order, up to the ending."""
         one, two = stores
-        log = await one.create(birth())
+        log = await one.create(beginning())
         await log.append(tokens(2))
-        reading = await two.find(log.birth.id)
+        reading = await two.find(log.beginning.id)
         assert reading is not None
         assert await everything(reading) == tokens(2)
         assert not await one.followed(log)
@@ -673,41 +677,41 @@ class DurableContract(StoreContract):
     async def test_creations_on_two_instances(self, stores: list[Store]) -> None:
         """Of creations with one key in the same moment on two instances exactly one begins a log."""
         for _ in range(10):
-            owner = birth().owner
-            births = [birth(owner=owner, idempotency=("k", "a")) for _ in range(6)]
-            logs = await asyncio.gather(*(stores[n % 2].create(it) for n, it in enumerate(births)))
-            assert len({log.birth.id for log in logs}) == 1
+            owner = beginning().owner
+            beginnings = [beginning(owner=owner, idempotency=("k", "a")) for _ in range(6)]
+            logs = await asyncio.gather(*(stores[n % 2].create(it) for n, it in enumerate(beginnings)))
+            assert len({log.beginning.id for log in logs}) == 1
 
     async def test_lists_from_elsewhere(self, stores: list[Store]) -> None:
         """Every instance lists the logs of all, with their tails."""
         _one, _two = stores
-        logs = [await stores[n % 2].create(birth()) for n in range(4)]
+        logs = [await stores[n % 2].create(beginning()) for n in range(4)]
         for n, log in enumerate(logs):
             await log.append(tokens(n + 1))
         for store in stores:
-            found = {log.birth.id: log.tail async for log in store.logs()}
-            assert [found[log.birth.id] for log in logs] == [1, 2, 3, 4]
+            found = {log.beginning.id: log.tail async for log in store.logs()}
+            assert [found[log.beginning.id] for log in logs] == [1, 2, 3, 4]
 
     async def test_orphans_do_not_stay(self, tmp_path: Path) -> None:
         """A stream that nobody took over is deleted when it has lain for the retention: prompts do not stay."""
         self.retention = 0.5
         one, two = (self.new(self.settings(tmp_path)) for _ in range(2))
         await one.open()
-        log = await one.create(birth())
+        log = await one.create(beginning())
         await log.append(tokens(3))
         await one.close()
         await two.open()
         try:
-            held = await two.create(birth())
-            assert await two.find(log.birth.id) is not None
+            held = await two.create(beginning())
+            assert await two.find(log.beginning.id) is not None
 
             async def gone() -> bool:
                 await two.renew()
                 await two.sweep(time.time())
-                return log.birth.id not in await listed(two)
+                return log.beginning.id not in await listed(two)
 
             await until(gone)
-            assert await two.find(log.birth.id) is None
+            assert await two.find(log.beginning.id) is None
             await held.append(tokens(1))
         finally:
             await two.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "stores" / "sqlite"), str(HERE.parent.parent)]
 
-from contract import DONE, birth, ending  # noqa: E402  # after the path
+from contract import DONE, beginning, ending  # noqa: E402  # after the path
 from test_sqlite import TestSqlite  # noqa: E402  # after the path
 
 from server.core.records import Record  # noqa: E402  # after the path
@@ -16,12 +16,12 @@ from server.stores.sqlite.store import SqliteStore  # noqa: E402  # after the pa
 
 async def stream(store, length):
     while True:
-        log = await store.create(birth())
+        log = await store.create(beginning())
         for n in range(1, length):
             await log.append([Record("chunk", b"%d" % n)])
-            print(log.birth.id, n, flush=True)  # noqa: T201  # its parent reads it
+            print(log.beginning.id, n, flush=True)  # noqa: T201  # its parent reads it
         await log.append(DONE, ending())
-        print(log.birth.id, length, flush=True)  # noqa: T201
+        print(log.beginning.id, length, flush=True)  # noqa: T201
 
 
 async def main(path):

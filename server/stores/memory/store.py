@@ -7,13 +7,13 @@ from itertools import chain
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
-from server.core.records import CHUNK, Birth, Ending, Form, Record
+from server.core.records import CHUNK, Beginning, Ending, Form, Record
 from server.stores.memory.segments import BLOCK, Segments
 
 FEW = 4  # records that a slow stream's block has
 SLOW = 0.25  # seconds since its last record: there is time to pack, and to wait for a whole block would take long
 LATE_OVERHEAD = 41  # bytes of a record that is an object of its own
-LOG_OVERHEAD = 2048  # bytes of a log beside its records: its own objects, its birth's
+LOG_OVERHEAD = 2048  # bytes of a log beside its records: its own objects, its beginning's
 USUAL: dict[Form, str] = {"openai": CHUNK, "native": "token"}  # the kind of nearly all records
 
 
@@ -26,7 +26,7 @@ class MemoryLog:
         "_packed",
         "_store",
         "_usual",
-        "birth",
+        "beginning",
         "bytes",
         "ending",
         "last_activity",
@@ -35,30 +35,30 @@ class MemoryLog:
         "target",
     )
 
-    def __init__(self, birth: Birth, store: "MemoryStore") -> None:
-        self.birth = birth
+    def __init__(self, beginning: Beginning, store: "MemoryStore") -> None:
+        self.beginning = beginning
         self.tail = 0
         self.bytes = 0  # size of all data
         self.lost: Sequence[tuple[int, int]] = ()
         self.ending: Ending | None = None
-        self.last_activity = birth.created
+        self.last_activity = beginning.created
         self.target = ""
         self._store = store
         self._packed = Segments()
         self._late: list[bytes] = []  # the last records, fewer than a block
-        self._usual = USUAL[birth.form]
+        self._usual = USUAL[beginning.form]
         self._odd: dict[int, str] = {}  # kinds of records that are not of the usual one, by number
 
     @property
     def footprint(self) -> int:
         """Memory that this log takes, in bytes, as near as counting gets."""
         late = self.bytes - self._packed.bytes + LATE_OVERHEAD * len(self._late)
-        return LOG_OVERHEAD + len(self.birth.body) + self._packed.footprint + late
+        return LOG_OVERHEAD + len(self.beginning.body) + self._packed.footprint + late
 
     def append_now(self, records: Sequence[Record]) -> None:
         """Add records, which may be shown at once. Raises StoreError after the ending."""
         if self.ending is not None:
-            raise StoreError(f"stream {self.birth.id} has ended")
+            raise StoreError(f"stream {self.beginning.id} has ended")
         for kind, data in records:
             self._late.append(data)
             self.bytes += len(data)
@@ -128,15 +128,15 @@ class MemoryStore:
         """Memory is always there."""
         return None
 
-    async def create(self, birth: Birth) -> MemoryLog:
+    async def create(self, beginning: Beginning) -> MemoryLog:
         """Begin a log, or return the one that has the idempotency key."""
-        if birth.idempotency is not None:
-            known = self._keys.get((birth.owner, birth.idempotency[0]))
+        if beginning.idempotency is not None:
+            known = self._keys.get((beginning.owner, beginning.idempotency[0]))
             if known is not None and not self._expired(known, time.time()):
                 return known
-        log = self._logs[birth.id] = self._live[birth.id] = MemoryLog(birth, self)
-        if birth.idempotency is not None:
-            self._keys[birth.owner, birth.idempotency[0]] = log
+        log = self._logs[beginning.id] = self._live[beginning.id] = MemoryLog(beginning, self)
+        if beginning.idempotency is not None:
+            self._keys[beginning.owner, beginning.idempotency[0]] = log
         return log
 
     async def find(self, stream_id: str) -> MemoryLog | None:
@@ -146,9 +146,9 @@ class MemoryStore:
 
     async def release_key(self, log: MemoryLog) -> None:
         """Forget the idempotency key of a log."""
-        key = log.birth.idempotency
-        if key is not None and self._keys.get((log.birth.owner, key[0])) is log:
-            del self._keys[log.birth.owner, key[0]]
+        key = log.beginning.idempotency
+        if key is not None and self._keys.get((log.beginning.owner, key[0])) is log:
+            del self._keys[log.beginning.owner, key[0]]
 
     async def logs(self) -> AsyncIterator[MemoryLog]:
         """Yield every log, oldest first."""
@@ -162,7 +162,7 @@ class MemoryStore:
 
     def note_ending(self, log: MemoryLog) -> None:
         """Count a log that has just ended."""
-        del self._live[log.birth.id]
+        del self._live[log.beginning.id]
         self._ended.append(log)
         self._ended_bytes += log.footprint
 
@@ -173,7 +173,7 @@ class MemoryStore:
             log = self._ended.popleft()
             self._ended_bytes -= log.footprint
             await self.release_key(log)
-            del self._logs[log.birth.id]
+            del self._logs[log.beginning.id]
 
     # --- one process, one instance: nothing is ever held elsewhere ------------------------------------------------
 

@@ -61,7 +61,7 @@ class Lease:
         held = list(self.held.values())
         news.missed = False  # before: what is missed during the look is looked for by the next one
         try:
-            found = await self._server.logs([log.birth.id for log in held], ("epoch",))
+            found = await self._server.logs([log.beginning.id for log in held], ("epoch",))
         except BaseException:
             news.missed = True
             raise
@@ -77,22 +77,22 @@ class Lease:
 
     def let_go(self, log: RedisLog) -> None:
         """Note that a log has ended, or is gone."""
-        if self.held.get(log.birth.id) is log:
-            del self.held[log.birth.id]
+        if self.held.get(log.beginning.id) is log:
+            del self.held[log.beginning.id]
 
     def fence(self, log: RedisLog) -> None:
         """Write a log no more."""
         log.fenced = True
-        if self.held.get(log.birth.id) is log:
-            del self.held[log.birth.id]
+        if self.held.get(log.beginning.id) is log:
+            del self.held[log.beginning.id]
             self._fenced.append(log)
 
     async def claim(self, log: RedisLog, force: bool) -> int:
         """Take a log over; return its new epoch, or 0 where it is held or has ended. Raises StoreError."""
         await self._server.identify()
-        values = (log.birth.id, self.name, int(force), self._server.history, self._server.skip, time.time())
+        values = (log.beginning.id, self.name, int(force), self._server.history, self._server.skip, time.time())
         epoch = int(await self._server.script("CLAIM", *values))
-        before = self.held.get(log.birth.id)
+        before = self.held.get(log.beginning.id)
         if epoch and before is not None and before is not log:
             before.fenced = True
         return epoch

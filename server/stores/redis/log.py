@@ -8,7 +8,7 @@ import orjson
 
 from server.core.errors import StoreError
 from server.core.gaps import upper_bound
-from server.core.records import Birth, Record, dump_ending, load_ending
+from server.core.records import Beginning, Record, dump_ending, load_ending
 from server.stores.appends import Append, BatchedLog, Creation, fenced
 from server.stores.batches import Batches, Write
 from server.stores.redis.server import PREFIX
@@ -37,9 +37,9 @@ class RedisLog(BatchedLog):
 
     in_doubt = True  # the answer may have been lost
 
-    def __init__(self, store: Store, birth: Birth) -> None:
-        super().__init__(birth, store.batches.put)
-        self.key = f"{PREFIX}log:{birth.id}"
+    def __init__(self, store: Store, beginning: Beginning) -> None:
+        super().__init__(beginning, store.batches.put)
+        self.key = f"{PREFIX}log:{beginning.id}"
         self._store = store
 
     def fill(self, facts: Sequence[Any]) -> None:
@@ -83,11 +83,11 @@ class RedisLog(BatchedLog):
 class Release(Write):
     """An idempotency key that waits to be forgotten."""
 
-    __slots__ = ("birth",)
+    __slots__ = ("beginning",)
 
-    def __init__(self, birth: Birth) -> None:
+    def __init__(self, beginning: Beginning) -> None:
         super().__init__()
-        self.birth = birth
+        self.beginning = beginning
 
 
 def argument(write: Append[RedisLog]) -> bytes:
@@ -95,7 +95,7 @@ def argument(write: Append[RedisLog]) -> bytes:
     log, end = write.log, write.ending
     ended, ending = (repr(end.at), dump_ending(end)) if end else ("", b"")
     target, size = log.target, len(ending)
-    facts = f"{log.birth.id} {log.epoch} {write.first} {write.tail} {write.bytes} {target} {ended} {size}\n"
+    facts = f"{log.beginning.id} {log.epoch} {write.first} {write.tail} {write.bytes} {target} {ended} {size}\n"
     return b"".join((facts.encode(), ending, ENTRY.pack(write.first, write.start), write.packed))
 
 
@@ -106,7 +106,7 @@ def settle(write: Append[RedisLog], answer: str | None, now: float) -> None:
         log.fenced = True
         write.fail(fenced(log))
     elif answer in ("gone", "ended"):
-        write.fail(StoreError(f"stream {log.birth.id} is {answer}"))
+        write.fail(StoreError(f"stream {log.beginning.id} is {answer}"))
     else:
         if answer is not None:
             log.lost = [(first, last) for first, last in orjson.loads(answer)]

@@ -61,7 +61,7 @@ end
 return {}
 """
 
-# For each of several births the log of its idempotency key, or a new one; what is asked again makes nothing anew.
+# For each of several beginnings the log of its idempotency key, or a new one; what is asked again makes nothing anew.
 CREATE = """
 local prefix, now, retention, me, server = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local function of_key(key)
@@ -77,7 +77,7 @@ for at = 6, #ARGV, 4 do
   local known = of_key(key)
   if not known and redis.call('EXISTS', prefix .. 'log:' .. id) == 0 then
     if key ~= '' then redis.call('SET', prefix .. 'key:' .. key, id) end
-    redis.call('HSET', prefix .. 'log:' .. id, 'key', key, 'instance', me, 'server', server, 'birth', ARGV[at + 2],
+    redis.call('HSET', prefix .. 'log:' .. id, 'key', key, 'instance', me, 'server', server, 'beginning', ARGV[at + 2],
       'body', ARGV[at + 3], 'epoch', 1, 'tail', 0, 'size', 0, 'lost', '[]', 'active', now, 'target', '', 'followed', 0)
     redis.call('ZADD', prefix .. 'logs', now, id)
     redis.call('ZADD', prefix .. 'open', now, id)

@@ -13,7 +13,7 @@ from typing import Any
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
-from server.core.records import Birth, dump_birth
+from server.core.records import Beginning, dump_beginning
 from server.stores.appends import Append, Creation, placed
 from server.stores.batches import Batches, answering
 from server.stores.redis.catalog import Catalog
@@ -90,10 +90,10 @@ class RedisStore:
             creations = [write for write in batch if isinstance(write, Creation)]
             writes = placed(write for write in batch if isinstance(write, Append))
             if releases:
-                await self._server.persist("RELEASE", [value for one in releases for value in _key(one.birth)])
+                await self._server.persist("RELEASE", [value for one in releases for value in _key(one.beginning)])
             for release in releases:
                 release.succeed()
-            found = await self._server.persist("CREATE", self._births(creations, now)) if creations else []
+            found = await self._server.persist("CREATE", self._beginnings(creations, now)) if creations else []
             for creation, stream_id in zip(creations, found, strict=True):
                 creation.succeed(stream_id.decode())
             told = await self._server.persist("APPEND", self._records(writes, now)) if writes else []
@@ -105,11 +105,11 @@ class RedisStore:
                 elif write.log.ending is not None:
                     self._lease.let_go(write.log)
 
-    def _births(self, creations: Sequence[Creation], now: float) -> list[Any]:
+    def _beginnings(self, creations: Sequence[Creation], now: float) -> list[Any]:
         values: list[Any] = [now, self._retention, self._lease.name, self._server.history]
         for creation in creations:
-            key, stream_id = _key(creation.birth)
-            values += (stream_id, key, dump_birth(creation.birth), creation.birth.body)
+            key, stream_id = _key(creation.beginning)
+            values += (stream_id, key, dump_beginning(creation.beginning), creation.beginning.body)
         return values
 
     def _records(self, writes: Sequence[Append[RedisLog]], now: float) -> list[Any]:
@@ -127,33 +127,33 @@ class RedisStore:
         After a failover the server may not have the last records that a client was shown. No number is used twice: the
         new epoch passes over more numbers than there can have been, as `lost`.
         """
-        with self._lease.doubtful.unless_held(log.birth.id):
+        with self._lease.doubtful.unless_held(log.beginning.id):
             epoch = await self._lease.claim(log, force)
             if not epoch:
                 return False
             await self.refresh(log)
             log.hold(epoch)
-            self._lease.held[log.birth.id] = log
+            self._lease.held[log.beginning.id] = log
         return True
 
     # --- creating and finding --------------------------------------------------------------------------------------
 
-    async def create(self, birth: Birth) -> RedisLog:
+    async def create(self, beginning: Beginning) -> RedisLog:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
-        creation = Creation(birth)
+        creation = Creation(beginning)
         self.batches.put(creation)
-        with self._lease.doubtful.unless_held(birth.id):
+        with self._lease.doubtful.unless_held(beginning.id):
             found = await creation.decided()
-        if found != birth.id:
+        if found != beginning.id:
             known = await self.find(found)
-            return known if known is not None else await self.create(birth)
-        log = self._lease.held[birth.id] = RedisLog(self, birth)
+            return known if known is not None else await self.create(beginning)
+        log = self._lease.held[beginning.id] = RedisLog(self, beginning)
         return log
 
     async def release_key(self, log: RedisLog) -> None:
         """Forget the idempotency key of a log. Raises StoreError."""
-        if log.birth.idempotency is not None:
-            release = Release(log.birth)
+        if log.beginning.idempotency is not None:
+            release = Release(log.beginning)
             self.batches.put(release)
             await release.decided()
 
@@ -171,7 +171,7 @@ class RedisStore:
 
     async def run_of(self, log: RedisLog, number: int) -> list[Run]:
         """Return the runs from the one with a record on. Raises StoreError."""
-        key = f"{PREFIX}records:{log.birth.id}"
+        key = f"{PREFIX}records:{log.beginning.id}"
         found = await self._server.ask(lambda: self._server.redis.xrange(key, f"{number}-0", "+", count=ENTRIES))
         return [entry_run(fields[b"r"]) for _, fields in found]
 
@@ -185,7 +185,7 @@ class RedisStore:
         """Wait for something new in a log that another instance writes. Raises StoreError."""
         await self._mark(log)
         before = (log.tail, log.ending)
-        with self._news.of(log.birth.id) as news:
+        with self._news.of(log.beginning.id) as news:
             await self.refresh(log)
             if (log.tail, log.ending) != before:
                 await asyncio.sleep(REFRESH)  # a log that grows with every token is looked at less often
@@ -200,8 +200,8 @@ class RedisStore:
     async def _mark(self, log: RedisLog) -> None:
         """Tell the holder now and then that there are readers here."""
         now = time.time()
-        if now >= self._marked.get(log.birth.id, 0.0) + self._lease.seconds / 3:
-            self._marked[log.birth.id] = now
+        if now >= self._marked.get(log.beginning.id, 0.0) + self._lease.seconds / 3:
+            self._marked[log.beginning.id] = now
             await self._server.ask(lambda: self._server.redis.hset(log.key, "followed", str(now)))
 
     async def followed(self, log: RedisLog) -> bool:
@@ -215,6 +215,6 @@ class RedisStore:
         await self._server.script("SWEEP", now - self._retention, self._max_bytes, AT_ONCE)
 
 
-def _key(birth: Birth) -> tuple[str, str]:
+def _key(beginning: Beginning) -> tuple[str, str]:
     """Return a log's idempotency key, empty where it has none, and the log's id."""
-    return f"{birth.owner}:{birth.idempotency[0]}" if birth.idempotency else "", birth.id
+    return f"{beginning.owner}:{beginning.idempotency[0]}" if beginning.idempotency else "", beginning.id

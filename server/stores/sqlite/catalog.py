@@ -8,22 +8,22 @@ from typing import Any
 import orjson
 
 from server.core.errors import StoreError
-from server.core.records import Birth, load_birth, load_ending
+from server.core.records import Beginning, load_beginning, load_ending
 from server.stores.sqlite.database import Database
 from server.stores.sqlite.journal import Mirror
 from server.stores.sqlite.lease import Lease
 from server.stores.sqlite.log import SqliteLog
 
 PAGE = 500  # logs that are read at once for a list
-LOGS = """SELECT num, birth, body, epoch, target, tail, size, CAST(lost AS BLOB), active, ended, ending, crc, lost_crc,
-    ending_crc FROM logs"""
+LOGS = """SELECT num, beginning, body, epoch, target, tail, size, CAST(lost AS BLOB), active, ended, ending, crc,
+    lost_crc, ending_crc FROM logs"""
 
 
 class Catalog:
     """Finds logs: those that are held here as they are, others made by `make` from what can be read of them."""
 
     def __init__(
-        self, db: Database, mirror: Mirror, lease: Lease, make: Callable[[int, Birth], SqliteLog], retention: float
+        self, db: Database, mirror: Mirror, lease: Lease, make: Callable[[int, Beginning], SqliteLog], retention: float
     ) -> None:
         self._db = db
         self._mirror = mirror
@@ -54,7 +54,7 @@ class Catalog:
             if self._held(row) is not log:
                 self._fill(log, row)
         for log in by_num.values():
-            raise StoreError(f"stream {log.birth.id} is gone")
+            raise StoreError(f"stream {log.beginning.id} is gone")
 
     async def find(self, stream_id: str) -> SqliteLog | None:
         """Return a log as it is now. Raises StoreError."""
@@ -113,7 +113,7 @@ class Catalog:
 
     def _log(self, row: tuple[Any, ...]) -> SqliteLog:
         self._db.verify(row[11], row[1], row[2])
-        log = self._make(row[0], load_birth(row[1], row[2]))
+        log = self._make(row[0], load_beginning(row[1], row[2]))
         self._fill(log, row)
         return log
 

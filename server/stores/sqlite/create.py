@@ -4,16 +4,16 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from server.core.records import Birth, dump_birth
+from server.core.records import Beginning, dump_beginning
 from server.stores.sqlite.database import Connection, checksum
 
 NONE_LOST = b"[]"  # the schema's default
 ROW = f", (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, {checksum(NONE_LOST)})"
-COLUMNS = "id, owner, idempotency, birth, body, crc, instance, boot, active, epoch, lost_crc"
+COLUMNS = "id, owner, idempotency, beginning, body, crc, instance, boot, active, epoch, lost_crc"
 AT_ONCE = 1000  # logs; SQLite takes 32,766 values in a statement
 
 
-class Births:
+class Beginnings:
     """Makes logs that are held by `instance`, which runs in the boot `boot` of the machine."""
 
     def __init__(self, instance: str, boot: str, retention: float) -> None:
@@ -21,32 +21,42 @@ class Births:
         self._boot = boot
         self._retention = retention
 
-    def make(self, db: Connection, births: Sequence[Birth]) -> list[int | str]:
+    def make(self, db: Connection, beginnings: Sequence[Beginning]) -> list[int | str]:
         """Return the number of each new log, or the id of the one that has its key."""
-        made = self._insert(db, [birth for birth in births if birth.idempotency is None])
+        made = self._insert(db, [beginning for beginning in beginnings if beginning.idempotency is None])
         made.reverse()
-        return [made.pop() if birth.idempotency is None else self._keyed(db, birth) for birth in births]
+        return [made.pop() if beginning.idempotency is None else self._keyed(db, beginning) for beginning in beginnings]
 
-    def _keyed(self, db: Connection, birth: Birth) -> int | str:
-        assert birth.idempotency is not None
-        owner, key = birth.owner, birth.idempotency[0]
+    def _keyed(self, db: Connection, beginning: Beginning) -> int | str:
+        assert beginning.idempotency is not None
+        owner, key = beginning.owner, beginning.idempotency[0]
         over = time.time() - self._retention
         query = "UPDATE logs SET idempotency = NULL WHERE owner = ? AND idempotency = ? AND ended <= ?"
         db.execute(query, (owner, key, over))
         row = db.execute("SELECT id FROM logs WHERE owner = ? AND idempotency = ?", (owner, key)).fetchone()
-        return str(row[0]) if row is not None else self._insert(db, [birth])[0]
+        return str(row[0]) if row is not None else self._insert(db, [beginning])[0]
 
-    def _insert(self, db: Connection, births: Sequence[Birth]) -> list[int]:
+    def _insert(self, db: Connection, beginnings: Sequence[Beginning]) -> list[int]:
         nums: list[int] = []
-        for at in range(0, len(births), AT_ONCE):
-            some = births[at : at + AT_ONCE]
-            values = [value for birth in some for value in self._values(birth)]
+        for at in range(0, len(beginnings), AT_ONCE):
+            some = beginnings[at : at + AT_ONCE]
+            values = [value for beginning in some for value in self._values(beginning)]
             query = f"INSERT INTO logs ({COLUMNS}) VALUES{(ROW * len(some))[1:]}"
             last = db.execute(query, values).lastrowid or 0
             nums += range(last - len(some) + 1, last + 1)  # the only writer: they follow each other
         return nums
 
-    def _values(self, birth: Birth) -> tuple[Any, ...]:
-        facts, key = dump_birth(birth), birth.idempotency[0] if birth.idempotency else None
-        crc = checksum(facts, birth.body)
-        return birth.id, birth.owner, key, facts, birth.body, crc, self._instance, self._boot, birth.created
+    def _values(self, beginning: Beginning) -> tuple[Any, ...]:
+        facts, key = dump_beginning(beginning), beginning.idempotency[0] if beginning.idempotency else None
+        crc = checksum(facts, beginning.body)
+        return (
+            beginning.id,
+            beginning.owner,
+            key,
+            facts,
+            beginning.body,
+            crc,
+            self._instance,
+            self._boot,
+            beginning.created,
+        )

@@ -19,8 +19,8 @@ class Claim:
 class Doubtful:
     """The claims and creations of `instance` that nobody may know of: numbers and epochs of logs, and ids."""
 
-    def __init__(self, instance: str, claims: Iterable[tuple[int, int]] = (), births: Iterable[str] = ()) -> None:
-        self.births = set(births)
+    def __init__(self, instance: str, claims: Iterable[tuple[int, int]] = (), beginnings: Iterable[str] = ()) -> None:
+        self.beginnings = set(beginnings)
         self.claims = set(claims)
         self._instance = instance
 
@@ -41,13 +41,13 @@ class Doubtful:
         query = "UPDATE logs SET instance = NULL WHERE num = ? AND epoch = ? AND instance = ?"
         db.executemany(query, [(*claim, self._instance) for claim in self.claims])
         query = "DELETE FROM logs WHERE id = ? AND epoch = 1 AND tail = 0 AND instance = ?"
-        db.executemany(query, [(birth, self._instance) for birth in self.births])
+        db.executemany(query, [(beginning, self._instance) for beginning in self.beginnings])
 
     def now(self) -> "Doubtful":
         """Return what there is at present."""
-        return Doubtful(self._instance, self.claims, self.births)
+        return Doubtful(self._instance, self.claims, self.beginnings)
 
     def settle(self, given_back: "Doubtful") -> None:
         """Forget what has been given back."""
         self.claims -= given_back.claims
-        self.births -= given_back.births
+        self.beginnings -= given_back.beginnings

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from server.core.errors import Deleted
 from server.core.gaps import resume_at, upper_bound
-from server.core.records import Birth, Record
+from server.core.records import Beginning, Record
 from server.stores.appends import Append, BatchedLog, Creation
 from server.stores.batches import Batches, Write
 from server.stores.runs import Run
@@ -26,8 +26,8 @@ class Store(Protocol):
 class SqliteLog(BatchedLog):
     """One log: held here, or as it was found; `follow` brings that up to date."""
 
-    def __init__(self, store: Store, num: int, birth: Birth) -> None:
-        super().__init__(birth, store.batches.put)
+    def __init__(self, store: Store, num: int, beginning: Beginning) -> None:
+        super().__init__(beginning, store.batches.put)
         self.num = num
         self.stored_target = ""
         self._store = store
@@ -65,7 +65,7 @@ class SqliteLog(BatchedLog):
                 return run
         self._chunk = await self._store.chunk(self.num, number)
         if number > self._chunk.last:
-            raise Deleted(f"stream {self.birth.id} is gone")
+            raise Deleted(f"stream {self.beginning.id} is gone")
         return self._chunk
 
 

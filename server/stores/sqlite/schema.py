@@ -18,7 +18,7 @@ MIGRATIONS: tuple[str, ...] = (
         id TEXT NOT NULL UNIQUE,
         owner TEXT NOT NULL,
         idempotency TEXT,
-        birth BLOB NOT NULL,
+        beginning BLOB NOT NULL,
         body BLOB NOT NULL,
         instance TEXT,              -- who may append; NULL: ended, or given back by an orderly stop
         boot TEXT NOT NULL,         -- the boot of the machine in which it was claimed last
@@ -54,13 +54,13 @@ MIGRATIONS: tuple[str, ...] = (
     );
     CREATE UNIQUE INDEX chunks_place ON chunks (log, first);
     """,
-    # Checksums, as SQLite has none: of `data`, or of `birth` and `body`. NULL where version 1 wrote it.
+    # Checksums, as SQLite has none: of `data`, or of `beginning` and `body`. NULL where version 1 wrote it.
     """
     ALTER TABLE logs ADD COLUMN crc INTEGER;
     ALTER TABLE journal ADD COLUMN crc INTEGER;
     ALTER TABLE chunks ADD COLUMN crc INTEGER;
     """,
-    # Of what is written later than the birth; NULL where an older version wrote it, which may run beside this one.
+    # Of what is written later than the beginning; NULL where an older version wrote it, which may run beside this one.
     """
     ALTER TABLE logs ADD COLUMN lost_crc INTEGER;
     ALTER TABLE logs ADD COLUMN ending_crc INTEGER;

@@ -11,14 +11,14 @@ from functools import partial
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
-from server.core.records import Birth
+from server.core.records import Beginning
 from server.stores.appends import Append, Creation
 from server.stores.batches import Batches
 from server.stores.runs import Run
 from server.stores.sqlite import sweep as sweeping
 from server.stores.sqlite.catalog import Catalog
 from server.stores.sqlite.commit import put_chunk, put_row
-from server.stores.sqlite.create import Births
+from server.stores.sqlite.create import Beginnings
 from server.stores.sqlite.database import Connection, Database
 from server.stores.sqlite.following import Following
 from server.stores.sqlite.health import Health
@@ -50,8 +50,8 @@ class SqliteStore:
     async def open(self) -> None:
         """Open the file. Raises StoreError."""
         await self._db.open()
-        births = Births(self._lease.name, self._lease.boot, self._retention)
-        self._writer = Writer(self._db, self.mirror, self._lease, births, self._health)
+        beginnings = Beginnings(self._lease.name, self._lease.boot, self._retention)
+        self._writer = Writer(self._db, self.mirror, self._lease, beginnings, self._health)
         self.batches = self._writer.batches
         self._following = Following(self._db, self._catalog, self._writer, self._lease.seconds)
         await self._db.write(self._lease.begin)
@@ -74,25 +74,25 @@ class SqliteStore:
 
     # --- creating and finding ----------------------------------------------------------------------------------------
 
-    async def create(self, birth: Birth) -> SqliteLog:
+    async def create(self, beginning: Beginning) -> SqliteLog:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
-        creation = Creation(birth)
+        creation = Creation(beginning)
         self.batches.put(creation)
         try:
             made = await creation.decided()
         except asyncio.CancelledError:  # after it has been decided
-            self._lease.doubtful.births.add(birth.id)
+            self._lease.doubtful.beginnings.add(beginning.id)
             raise
         if isinstance(made, str):
             found = await self.find(made)
-            return found if found is not None else await self.create(birth)
-        log = SqliteLog(self, made, birth)
+            return found if found is not None else await self.create(beginning)
+        log = SqliteLog(self, made, beginning)
         self._lease.hold(log)
         return log
 
     async def release_key(self, log: SqliteLog) -> None:
         """Forget the idempotency key of a log. Raises StoreError."""
-        if log.birth.idempotency is not None:
+        if log.beginning.idempotency is not None:
             query = "UPDATE logs SET idempotency = NULL WHERE num = ?"
             await self._writer.call(lambda db: db.execute(query, (log.num,)))
 

@@ -11,7 +11,7 @@ from server.core.errors import StoreError
 from server.stores.appends import Append, Creation, fenced, placed
 from server.stores.batches import Batches, answering
 from server.stores.sqlite.commit import UNCLAIMED_ROW, Commit
-from server.stores.sqlite.create import Births
+from server.stores.sqlite.create import Beginnings
 from server.stores.sqlite.database import Connection, Database
 from server.stores.sqlite.health import Health
 from server.stores.sqlite.journal import Mirror
@@ -31,12 +31,12 @@ class Writer:
     Appends and creations, and calls of anything else that has to be written, in one transaction that checks the lease.
     """
 
-    def __init__(self, db: Database, mirror: Mirror, lease: Lease, births: Births, health: Health) -> None:
+    def __init__(self, db: Database, mirror: Mirror, lease: Lease, beginnings: Beginnings, health: Health) -> None:
         self.batches: Batches[Append[SqliteLog] | Creation | Call] = Batches(self._commit, WINDOW)
         self._db = db
         self._mirror = mirror
         self._lease = lease
-        self._births = births
+        self._beginnings = beginnings
         self._health = health
         self._trimmed = 0.0
         self._pages = 0  # written since the last checkpoint
@@ -135,7 +135,7 @@ class Writer:
             db.execute("DELETE FROM journal WHERE at < ?", (floor,))
         commit.run(db)
         results = [call.function(db) for call in calls]  # before: a key that is released can be taken
-        return [*self._births.make(db, [creation.birth for creation in creations]), *results]
+        return [*self._beginnings.make(db, [creation.beginning for creation in creations]), *results]
 
 
 def _parted(batch: Batch) -> tuple[Sequence[Append[SqliteLog]], Sequence[Creation], Sequence[Call]]:

@@ -2,7 +2,7 @@
 
 import time
 
-from contract import StoreContract, birth, ending
+from contract import StoreContract, beginning, ending
 
 from server.core.records import Record
 from server.stores.memory import store as memory
@@ -19,7 +19,7 @@ class TestMemory(StoreContract):
         """With 100,000 retained logs a sweep that deletes nothing costs next to nothing."""
         store = self.new(self.settings(tmp_path))
         for _ in range(100_000):
-            log = await store.create(birth())
+            log = await store.create(beginning())
             await log.append([Record("done", b"[DONE]")], ending())
         began = time.process_time()
         for _ in range(10):
@@ -31,7 +31,7 @@ class TestMemory(StoreContract):
         now = [1_700_000_000.0]
         monkeypatch.setattr(memory.time, "time", lambda: now[0])
         store = self.new(self.settings(tmp_path))
-        slow, fast = await store.create(birth()), await store.create(birth())
+        slow, fast = await store.create(beginning()), await store.create(beginning())
         written = []
         for number in range(1, 3 * memory.BLOCK):
             written.append(Record("chunk", b'{"object":"chat.completion.chunk","choices":[{"delta":"%d"}]}' % number))

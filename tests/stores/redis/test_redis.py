@@ -4,7 +4,7 @@ import asyncio
 import time
 
 import pytest
-from contract import DONE, DurableContract, birth, ending, everything, tokens
+from contract import DONE, DurableContract, beginning, ending, everything, tokens
 from redis_server import RedisServer, running
 
 from server.core.errors import StoreError
@@ -47,7 +47,7 @@ class TestRedis(DurableContract):
         tail, size = log.tail, log.bytes
         for _ in range(3):
             await log.append(tokens(1))  # a replica that takes over does not have these
-        redis, key = store._server.redis, log.birth.id
+        redis, key = store._server.redis, log.beginning.id
         await redis.hset(f"sluiceway:log:{key}", mapping={"tail": tail, "size": size})
         await redis.xdel(f"sluiceway:records:{key}", *range(tail + 1, log.tail + 1))
 
@@ -62,7 +62,7 @@ async def test_a_restart(own_server, tmp_path):
     """The server is killed and comes back while ten streams are written: nothing fails, nothing is lost or doubled."""
     store = make(own_server, tmp_path)
     await store.open()
-    logs = [await store.create(birth()) for _ in range(10)]
+    logs = [await store.create(beginning()) for _ in range(10)]
 
     async def write(log):
         for n in range(1, 151):
@@ -78,7 +78,7 @@ async def test_a_restart(own_server, tmp_path):
         await asyncio.to_thread(own_server.start)
     await writing
     for log in logs:
-        found = await store.find(log.birth.id)
+        found = await store.find(log.beginning.id)
         assert await everything(found) == tokens(150) + DONE
         assert list(found.lost) == []
     await store.close()
@@ -89,7 +89,7 @@ async def test_a_pause(own_server, tmp_path):
     store = make(own_server, tmp_path)
     redis_timeout = redis_server.CALL_TIMEOUT
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(2))
     own_server.pause()
     appending = asyncio.create_task(log.append(tokens(1, first=3)))
@@ -109,7 +109,7 @@ async def test_gone_for_good(own_server, tmp_path, monkeypatch):
     monkeypatch.setattr(redis_server, "PATIENCE", 0.5)
     store = make(own_server, tmp_path)
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     own_server.kill()
     began = time.monotonic()
     with pytest.raises(StoreError, match=r"Redis at 127\.0\.0\.1:"):
@@ -117,7 +117,7 @@ async def test_gone_for_good(own_server, tmp_path, monkeypatch):
     assert time.monotonic() - began < 10
     assert "cannot be used" in (await store.problem() or "")
     with pytest.raises(StoreError):
-        await store.create(birth())
+        await store.create(beginning())
     await store.close()
     with pytest.raises(StoreError, match="cannot be used"):
         await make(own_server, tmp_path).open()
@@ -137,7 +137,7 @@ async def test_a_failover_under_its_writer(tmp_path):
         replica.start()
         await log.append(tokens(1, first=11))
         assert list(log.lost) == [(6, 10)]
-        found = await store.find(log.birth.id)
+        found = await store.find(log.beginning.id)
         assert await everything(found) == tokens(5)
         assert await found.read(10, 1000) == tokens(1, first=11)
         await store.close()
@@ -152,10 +152,10 @@ async def _behind(master, replica, tmp_path):
     replica.start()
     store = make(master, tmp_path)
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(5))
     replica.call("REPLICAOF", "127.0.0.1", str(master.port))
-    key = f"sluiceway:log:{log.birth.id}"
+    key = f"sluiceway:log:{log.beginning.id}"
     async with asyncio.timeout(30):
         while b"5" not in replica.call("HGET", key, "tail"):  # noqa: ASYNC110  # another process sets no event
             await asyncio.sleep(0.05)
@@ -177,7 +177,7 @@ async def test_a_failover_and_a_takeover(tmp_path):
         master.kill()
         other = make(replica, tmp_path)
         await other.open()
-        found = await other.find(log.birth.id)
+        found = await other.find(log.beginning.id)
         assert found.tail == 5
         assert await other.claim(found, force=True)
         assert found.tail == 5 + SKIP

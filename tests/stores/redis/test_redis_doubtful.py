@@ -4,13 +4,13 @@ import asyncio
 import time
 
 import pytest
-from contract import DONE, birth, ending, everything, listed, tokens, until
+from contract import DONE, beginning, ending, everything, listed, tokens, until
 from redis_line import line_to
 from redis_server import running
 from test_redis import TestRedis as Contract
 
 from server.core.errors import StoreError
-from server.core.records import dump_birth
+from server.core.records import dump_beginning
 from server.stores.redis import server as redis_server
 from server.stores.redis.store import RedisStore
 
@@ -52,9 +52,9 @@ async def stores(server, line, tmp_path):
 async def test_an_append_that_was_made(stores, line, left):
     """Nothing takes its number: not before its log was claimed again, which finds it there."""
     store, other = stores
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(3))
-    line.lose(log.birth.id)
+    line.lose(log.beginning.id)
     appending = asyncio.create_task(log.append(tokens(1, first=4)))
     await line.lost.wait()
     if left:
@@ -65,11 +65,11 @@ async def test_an_append_that_was_made(stores, line, left):
     for end in (None, ending()):
         with pytest.raises(StoreError, match="cannot be used"):
             await log.append(DONE, end)
-    found = await store.find(log.birth.id)
+    found = await store.find(log.beginning.id)
     assert found.tail == 4
     assert await store.claim(found)
     await found.append(DONE, ending())
-    seen = await other.find(log.birth.id)
+    seen = await other.find(log.beginning.id)
     assert await everything(seen) == tokens(4) + DONE
     assert seen.ending == found.ending
 
@@ -77,9 +77,9 @@ async def test_an_append_that_was_made(stores, line, left):
 async def test_an_ending_that_was_made(stores, line):
     """Whoever looks finds it, its writer and those who follow there as well."""
     store, _ = stores
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(3))
-    line.lose(log.birth.id)
+    line.lose(log.beginning.id)
     over = ending()
     with pytest.raises(StoreError):
         await log.append(DONE, over)
@@ -87,7 +87,7 @@ async def test_an_ending_that_was_made(stores, line):
     await store.refresh(log)
     assert (log.tail, log.ending) == (4, over)
     for one in stores:
-        found = await one.find(log.birth.id)
+        found = await one.find(log.beginning.id)
         assert found.ending == over
         assert await everything(found) == tokens(3) + DONE
         assert not await one.claim(found, force=True)
@@ -100,17 +100,17 @@ def word(store, script):
 
 async def held_by(server, log):
     """Give which instance the server says that a log is held by."""
-    return server.call("HGET", f"sluiceway:log:{log.birth.id}", "instance").split(b"\r\n")[1].decode()
+    return server.call("HGET", f"sluiceway:log:{log.beginning.id}", "instance").split(b"\r\n")[1].decode()
 
 
 @pytest.mark.parametrize("step", ["claim", "refresh"])
 async def test_a_claim_that_was_made(stores, line, step):
     """It is given back as soon as the server answers: the log can be claimed at once, by whoever had it as well."""
     store, other = stores
-    log = await other.create(birth())
+    log = await other.create(beginning())
     await log.append(tokens(2))
-    found = await store.find(log.birth.id)
-    line.lose(word(store, "CLAIM") if step == "claim" else f"log:{log.birth.id}")
+    found = await store.find(log.beginning.id)
+    line.lose(word(store, "CLAIM") if step == "claim" else f"log:{log.beginning.id}")
     with pytest.raises(StoreError):
         await store.claim(found, force=True)
     with pytest.raises(StoreError):
@@ -118,7 +118,7 @@ async def test_a_claim_that_was_made(stores, line, step):
     line.mend()
     assert not await other.claim(log)
     await store.renew()
-    assert log.birth.id in [orphan.birth.id async for orphan in other.orphans()]
+    assert log.beginning.id in [orphan.beginning.id async for orphan in other.orphans()]
     assert await other.claim(log)
     await log.append(DONE, ending())
     assert await everything(log) == tokens(2) + DONE
@@ -127,7 +127,7 @@ async def test_a_claim_that_was_made(stores, line, step):
 async def test_a_claim_that_was_made_again(stores, line, server):
     """What is held again, or being claimed, is not given back."""
     store, other = stores
-    log = await other.create(birth())
+    log = await other.create(beginning())
     for _ in range(20):
         line.lose(word(store, "CLAIM"))
         with pytest.raises(StoreError):
@@ -145,8 +145,8 @@ async def test_a_claim_that_was_made_again(stores, line, server):
 async def test_a_claim_that_another_has_made_since(stores, line, server):
     """It is that instance's."""
     store, other = stores
-    log = await other.create(birth())
-    found = await store.find(log.birth.id)
+    log = await other.create(beginning())
+    found = await store.find(log.beginning.id)
     line.lose(word(store, "CLAIM"))
     with pytest.raises(StoreError):
         await store.claim(found, force=True)
@@ -160,15 +160,15 @@ async def test_a_claim_that_another_has_made_since(stores, line, server):
 async def test_a_list_whose_answer_was_lost(stores, line):
     """It is asked for again, whole."""
     store, _ = stores
-    made = {(await store.create(birth())).birth.id for _ in range(3)}
+    made = {(await store.create(beginning())).beginning.id for _ in range(3)}
     line.lose(f"log:{min(made)}", dead=False)
     assert set(await listed(store)) == made
     assert line.lost.is_set()
 
 
 async def lost_creation(store, line, **facts):
-    """Give the birth of a log that was made though nobody was told."""
-    made = birth(idempotency=("k", "a"), **facts)
+    """Give the beginning of a log that was made though nobody was told."""
+    made = beginning(idempotency=("k", "a"), **facts)
     line.lose(made.id)
     with pytest.raises(StoreError):
         await store.create(made)
@@ -183,8 +183,8 @@ async def test_a_creation_that_was_made(stores, line, server):
     assert await other.find(made.id) is not None
     await store.renew()
     assert await other.find(made.id) is None
-    again = birth(owner=made.owner, idempotency=("k", "a"))
-    assert (await other.create(again)).birth.id == again.id
+    again = beginning(owner=made.owner, idempotency=("k", "a"))
+    assert (await other.create(again)).beginning.id == again.id
     assert server.call("ZRANGE", "sluiceway:open", "0", "-1").count(b"strm_") == 1
     assert server.call("ZCARD", "sluiceway:logs") == b":1\r\n"
 
@@ -193,15 +193,15 @@ async def test_a_creation_that_was_joined(stores, line):
     """A client that came back with its key keeps the log: it is held here, or can be claimed where it is followed."""
     store, other = stores
     made = await lost_creation(store, line)
-    log = await store.create(birth(owner=made.owner, idempotency=("k", "a")))
-    assert log.birth == made
+    log = await store.create(beginning(owner=made.owner, idempotency=("k", "a")))
+    assert log.beginning == made
     assert await store.claim(log)
     await store.renew()
     await log.append(DONE, ending())
 
     made = await lost_creation(store, line)
-    log = await other.create(birth(owner=made.owner, idempotency=("k", "a")))
-    assert log.birth == made
+    log = await other.create(beginning(owner=made.owner, idempotency=("k", "a")))
+    assert log.beginning == made
     assert not await other.claim(log)
     await other.follow(log)
     await store.renew()
@@ -221,9 +221,9 @@ async def test_closed_in_doubt(stores, line, server):
 async def test_a_look_that_was_overtaken(stores, line):
     """What a look for claims has read before this instance claimed a log once more does not fence it."""
     store, _ = stores
-    log = await store.create(birth())
+    log = await store.create(beginning())
     store._news.missed = True
-    line.keep(f"log:{log.birth.id}")
+    line.keep(f"log:{log.beginning.id}")
     looking = asyncio.create_task(store.renew())
     await line.lost.wait()
     assert await store.claim(log)
@@ -235,11 +235,11 @@ async def test_a_look_that_was_overtaken(stores, line):
 async def test_a_look_that_failed(stores, line, server):
     """Claims that may have gone unheard are looked for until that has succeeded."""
     store, other = stores
-    log, heard = [await store.create(birth()) for _ in range(2)]
+    log, heard = [await store.create(beginning()) for _ in range(2)]
     line.cut()
-    assert await other.claim(await other.find(log.birth.id), force=True)
+    assert await other.claim(await other.find(log.beginning.id), force=True)
     line.mend()
-    found = await other.find(heard.birth.id)
+    found = await other.find(heard.beginning.id)
 
     async def listening():
         assert await other.claim(found, force=True)
@@ -256,10 +256,10 @@ async def test_a_look_that_failed(stores, line, server):
 async def test_looks_that_overtake_each_other(stores, line):
     """Of two looks at a log that is written elsewhere the older one, answered last, takes nothing back."""
     store, other = stores
-    log = await other.create(birth())
+    log = await other.create(beginning())
     await log.append(tokens(2))
-    found = await store.find(log.birth.id)
-    line.keep(f"log:{log.birth.id}")
+    found = await store.find(log.beginning.id)
+    line.keep(f"log:{log.beginning.id}")
     older = asyncio.create_task(store.refresh(found))
     await line.lost.wait()
     await log.append(tokens(3, 3))
@@ -274,9 +274,9 @@ async def test_looks_that_overtake_each_other(stores, line):
 async def test_a_creation_that_comes_late(stores):
     """One that was on its way when it was asked for again takes nothing from the log that was made meanwhile."""
     store, other = stores
-    made = birth()
+    made = beginning()
     log = await store.create(made)
     await log.append(tokens(2))
-    late = (time.time(), 600.0, store._lease.name, store._server.history, made.id, "", dump_birth(made), made.body)
+    late = (time.time(), 600.0, store._lease.name, store._server.history, made.id, "", dump_beginning(made), made.body)
     assert await store._server.script("CREATE", *late) == [made.id.encode()]
     assert await everything(await other.find(made.id)) == tokens(2)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from contract import ALL, DONE, WAIT, DurableContract, birth, ending, everything, tokens, until
+from contract import ALL, DONE, WAIT, DurableContract, beginning, ending, everything, tokens, until
 
 from server.aio.cancelling import cancel
 from server.core.errors import Fenced, StoreError
@@ -69,7 +69,7 @@ async def test_private(make, path):
     path.touch(mode=0o644)
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(1))
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.glob("streams.db*")}
     assert len(modes) == 3
@@ -95,7 +95,7 @@ async def test_damaged(make, path):
     """A database whose pages are overwritten gives an error of ours on opening or on use, never another text."""
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append([Record("chunk", b"x" * 200_000)])
     await log.append(DONE, ending())
     await store.close()
@@ -106,7 +106,7 @@ async def test_damaged(make, path):
 
     async def use():
         await again.open()
-        await again.find(log.birth.id)
+        await again.find(log.beginning.id)
 
     with pytest.raises(StoreError, match="is damaged"):
         await use()
@@ -118,7 +118,7 @@ async def test_altered(make, path, part):
     """A letter that has changed on the disk is noticed, wherever it is: SQLite itself would hand it out."""
     store = make()
     await store.open()
-    live, over = await store.create(birth(body=b'{"messages":"a prompt"}')), await store.create(birth())
+    live, over = await store.create(beginning(body=b'{"messages":"a prompt"}')), await store.create(beginning())
     await live.append([Record("chunk", b"in the journal")])
     await over.append([Record("chunk", b"in a chunk")])
     await over.append(DONE, ending())
@@ -129,7 +129,7 @@ async def test_altered(make, path, part):
     async def use():
         await again.open()
         for log in (live, over):
-            await everything(await again.find(log.birth.id))
+            await everything(await again.find(log.beginning.id))
 
     with pytest.raises(StoreError, match="is damaged"):
         await use()
@@ -142,7 +142,7 @@ async def test_altered_in_a_row(make, path, column):
     """So is one in what a log's row says of its losses and its ending."""
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(5))
     await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
     assert await store.claim(log, force=True)
@@ -157,7 +157,7 @@ async def test_altered_in_a_row(make, path, column):
     again = make()
     await again.open()
     with pytest.raises(StoreError, match="is damaged"):
-        await again.find(log.birth.id)
+        await again.find(log.beginning.id)
     assert "is damaged" in (await again.problem() or "")
     await again._db.close()
 
@@ -177,14 +177,14 @@ async def test_migrates(make, path, monkeypatch):
     """A database of the first version is brought to the next one when it is opened, with what is in it."""
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(5))
     await store.close()
     step = "CREATE TABLE added (a);\nINSERT INTO added VALUES (7);\n"
     monkeypatch.setattr(sqlite_schema, "MIGRATIONS", (*sqlite_schema.MIGRATIONS, step))
     newer = make()
     await newer.open()
-    found = await newer.find(log.birth.id)
+    found = await newer.find(log.beginning.id)
     assert await everything(found) == tokens(5)
     assert await newer._db.rows("SELECT a FROM added") == [(7,)]
     assert await newer._db.rows("PRAGMA user_version") == [(len(sqlite_schema.MIGRATIONS),)]
@@ -196,7 +196,7 @@ async def test_without_checksums(make, path, version):
     """A database of version 1 has none, one of 2 not all: what is in it is read, and what is added is checked."""
     store = make()
     await store.open()
-    log, over = await store.create(birth()), await store.create(birth())
+    log, over = await store.create(beginning()), await store.create(beginning())
     await log.append(tokens(5))
     await over.append(tokens(5) + DONE, ending())
     await store.close()
@@ -209,11 +209,11 @@ async def test_without_checksums(make, path, version):
     db.close()
     newer = make()
     await newer.open()
-    found = await newer.find(log.birth.id)
+    found = await newer.find(log.beginning.id)
     assert await newer.claim(found)
     await found.append(DONE, ending())
-    assert await everything(await newer.find(log.birth.id)) == tokens(5) + DONE
-    assert await everything(await newer.find(over.birth.id)) == tokens(5) + DONE
+    assert await everything(await newer.find(log.beginning.id)) == tokens(5) + DONE
+    assert await everything(await newer.find(over.beginning.id)) == tokens(5) + DONE
     assert await newer._db.rows("SELECT count(ending_crc) FROM logs") == [(1,)]
     assert await newer._db.rows("SELECT count(crc) FROM chunks") == [(1 if version == 1 else 2,)]
     await newer.close()
@@ -224,7 +224,7 @@ async def test_locked(make, path, monkeypatch):
     monkeypatch.setattr(sqlite_file, "BUSY_TIMEOUT", 0.2)
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(2))
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -255,7 +255,7 @@ async def test_full(make):
     """A disk that is full fails what does not fit, keeps what was confirmed, and is over when there is room again."""
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(2))
     await fill(store)
     with pytest.raises(StoreError, match="the disk is full"):
@@ -272,7 +272,7 @@ async def test_no_hole_where_nobody_waited(make):
     """After an append that nobody waited for has failed none is made, until the log is taken up from what it has."""
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(2))
     await fill(store)
     log.append_soon([Record("chunk", b"x" * 1_000_000)], lambda *_: pytest.fail("shown, but not stored"))
@@ -293,7 +293,7 @@ async def test_read_only(make):
     """A database that cannot be written says so, and still reads."""
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(2))
     await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
     with pytest.raises(StoreError, match="is read-only"):
@@ -311,7 +311,7 @@ async def test_gives_space_back(make, path):
     await store.open()
     empty = path.stat().st_size
     for _ in range(20):
-        log = await store.create(birth())
+        log = await store.create(beginning())
         await log.append([Record("chunk", b"x" * 250_000)])
         await log.append(DONE, ending())
     await asyncio.sleep(0.3)
@@ -326,7 +326,7 @@ async def test_many_logs_grow_at_once(make):
     """Only some are put into chunks by one commit; the others go on in the journal, and all stay whole."""
     store = make()
     await store.open()
-    logs = [await store.create(birth()) for _ in range(3 * CHUNKS)]
+    logs = [await store.create(beginning()) for _ in range(3 * CHUNKS)]
     data = [Record("chunk", b"%d " % n * 8000) for n in range(6)]
     for record in data:  # the fifth of them takes every log past the size of a chunk
         await asyncio.gather(*(log.append([record]) for log in logs))
@@ -339,7 +339,7 @@ async def test_many_logs_grow_at_once(make):
     again = make()
     await again.open()
     for log in logs:
-        assert await everything(await again.find(log.birth.id)) == [*data, data[0], data[1]]
+        assert await everything(await again.find(log.beginning.id)) == [*data, data[0], data[1]]
     await again.close()
 
 
@@ -349,9 +349,9 @@ async def test_the_journal_is_bounded(make, monkeypatch):
     store, other = make(), make()
     await store.open()
     await other.open()
-    slow, busy = await store.create(birth()), await store.create(birth())
+    slow, busy = await store.create(beginning()), await store.create(beginning())
     await slow.append(tokens(3))
-    reading = await other.find(slow.birth.id)
+    reading = await other.find(slow.beginning.id)
     for _ in range(60):
         await busy.append([Record("chunk", b"x" * 20_000)])
         await store.sweep(time.time())
@@ -370,20 +370,20 @@ async def test_power_loss(make):
     """After a power loss a takeover passes numbers over instead of using one twice, and says which."""
     store = make()
     await store.open()
-    log = await store.create(birth())
+    log = await store.create(beginning())
     await log.append(tokens(5))
     await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
     await store._db.write(lambda db: db.execute("UPDATE instances SET boot = 'the boot before'"))
     after = make()
     await after.open()
-    found = await after.find(log.birth.id)
+    found = await after.find(log.beginning.id)
     assert await after.claim(found)
     assert found.tail == 5 + SKIP
     assert list(found.lost) == [(6, 5 + SKIP)]
     await found.append(tokens(1, first=6) + DONE, ending())
     assert await everything(found) == tokens(5)
     assert await found.read(5 + SKIP, ALL) == tokens(1, first=6) + DONE
-    again = await after.find(log.birth.id)
+    again = await after.find(log.beginning.id)
     assert list(again.lost) == [(6, 5 + SKIP)]
     await after.close()
     await store._db.close()
@@ -394,17 +394,17 @@ async def test_power_loss_before_the_first_record(make, busy):
     """A stream that had not begun is taken over, too: where the journal is empty, and where it grows all the time."""
     store = make()
     await store.open()
-    log, other = await store.create(birth()), await store.create(birth())
+    log, other = await store.create(beginning()), await store.create(beginning())
     await other.append(tokens(3) + DONE, ending())
     await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
     await store._db.write(lambda db: db.execute("UPDATE instances SET boot = 'the boot before'"))
     await store._db.close()
     after = make()
     await after.open()
-    found = await after.find(log.birth.id)
+    found = await after.find(log.beginning.id)
 
     async def write():
-        growing = await after.create(birth())
+        growing = await after.create(beginning())
         while True:
             await growing.append(tokens(1))
 
@@ -422,12 +422,12 @@ async def test_deleted_under_a_reader(make):
     """Whoever reads on in a log that has just been deleted is told so, wherever it is: it does not wait for more."""
     store = make(retention=0.0)
     await store.open()
-    log, other = await store.create(birth()), await store.create(birth())
+    log, other = await store.create(beginning()), await store.create(beginning())
     await asyncio.gather(*(one.append(tokens(5) + DONE, ending()) for one in (log, other)))
     assert await log.read(0, 1) == tokens(1)
     await store.sweep(time.time())
     for reading in (other.read(0, ALL), other.read(3, ALL), other.offset(3)):
-        with pytest.raises(StoreError, match=f"stream {other.birth.id} is gone"):
+        with pytest.raises(StoreError, match=f"stream {other.beginning.id} is gone"):
             await reading
     assert await everything(log) == tokens(5) + DONE  # it was read already
     await store.close()
@@ -438,7 +438,7 @@ async def test_standing_still_in_a_commit(make):
     one, two = make(lease=0.1), make(lease=0.1)
     await one.open()
     await two.open()
-    log = await one.create(birth())
+    log = await one.create(beginning())
     await log.append(tokens(3))
     going_on, insert = threading.Event(), one._db.insert
 
@@ -448,7 +448,7 @@ async def test_standing_still_in_a_commit(make):
 
     one._db.insert = stand_still  # just before the statement, when the lease has been looked at
     appending = asyncio.create_task(log.append(tokens(1)))
-    found = await two.find(log.birth.id)
+    found = await two.find(log.beginning.id)
 
     async def claimed():
         await two.renew()
@@ -466,7 +466,7 @@ async def test_standing_still_in_a_commit(make):
     with pytest.raises(Fenced):
         await appending
     await found.append(DONE, ending())
-    assert await everything(await two.find(log.birth.id)) == tokens(5) + DONE
+    assert await everything(await two.find(log.beginning.id)) == tokens(5) + DONE
     await one.close()
     await two.close()
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from contract import DONE, birth, ending, everything, tokens
+from contract import DONE, beginning, ending, everything, tokens
 from test_sqlite import TestSqlite
 
 from server.core.errors import StoreError
@@ -50,12 +50,12 @@ def meanwhile(monkeypatch):
 
 async def find(store, reading):
     """By its id."""
-    return await store.find(reading.birth.id)
+    return await store.find(reading.beginning.id)
 
 
 async def logs(store, reading):
     """In a list of all."""
-    return {log.birth.id: log async for log in store.logs()}.get(reading.birth.id)
+    return {log.beginning.id: log async for log in store.logs()}.get(reading.beginning.id)
 
 
 async def refresh(store, reading):
@@ -76,15 +76,15 @@ def facts(log):
 
 async def begun(one, two):
     """Give a log that `two` writes, and what `one` knows of it."""
-    log = await two.create(birth())
+    log = await two.create(beginning())
     await log.append(tokens(3))
-    return log, await one.find(log.birth.id)
+    return log, await one.find(log.beginning.id)
 
 
 async def taken(one, two):
     """Give a log that `one` has taken over, and what it knew of it before."""
     log, reading = await begun(one, two)
-    held = await one.find(log.birth.id)
+    held = await one.find(log.beginning.id)
     assert await one.claim(held, force=True)
     await held.append(tokens(2, first=4))
     return held, reading
@@ -114,7 +114,7 @@ async def test_written_elsewhere(stores, meanwhile, look, ended):
 
     async def work():
         await (log.append(DONE, ending()) if ended else log.append(LARGE))
-        assert facts(await one.find(log.birth.id)) == facts(log)
+        assert facts(await one.find(log.beginning.id)) == facts(log)
 
     meanwhile(one, work)
     seen = await look(one, reading)
@@ -139,7 +139,7 @@ async def test_claimed_here(stores, meanwhile, look):
     """A log that is taken over here and then ended while its row is read is seen as it ended."""
     one, two = stores
     _, reading = await begun(one, two)
-    claimed = await one.find(reading.birth.id)
+    claimed = await one.find(reading.beginning.id)
 
     async def work():
         assert await one.claim(claimed, force=True)
@@ -158,15 +158,15 @@ async def test_lost_here(stores, meanwhile, look):
     log, reading = await taken(one, two)
 
     async def work():
-        claimed = await two.find(log.birth.id)
+        claimed = await two.find(log.beginning.id)
         assert await two.claim(claimed, force=True)
         await claimed.append(DONE, ending())
         assert await one.renew() == [log]
-        assert (await one.find(log.birth.id)).tail == 6
+        assert (await one.find(log.beginning.id)).tail == 6
 
     meanwhile(one, work)
     seen = await look(one, reading)
-    assert facts(seen) == facts(await two.find(log.birth.id))
+    assert facts(seen) == facts(await two.find(log.beginning.id))
     assert await everything(seen) == tokens(5) + DONE
 
 
@@ -194,7 +194,7 @@ async def test_no_orphan_any_more(stores, meanwhile):
         assert await one.claim(reading)
         await reading.append(DONE, ending())
 
-    assert [orphan.birth.id async for orphan in one.orphans()] == [log.birth.id]
+    assert [orphan.beginning.id async for orphan in one.orphans()] == [log.beginning.id]
     meanwhile(one, work)
     assert [facts(orphan) async for orphan in one.orphans()] == []
 
@@ -211,5 +211,5 @@ async def test_a_slow_reader_of_a_list(stores):
         if number == 1:
             for log, _ in written:
                 await log.append(DONE, ending())
-                assert (await one.find(log.birth.id)).tail == 4
+                assert (await one.find(log.beginning.id)).tail == 4
     assert number == 3

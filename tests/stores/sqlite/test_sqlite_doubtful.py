@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from contract import DONE, birth, ending, everything, tokens
+from contract import DONE, beginning, ending, everything, tokens
 from gateway import settings
 
 from server.core.errors import Fenced, StoreError
@@ -23,7 +23,7 @@ async def stores(tmp_path):
 
 
 async def orphaned(store, log):
-    return log.birth.id in [orphan.birth.id async for orphan in store.orphans()]
+    return log.beginning.id in [orphan.beginning.id async for orphan in store.orphans()]
 
 
 async def halfway(monkeypatch, store, log, look):
@@ -47,9 +47,9 @@ async def halfway(monkeypatch, store, log, look):
 async def test_a_claim_that_failed_halfway(stores, monkeypatch, look):
     """It is given back with the next lease: the one whose log it was can claim it back at once, and go on."""
     one, two = stores
-    log = await one.create(birth())
+    log = await one.create(beginning())
     await log.append(tokens(3))
-    await halfway(monkeypatch, two, await two.find(log.birth.id), look)
+    await halfway(monkeypatch, two, await two.find(log.beginning.id), look)
     with pytest.raises(Fenced):
         await log.append(tokens(1))
     assert not await one.claim(log)
@@ -57,15 +57,15 @@ async def test_a_claim_that_failed_halfway(stores, monkeypatch, look):
     assert await orphaned(one, log)
     assert await one.claim(log)
     await log.append(DONE, ending())
-    assert await everything(await two.find(log.birth.id)) == tokens(3) + DONE
+    assert await everything(await two.find(log.beginning.id)) == tokens(3) + DONE
 
 
 @pytest.mark.parametrize("claimant", ["the same", "another"])
 async def test_claimed_again(stores, monkeypatch, claimant):
     """Of a claim in doubt nothing is left when the log has been claimed once more, by whomever."""
     one, two = stores
-    log = await one.create(birth())
-    found = await two.find(log.birth.id)
+    log = await one.create(beginning())
+    found = await two.find(log.beginning.id)
     await halfway(monkeypatch, two, found, 1)
     again, store = (found, two) if claimant == "the same" else (log, one)
     assert await store.claim(again, force=True)
@@ -78,8 +78,8 @@ async def test_claims_whose_callers_left(stores):
     """Whenever the caller of a claim leaves, the log is still the writer's or can be claimed by anybody."""
     one, two = stores
     for turns in range(60):
-        log = await one.create(birth())
-        claiming = asyncio.create_task(two.claim(await two.find(log.birth.id), force=True))
+        log = await one.create(beginning())
+        claiming = asyncio.create_task(two.claim(await two.find(log.beginning.id), force=True))
         for _ in range(turns % 20):
             await asyncio.sleep(0.0001)
         claiming.cancel()
@@ -99,7 +99,7 @@ async def test_creations_whose_callers_left(stores):
     """Whenever the caller of a creation leaves, nothing of it stays, and its key is free."""
     one, two = stores
     for turns in range(60):
-        facts = birth(idempotency=("key", "digest"))
+        facts = beginning(idempotency=("key", "digest"))
         creating = asyncio.create_task(one.create(facts))
         for _ in range(turns % 10):
             await asyncio.sleep(0.0001)
@@ -110,20 +110,20 @@ async def test_creations_whose_callers_left(stores):
             continue
         await one.renew()
         assert await two.find(facts.id) is None
-        again = birth(owner=facts.owner, idempotency=facts.idempotency)
-        assert (await two.create(again)).birth.id == again.id
+        again = beginning(owner=facts.owner, idempotency=facts.idempotency)
+        assert (await two.create(again)).beginning.id == again.id
 
 
 async def test_a_creation_in_doubt_that_was_taken_over(stores):
     """Where somebody with the same key got its log and has gone on with it, it stays."""
     one, two = stores
-    facts = birth(idempotency=("key", "digest"))
+    facts = beginning(idempotency=("key", "digest"))
     creating = asyncio.create_task(one.create(facts))
     await asyncio.sleep(0)
     creating.cancel()
     with pytest.raises(asyncio.CancelledError):
         await creating
-    joined = await two.create(birth(owner=facts.owner, idempotency=facts.idempotency))
+    joined = await two.create(beginning(owner=facts.owner, idempotency=facts.idempotency))
     assert await two.claim(joined, force=True)
     await one.renew()
     await joined.append(DONE, ending())
