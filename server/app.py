@@ -11,20 +11,21 @@ import structlog
 from aiohttp import web
 
 from server.api.access import Access
-from server.api.completions import Completions
 from server.api.connection import Connection, add_headers, connection_options
 from server.api.console import Console
 from server.api.cors import Cors
+from server.api.dialect import ServedDialect
 from server.api.errors import middleware
 from server.api.listener import BACKLOG, bound, close, exposed, listen
-from server.api.native import Native
+from server.api.models import Models
 from server.api.operations import Operations
-from server.api.requests import check_fields
 from server.api.respond import Responder
 from server.api.stats import StatsPath
 from server.api.streams import StreamPaths
-from server.config.plugins import RECOVERY, STORES, TOOLS, load_plugin
+from server.config.plugins import DIALECTS, RECOVERY, STORES, TOOLS, load_plugin, load_plugins
 from server.config.settings import Settings
+from server.core.dialect import Dialects
+from server.core.openai.request import check_fields
 from server.core.ports import Store, Strategy
 from server.reload import Load, Reload
 from server.streams.preprocess import Preprocessing
@@ -52,6 +53,8 @@ class Gateway:
         self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting)
         strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
         self._strategy = strategy
+        self._served: dict[str, ServedDialect] = {name: kind() for name, kind in load_plugins(DIALECTS).items()}
+        self._dialects = Dialects(self._served)
         self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)
         self._traces = traces(os.environ)
@@ -82,6 +85,7 @@ class Gateway:
             self.toolbox,
             self.preprocessing,
             self._traces,
+            self._dialects,
         )
         await self.streams.open()
         self.responder = Responder(self.streams, self.settings.flow, self.metrics)
@@ -115,19 +119,20 @@ class Gateway:
         self.settings = self.streams.settings = settings
 
     def _application(self) -> web.Application:
-        rooms: list[Completions | Native | StreamPaths | Operations | StatsPath | Console] = [
-            Completions(self.streams, self.responder),
-            Native(self.streams, self.responder),
-            StreamPaths(self.streams, self.responder),
+        rooms: list[Models | StreamPaths | Operations | StatsPath | Console] = [
+            Models(self.streams),
+            StreamPaths(self.streams, self.responder, self._dialects),
             Operations(self.streams, self.metrics),
             StatsPath(self.streams, self.metrics),
             Console(),
         ]
-        routes = [route for room in rooms for route in room.routes()]
+        served_by = {one: one.routes(self.streams, self.responder) for one in self._served.values()}
+        paths = {route.path: one for one, routes in served_by.items() for route in routes}
+        routes = [route for found in (*served_by.values(), *(room.routes() for room in rooms)) for route in found]
         served = ", ".join(f"{route.method} {route.path}" for route in routes)
         # The body's own bound is checked where it is read; aiohttp's is for `request.read()`, which nothing calls.
         cors = Cors(self.settings.server.cors_origins)
-        app = web.Application(middlewares=[middleware(self._access, cors, served)])
+        app = web.Application(middlewares=[middleware(self._access, cors, served, paths)])
         app.on_response_prepare.append(add_headers)
         if self.settings.server.cors_origins:
             app.on_response_prepare.append(cors.sign)

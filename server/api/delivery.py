@@ -12,10 +12,10 @@ from server.aio.event import Event
 from server.api.channel import Channel, StalledClientError
 from server.api.tcp import cut
 from server.config.settings import Flow
+from server.core.dialect import Dialect
 from server.core.errors import Deleted, StoreError
-from server.core.forms import frames
-from server.core.gaps import broken_off, fault_event, gap_event, resume_at
-from server.core.records import Form, Record
+from server.core.gaps import resume_at
+from server.core.records import Record
 from server.relay.stream import Stream
 from server.streams.following import out_of_reach
 from server.telemetry.metrics import Metrics
@@ -81,9 +81,9 @@ class Delivery(Channel):
         self.wake.set()
 
     @property
-    def form(self) -> Form:
-        """What this client is shown."""
-        return self._stream.beginning.form
+    def dialect(self) -> Dialect:
+        """What this client is shown the stream in."""
+        return self._stream.dialect
 
     async def _follow_safely(self) -> None:
         """Write the stream, and where that cannot be done to its end, say so: nobody takes a part for the whole."""
@@ -96,10 +96,10 @@ class Delivery(Channel):
             log.warning("log out of reach", error=str(error))
             fault = out_of_reach()
         if fault is not None:  # the client may come back for the rest
-            self._write(fault_event(self.form, fault.body()["error"]))
+            self._write(self.dialect.fault(fault.body()["error"]))
         elif opened.ending is not None and self.cursor < opened.tail:  # its retention is over, or it had to make room
             log.warning("log deleted under its reader", stream_id=self._stream.id, cursor=self.cursor)
-            self._write(broken_off(self.form, self.cursor, opened.tail, opened.ending))
+            self._write(self.dialect.broken_off(self.cursor, opened.tail, opened.ending))
 
     async def _follow(self) -> None:
         """Write what is in the log after the cursor, then what comes, until the ending or what is left before it."""
@@ -123,7 +123,7 @@ class Delivery(Channel):
         """Write the records after the cursor, and move it."""
         first = self.cursor + 1
         self._passed(records)
-        self._write(frames(self._stream.beginning, first, records))
+        self._write(self.dialect.frames(first, records))
 
     def _passed(self, records: Sequence[Record]) -> None:
         """Move the cursor behind records."""
@@ -136,7 +136,7 @@ class Delivery(Channel):
         at = resume_at(opened.lost, self.cursor)
         if at == self.cursor:
             return False
-        self._write(gap_event(self.form, self.cursor + 1, at + 1, opened.tail))
+        self._write(self.dialect.gap(self.cursor + 1, at + 1, opened.tail))
         self.cursor = at
         return True
 

@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from server.api.access import OWNER, Access
 from server.api.cors import Cors
+from server.core.dialect import Dialect
 from server.core.errors import Rejected, StoreError, error_body
 from server.core.records import Ending
 from server.telemetry.logs import cause
@@ -28,8 +29,11 @@ def new_request_id() -> str:
     return f"req_{secrets.token_hex(12)}"
 
 
-def middleware(access: Access, cors: Cors, served: str) -> Middleware:
-    """Return the one middleware: request id, preflight, access, errors. `served` names the paths, for a 404."""
+def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, Dialect]) -> Middleware:
+    """Return the one middleware: request id, preflight, access, errors.
+
+    `served` names the paths, for a 404. `dialects`: by path, whose errors have the shape of that dialect.
+    """
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -42,7 +46,8 @@ def middleware(access: Access, cors: Cors, served: str) -> Middleware:
                 response = await handler(request)
         except (Rejected, StoreError) as error:
             rejected = error if isinstance(error, Rejected) else _away(error)
-            response = json_response(rejected.body(), rejected.status, retry_after=rejected.retry_after)
+            body = _in_dialect(request, rejected.body(), dialects)
+            response = json_response(body, rejected.status, retry_after=rejected.retry_after)
         except web.HTTPException as error:
             response = _routing_error(request, error, served)
         except ConnectionError:
@@ -50,7 +55,7 @@ def middleware(access: Access, cors: Cors, served: str) -> Middleware:
         except Exception as error:  # noqa: BLE001 — our bug, of which a client learns only that there is one
             log.error("handler failed", path=request.path, request_id=request[REQUEST_ID], **cause(error))
             body = error_body("The gateway failed on this request.", "internal_error", "api_error")
-            response = json_response(body, 500)
+            response = json_response(_in_dialect(request, body, dialects), 500)
         if not response.prepared:
             response.headers["X-Request-Id"] = request[REQUEST_ID]
         return response
@@ -58,8 +63,15 @@ def middleware(access: Access, cors: Cors, served: str) -> Middleware:
     return guard
 
 
+def _in_dialect(request: web.Request, body: Mapping[str, Any], dialects: Mapping[str, Dialect]) -> Mapping[str, Any]:
+    """Return OpenAI's error object in the shape of the dialect whose path was asked for."""
+    resource = request.match_info.route.resource
+    dialect = None if resource is None else dialects.get(resource.canonical)
+    return body if dialect is None else dialect.error(body)
+
+
 def json_response(
-    body: dict[str, Any],
+    body: Mapping[str, Any],
     status: int = 200,
     *,
     retry_after: float | None = None,
@@ -72,12 +84,13 @@ def json_response(
     return response
 
 
-def failed_response(ending: Ending, headers: Mapping[str, str]) -> web.Response:
+def failed_response(dialect: Dialect, ending: Ending, headers: Mapping[str, str]) -> web.Response:
     """Return the HTTP error of a stream that failed before it opened."""
     assert ending.error is not None
+    body = dialect.error(ending.error)
     if ending.reason == "shutdown":  # nothing was wrong with it: the next process, or another instance, takes it
-        return json_response(ending.error, ending.status, retry_after=RESTART, headers=headers)
-    response = json_response(ending.error, ending.status, retry_after=ending.retry_after, headers=headers)
+        return json_response(body, ending.status, retry_after=RESTART, headers=headers)
+    response = json_response(body, ending.status, retry_after=ending.retry_after, headers=headers)
     # Recovery is exhausted: an SDK that retried on its own would multiply every attempt that was made here.
     response.headers["x-should-retry"] = "false"
     return response

@@ -1,4 +1,4 @@
-"""Delivery of a stream in the form that it was not created in."""
+"""Delivery of a stream in another dialect than the one that it was created in."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,9 @@ from aiohttp import web
 
 from server.api.delivery import Delivery
 from server.config.settings import Flow
-from server.core.records import Form, Record
-from server.core.views import Projection
+from server.core.dialect import Dialect
+from server.core.projection import Projection
+from server.core.records import Record
 from server.relay.stream import Stream
 from server.telemetry.metrics import Metrics
 
@@ -18,21 +19,28 @@ class ProjectedDelivery(Delivery):
     pushed = False
 
     def __init__(
-        self, request: web.Request, stream: Stream, projection: Projection, flow: Flow, metrics: Metrics
+        self,
+        request: web.Request,
+        stream: Stream,
+        dialect: Dialect,
+        projection: Projection,
+        flow: Flow,
+        metrics: Metrics,
     ) -> None:
         super().__init__(request, stream, 0, flow, metrics)
+        self._dialect = dialect
         self._projection = projection
 
     @property
-    def form(self) -> Form:
-        """The form that the stream was not created in."""
-        return "native" if self._stream.beginning.form == "openai" else "openai"
+    def dialect(self) -> Dialect:
+        """The dialect that the stream was not created in."""
+        return self._dialect
 
     def _show(self, records: Sequence[Record]) -> None:
-        """Write what records make in the other form, if anything."""
+        """Write what records make in the other dialect, if anything."""
         self._passed(records)
-        if shown := self._projection.frames(records):
-            self._write(shown)
+        if frames := self._projection.frames(records):
+            self._write(frames)
 
     def _skip_lost(self) -> bool:
         """Pass over lost records, in the projection as well."""

@@ -10,9 +10,10 @@ from server.api.delivery import Delivery, Leaving
 from server.api.errors import REQUEST_ID, failed_response
 from server.api.projected import ProjectedDelivery
 from server.config.settings import Flow
+from server.core.dialect import Dialect, unopened
 from server.core.errors import Deleted, Rejected, StoreError, StreamError
-from server.core.records import ERROR, WHOLE, Form
-from server.core.views import project
+from server.core.projection import Projection
+from server.core.records import WHOLE
 from server.relay.stream import Stream
 from server.streams.streams import Streams
 from server.telemetry.metrics import Metrics
@@ -42,27 +43,26 @@ class Responder:
         self.idle = asyncio.Event()  # there is none
         self.idle.set()
 
-    async def turn(self, request: web.Request) -> float | None:
-        """Wait until a request for a stream may begin; return when it came in, if it did so as a whole."""
-        came = time.monotonic() if request.content.is_eof() else None
+    async def wait_to_start(self, request: web.Request) -> float | None:
+        """Wait until a request for a stream may begin; return when it came in, if it came as a whole."""
+        received = time.monotonic() if request.content.is_eof() else None
         await self._streams.start_pacer.take()
-        return came
+        return received
 
     async def respond(
-        self, request: web.Request, stream: Stream, *, cursor: int = 0, wait: bool, form: Form | None = None
+        self, request: web.Request, stream: Stream, *, cursor: int = 0, wait: bool, dialect: Dialect
     ) -> web.StreamResponse:
-        """Attach this request to `stream` until one of them ends.
+        """Attach this request to `stream`, shown in `dialect`, until one of them ends.
 
-        `wait`: the response opens with the first token, so that a failure before it keeps its HTTP status. `form`:
-        None for the one that the stream was created in.
+        `wait`: the response opens with the first token, so that a failure before it keeps its HTTP status.
         """
-        delivery = self._delivery(request, stream, cursor, form or stream.beginning.form)
+        delivery = self._delivery(request, stream, cursor, dialect)
         self._streams.attach(stream, delivery)
         self.open.add(delivery)
         self.idle.clear()
         why: Leaving = "gone"
         try:
-            response = await self._answer(request, stream, wait=wait)
+            response = await self._answer(request, stream, dialect, wait=wait)
             why = await delivery.run(response) if isinstance(response, EventStream) else "ended"
         except (StoreError, StreamError) as error:  # before the response opened; later a client gets it in-band
             words = "The log of this stream is out of reach."
@@ -75,11 +75,24 @@ class Responder:
             self._streams.detach(stream, delivery, "ended" if delivery.whole else why)
         return response
 
-    def _delivery(self, request: web.Request, stream: Stream, cursor: int, form: Form) -> Delivery:
-        projection = project(stream.beginning, form, cursor, lambda: target_of(stream), lambda: stream.log.ending)
-        if projection is None:
+    async def resume(self, request: web.Request, stream: Stream, after: int, dialect: Dialect) -> web.StreamResponse:
+        """Answer with a stream after a cursor, and then live; 204 if it has ended there. Raises Rejected 400."""
+        tail, beginning = stream.log.tail, stream.beginning
+        if after > tail:
+            raise Rejected(400, f"Invalid cursor: the stream ends at {tail}.", "invalid_cursor")
+        if dialect.one_choice and not stream.dialect.one_choice and stream.dialect.generation(beginning).choices > 1:
+            text = f"The {dialect.name} form has one choice, this stream has several."
+            raise Rejected(400, text, "invalid_value", "format")
+        if beginning.stream and after and after == tail and stream.ended.is_set():
+            return web.Response(status=204, headers={"X-Stream-Id": stream.id})
+        return await self.respond(request, stream, cursor=after, wait=False, dialect=dialect)
+
+    def _delivery(self, request: web.Request, stream: Stream, cursor: int, dialect: Dialect) -> Delivery:
+        if dialect is stream.dialect:
             return Delivery(request, stream, cursor, self._flow, self._metrics)
-        return ProjectedDelivery(request, stream, projection, self._flow, self._metrics)
+        generation = stream.dialect.generation(stream.beginning)
+        projection = Projection(stream.log, generation, stream.dialect, dialect, cursor)
+        return ProjectedDelivery(request, stream, dialect, projection, self._flow, self._metrics)
 
     async def leave(self, grace: float, *, durable: bool) -> None:
         """Let readers fetch the endings for `grace` seconds; with a durable store tell them to come back instead."""
@@ -92,14 +105,16 @@ class Responder:
         except TimeoutError:
             pass  # whoever has not read by now is cut
 
-    async def _answer(self, request: web.Request, stream: Stream, *, wait: bool) -> web.StreamResponse:
+    async def _answer(
+        self, request: web.Request, stream: Stream, dialect: Dialect, *, wait: bool
+    ) -> web.StreamResponse:
         """Return the response once it can open: an `EventStream`, or a whole one."""
         if not stream.beginning.stream:
             await stream.ended.wait()
-            return await self._whole(request, stream)
-        if wait and not await self._opened(stream) and await self._failed_early(stream):
+            return await self._whole(request, stream, dialect)
+        if wait and not await self._opened(stream) and self._failed_early(stream):
             assert stream.log.ending is not None
-            return failed_response(stream.log.ending, stream_headers(request, stream))
+            return failed_response(dialect, stream.log.ending, stream_headers(request, stream))
         return EventStream(headers={**SSE_HEADERS, **stream_headers(request, stream)})
 
     async def _opened(self, stream: Stream) -> bool:
@@ -113,15 +128,13 @@ class Responder:
             return True
         return False
 
-    async def _failed_early(self, stream: Stream) -> bool:
+    def _failed_early(self, stream: Stream) -> bool:
         """Whether the stream began with its error."""
         if stream.fault is not None:
             raise stream.fault
-        if stream.log.ending is None:
-            return False
-        return any(record.kind == ERROR for record in await stream.log.read(0, 1))
+        return unopened(stream.dialect, stream.log)
 
-    async def _whole(self, request: web.Request, stream: Stream) -> web.StreamResponse:
+    async def _whole(self, request: web.Request, stream: Stream, dialect: Dialect) -> web.StreamResponse:
         """Return the JSON of a non-streaming generation, or its error."""
         if stream.fault is not None:
             raise stream.fault
@@ -134,7 +147,7 @@ class Responder:
         headers = stream_headers(request, stream)
         if record.kind == WHOLE:
             return web.Response(body=record.data, content_type="application/json", headers=headers)
-        return failed_response(ending, headers)
+        return failed_response(dialect, ending, headers)
 
 
 def stream_headers(request: web.Request, stream: Stream) -> Mapping[str, str]:

@@ -1,27 +1,25 @@
 """`/v1/streams`: list, state, resume, abort."""
 
 import asyncio
-from typing import cast, get_args
 
-import orjson
 from aiohttp import web
 
 from server.api.access import OWNER
 from server.api.errors import json_response
 from server.api.requests import cursor
 from server.api.respond import Responder
+from server.core.dialect import Dialects
 from server.core.errors import Rejected
-from server.core.records import Form
-from server.relay.stream import Stream
 from server.streams.streams import Streams
 
 
 class StreamPaths:
     """The gateway's own paths about streams."""
 
-    def __init__(self, streams: Streams, responder: Responder) -> None:
+    def __init__(self, streams: Streams, responder: Responder, dialects: Dialects) -> None:
         self._streams = streams
         self._responder = responder
+        self._dialects = dialects
 
     def routes(self) -> list[web.RouteDef]:
         """Return what is served here."""
@@ -38,15 +36,19 @@ class StreamPaths:
 
     async def read(self, request: web.Request) -> web.StreamResponse:
         """Return a stream's state, or the stream again after the cursor, and then live."""
-        await self._responder.turn(request)
+        await self._responder.wait_to_start(request)
         stream = await self._streams.find(request.match_info["id"], request[OWNER])
         accept = request.headers.get("Accept", "")
         if "application/json" in accept and "text/event-stream" not in accept:
             return json_response(stream.detail())
-        form = request.query.get("format", stream.beginning.form)
-        if form not in get_args(Form):
-            raise Rejected(400, "Invalid 'format': it must be openai or native.", "invalid_value", "format")
-        return await resume(request, stream, self._responder, cursor(request), cast("Form", form))
+        dialect = stream.dialect
+        if (name := request.query.get("format")) is not None:
+            named = self._dialects.named(name)
+            if named is None:
+                names = ", ".join(self._dialects.names)
+                raise Rejected(400, f"Invalid 'format': it must be one of {names}.", "invalid_value", "format")
+            dialect = named
+        return await self._responder.resume(request, stream, cursor(request), dialect)
 
     async def abort(self, request: web.Request) -> web.StreamResponse:
         """Cancel a live stream; an ended one is left as it is."""
@@ -55,17 +57,3 @@ class StreamPaths:
         # Shielded: a client that hangs up half-way must not leave a stream that is claimed here and has no relay.
         await asyncio.shield(self._streams.abort(stream, reason))
         return web.Response(status=204)
-
-
-async def resume(
-    request: web.Request, stream: Stream, responder: Responder, after: int, form: Form
-) -> web.StreamResponse:
-    """Answer with a stream after a cursor, and then live; 204 where it has ended there. Raises Rejected 400."""
-    tail, beginning = stream.log.tail, stream.beginning
-    if after > tail:
-        raise Rejected(400, f"Invalid cursor: the stream ends at {tail}.", "invalid_cursor")
-    if form == "native" and beginning.form == "openai" and (orjson.loads(beginning.body).get("n") or 1) > 1:
-        raise Rejected(400, "The native form has one choice, this stream has several.", "invalid_value", "format")
-    if beginning.stream and after and after == tail and stream.ended.is_set():
-        return web.Response(status=204, headers={"X-Stream-Id": stream.id})
-    return await responder.respond(request, stream, cursor=after, wait=False, form=form)

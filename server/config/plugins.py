@@ -3,6 +3,7 @@
 from importlib.metadata import entry_points
 
 RECOVERY = "sluiceway.recovery"
+DIALECTS = "sluiceway.dialects"
 STORES = "sluiceway.stores"
 TOOLS = "sluiceway.tools"
 
@@ -19,6 +20,11 @@ def load_plugin(group: str, name: str) -> type:
             loaded: type = point.load()
             return loaded
     raise LookupError(f"nothing is registered as {name!r} in {group}")
+
+
+def load_plugins(group: str) -> dict[str, type]:
+    """Return every class that is registered in a group, by name."""
+    return {point.name: point.load() for point in entry_points(group=group)}
 
 
 def known() -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from server.core.records import Form, Policy
+from server.core.records import Beginning, Policy
 
 # What constrains an answer beside `response_format`: vLLM's, SGLang's and llama.cpp's names.
 GRAMMARS = (
@@ -18,7 +18,7 @@ GRAMMARS = (
 class Generation:
     """A validated request. `body` is as the client sent it, without what only the gateway understands."""
 
-    form: Form
+    dialect: str
     model: str
     body: dict[str, Any]
     stream: bool
@@ -44,3 +44,25 @@ class Generation:
             options = self.body.get("stream_options")
             body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
         return orjson.dumps(body)
+
+
+def logged_generation(beginning: Beginning, *, show_usage: bool = False) -> Generation:
+    """Return the request that a stream began with. Of the headers that were passed on, its log has the id alone."""
+    body = orjson.loads(beginning.body)
+    return Generation(
+        dialect=beginning.dialect,
+        model=beginning.model,
+        body=body,
+        stream=beginning.stream,
+        policy=beginning.policy,
+        choices=body.get("n") or 1,
+        show_usage=show_usage and asks_usage(body),
+        trace=(("x-request-id", beginning.request_id),) if beginning.request_id else (),
+        request_id=beginning.request_id,
+    )
+
+
+def asks_usage(body: dict[str, Any]) -> bool:
+    """Whether a request asks for the chunk with the usage (`stream_options.include_usage`)."""
+    options = body.get("stream_options")
+    return isinstance(options, dict) and bool(options.get("include_usage"))

@@ -162,6 +162,7 @@ class Failure:
     max_recoveries: int
     backoff: float
     jitter: float  # 0..1, drawn by the relay so that a decision stays a pure function
+    takeover: bool = False  # no attempt of this relay failed: the relay that delivered so far is gone
 
 
 @dataclass(frozen=True, slots=True)

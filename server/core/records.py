@@ -7,14 +7,9 @@ import orjson
 
 from server.core.lifecycle import State
 
-Form = Literal["openai", "native"]
 Policy = Literal["cancel", "continue"]
 
-CHUNK = "chunk"  # kinds of an OpenAI-form log; a native-form log uses the names of its events
-ERROR = "error"
-DONE = "done"
-WHOLE = "response"  # the JSON of a non-streaming answer
-DONE_DATA = b"[DONE]"
+WHOLE = "response"  # the kind of the record that is the JSON of an answer that was not streamed
 
 
 class Record(NamedTuple):
@@ -30,7 +25,7 @@ class Beginning:
 
     id: str
     owner: str
-    form: Form
+    dialect: str
     model: str
     created: float
     body: bytes

@@ -111,7 +111,8 @@ def after_content(failure: Failure) -> bool:
 
 def within_budget(failure: Failure) -> bool:
     """Whether another recovery may be tried: budget and time left, and someone to tell the rest to."""
-    return failure.recoveries < failure.max_recoveries and failure.time_left > 0 and failure.client_present
+    budget = failure.takeover or failure.recoveries < failure.max_recoveries  # a takeover is no recovery
+    return budget and failure.time_left > 0 and failure.client_present
 
 
 def within_attempts(failure: Failure, index: int) -> bool:

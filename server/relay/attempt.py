@@ -8,8 +8,8 @@ import aiohttp
 import orjson
 
 from server.aio.deadline import Deadline
+from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
-from server.core.forms import Writer
 from server.core.openai.intake import Intake
 from server.core.openai.transcript import Transcript
 from server.core.recovery.classify import in_band
@@ -185,7 +185,7 @@ class WholeAttempt(Attempt):
             raise in_band(answer)
         self.transcript.observe_whole(answer)
         await self.spoke(self)
-        self.writer.whole = bytes(data)
+        self.writer.whole_answer(bytes(data))
         await self.complete()
 
 

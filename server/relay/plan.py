@@ -13,7 +13,6 @@ from typing import Any
 import structlog
 
 from server.config.settings import Recovery
-from server.core import delivered
 from server.core.errors import Kind, UpstreamError
 from server.core.generation import Generation
 from server.core.openai.intake import Seam
@@ -21,6 +20,7 @@ from server.core.openai.transcript import Transcript
 from server.core.ports import Continue, Decision, Delivered, Failure, GiveUp, Restart, Retry, Strategy
 from server.core.recovery import continuation
 from server.core.recovery.seam import Suppression, Texts
+from server.core.replay import running
 from server.relay.stream import Stream
 from server.relay.tries import Tries
 from server.telemetry.logs import cause
@@ -40,7 +40,8 @@ class Plan:
     wait: float = 0.0  # seconds
     seam: Seam | None = None
     changes: dict[str, Any] = field(default_factory=dict)
-    recovery: str = ""  # "restart" or "continue" where something was delivered before
+    recovery: str = ""  # "restart" or "continue" if something was delivered before
+    takeover: bool = False  # the relay that delivered it is gone: this is no recovery from a failed attempt
 
 
 class Planner:
@@ -50,7 +51,7 @@ class Planner:
         self,
         stream: Stream,
         generation: Generation,
-        route: Tries,
+        tries: Tries,
         *,
         strategy: Strategy,
         settings: Recovery,
@@ -58,24 +59,27 @@ class Planner:
     ) -> None:
         self._stream = stream
         self._generation = generation
-        self._route = route
+        self._tries = tries
         self._strategy = strategy
         self._settings = settings
         self._time_left = time_left
 
-    async def after(self, plan: Plan, error: UpstreamError, transcript: Transcript) -> Plan:
-        """Return the plan that follows the failure of `plan`.
+    async def after(self, plan: Plan, error: UpstreamError, transcript: Transcript, *, takeover: bool = False) -> Plan:
+        """Return the plan that follows the failure of `plan`. `takeover`: what failed is the relay that is gone.
 
         Raises:
-            UpstreamError: the first cause, where the strategy gives up or makes no sense.
+            UpstreamError: the first cause, if the strategy gives up or makes no sense.
 
         """
         texts = await self._texts() if transcript.begun else {}
-        if self._stream.beginning.form == "native":
-            _keep_shown(transcript, texts)
+        if self._stream.dialect.whole_calls:
+            _forget_calls(transcript, texts)
         try:
-            decision = self._strategy.decide(self._describe(plan.target, error, texts, transcript))
-            following = self._checked(decision, plan.target, texts, transcript)
+            failure = self._describe(plan.target, error, texts, transcript)
+            if takeover:
+                failure = dataclasses.replace(failure, takeover=True)
+            decision = self._strategy.decide(failure)
+            following = self._checked(decision, failure, texts, transcript)
         except Exception as fault:  # noqa: BLE001 — whatever a third party's code raises, the stream gets its ending
             name = self._settings.strategy
             log.error("strategy failed", stream_id=self._stream.id, strategy=name, **cause(fault))
@@ -84,17 +88,17 @@ class Planner:
             raise self._final(plan.target, error) from error
         return following
 
-    def _checked(self, decision: Decision, failed: int, texts: Texts, transcript: Transcript) -> Plan | None:
+    def _checked(self, decision: Decision, failure: Failure, texts: Texts, transcript: Transcript) -> Plan | None:
         """Return the plan that a decision stands for; None: give up. Raises NonsenseError."""
         if isinstance(decision, GiveUp):
             return None
         if not isinstance(decision, Retry | Restart | Continue):
             raise NonsenseError(f"{decision!r} is no decision")
-        target = failed if isinstance(decision, Retry) else decision.target
+        target = failure.target if isinstance(decision, Retry) else decision.target
         self._check(target, decision.wait)
         if not transcript.begun:
             return Plan(target, decision.wait)
-        if self._stream.recoveries >= self._settings.max_recoveries:
+        if not failure.takeover and self._stream.recoveries >= self._settings.max_recoveries:
             raise NonsenseError("max_recoveries is used up")
         if transcript.calls or not (texts or transcript.finish):
             raise NonsenseError("what was delivered cannot be told again")
@@ -103,15 +107,15 @@ class Planner:
         return Plan(target, decision.wait, Suppression(texts, transcript.finish), recovery="restart")
 
     def _check(self, target: object, wait: object) -> None:
-        if not (isinstance(target, int) and 0 <= target < len(self._route)):
+        if not (isinstance(target, int) and 0 <= target < len(self._tries)):
             raise NonsenseError(f"there is no target {target!r}")
-        if self._route.attempts(target) > self._settings.max_retries:
+        if self._tries.attempts(target) > self._settings.max_retries:
             raise NonsenseError(f"target {target} has had all its attempts")
         if not (isinstance(wait, int | float) and math.isfinite(wait) and 0 <= wait <= self._time_left()):
             raise NonsenseError(f"the stream cannot wait for {wait!r} seconds")
 
     def _continued(self, target: int, wait: float, texts: Texts, transcript: Transcript) -> Plan:
-        form = self._route[target].settings.continuation
+        form = self._tries[target].settings.continuation
         if form == "none":
             raise NonsenseError(f"target {target} cannot continue")
         text = texts.get((0, "content"), "")
@@ -119,7 +123,7 @@ class Planner:
         return Plan(target, wait, seam, changes, recovery="continue")
 
     async def _texts(self) -> Texts:
-        return delivered.texts(self._stream.beginning.form, await self._stream.records())
+        return running(await self._stream.turns(self._generation.choices)).texts
 
     def _describe(self, index: int, error: UpstreamError, texts: Texts, transcript: Transcript) -> Failure:
         generation, settings = self._generation, self._settings
@@ -129,7 +133,7 @@ class Planner:
             other=error.trait.other,
             retry_after=error.retry_after,
             target=index,
-            targets=self._route.views(),
+            targets=self._tries.views(),
             delivered=Delivered(
                 tokens=transcript.tokens,
                 characters=sum(len(text) for text in texts.values()),
@@ -140,7 +144,7 @@ class Planner:
                 tools=bool(generation.body.get("tools")),
             ),
             recoveries=self._stream.recoveries,
-            diverged=self._route.diverged,
+            diverged=self._tries.diverged,
             time_left=self._time_left(),
             client_present=self._stream.wanted,
             max_retries=settings.max_retries,
@@ -151,18 +155,18 @@ class Planner:
 
     def _final(self, index: int, error: UpstreamError) -> UpstreamError:
         """Return the error that the caller gets: the first cause, and what ended the recovery where that differs."""
-        first = self._route.first_cause or error
+        first = self._tries.first_cause or error
         if first.kind is Kind.RATE_LIMIT:
-            waits = [view.wait for view in self._route.views() if view.wait is not None]
+            waits = [view.wait for view in self._tries.views() if view.wait is not None]
             first = dataclasses.replace(first, retry_after=min(waits, default=None))
         if first.kind is error.kind:
             return first
-        ended = f"{error.kind.value} at {self._route[index].name}"
+        ended = f"{error.kind.value} at {self._tries[index].name}"
         return dataclasses.replace(first, message=f"{first.message} (Recovery ended with {ended}.)")
 
 
-def _keep_shown(transcript: Transcript, texts: Texts) -> None:
-    """Take the calls of a broken turn back: a native client sees whole ones only, so another attempt may tell them."""
+def _forget_calls(transcript: Transcript, texts: Texts) -> None:
+    """Forget the calls of a broken turn: no client was shown them, so another attempt may tell them."""
     transcript.calls = False
     if not texts:
         transcript.first = {}

@@ -8,14 +8,13 @@ from typing import Any
 from server.aio.deadline import Deadline
 from server.config.settings import Recovery
 from server.core.billing import Bill
-from server.core.conversation import turns
+from server.core.dialect import Writer
 from server.core.errors import Kind, StoreError, StreamError, UpstreamError
-from server.core.forms import Writer
 from server.core.generation import Generation
 from server.core.lifecycle import State, state_of
 from server.core.ports import Strategy
-from server.core.recollect import transcript_of
 from server.core.records import Ending
+from server.core.replay import running
 from server.core.timing import Phases
 from server.relay.attempt import Attempt
 from server.relay.plan import Plan
@@ -23,7 +22,7 @@ from server.relay.stream import Stream
 from server.relay.turn import Turn
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import StreamSpan
-from server.tools.loop import ToolLoop
+from server.tools.loop import Answer, ToolLoop
 from server.upstreams.pool import Target
 
 
@@ -133,18 +132,18 @@ class Relay:
         return self._accepted + self._total_timeout - time.monotonic()
 
     async def _generate(self) -> None:
-        plan = await self._taken_up() if self._taken_over else Plan(self._turn.route.first())
+        plan = await self._taken_up() if self._taken_over else Plan(self._turn.tries.first())
         while plan is not None:
             answered = await self._turn.run(plan)
             if self._stream.ended.is_set() or not await self._next_turn():
                 return
-            route = self._turn.route
-            plan = Plan(answered if route[answered].breaker.available else route.first())
+            tries = self._turn.tries
+            plan = Plan(answered if tries[answered].breaker.available else tries.first())
 
     @property
     def attempts(self) -> int:
         """How many requests were made, or given up before they were: failed ones, too."""
-        return self._attempts_before + self._turn.route.made
+        return self._attempts_before + self._turn.tries.made
 
     def _first_token(self, attempt: Attempt) -> None:
         self.phases = self.phases or attempt.phases
@@ -154,18 +153,18 @@ class Relay:
 
     async def _recollect(self) -> None:
         """Read from the log what was said and done. Raises StreamError where the store has lost a part of it."""
-        log = self._stream.log
-        records = await self._stream.records()
-        self._writer.take_up(records)
+        self._writer.resume(await self._stream.records())
+        choices = self._turn.generation.choices
+        turns = await self._stream.turns(choices)
         if self._tool_loop is not None:
-            told = turns(records)
-            self._tool_loop.take_up(told)
+            self._tool_loop.resume(turns)
             self._bill = Bill(self._tool_loop.generation.body)
             self._begin_turn(self._tool_loop.generation)
-            self._owes_results = bool(told) and bool(told[-1].calls) and not told[-1].answered
-        told_so_far = transcript_of(log.beginning, records, self._turn.generation.choices)
-        self._turn.transcript, self._tokens_before = told_so_far
-        if log.lost:
+            self._owes_results = bool(turns[-1].calls) and not turns[-1].answered
+        self._turn.transcript = running(turns, choices).transcript
+        self._turn.transcript.usage = None  # of an attempt that is gone, and not billed again
+        self._tokens_before = sum(turn.transcript.tokens for turn in turns if turn.calls)
+        if self._stream.log.lost:
             raise StreamError("The store has lost records of this stream.", "records_lost", 502, retryable=True)
 
     async def _taken_up(self) -> Plan | None:
@@ -173,22 +172,18 @@ class Relay:
         transcript = self._turn.transcript
         if self._owes_results:
             transcript.finish[0] = "tool_calls"
-            return Plan(self._turn.route.first()) if await self._next_turn(lost=True) else None
+            return Plan(self._turn.tries.first()) if await self._next_turn(lost=True) else None
         if transcript.finished:
             await self._end_as_finished()
             return None
         if not transcript.begun:
-            return Plan(self._turn.route.first())
+            return Plan(self._turn.tries.first())
         # Whoever began to tell it is asked again: another target may tell another story.
-        names = [self._turn.route[index].name for index in range(len(self._turn.route))]
-        before = names.index(self._stream.target) if self._stream.target in names else self._turn.route.first()
-        error = UpstreamError(Kind.CUT, "The gateway that relayed this stream has gone.")
-        self._stream.recoveries = -1  # while it is planned and announced: a takeover is none
-        try:
-            plan = await self._turn.recover(Plan(before), error)
-        finally:
-            self._stream.recoveries = 0
-        return plan
+        names = [self._turn.tries[index].name for index in range(len(self._turn.tries))]
+        before = names.index(self._stream.target) if self._stream.target in names else self._turn.tries.first()
+        return await self._turn.take_over(
+            before, UpstreamError(Kind.CUT, "The gateway that relayed this stream has gone.")
+        )
 
     async def _next_turn(self, *, lost: bool = False) -> bool:
         """Run the server's tools that a finished turn called; return whether the model is asked again.
@@ -196,7 +191,11 @@ class Relay:
         `lost`: a relay that is gone may have run them.
         """
         assert self._tool_loop is not None
-        if not await self._tool_loop.run(self._stream.records, self._stream.append, lost=lost):
+        choices = self._turn.generation.choices
+        turns = await self._stream.turns(choices)
+        self._tool_loop.check_limit(turns)
+        await self._run_tools(self._tool_loop.run(turns[-1].owed, lost=lost))
+        if not self._tool_loop.next_request(await self._stream.turns(choices)):
             await self._end_as_finished()
             return False
         self._bill.next_round(self._turn.transcript, self._tool_loop.generation.body)
@@ -204,6 +203,16 @@ class Relay:
         self._attempts_before = self.attempts
         self._begin_turn(self._tool_loop.generation)
         return True
+
+    async def _run_tools(self, calls: Sequence[asyncio.Task[Answer]]) -> None:
+        """Log the results of calls, each as it comes."""
+        try:
+            for answer in asyncio.as_completed(calls):
+                call, result = await answer
+                await self._stream.append(self._writer.tool_result(call, result.fields()))
+        finally:
+            for task in calls:
+                task.cancel()
 
     # --- the ending --------------------------------------------------------------------------------------------
 

@@ -9,11 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from server.aio.event import Event
+from server.core.dialect import Dialect
 from server.core.errors import StreamError
-from server.core.forms import frames
 from server.core.lifecycle import State, advance
 from server.core.ports import Log, Shown, UnderWay
 from server.core.records import Ending, Record
+from server.core.replay import LoggedTurn, replay
 
 READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
 
@@ -46,6 +47,7 @@ class Stream:
         "_undecided",
         "_under_way",
         "beginning",
+        "dialect",
         "drained",
         "ended",
         "fault",
@@ -60,8 +62,9 @@ class Stream:
         "state",
     )
 
-    def __init__(self, log: Log, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
+    def __init__(self, log: Log, dialect: Dialect, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
         self.log = log
+        self.dialect = dialect
         self._append_now: Callable[[Sequence[Record]], None] | None = getattr(log, "append_now", None)
         self._append_soon: Callable[[Sequence[Record], Shown], UnderWay] | None = getattr(log, "append_soon", None)
         self._under_way: UnderWay | None = None  # an append that was not waited for
@@ -165,6 +168,10 @@ class Stream:
         self._under_way, self._undecided = None, 0
         self._show(records, tail, size)
 
+    async def turns(self, choices: int) -> list[LoggedTurn]:
+        """Return what the log says, turn by turn, for a request of so many choices. Raises StoreError."""
+        return replay(self.dialect.reader(self.beginning), await self.records(), choices)
+
     async def records(self) -> Sequence[Record]:
         """Return everything that was logged so far. Raises StoreError."""
         if self._under_way is not None:
@@ -215,7 +222,7 @@ class Stream:
         for reader in self.readers:
             # A reader may have missed an append: one whose caller was cancelled, or another instance's.
             if reader.live and reader.cursor + 1 == first:
-                rendered = rendered or frames(self.beginning, first, records)
+                rendered = rendered or self.dialect.frames(first, records)
                 reader.push(rendered, tail, size)
                 keeps_up = keeps_up or reader.live
             else:

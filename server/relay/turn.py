@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from server.config.settings import Recovery
 from server.core.billing import Bill
+from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
-from server.core.forms import Writer
 from server.core.generation import Generation
 from server.core.lifecycle import State
 from server.core.openai.intake import Intake
@@ -52,7 +52,7 @@ class Turn:
         complete: Callable[[], Awaitable[None]],
     ) -> None:
         self.generation = generation
-        self.route = Tries(targets)
+        self.tries = Tries(targets)
         self.transcript = Transcript(generation.choices)
         self._stream = stream
         self._writer = writer
@@ -67,7 +67,7 @@ class Turn:
         self._hedge: Hedge | None = None
         self._spoken = False  # the running attempt has sent a token
         self._planner = Planner(
-            stream, generation, self.route, strategy=strategy, settings=recovery, time_left=time_left
+            stream, generation, self.tries, strategy=strategy, settings=recovery, time_left=time_left
         )
 
     async def run(self, plan: Plan) -> int:
@@ -89,32 +89,35 @@ class Turn:
                 return plan.target
 
     async def recover(self, plan: Plan, error: UpstreamError) -> Plan:
-        """Return the plan after a failure, announced to whoever watches. Raises the first cause."""
+        """Return the plan after a failure, announced to the client. Raises the first cause."""
         plan = await self._planner.after(plan, error, self.transcript)
-        await self._announce(plan, error)
+        if plan.recovery:
+            self._stream.recoveries += 1
+        await self._announce(plan, error.kind.value)
         return plan
 
-    async def _announce(self, plan: Plan, error: UpstreamError) -> None:
+    async def take_over(self, target: int, error: UpstreamError) -> Plan:
+        """Return how to go on from what a relay that is gone has delivered, announced. Raises UpstreamError."""
+        plan = await self._planner.after(Plan(target), error, self.transcript, takeover=True)
+        plan.takeover = True
+        await self._announce(plan, "takeover")
+        return plan
+
+    async def _announce(self, plan: Plan, reason: str) -> None:
         """Show which target is asked next; note a later attempt that is going to join what was delivered."""
-        stream, target = self._stream, self.route[plan.target]
+        stream, target = self._stream, self.tries[plan.target]
         if not plan.recovery:
             stream.target = target.name
             return
         stream.move(State.RECOVERING)
-        stream.recoveries += 1
-        event = {
-            "attempt": stream.recoveries,
-            "strategy": plan.recovery,
-            "target": target.name,
-            "reason": error.kind.value,
-            "exact": plan.recovery == "restart" or target.settings.continuation != "user_turn",
-        }
-        await stream.append(self._writer.recovery(event))
+        exact = plan.recovery == "restart" or target.settings.continuation != "user_turn"
+        announcement = {"strategy": plan.recovery, "target": target.name, "reason": reason, "exact": exact}
+        await stream.append(self._writer.recovery(announcement))
 
     async def _attempt(self, plan: Plan) -> None:
         """Carry a plan out: one request, or two where it is hedged. Raises UpstreamError; `plan.target` failed."""
         self._spoken = False
-        self._writer.attempt()
+        self._writer.begin_attempt()
         before = self.transcript.tokens
         self._bill.begin(self.transcript, continued=isinstance(plan.seam, Trim))
         outcome = "stopped"
@@ -133,7 +136,8 @@ class Turn:
             restarted = isinstance(plan.seam, Suppression)
             self._bill.settle(self.transcript, spoke=self._spoken, restarted=restarted)
             if plan.recovery:
-                self._metrics.recoveries.labels(plan.recovery, outcome).inc()
+                counter = self._metrics.takeovers if plan.takeover else self._metrics.recoveries
+                counter.labels(plan.recovery, outcome).inc()
 
     async def _hedged(self, plan: Plan) -> None:
         """Ask the next target too where the first token is late. Each has a transcript until one of them speaks."""
@@ -141,7 +145,7 @@ class Turn:
         self._hedge = Hedge(
             self._hedge_after,
             lambda target: self._ask(plan, target, Transcript(choices)),
-            lambda: self.route.spare(plan.target),
+            lambda: self.tries.spare(plan.target),
         )
         try:
             await self._hedge.run(plan.target)
@@ -151,9 +155,9 @@ class Turn:
 
     async def _ask(self, plan: Plan, index: int, transcript: Transcript) -> None:
         """Make one request and relay it to its end. Raises UpstreamError where it fails."""
-        target, generation = self.route[index], self.generation
+        target, generation = self.tries[index], self.generation
         try:
-            permit = self.route.begin(index)
+            permit = self.tries.begin(index)
             self._stream.target = target.name
             span = self._span.attempt(target.name) if self._span is not None else None
             attempt = (Attempt if generation.stream else WholeAttempt)(
@@ -164,7 +168,7 @@ class Turn:
                     transcript,
                     show_usage=generation.show_usage,
                     seam=plan.seam,
-                    parsed=generation.form == "native",  # its events are made of what is in a chunk
+                    parsed=self._stream.dialect.reads_chunks,
                 ),
                 transcript,
                 self._stream,
@@ -179,7 +183,7 @@ class Turn:
             await self._judged(attempt, span)
         except UpstreamError as error:
             error.message = target.client.unquoted(error.message)
-            self.route.fail(index, error)
+            self.tries.fail(index, error)
             raise
 
     async def _judged(self, attempt: Attempt, span: AttemptSpan | None) -> None:

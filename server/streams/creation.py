@@ -12,8 +12,8 @@ import orjson
 from server.aio.event import Event
 from server.aio.pacing import StartPacer
 from server.config.settings import Model
+from server.core.dialect import unopened
 from server.core.errors import Rejected
-from server.core.forms import ENDING_RECORDS
 from server.core.generation import Generation
 from server.core.ports import Log, Store
 from server.core.records import Beginning
@@ -43,7 +43,7 @@ def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginni
     return Beginning(
         id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
         owner=owner.name,
-        form=generation.form,
+        dialect=generation.dialect,
         model=generation.model,
         created=time.time(),
         body=body,
@@ -52,12 +52,6 @@ def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginni
         idempotency=(key, hashlib.sha256(body).hexdigest()) if key else None,
         request_id=generation.request_id,
     )
-
-
-def _unopened(log: Log) -> bool:
-    """Whether a stream failed before its response opened: its idempotency key may be used again."""
-    ending = log.ending
-    return ending is not None and ending.error is not None and log.tail == ENDING_RECORDS[log.beginning.form]
 
 
 class Creation:
@@ -142,7 +136,8 @@ class Creation:
         made = False
         try:
             found = await self._store.create(beginning)
-            if found.beginning.id != beginning.id and _unopened(found):
+            if found.beginning.id != beginning.id and unopened(self._live.stream(found).dialect, found):
+                # It failed before its response opened: its key may be used again.
                 await self._store.release_key(found)
                 found = await self._store.create(beginning)
             made = found.beginning.id == beginning.id

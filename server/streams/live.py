@@ -10,10 +10,9 @@ import structlog
 from server.aio.cancelling import cancel
 from server.aio.event import Event
 from server.config.settings import Settings
+from server.core.dialect import Dialects
 from server.core.errors import Fenced, StoreError
-from server.core.forms import OpenAIWriter, Writer
 from server.core.generation import Generation
-from server.core.native import NativeWriter
 from server.core.ports import Log, Strategy
 from server.relay.relay import Relay
 from server.relay.stream import Stream
@@ -55,6 +54,7 @@ class LiveStreams:
         metrics: Metrics,
         toolbox: Toolbox,
         traces: Traces | None,
+        dialects: Dialects,
         *,
         draining: Event,
         lost: Callable[[Stream], None],
@@ -68,6 +68,7 @@ class LiveStreams:
         self._metrics = metrics
         self._toolbox = toolbox
         self._traces = traces
+        self._dialects = dialects
         self._draining = draining
         self._lost = lost
         self._stranded = stranded
@@ -115,9 +116,10 @@ class LiveStreams:
             await self._expected[stream_id].wait()
 
     def stream(self, opened: Log) -> Stream:
-        """Return a stream of a log, within the configured bounds."""
+        """Return a stream of a log, within the configured bounds. Raises UnknownDialectError."""
         flow, streams = self._settings.flow, self._settings.streams
-        return Stream(opened, max_lag_bytes=flow.max_lag_bytes, max_stream_bytes=streams.max_stream_bytes)
+        dialect = self._dialects.of(opened.beginning)
+        return Stream(opened, dialect, max_lag_bytes=flow.max_lag_bytes, max_stream_bytes=streams.max_stream_bytes)
 
     def begin(
         self, stream: Stream, generation: Generation, route: Sequence[Target], *, taken_over: bool = False
@@ -126,7 +128,8 @@ class LiveStreams:
         stream.relayed()
         self.unexpect(stream.id)
         settings = self._settings
-        tool_loop = ToolLoop(self._toolbox, generation) if generation.form == "native" else None
+        tool_loop = ToolLoop(self._toolbox, generation) if stream.dialect.server_tools else None
+        client_tools = None if tool_loop is None else tool_loop.client_tools
         span = None
         if self._traces is not None:
             span = self._traces.begin(stream.beginning, dict(generation.trace), taken_over=taken_over)
@@ -134,7 +137,7 @@ class LiveStreams:
             stream,
             generation,
             route,
-            writer=self._writer(stream, generation, tool_loop),
+            writer=stream.dialect.writer(stream.log, generation, client_tools),
             tool_loop=tool_loop,
             strategy=self._strategy,
             recovery=settings.recovery,
@@ -154,11 +157,6 @@ class LiveStreams:
         self.idle.clear()
         task.add_done_callback(lambda _: self._done(live))
         return live
-
-    def _writer(self, stream: Stream, generation: Generation, tool_loop: ToolLoop | None) -> Writer:
-        if tool_loop is None:
-            return OpenAIWriter(show_usage=generation.show_usage)
-        return NativeWriter(stream.beginning, lambda: stream.target, tool_loop.serves)
 
     # --- a relay is done -----------------------------------------------------------------------------------------
 

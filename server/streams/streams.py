@@ -8,6 +8,7 @@ from server.aio.cancelling import cancel
 from server.aio.event import Event
 from server.aio.pacing import StartPacer
 from server.config.settings import Model, Settings
+from server.core.dialect import Dialects
 from server.core.errors import Rejected, StoreError, StreamError
 from server.core.generation import Generation
 from server.core.ports import Log, Store, Strategy
@@ -43,6 +44,7 @@ class Streams:
         toolbox: Toolbox,
         preprocessing: Preprocessing,
         traces: Traces | None,
+        dialects: Dialects,
     ) -> None:
         self.settings = settings
         self.upstreams = upstreams
@@ -58,6 +60,7 @@ class Streams:
             metrics,
             toolbox,
             traces,
+            dialects,
             draining=self._draining,
             lost=self._lost,
             stranded=self._stranded,

@@ -6,7 +6,6 @@ import structlog
 
 from server.config.settings import Model
 from server.core.errors import StreamError
-from server.core.recollect import generation_of
 from server.relay.stream import Stream
 from server.streams.linger import Linger
 from server.streams.live import Live, LiveStreams
@@ -28,7 +27,7 @@ class Takeover:
 
     def begin(self, stream: Stream, stop: StreamError | None = None) -> Live:
         """Begin a relay for a stream whose log is held here now; with `stop` only to end it."""
-        generation = generation_of(stream.beginning)
+        generation = stream.dialect.generation(stream.beginning)
         model = self._resolve(generation.model)
         if model is None:
             stop = stop or StreamError(f"The model `{generation.model}` does not exist.", "model_not_found", 404)

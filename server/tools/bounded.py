@@ -23,7 +23,7 @@ class Result:
     duration_ms: float
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of the native `tool_result` event, without the call's id and name."""
+        """Return the facts for the record of a result: `content` or `error`, and `duration_ms`."""
         said = {"content": self.content} if self.error is None else {"error": self.error}
         return {**said, "duration_ms": self.duration_ms}
 

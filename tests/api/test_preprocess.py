@@ -101,7 +101,7 @@ async def test_threads_are_bounded() -> None:
     }
     given = parse({**tree, "preprocess": configured("never_in_thread", timeout=0.2)}, {})
     preprocessing = Preprocessing(given.preprocess, lambda _: None)
-    asked = Generation(form="openai", model="m", body={"model": "m"}, stream=True, policy="cancel")
+    asked = Generation(dialect="chat", model="m", body={"model": "m"}, stream=True, policy="cancel")
     before = threads()
     answers = await asyncio.gather(*(preprocessing.run(asked) for _ in range(2 * MAX_THREADS)))
     assert answers == [asked] * (2 * MAX_THREADS)

@@ -14,8 +14,10 @@ from gateway import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.requests import FIELDS, completion, cursor, idempotency_key, policy, read_json
+from server.api.requests import cursor, idempotency_key, policy, read_json
 from server.core.errors import Rejected
+from server.core.openai.request import FIELDS
+from server.dialects.chat.request import completion
 
 SETTINGS = settings("http://127.0.0.1:1/v1")
 MAX_BYTES = 10_000

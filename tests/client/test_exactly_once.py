@@ -1,6 +1,7 @@
 """Whatever a stream holds and wherever it is cut, a resuming client passes each event on once: both sides, no I/O."""
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -10,10 +11,15 @@ from hypothesis import strategies as st
 
 from server.client import Patience
 from server.client.resumption import Resumption
+from server.core.generation import Generation
 from server.core.lifecycle import State
+from server.core.openai.chunks import DONE_DATA
 from server.core.openai.sse import Decoder
-from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Beginning, Ending, Record
-from server.core.views import Projection, project
+from server.core.projection import Projection
+from server.core.records import Beginning, Ending, Record
+from server.dialects.chat import Chat
+from server.dialects.chat.writer import CHUNK, DONE, ERROR
+from server.dialects.native import Native
 
 ERROR_BODY = {"error": {"message": "gone", "type": "api_error", "param": None, "code": "upstream_cut"}}
 CALL = {"index": 0, "id": "c", "function": {"name": "look", "arguments": "{}"}}
@@ -24,7 +30,7 @@ deltas = st.lists(st.sampled_from(DELTAS), max_size=3).map(
 
 
 def records(made: list[dict[str, Any]], failed: bool) -> list[Record]:
-    """Give the records of a stream that was created in the OpenAI form."""
+    """Give the records of a stream that was created as a chat completion."""
     chunks = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in made]
     if not failed:
         chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": "tool_calls"}]})
@@ -32,14 +38,14 @@ def records(made: list[dict[str, Any]], failed: bool) -> list[Record]:
     return [*(Record(CHUNK, orjson.dumps(chunk)) for chunk in chunks), last]
 
 
-def frames(log: list[Record], after: int, failed: bool) -> bytes:
+def frames(records: list[Record], after: int, failed: bool) -> bytes:
     """Give what the gateway sends after a cursor, natively."""
     state = State.FAILED if failed else State.COMPLETE
     ending = Ending(state, "stop", 0.0, "local/m", 1, error=ERROR_BODY if failed else None)
-    beginning = Beginning("strm_1", "", "openai", "m", 0.0, b"{}")
-    projection = project(beginning, "native", after, lambda: "local/m", lambda: ending)
-    assert isinstance(projection, Projection)
-    return projection.frames(log)
+    beginning = Beginning("strm_1", "", "chat", "m", 0.0, b"{}")
+    log = SimpleNamespace(beginning=beginning, target="local/m", tail=len(records), ending=ending)
+    generation = Generation("chat", "m", {}, stream=True, policy="cancel")
+    return Projection(log, generation, Chat(), Native(), after).frames(records)
 
 
 def told(data: bytes) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ from server.core.generation import Generation
 
 
 def generation(body: dict[str, Any], *, stream: bool = True) -> Generation:
-    return Generation("openai", "m", body, stream, "cancel")
+    return Generation("chat", "m", body, stream, "cancel")
 
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "é"}], "stream": True, "new_field": {"a": [1]}}

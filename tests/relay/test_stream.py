@@ -11,10 +11,11 @@ from server.config.check import parse
 from server.core.errors import StoreError, StreamError
 from server.core.lifecycle import State
 from server.core.records import Beginning, Ending, Record
+from server.dialects.chat import Chat
 from server.relay.stream import Stream
 from server.stores.sqlite.store import SqliteStore
 
-BIRTH = Beginning(id="strm_1", owner="", form="openai", model="small", created=0.0, body=b"{}")
+BIRTH = Beginning(id="strm_1", owner="", dialect="chat", model="small", created=0.0, body=b"{}")
 ENDING = Ending(state=State.COMPLETE, reason="stop", at=0.0, target="local/small")
 
 
@@ -55,7 +56,9 @@ async def opened(tmp_path: Path, max_stream_bytes: int = 1000) -> tuple[SqliteSt
     )
     store = SqliteStore(settings)
     await store.open()
-    stream, reader = Stream(await store.create(BIRTH), max_lag_bytes=1000, max_stream_bytes=max_stream_bytes), Reader()
+    log = await store.create(BIRTH)
+    stream = Stream(log, Chat(), max_lag_bytes=1000, max_stream_bytes=max_stream_bytes)
+    reader = Reader()
     stream.move(State.STREAMING)
     stream.readers.add(reader)
     return store, stream, reader

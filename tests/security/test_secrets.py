@@ -17,8 +17,8 @@ from certificates import certify
 from gateway import ROOT, in_process, own_process
 from wire import Client, call, complete, completion
 
-from server.api import completions
 from server.core.openai.intake import Intake
+from server.dialects.chat import routes
 from server.telemetry.logs import unhandled
 
 KEY = "sk-upstream-CANARYKEY-0123456789"  # the gateway's own, at its upstream
@@ -249,7 +249,7 @@ async def test_our_own_bugs_quote_nothing(provider, model, monkeypatch, where) -
     with structlog.testing.capture_logs() as lines:
         async with in_process(provider.url) as gateway:
             if where == "handler":
-                monkeypatch.setattr(completions, "completion", fail)
+                monkeypatch.setattr(routes, "completion", fail)
             elif where == "relay":
                 monkeypatch.setattr(Intake, "feed", fail)
             else:

@@ -35,7 +35,7 @@ def beginning(**facts: Any) -> Beginning:
     made: dict[str, Any] = {
         "id": f"strm_{uuid.uuid4().hex}",
         "owner": f"owner-{next(_numbers):06}",
-        "form": "openai",
+        "dialect": "chat",
         "model": "small",
         "created": time.time(),
         "body": b'{"messages":[{"role":"user","content":"\xc3\xa9"}]}',
@@ -112,7 +112,7 @@ class StoreContract:
 
     async def test_keeps_birth_and_ending(self, store: Store) -> None:
         """What a stream began and ended with is found again, whole."""
-        facts = beginning(form="native", stream=False, policy="continue", idempotency=("key", "digest"))
+        facts = beginning(dialect="native", stream=False, policy="continue", idempotency=("key", "digest"))
         end = ending(
             state=State.FAILED, tokens=3, recoveries=1, ttft_ms=1.5, usage={"total_tokens": 9}, billed={"attempts": 2},
             error={"error": {"code": "x"}}, status=502, retry_after=2.0,

@@ -5,10 +5,11 @@ from typing import Any
 import orjson
 
 Chunk = dict[str, Any]
+DONE_DATA = b"[DONE]"  # the data of the event after the last chunk
 
 # A delta with one of these carries something of the answer; a role or an empty string does not.
-REASONING_FIELDS = ("reasoning_content", "reasoning")
-# The texts of a choice, each with its names in a delta: reasoning has two, and some upstreams send it under both.
+REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
+# The texts of a choice, each with its names in a delta: reasoning has several, and some upstreams send it under two.
 TEXTS = {"content": ("content",), "reasoning": REASONING_FIELDS, "refusal": ("refusal",)}
 TEXT_FIELDS = tuple(name for names in TEXTS.values() for name in names)
 ONCE_FIELDS = ("tool_calls", "function_call", "audio")  # must not be told twice: a client may act on them at once

@@ -11,11 +11,10 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from server.core.errors import Kind, UpstreamError
-from server.core.openai.chunks import Chunk, has_substance, well_formed
+from server.core.openai.chunks import DONE_DATA, Chunk, has_substance, well_formed
 from server.core.openai.sse import Decoder, Event, EventTooLargeError
 from server.core.openai.stencil import Stencil
 from server.core.openai.transcript import Transcript
-from server.core.records import DONE_DATA
 from server.core.recovery.classify import in_band
 
 MAX_HELD = 1024  # frames that are kept while an attempt has not said anything

@@ -33,6 +33,11 @@ def frame(seq: int, data: bytes, event: bytes = b"") -> bytes:
     return b"%bdata: %b\n\n" % (head, data)
 
 
+def unnumbered(data: bytes, event: bytes = b"") -> bytes:
+    """Return one event block without `id:`: the client's cursor stays what it was."""
+    return b"event: %b\ndata: %b\n\n" % (event, data) if event else b"data: %b\n\n" % data
+
+
 def retry(milliseconds: int) -> bytes:
     """Return the line that sets a client's reconnection time, to be followed by an event or the end."""
     return b"retry: %d\n" % milliseconds

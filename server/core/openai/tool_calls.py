@@ -24,11 +24,7 @@ class ToolCall:
     arguments: Any = None
     error: str | None = None  # why there are no parsed arguments
     incomplete: bool = False
-
-    def event(self) -> dict[str, Any]:
-        """Return the fields of the native `tool_call` event."""
-        fields = {"id": self.id, "name": self.name, "arguments": self.arguments, "incomplete": self.incomplete}
-        return fields if self.error is None else {**fields, "raw": self.raw, "error": self.error}
+    server: bool = False  # the server runs it, not the client
 
 
 @dataclass(slots=True)

@@ -7,14 +7,14 @@ from itertools import chain
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
-from server.core.records import CHUNK, Beginning, Ending, Form, Record
+from server.core.records import Beginning, Ending, Record
 from server.stores.memory.segments import BLOCK, Segments
 
 FEW = 4  # records that a slow stream's block has
 SLOW = 0.25  # seconds since its last record: there is time to pack, and to wait for a whole block would take long
 LATE_OVERHEAD = 41  # bytes of a record that is an object of its own
 LOG_OVERHEAD = 2048  # bytes of a log beside its records: its own objects, its beginning's
-USUAL: dict[Form, str] = {"openai": CHUNK, "native": "token"}  # the kind of nearly all records
+USUAL = {"chat": "chunk", "native": "token"}  # the kind of nearly all records
 
 
 class MemoryLog:
@@ -46,7 +46,7 @@ class MemoryLog:
         self._store = store
         self._packed = Segments()
         self._late: list[bytes] = []  # the last records, fewer than a block
-        self._usual = USUAL[beginning.form]
+        self._usual = USUAL.get(beginning.dialect, "")
         self._odd: dict[int, str] = {}  # kinds of records that are not of the usual one, by number
 
     @property

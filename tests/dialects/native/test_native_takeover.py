@@ -9,8 +9,8 @@ import wire
 from gateway import InProcess, in_process
 from native import ALL, LOOK, call, ran
 
-from server.core.native import event
 from server.core.records import Beginning, Record
+from server.dialects.native.events import event
 
 START = event("start", stream_id="strm_left", model="m", target="local/m")
 HM = event("token", content="Hm. ", token_count=1, timestamp=1)

@@ -1,28 +1,39 @@
-"""How a stream looks in the other form: ids and what they promise. Pure, no I/O."""
+"""How a stream looks in another dialect: ids and what they promise. Pure, no I/O."""
 
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 
+from server.core.generation import Generation
 from server.core.lifecycle import State
-from server.core.native import event
-from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Beginning, Ending, Form, Record
-from server.core.views import Projection, project
+from server.core.openai.chunks import DONE_DATA
+from server.core.projection import Projection
+from server.core.records import Beginning, Ending, Record
+from server.dialects.chat import Chat
+from server.dialects.chat.writer import CHUNK, DONE, ERROR
+from server.dialects.native import Native
+from server.dialects.native.events import event
 
 FRAME = re.compile(rb"(?:event: (\w+)\n)?id: (\d+)\ndata: (.*)\n\n")
 FAILURE = {"error": {"message": "gone", "type": "api_error", "param": None, "code": "upstream_cut", "retryable": True}}
 
 
-def shown(form: Form, records: list[Record], after: int = 0, error: Any = None) -> list[tuple[int, str, Any]]:
-    """Show an ended stream, created in the other form; return id, type and data of each event."""
-    created: Form = "native" if form == "openai" else "openai"
-    state = State.FAILED if error else State.COMPLETE
-    ending = Ending(state=state, reason="stop", at=0.0, target="local/m", tokens=2, error=error)
-    projection = project(
-        Beginning("strm_1", "", created, "m", 12.5, b"{}"), form, after, lambda: "local/m", lambda: ending
-    )
-    assert isinstance(projection, Projection)
+CHAT_DIALECT, NATIVE_DIALECT = Chat(), Native()
+
+
+def shown(name: str, records: list[Record], after: int = 0, error: Any = None) -> list[tuple[int, str, Any]]:
+    """Show a stream, created in the other dialect; return id, type and data of each event."""
+    created, other = (NATIVE_DIALECT, CHAT_DIALECT) if name == "chat" else (CHAT_DIALECT, NATIVE_DIALECT)
+    ending = None
+    if records[-1].kind in (DONE, ERROR):
+        state = State.FAILED if error else State.COMPLETE
+        ending = Ending(state=state, reason="stop", at=0.0, target="local/m", tokens=2, error=error)
+    beginning = Beginning("strm_1", "", created.name, "m", 12.5, b"{}")
+    log = SimpleNamespace(beginning=beginning, target="local/m", tail=len(records), ending=ending)
+    generation = Generation(created.name, "m", {}, stream=True, policy="cancel")
+    projection = Projection(log, generation, created, other, after)
     found = []
     for record in records:
         frames = projection.frames([record])
@@ -46,12 +57,6 @@ NATIVE = [
 ]
 
 
-def test_the_same_form_has_no_view() -> None:
-    """A reader of the form that a stream was created in needs no translation."""
-    beginning = Beginning("strm_1", "", "native", "m", 0.0, b"{}")
-    assert project(beginning, "native", 0, lambda: "", lambda: None) is None
-
-
 def test_natively() -> None:
     """Chunks become events whose ids are those of their records; what has no word is skipped."""
     assert [(seq, kind) for seq, kind, _ in shown("native", CHUNKS)] == [(1, "start"), (2, "token"), (4, "done")]
@@ -59,7 +64,7 @@ def test_natively() -> None:
 
 def test_as_chunks() -> None:
     """Events become chunks with the request's model and one identity; a recovery is skipped."""
-    found = shown("openai", NATIVE)
+    found = shown("chat", NATIVE)
     assert [seq for seq, _, _ in found] == [1, 2, 2, 4]
     assert {(one["id"], one["created"], one["model"]) for _, _, one in found[:-1]} == {("chatcmpl-strm_1", 12, "m")}
     assert found[2][2]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
@@ -81,8 +86,12 @@ def test_a_failure_is_the_last_event_in_both() -> None:
     """A failed stream ends at its tail in either form, so that a reader there is known to have seen everything."""
     native = shown("native", [*CHUNKS[:2], Record(ERROR, orjson.dumps(FAILURE))], error=FAILURE)
     assert [(seq, kind) for seq, kind, _ in native] == [(1, "start"), (2, "token"), (2, "error"), (3, "done")]
-    failed = [*NATIVE[:2], event("error", message="gone", code="upstream_cut"), event("done", reason="upstream_cut")]
-    assert shown("openai", failed, error=FAILURE)[-1] == (4, "", FAILURE)
+    failed = [
+        *NATIVE[:2],
+        event("error", message="gone", code="upstream_cut"),
+        event("done", status="failed", reason="upstream_cut"),
+    ]
+    assert shown("chat", failed, error=FAILURE)[-1] == (4, "", FAILURE)
 
 
 def test_after_a_cursor_the_view_knows_what_was_before() -> None:
@@ -95,7 +104,7 @@ def test_after_a_cursor_the_view_knows_what_was_before() -> None:
         event("tool_result", id="a", name="now", content="late", duration_ms=1),
         event("tool_call", id="c", name="look", server=False, arguments=None, raw="{x", error="no", incomplete=True),
     ]
-    ((seq, _, data),) = shown("openai", records, after=3)
+    ((seq, _, data),) = shown("chat", records, after=3)
     assert seq == 5
     (call,) = data["choices"][0]["delta"]["tool_calls"]
     assert (call["index"], call["id"], call["function"]) == (1, "c", {"name": "look", "arguments": "{x"})

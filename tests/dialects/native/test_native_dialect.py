@@ -1,25 +1,46 @@
 """The native writer and what is read back from its records: pure, no I/O."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
 
-from server.core.conversation import messages, turns
-from server.core.delivered import texts
 from server.core.errors import StreamError
 from server.core.lifecycle import State
-from server.core.native import MAX_ARGUMENTS, NativeWriter, event
 from server.core.openai.intake import Piece
+from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.records import Beginning, Ending, Record
+from server.core.recovery.seam import Texts
+from server.core.replay import LoggedTurn, replay, running
+from server.dialects.native.events import call_event, event
+from server.dialects.native.reader import NativeReader
+from server.dialects.native.writer import MAX_ARGUMENTS, NativeWriter
+from server.tools.loop import messages
 
-BIRTH = Beginning("strm_1", "", "native", "m", 0.0, b"{}")
+BEGINNING = Beginning("strm_1", "", "native", "m", 0.0, b"{}")
+CLIENT_TOOLS = frozenset({"look", "watch"})
+
+
+def log_of(target: str) -> Any:
+    """Give what a writer needs of a log."""
+    return SimpleNamespace(beginning=BEGINNING, target=target)
+
+
+def turns(records: list[Record]) -> list[LoggedTurn]:
+    """Read a log back."""
+    return replay(NativeReader(BEGINNING), records)
+
+
+def texts(records: list[Record]) -> Texts:
+    """Give the delivered texts of the turn that is under way."""
+    return running(turns(records)).texts
 
 
 def writer(*server_tools: str) -> NativeWriter:
-    """Give a writer whose server runs these tools."""
-    return NativeWriter(BIRTH, lambda: "local/m", server_tools.__contains__)
+    """Give a writer whose server runs these tools, or none; `look` and `watch` are the client's."""
+    return NativeWriter(log_of("local/m"), CLIENT_TOOLS if server_tools else None)
 
 
 def piece(finish_reason: str | None = None, **delta: Any) -> Piece:
@@ -51,9 +72,9 @@ def kinds(records: list[Record]) -> list[str]:
 
 def test_start_comes_once_and_first() -> None:
     """The first chunk brings the start, with the target of that moment; later ones do not."""
-    target = "local/m"
-    made = NativeWriter(BIRTH, lambda: target)
-    target = "backup/m"
+    opened = log_of("local/m")
+    made = NativeWriter(opened)
+    opened.target = "backup/m"
     first = made.pieces([piece(role="assistant"), piece(content="a")])
     assert kinds(first) == ["start", "token"]
     assert orjson.loads(first[0].data)["target"] == "backup/m"
@@ -83,6 +104,19 @@ def test_content_in_parts() -> None:
     ]
 
 
+def test_the_event_of_a_call() -> None:
+    """A whole call has its arguments; one without has their text as well, and why."""
+    whole = ToolCall("a", "add", '{"x": 1}', {"x": 1})
+    assert orjson.loads(call_event(whole, server=True).data) == {
+        "type": "tool_call", "id": "a", "name": "add", "arguments": {"x": 1}, "incomplete": False, "server": True,
+    }  # fmt: skip
+    cut = ToolCall("a", "now", "", error="The arguments broke off.", incomplete=True)
+    assert orjson.loads(call_event(cut, server=False).data) == {
+        "type": "tool_call", "id": "a", "name": "now", "arguments": None, "incomplete": True, "server": False,
+        "raw": "", "error": "The arguments broke off.",
+    }  # fmt: skip
+
+
 def test_whose_call() -> None:
     """A call tells whether the server runs it; `called` is what a finished turn called."""
     made = writer("now")
@@ -97,7 +131,7 @@ def test_a_new_attempt_forgets_what_was_not_shown() -> None:
     """Calls of an attempt that broke off do not mix with those of the next."""
     made = writer()
     made.pieces([piece(**calls("look"))])
-    made.attempt()
+    made.begin_attempt()
     records = made.pieces([piece(**calls("watch")), piece("tool_calls")])
     assert [orjson.loads(record.data)["name"] for record in records] == ["watch"]
 
@@ -133,7 +167,7 @@ def test_taking_up() -> None:
     made = writer()
     before = made.pieces([piece(content="a"), piece(content="b"), piece(reasoning="c")])
     again = writer()
-    again.take_up(before)
+    again.resume(before)
     (record,) = again.pieces([piece(content="d")])
     assert (record.kind, orjson.loads(record.data)["token_count"]) == ("token", 3)
 
@@ -151,13 +185,18 @@ def log() -> list[Record]:
     return records + made.pieces([piece(reasoning="aha"), piece(content="It is "), piece(content="late.")])
 
 
+def text(turn: LoggedTurn) -> str:
+    """Give the content of a turn."""
+    return turn.texts.get((0, "content"), "")
+
+
 def test_turns() -> None:
     """A log is read back into turns: text without reasoning, calls, results by id also where ids come again."""
-    first, second, running = turns(log())
-    assert (first.text, first.tokens, first.results) == ("Hm. ", 1, {"add": "Error: no", "now": "late"})
-    assert (second.text, second.results) == ("", {"now": "later"})
-    assert (running.text, running.tokens, running.calls) == ("It is late.", 2, [])
-    assert [turn.answered for turn in (first, second, running)] == [True, True, False]
+    first, second, last = turns(log())
+    assert (text(first), first.transcript.tokens, first.results) == ("Hm. ", 1, {"add": "Error: no", "now": "late"})
+    assert (text(second), second.results) == ("", {"now": "later"})
+    assert (text(last), last.transcript.tokens, last.calls) == ("It is late.", 2, [])
+    assert [turn.answered for turn in (first, second, last)] == [True, True, False]
 
 
 def test_owed() -> None:
@@ -166,7 +205,7 @@ def test_owed() -> None:
     records = made.pieces([piece("tool_calls", **calls("now", "look", "add"))])
     records.append(event("tool_result", id="add", name="add", content="2", duration_ms=1))
     (turn,) = turns(records)
-    assert [call["id"] for call in turn.owed] == ["now"]
+    assert [call.id for call in turn.owed] == ["now"]
     assert not turn.answered
 
 
@@ -182,4 +221,4 @@ def test_messages() -> None:
 
 def test_delivered_texts_are_those_of_the_running_turn() -> None:
     """A recovery joins what was said after the last results: the request tells the model everything before."""
-    assert texts("native", log()) == {(0, "reasoning"): "aha", (0, "content"): "It is late."}
+    assert texts(log()) == {(0, "reasoning"): "aha", (0, "content"): "It is late."}

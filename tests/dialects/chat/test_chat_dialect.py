@@ -1,4 +1,4 @@
-"""The OpenAI form of a log, and both forms on the wire."""
+"""Chat completions in a log and on the wire, beside the native protocol."""
 
 from typing import Any
 
@@ -7,19 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.forms import OpenAIWriter, frames
 from server.core.lifecycle import State
 from server.core.openai.intake import Piece
 from server.core.openai.sse import Decoder
 from server.core.openai.transcript import Transcript
-from server.core.records import CHUNK, DONE, ERROR, WHOLE, Beginning, Ending, Form, Record
+from server.core.records import WHOLE, Ending, Record
+from server.dialects.chat import Chat
+from server.dialects.chat.writer import CHUNK, DONE, ERROR, ChatWriter
+from server.dialects.native import Native
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 FIRST = {"id": "c", "created": 1, "model": "m"}
-
-
-def beginning(form: Form) -> Beginning:
-    return Beginning("s", "", form, "m", 0.0, b"{}")
 
 
 def ending(**fields: Any) -> Ending:
@@ -35,8 +33,8 @@ def spoken(*, usage_chunk: bool = False) -> Transcript:
 
 
 def test_pieces() -> None:
-    """Each chunk is one record, byte for byte; a recovery has no word in this form."""
-    writer = OpenAIWriter(show_usage=True)
+    """Each chunk is one record, byte for byte; a recovery has no word in this dialect."""
+    writer = ChatWriter(show_usage=True)
     assert writer.pieces([Piece(b"{ }", {}), Piece(b"[]", {})]) == [Record(CHUNK, b"{ }"), Record(CHUNK, b"[]")]
     assert writer.recovery({"attempt": 1}) == []
 
@@ -45,7 +43,7 @@ def test_pieces() -> None:
 def test_usage_is_sent_once(asked: bool, came: bool) -> None:
     """A client that asked for usage gets it exactly once: the upstream's own chunk, or ours before `[DONE]`."""
     usage = {**USAGE, "measured": True}
-    records = OpenAIWriter(show_usage=asked).ending(ending(usage=usage), spoken(usage_chunk=came))
+    records = ChatWriter(show_usage=asked).ending(ending(usage=usage), spoken(usage_chunk=came))
     assert records[-1] == Record(DONE, b"[DONE]")
     sent = [orjson.loads(data) for kind, data in records if kind == CHUNK]
     owed = {**FIRST, "object": "chat.completion.chunk", "choices": [], "usage": usage}
@@ -55,14 +53,14 @@ def test_usage_is_sent_once(asked: bool, came: bool) -> None:
 def test_error_ends_it() -> None:
     """After an error there is neither usage nor `[DONE]`."""
     error = {"error": {"message": "x", "code": "y"}}
-    records = OpenAIWriter(show_usage=True).ending(ending(error=error, usage=USAGE), spoken())
+    records = ChatWriter(show_usage=True).ending(ending(error=error, usage=USAGE), spoken())
     assert [(kind, orjson.loads(data)) for kind, data in records] == [(ERROR, error)]
 
 
 def test_whole_answer() -> None:
     """A non-streaming answer is the one record of its stream, byte for byte."""
-    writer = OpenAIWriter(show_usage=False)
-    writer.whole = b'{ "choices": [] }'
+    writer = ChatWriter(show_usage=False)
+    writer.whole_answer(b'{ "choices": [] }')
     assert writer.ending(ending(usage=USAGE), Transcript()) == [Record(WHOLE, b'{ "choices": [] }')]
 
 
@@ -72,10 +70,10 @@ RECORDS = st.lists(st.builds(Record, st.sampled_from(["chunk", "token", "done"])
 
 @given(RECORDS, st.integers(1, 10**17))
 def test_frames(records: list[Record], first: int) -> None:
-    """Records go out numbered and whole, with the event's name in the native form only, alone or many at once."""
-    for form in ("openai", "native"):
-        events = Decoder().feed(frames(beginning(form), first, records))
+    """Records go out numbered and whole, with the event's name in the native protocol only, alone or many at once."""
+    for dialect in (Chat(), Native()):
+        events = Decoder().feed(dialect.frames(first, records))
         assert [int(event.id or 0) for event in events] == [*range(first, first + len(records))]
         assert [event.data for event in events] == [record.data for record in records]
-        names = [record.kind.encode() if form == "native" else b"" for record in records]
+        names = [record.kind.encode() if dialect.name == "native" else b"" for record in records]
         assert [event.type for event in events] == names

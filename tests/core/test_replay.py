@@ -1,4 +1,4 @@
-"""What a client holds, read back from either form of log."""
+"""What a client holds, read back from a log of any dialect."""
 
 from typing import Any
 
@@ -6,9 +6,22 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.delivered import texts
-from server.core.records import CHUNK, DONE, DONE_DATA, ERROR, Record
-from server.core.recovery.seam import Suppression
+from server.core.openai.chunks import DONE_DATA
+from server.core.records import Beginning, Record
+from server.core.recovery.seam import Suppression, Texts
+from server.core.replay import replay, running
+from server.dialects.chat import Chat
+from server.dialects.chat.writer import CHUNK, DONE, ERROR
+from server.dialects.native import Native
+
+DIALECTS = {"chat": Chat(), "native": Native()}
+CALL = {"name": "add", "arguments": {}, "incomplete": False, "server": True}
+
+
+def texts(dialect: str, records: list[Record]) -> Texts:
+    """Give the delivered texts of the turn that is under way."""
+    beginning = Beginning("s", "", dialect, "m", 0.0, b"{}")
+    return running(replay(DIALECTS[dialect].reader(beginning), records)).texts
 
 
 def chunk(*choices: dict[str, Any], **fields: Any) -> Record:
@@ -33,7 +46,7 @@ def test_openai() -> None:
         Record(DONE, DONE_DATA),
         Record(ERROR, b'{"error": {}}'),
     ]
-    assert texts("openai", records) == {
+    assert texts("chat", records) == {
         (0, "reasoning"): "hm",
         (1, "reasoning"): "so",
         (0, "content"): "ab",
@@ -53,7 +66,7 @@ def test_native() -> None:
         event("token", content="no", token_count=2, field="refusal"),
     ]
     assert texts("native", said) == {(0, "reasoning"): "hm", (0, "content"): "ab", (0, "refusal"): "no"}
-    called = [*said, event("tool_call", id="1"), event("tool_result", id="1", content="4")]
+    called = [*said, event("tool_call", id="1", **CALL), event("tool_result", id="1", content="4")]
     assert texts("native", called) == {}
     assert texts("native", [*called, event("token", content="c")]) == {(0, "content"): "c"}
 
@@ -63,18 +76,18 @@ def test_all_of_a_text(pieces: list[str]) -> None:
     """No piece of a text is lost, in either form."""
     whole = "".join(pieces)
     wanted = {(0, "content"): whole} if whole else {}
-    assert texts("openai", [chunk({"index": 0, "delta": {"content": piece}}) for piece in pieces]) == wanted
+    assert texts("chat", [chunk({"index": 0, "delta": {"content": piece}}) for piece in pieces]) == wanted
     assert texts("native", [event("token", content=piece) for piece in pieces if piece]) == wanted
 
 
 def test_no_text() -> None:
     """Content that is a list of parts is something delivered, which a restart can never have told again."""
     parts = [{"type": "thinking", "thinking": "hm"}]
-    for form, record in (
-        ("openai", chunk({"index": 0, "delta": {"content": parts}})),
+    for dialect, record in (
+        ("chat", chunk({"index": 0, "delta": {"content": parts}})),
         ("native", event("token", content=parts)),
     ):
-        found = texts(form, [record])
+        found = texts(dialect, [record])
         assert list(found) == [(0, "parts")]
         seam = Suppression(found)
         assert seam.join({"choices": [{"index": 0, "delta": {"role": "assistant"}}]}) == []

@@ -1,0 +1,79 @@
+"""OpenAI's chat completions: a log holds the upstream's chunks as they came.
+
+Source: https://platform.openai.com/docs/api-reference/chat.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from server.api.respond import Responder
+from server.core.dialect import Reader, Writer
+from server.core.errors import error_body
+from server.core.generation import Generation, logged_generation
+from server.core.openai.sse import LF, frame, unnumbered
+from server.core.ports import Log
+from server.core.records import Beginning, Ending, Record
+from server.dialects.chat.routes import Completions
+from server.dialects.chat.writer import ChatReader, ChatWriter
+from server.streams.streams import Streams
+
+
+class Chat:
+    """The dialect of `POST /v1/chat/completions`."""
+
+    name = "chat"
+    aliases: Sequence[str] = ("openai",)
+    reads_chunks = False
+    whole_calls = False
+    server_tools = False
+    one_choice = False
+    failure_records = 1
+
+    def generation(self, beginning: Beginning) -> Generation:
+        """Return the request that a stream began with."""
+        return logged_generation(beginning, show_usage=True)
+
+    def writer(self, log: Log, generation: Generation, client_tools: Collection[str] | None) -> Writer:  # noqa: ARG002 — the protocol's
+        """Return the writer of a log."""
+        return ChatWriter(show_usage=generation.show_usage)
+
+    def reader(self, beginning: Beginning) -> Reader:  # noqa: ARG002 — the protocol's
+        """Return a reader of a log."""
+        return ChatReader()
+
+    def frames(self, first: int, records: Sequence[Record]) -> bytes:
+        """Return records as they go out: their data alone."""
+        if len(records) == 1 and LF not in (data := records[0][1]):
+            return b"id: %d\ndata: %b\n\n" % (first, data)  # a paced token: not worth a list
+        # The same inline: a call, and a look for line ends in each, cost three times as much as the frame itself.
+        plain = b"".join([b"id: %d\ndata: %b\n\n" % (seq, data) for seq, (_, data) in enumerate(records, first)])
+        if plain.count(b"\n") == 3 * len(records):
+            return plain
+        return b"".join([frame(seq, data) for seq, (_, data) in enumerate(records, first)])
+
+    def gap(self, requested: int, earliest: int, latest: int) -> bytes:
+        """Return an error object with the code `gap`."""
+        rest = f"it goes on from {earliest}" if earliest <= latest else "nothing comes after them"
+        text = f"Records {requested} to {earliest - 1} of this stream were lost; {rest}."
+        error = error_body(text, "gap", "api_error")
+        error["error"] |= {"requested": requested, "earliest": earliest, "latest": latest}
+        return unnumbered(orjson.dumps(error))
+
+    def broken_off(self, after: int, tail: int, ending: Ending) -> bytes:  # noqa: ARG002 — the protocol's
+        """Return the gap alone: no `[DONE]` follows, as after any error."""
+        return self.gap(after + 1, tail + 1, tail)
+
+    def fault(self, error: Mapping[str, Any]) -> bytes:
+        """Return an error object."""
+        return unnumbered(orjson.dumps({"error": error}))
+
+    def error(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return OpenAI's error object as it is."""
+        return body
+
+    def routes(self, streams: Streams, responder: Responder) -> Sequence[web.RouteDef]:
+        """Return what is served."""
+        return Completions(self, streams, responder).routes()

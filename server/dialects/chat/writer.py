@@ -1,0 +1,70 @@
+"""Writing a chat completion stream into its log, and reading the log back: each chunk is a record, byte for byte."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from server.core.dialect import LoggedCall, ToolResult
+from server.core.openai.chunks import DONE_DATA, usage_chunk
+from server.core.openai.intake import Piece
+from server.core.openai.tool_calls import ToolCall
+from server.core.openai.transcript import Transcript
+from server.core.records import WHOLE, Ending, Record
+
+CHUNK, ERROR, DONE = "chunk", "error", "done"  # the kinds of records
+
+# NamedTuple's own constructor is a Python function. A token can do without it.
+_record = tuple.__new__
+
+
+class ChatWriter:
+    """Writes the upstream's own chunks, then `[DONE]` or an error. `show_usage`: the client asked for the usage."""
+
+    def __init__(self, *, show_usage: bool) -> None:
+        self.called: Sequence[ToolCall] = ()
+        self._show_usage = show_usage
+        self._whole = b""
+
+    def resume(self, records: Sequence[Record]) -> None:
+        """Need nothing of them: a chunk stands for itself."""
+
+    def begin_attempt(self) -> None:
+        """Forget nothing: every chunk was shown."""
+
+    def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
+        """Return one record per chunk."""
+        if len(pieces) == 1:
+            return [_record(Record, (CHUNK, pieces[0][0]))]  # a paced token: not worth a loop
+        return [_record(Record, (CHUNK, data)) for data, _ in pieces]
+
+    def recovery(self, announcement: Mapping[str, Any]) -> list[Record]:  # noqa: ARG002 — the protocol's
+        """Return nothing: OpenAI's protocol has no word for it."""
+        return []
+
+    def tool_result(self, call: ToolCall, result: Mapping[str, Any]) -> list[Record]:  # noqa: ARG002 — the protocol's
+        """Return nothing: the server runs no tools for this dialect."""
+        return []
+
+    def whole_answer(self, data: bytes) -> None:
+        """Take the JSON of an answer that is not streamed."""
+        self._whole = data
+
+    def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:
+        """Return the usage chunk if it is owed, and `[DONE]`; the error, or the whole answer, instead of both."""
+        if ending.error is not None:
+            return [Record(ERROR, orjson.dumps(ending.error))]
+        if self._whole:
+            return [Record(WHOLE, self._whole)]
+        records = [Record(DONE, DONE_DATA)]
+        if self._show_usage and not transcript.usage_shown and ending.usage is not None:
+            records.insert(0, Record(CHUNK, usage_chunk(transcript.first, ending.usage)))
+        return records
+
+
+class ChatReader:
+    """Reads chunks back as the pieces that they came as."""
+
+    def read(self, record: Record) -> Sequence[Piece | LoggedCall | ToolResult]:
+        """Return the piece of a chunk; nothing of any other record."""
+        return [Piece(record.data, orjson.loads(record.data))] if record.kind == CHUNK else ()

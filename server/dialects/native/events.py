@@ -1,0 +1,53 @@
+"""The events of the native protocol: their names, and how one becomes a record (docs/protocol.md)."""
+
+from typing import Any
+
+import orjson
+
+from server.core.openai.sse import frame, unnumbered
+from server.core.openai.tool_calls import ToolCall
+from server.core.records import Ending, Record
+
+START, TOKEN, REASONING, TOOL_CALL, TOOL_RESULT = "start", "token", "reasoning", "tool_call", "tool_result"
+RECOVERY, ERROR, GAP, DONE = "recovery", "error", "gap", "done"
+
+
+def event(kind: str, **fields: Any) -> Record:
+    """Return the record of one event; `event:` and the `type` in its data agree."""
+    return Record(kind, orjson.dumps({"type": kind, **fields}))
+
+
+def call_event(call: ToolCall, *, server: bool) -> Record:
+    """Return the event of a tool call; `server`: the server runs it. `raw` is there if the arguments are no JSON."""
+    fields = {"id": call.id, "name": call.name, "arguments": call.arguments, "incomplete": call.incomplete}
+    if call.error is not None:
+        fields |= {"raw": call.raw, "error": call.error}
+    return event(TOOL_CALL, **fields, server=server)
+
+
+def event_frame(seq: int, record: Record) -> bytes:
+    """Return an event as it goes out."""
+    return frame(seq, record.data, record.kind.encode())
+
+
+def unnumbered_frame(record: Record) -> bytes:
+    """Return an event as it goes out without an `id:`."""
+    return unnumbered(record.data, record.kind.encode())
+
+
+def last_events(ending: Ending) -> list[Record]:
+    """Return the error if there is one, and `done`."""
+    done = event(
+        DONE,
+        status=ending.state.value,
+        reason=ending.reason,
+        token_count=ending.tokens,
+        usage=ending.usage,
+        ttft_ms=ending.ttft_ms,
+    )
+    if ending.error is None:
+        return [done]
+    error = ending.error["error"]
+    # The log ends here: coming back for this stream brings nothing more.
+    fields = {"retryable": bool(error.get("retryable")), "resumable": False}
+    return [event(ERROR, message=error["message"], code=error["code"], **fields), done]

@@ -1,0 +1,62 @@
+"""Reading a log of the native protocol back: its events as chunks, calls and results."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from server.core.dialect import LoggedCall, ToolResult
+from server.core.openai.chunks import Chunk
+from server.core.openai.intake import Piece
+from server.core.openai.tool_calls import ToolCall
+from server.core.records import Beginning, Record
+from server.dialects.native import events
+
+FINISHED = ("complete", "incomplete")  # the states of an ending that has a finish reason
+
+
+class NativeReader:
+    """Gives every event that a chat completion has a word for as a chunk, all of one identity."""
+
+    def __init__(self, beginning: Beginning) -> None:
+        self._head: Chunk = {
+            "id": f"chatcmpl-{beginning.id}",
+            "object": "chat.completion.chunk",
+            "created": int(beginning.created),
+            "model": beginning.model,
+        }
+        self._calls = 0  # of the client's tools so far
+
+    def read(self, record: Record) -> Sequence[Piece | LoggedCall | ToolResult]:
+        """Return what an event says; nothing for one that has no word in a chat completion."""
+        event = orjson.loads(record.data)
+        match record.kind:
+            case events.START:
+                return [self._piece({"role": "assistant", "content": ""})]
+            case events.TOKEN | events.REASONING:
+                return [self._piece({event.get("field", "content"): event["content"]})]
+            case events.TOOL_CALL:
+                return [self._call(event)]
+            case events.TOOL_RESULT:
+                text = event["content"] if "content" in event else f"Error: {event['error']}"
+                return [ToolResult(event["id"], text)]
+            case events.DONE if event["status"] in FINISHED:
+                return [self._piece({}, event["reason"])]
+        return ()
+
+    def _call(self, event: dict[str, Any]) -> LoggedCall:
+        raw = event["raw"] if "raw" in event else orjson.dumps(event["arguments"]).decode()
+        server = event["server"]
+        call = ToolCall(
+            event["id"], event["name"], raw, event["arguments"], event.get("error"), event["incomplete"], server
+        )
+        if server:
+            return LoggedCall(call, None)
+        index, self._calls = self._calls, self._calls + 1
+        function = {"name": call.name, "arguments": raw}
+        delta = {"index": index, "id": call.id, "type": "function", "function": function}
+        return LoggedCall(call, self._piece({"tool_calls": [delta]}))
+
+    def _piece(self, delta: dict[str, Any], finish_reason: str | None = None) -> Piece:
+        chunk = {**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
+        return Piece(orjson.dumps(chunk), chunk)

@@ -1,0 +1,142 @@
+"""Writing a stream of the native protocol into its log."""
+
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from server.core.errors import StreamError
+from server.core.openai.chunks import REASONING_FIELDS
+from server.core.openai.intake import Piece
+from server.core.openai.tool_calls import WHOLE_REASONS, ToolCall, ToolCalls
+from server.core.openai.transcript import Transcript
+from server.core.ports import Log
+from server.core.records import Ending, Record
+from server.dialects.native.events import (
+    REASONING,
+    RECOVERY,
+    START,
+    TOKEN,
+    TOOL_CALL,
+    TOOL_RESULT,
+    call_event,
+    event,
+    last_events,
+)
+
+THINKING = {"field": "thinking"}
+MAX_ARGUMENTS = 4 * 1024 * 1024  # characters of all calls under way: they are in no log yet that would bound them
+
+
+class NativeWriter:
+    """Writes `start`, then what the model says, calls and gets, then `done`.
+
+    `log` tells the target of the moment. `client_tools`: the tools that the server does not run; None: it runs none.
+    """
+
+    def __init__(self, log: Log, client_tools: Collection[str] | None = None) -> None:
+        self.called: Sequence[ToolCall] = ()  # of the turn that finished last
+        self._log = log
+        self._client_tools = client_tools
+        self._started = False
+        self._tokens = 0
+        self._turn = 0
+        self._recoveries = 0
+        self._calls = ToolCalls()
+
+    def resume(self, records: Sequence[Record]) -> None:
+        """Go on after records that an earlier relay of this stream has written."""
+        self._started = bool(records)
+        texts = [data for kind, data in records if kind in (TOKEN, REASONING)]
+        self._tokens = orjson.loads(texts[-1])["token_count"] if texts else 0
+        self._turn = sum(kind == TOOL_CALL for kind, _ in records)  # only has to be another than before
+        self._recoveries = sum(kind == RECOVERY for kind, _ in records)
+
+    def begin_attempt(self) -> None:
+        """Forget the calls that an earlier attempt left unfinished: no client was shown them."""
+        self._calls = ToolCalls(self._turn)
+
+    def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
+        """Return the events of pieces that were just received.
+
+        Raises:
+            StreamError: the calls under way are larger than anything they could be meant for.
+
+        """
+        records: list[Record] = []
+        if not self._started:
+            self._started = True
+            beginning = self._log.beginning
+            records.append(event(START, stream_id=beginning.id, model=beginning.model, target=self._log.target))
+        for piece in pieces:
+            for choice in piece.chunk.get("choices") or ():
+                if not choice.get("index"):
+                    self._take(choice, records)
+        return records
+
+    def _take(self, choice: dict[str, Any], records: list[Record]) -> None:
+        delta = choice.get("delta") or {}
+        for name in REASONING_FIELDS:
+            if text := _text(delta, name):
+                records.append(self._text_event(REASONING, text, field=name))
+                break  # some upstreams send the same text under two names
+        if content := delta.get("content"):
+            self._tokens += 1
+            for kind, text in _parts(content):
+                records.append(self._text_event(kind, text, **THINKING if kind == REASONING else {}))
+        if text := _text(delta, "refusal"):
+            records.append(self._text_event(TOKEN, text, field="refusal"))
+        if "tool_calls" in delta or "function_call" in delta:
+            self._calls.feed(delta)
+            if self._calls.size > MAX_ARGUMENTS:
+                raise StreamError("The arguments of a tool call are too large.", "stream_too_large", 502)
+        if reason := choice.get("finish_reason"):
+            self._turn += 1
+            calls = self._calls.take(reason)
+            records += map(self._call, calls)
+            self.called = calls if reason in WHOLE_REASONS else ()  # there may have been more of them
+
+    def _text_event(self, kind: str, text: str, **field: str) -> Record:
+        """Return the event of a text; `field` names the delta's field if it is not the content."""
+        now = int(time.time() * 1000)
+        return event(kind, content=text, token_count=self._tokens, timestamp=now, **field)
+
+    def _call(self, call: ToolCall) -> Record:
+        # A name that nobody has is the server's to answer: the model is told which tools there are.
+        server = self._client_tools is not None and call.name not in self._client_tools
+        return call_event(call, server=server)
+
+    def recovery(self, announcement: Mapping[str, Any]) -> list[Record]:
+        """Return the event of a recovery or a takeover. `attempt` counts these events of the stream, from 1."""
+        self._recoveries += 1
+        return [event(RECOVERY, attempt=self._recoveries, **announcement)]
+
+    def tool_result(self, call: ToolCall, result: Mapping[str, Any]) -> list[Record]:
+        """Return the event of a result."""
+        return [event(TOOL_RESULT, id=call.id, name=call.name, **result)]
+
+    def whole_answer(self, data: bytes) -> None:
+        """Do nothing: every answer of the native protocol is a stream."""
+
+    def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:  # noqa: ARG002 — the protocol's
+        """Return calls that broke off, the error if there is one, and `done`."""
+        return [*map(self._call, self._calls.take(None)), *last_events(ending)]
+
+
+def _parts(content: object) -> list[tuple[str, str]]:
+    """Return the texts of a delta's content; Mistral's comes as a list of parts, with its thinking among them."""
+    if isinstance(content, str):
+        return [(TOKEN, content)]
+    texts: list[tuple[str, str]] = []
+    for part in content if isinstance(content, list) else ():
+        if isinstance(part, dict):
+            if text := _text(part, "text"):
+                texts.append((TOKEN, text))
+            texts += [(REASONING, text) for _, text in _parts(part.get("thinking"))]
+    return texts
+
+
+def _text(delta: dict[str, Any], name: str) -> str:
+    text = delta.get(name)
+    return text if isinstance(text, str) else ""
