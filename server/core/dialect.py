@@ -5,12 +5,13 @@ A dialect is an API that clients speak: OpenAI's chat completions, the gateway's
 `server/dialects/`; third parties register theirs under the entry point group `sluiceway.dialects`.
 """
 
+from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from server.core.errors import StoreError
-from server.core.generation import Generation
+from server.core.generation import Generation, logged_generation
 from server.core.openai.intake import Piece
 from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
@@ -35,16 +36,19 @@ class ToolResult:
 
 
 class Writer(Protocol):
-    """Turns what happens to one stream into records."""
+    """Turns what happens to one stream into records. A class that inherits from it has no word for what it leaves."""
 
-    called: Sequence[ToolCall]  # by the turn that finished last; empty if the dialect passes calls on in pieces
+    called: Sequence[ToolCall] = ()  # by the turn that finished last; empty if the dialect passes calls on in pieces
 
     def resume(self, records: Sequence[Record]) -> None:
         """Go on after records that an earlier relay of this stream has written."""
+        return
 
     def begin_attempt(self) -> None:
         """Forget what an earlier attempt left unfinished."""
+        return
 
+    @abstractmethod
     def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
         """Return the records of pieces that were just received. This is the path of every token.
 
@@ -54,14 +58,18 @@ class Writer(Protocol):
         """
 
     def recovery(self, announcement: Mapping[str, Any]) -> list[Record]:
-        """Return the records that announce a recovery or a takeover, if the dialect has a word for it."""
+        """Return the records that announce a recovery or a takeover."""
+        return []
 
     def tool_result(self, call: ToolCall, result: Mapping[str, Any]) -> list[Record]:
         """Return the records of a result of the server's own tools: its `content` or `error`, `duration_ms`."""
+        return []
 
     def whole_answer(self, data: bytes) -> None:
         """Take the JSON of an answer that is not streamed. It becomes the record that the ending is written with."""
+        return
 
+    @abstractmethod
     def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:
         """Return the last records; the very last one is the ending record."""
 
@@ -74,28 +82,33 @@ class Reader(Protocol):
 
 
 class Dialect(Protocol):
-    """One dialect. It keeps nothing of a stream; writers and readers do."""
+    """One dialect. It keeps nothing of a stream; writers and readers do. Classes inherit the defaults from it."""
 
     name: str  # as the beginning of a log has it, and `?format=` takes it
-    aliases: Sequence[str]  # further names for `?format=`
-    reads_chunks: bool  # its writer looks into parsed chunks; otherwise it needs their bytes alone
-    whole_calls: bool  # a client sees whole tool calls only, so those of a broken attempt were never shown
-    server_tools: bool  # the server's own tools are offered to the model
-    one_choice: bool  # it cannot show an answer of several choices (`n`)
-    failure_records: int  # of a stream that fails before it has said anything
+    aliases: Sequence[str] = ()  # further names for `?format=`
+    reads_chunks: bool = True  # its writer looks into parsed chunks; otherwise it needs their bytes alone
+    whole_calls: bool = False  # a client sees whole tool calls only, so those of a broken attempt were never shown
+    server_tools: bool = False  # the server's own tools are offered to the model
+    one_choice: bool = True  # it cannot show an answer of several choices (`n`)
+    failure_records: int = 1  # of a stream that fails before it has said anything
 
     def generation(self, beginning: Beginning) -> Generation:
         """Return the request that a stream began with, for a relay that did not receive it."""
+        return logged_generation(beginning)
 
+    @abstractmethod
     def writer(self, log: Log, generation: Generation, client_tools: Collection[str] | None) -> Writer:
         """Return the writer of a log. `client_tools`: the tools that the server does not run; None: it runs none."""
 
+    @abstractmethod
     def reader(self, beginning: Beginning) -> Reader:
         """Return a reader of a log, before its first record."""
 
+    @abstractmethod
     def frames(self, first: int, records: Sequence[Record]) -> bytes:
         """Return records, numbered from `first`, as they go out to a client."""
 
+    @abstractmethod
     def gap(self, requested: int, earliest: int, latest: int) -> bytes:
         """Return the frame that tells a reader of lost records; it has no `id:`, so the client's cursor stays.
 
@@ -104,12 +117,15 @@ class Dialect(Protocol):
 
     def broken_off(self, after: int, tail: int, ending: Ending) -> bytes:
         """Return the last frames for a reader if the records of an ended stream after number `after` are gone."""
+        return self.gap(after + 1, tail + 1, tail)
 
+    @abstractmethod
     def fault(self, error: Mapping[str, Any]) -> bytes:
         """Return the frame of an error that could not be logged; it has no `id:`, and the stream may still go on."""
 
     def error(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the JSON of an error before the response opens. `body` is OpenAI's error object."""
+        """Return the JSON of an error before the response opens. `body` is OpenAI's error object, and the default."""
+        return body
 
 
 class UnknownDialectError(StoreError):

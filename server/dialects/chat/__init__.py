@@ -9,28 +9,26 @@ from typing import Any
 import orjson
 from aiohttp import web
 
+from server.api.dialect import ServedDialect
 from server.api.respond import Responder
 from server.core.dialect import Reader, Writer
 from server.core.errors import error_body
 from server.core.generation import Generation, logged_generation
 from server.core.openai.sse import LF, frame, unnumbered
 from server.core.ports import Log
-from server.core.records import Beginning, Ending, Record
+from server.core.records import Beginning, Record
 from server.dialects.chat.routes import Completions
 from server.dialects.chat.writer import ChatReader, ChatWriter
 from server.streams.streams import Streams
 
 
-class Chat:
+class Chat(ServedDialect):
     """The dialect of `POST /v1/chat/completions`."""
 
     name = "chat"
     aliases: Sequence[str] = ("openai",)
     reads_chunks = False
-    whole_calls = False
-    server_tools = False
     one_choice = False
-    failure_records = 1
 
     def generation(self, beginning: Beginning) -> Generation:
         """Return the request that a stream began with."""
@@ -62,17 +60,9 @@ class Chat:
         error["error"] |= {"requested": requested, "earliest": earliest, "latest": latest}
         return unnumbered(orjson.dumps(error))
 
-    def broken_off(self, after: int, tail: int, ending: Ending) -> bytes:  # noqa: ARG002 — the protocol's
-        """Return the gap alone: no `[DONE]` follows, as after any error."""
-        return self.gap(after + 1, tail + 1, tail)
-
     def fault(self, error: Mapping[str, Any]) -> bytes:
         """Return an error object."""
         return unnumbered(orjson.dumps({"error": error}))
-
-    def error(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return OpenAI's error object as it is."""
-        return body
 
     def routes(self, streams: Streams, responder: Responder) -> Sequence[web.RouteDef]:
         """Return what is served."""

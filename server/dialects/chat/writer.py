@@ -1,14 +1,12 @@
 """Writing a chat completion stream into its log, and reading the log back: each chunk is a record, byte for byte."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import orjson
 
-from server.core.dialect import LoggedCall, ToolResult
+from server.core.dialect import LoggedCall, Reader, ToolResult, Writer
 from server.core.openai.chunks import DONE_DATA, usage_chunk
 from server.core.openai.intake import Piece
-from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.records import WHOLE, Ending, Record
 
@@ -18,33 +16,18 @@ CHUNK, ERROR, DONE = "chunk", "error", "done"  # the kinds of records
 _record = tuple.__new__
 
 
-class ChatWriter:
+class ChatWriter(Writer):
     """Writes the upstream's own chunks, then `[DONE]` or an error. `show_usage`: the client asked for the usage."""
 
     def __init__(self, *, show_usage: bool) -> None:
-        self.called: Sequence[ToolCall] = ()
         self._show_usage = show_usage
         self._whole = b""
-
-    def resume(self, records: Sequence[Record]) -> None:
-        """Need nothing of them: a chunk stands for itself."""
-
-    def begin_attempt(self) -> None:
-        """Forget nothing: every chunk was shown."""
 
     def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
         """Return one record per chunk."""
         if len(pieces) == 1:
             return [_record(Record, (CHUNK, pieces[0][0]))]  # a paced token: not worth a loop
         return [_record(Record, (CHUNK, data)) for data, _ in pieces]
-
-    def recovery(self, announcement: Mapping[str, Any]) -> list[Record]:  # noqa: ARG002 — the protocol's
-        """Return nothing: OpenAI's protocol has no word for it."""
-        return []
-
-    def tool_result(self, call: ToolCall, result: Mapping[str, Any]) -> list[Record]:  # noqa: ARG002 — the protocol's
-        """Return nothing: the server runs no tools for this dialect."""
-        return []
 
     def whole_answer(self, data: bytes) -> None:
         """Take the JSON of an answer that is not streamed."""
@@ -62,7 +45,7 @@ class ChatWriter:
         return records
 
 
-class ChatReader:
+class ChatReader(Reader):
     """Reads chunks back as the pieces that they came as."""
 
     def read(self, record: Record) -> Sequence[Piece | LoggedCall | ToolResult]:

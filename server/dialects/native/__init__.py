@@ -6,10 +6,11 @@ from typing import Any
 
 from aiohttp import web
 
+from server.api.dialect import ServedDialect
 from server.api.respond import Responder
 from server.core.dialect import Reader, Writer
 from server.core.errors import error_body
-from server.core.generation import Generation, logged_generation
+from server.core.generation import Generation
 from server.core.lifecycle import State
 from server.core.ports import Log
 from server.core.records import Beginning, Ending, Record
@@ -20,20 +21,13 @@ from server.dialects.native.writer import NativeWriter
 from server.streams.streams import Streams
 
 
-class Native:
+class Native(ServedDialect):
     """The dialect of `POST /api/stream`."""
 
     name = "native"
-    aliases: Sequence[str] = ()
-    reads_chunks = True
     whole_calls = True
     server_tools = True
-    one_choice = True
     failure_records = 2
-
-    def generation(self, beginning: Beginning) -> Generation:
-        """Return the request that a stream began with."""
-        return logged_generation(beginning)
 
     def writer(self, log: Log, generation: Generation, client_tools: Collection[str] | None) -> Writer:  # noqa: ARG002 — the protocol's
         """Return the writer of a log."""
@@ -62,10 +56,6 @@ class Native:
         """Return the event `error`."""
         fields = {"message": error["message"], "code": error["code"], "retryable": True, "resumable": True}
         return unnumbered_frame(event(ERROR, **fields))
-
-    def error(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return OpenAI's error object as it is."""
-        return body
 
     def routes(self, streams: Streams, responder: Responder) -> Sequence[web.RouteDef]:
         """Return what is served."""

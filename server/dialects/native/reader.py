@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from server.core.dialect import LoggedCall, ToolResult
+from server.core.dialect import LoggedCall, Reader, ToolResult
 from server.core.openai.chunks import Chunk
 from server.core.openai.intake import Piece
 from server.core.openai.tool_calls import ToolCall
@@ -15,7 +15,7 @@ from server.dialects.native import events
 FINISHED = ("complete", "incomplete")  # the states of an ending that has a finish reason
 
 
-class NativeReader:
+class NativeReader(Reader):
     """Gives every event that a chat completion has a word for as a chunk, all of one identity."""
 
     def __init__(self, beginning: Beginning) -> None:

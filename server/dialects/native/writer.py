@@ -6,6 +6,7 @@ from typing import Any
 
 import orjson
 
+from server.core.dialect import Writer
 from server.core.errors import StreamError
 from server.core.openai.chunks import REASONING_FIELDS
 from server.core.openai.intake import Piece
@@ -29,7 +30,7 @@ THINKING = {"field": "thinking"}
 MAX_ARGUMENTS = 4 * 1024 * 1024  # characters of all calls under way: they are in no log yet that would bound them
 
 
-class NativeWriter:
+class NativeWriter(Writer):
     """Writes `start`, then what the model says, calls and gets, then `done`.
 
     `log` tells the target of the moment. `client_tools`: the tools that the server does not run; None: it runs none.
@@ -115,9 +116,6 @@ class NativeWriter:
     def tool_result(self, call: ToolCall, result: Mapping[str, Any]) -> list[Record]:
         """Return the event of a result."""
         return [event(TOOL_RESULT, id=call.id, name=call.name, **result)]
-
-    def whole_answer(self, data: bytes) -> None:
-        """Do nothing: every answer of the native protocol is a stream."""
 
     def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:  # noqa: ARG002 — the protocol's
         """Return calls that broke off, the error if there is one, and `done`."""
