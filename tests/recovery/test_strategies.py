@@ -79,6 +79,7 @@ AFTER = [
     ("stall: another", failed(Kind.IDLE_TIMEOUT, view(), delivered=TEXT), Restart(1)),
     ("stall, alone", failed(Kind.IDLE_TIMEOUT, delivered=TEXT), Restart(0, 0.5)),
     ("recoveries used up", failed(Kind.CUT, view(), delivered=TEXT, recoveries=3), GiveUp()),
+    ("a takeover is none", failed(Kind.CUT, view(), delivered=TEXT, max_recoveries=0, takeover=True), Restart(0, 0.5)),
     ("the client has left", failed(Kind.CUT, view(), delivered=TEXT, client_present=False), GiveUp()),
     ("a tool call", failed(Kind.CUT, view(**CAN), mine=CAN, delivered=replace(TEXT, calls=True)), GiveUp()),
     ("reasoning: restart only", failed(Kind.CUT, view(), mine=CAN, delivered=replace(TEXT, reasoning=True)),

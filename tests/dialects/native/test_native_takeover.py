@@ -9,8 +9,10 @@ import wire
 from gateway import InProcess, in_process
 from native import ALL, LOOK, call, ran
 
+from server.core.ports import Decision, Failure
 from server.core.records import Beginning, Record
 from server.dialects.native.events import event
+from server.recovery.strategies import Auto
 
 START = event("start", stream_id="strm_left", model="m", target="local/m")
 HM = event("token", content="Hm. ", token_count=1, timestamp=1)
@@ -82,3 +84,31 @@ async def test_the_rounds_are_counted(provider, model, marks) -> None:
         found = await taken_over(gateway, model, START, called("a"), answered("a"))
     assert found[-1].data["reason"] == "too_many_tool_rounds"
     assert ran(marks) == {"add 1 1": 1}
+
+
+async def test_a_takeover_is_no_recovery(provider, model, monkeypatch) -> None:
+    """A strategy, the listing, the event and the metrics tell a takeover from a recovery; the one after it counts."""
+    await provider.script(model, {"text": "Hm. I see all of it.", "cut_after": 3}, {"text": "Hm. I see all of it."})
+    failures: list[Failure] = []
+    counted: list[int] = []
+    async with in_process(provider.url, recovery={"strategy": "auto", "backoff": 0.0}) as gateway:
+        decide = Auto.decide
+
+        def recording(self: Auto, failure: Failure) -> Decision:
+            failures.append(failure)
+            counted.extend(live.stream.view()["recoveries"] for live in gateway.app.streams._live)
+            return decide(self, failure)
+
+        monkeypatch.setattr(Auto, "decide", recording)
+        found = await taken_over(gateway, model, START, HM)
+        state = (await wire.call(gateway.root, "GET", "/v1/streams")).json["data"][0]
+        value = gateway.app.metrics.registry.get_sample_value
+        labels = {"strategy": "restart", "outcome": "recovered"}
+        metrics = [value(f"sluiceway_{name}_total", labels) for name in ("takeovers", "recoveries")]
+    assert [(one.takeover, one.recoveries) for one in failures] == [(True, 0), (False, 0)]
+    assert counted == [0, 0]
+    events = native.of(found, "recovery")
+    assert [(one["attempt"], one["reason"]) for one in events] == [(1, "takeover"), (2, "upstream_cut")]
+    assert native.text(found) == "Hm. I see all of it."
+    assert state["recoveries"] == 1
+    assert metrics == [1, 1]
