@@ -85,6 +85,23 @@ def replay(reader: Reader, records: Iterable[Record], choices: int = 1) -> list[
     return turns
 
 
+@dataclass(frozen=True, slots=True)
+class Inheritance:
+    """What a takeover starts from: all that a relay which is gone has told and done."""
+
+    transcript: Transcript  # of the turn that is under way
+    tokens: int  # of the turns before it
+    owes_results: bool  # the last turn called tools, and not all of them have their results
+
+
+def inherited(turns: Sequence[LoggedTurn], choices: int) -> Inheritance:
+    """Return what a takeover starts from."""
+    transcript = running(turns, choices).transcript
+    transcript.usage = None  # of an attempt that is gone, and not billed again
+    tokens = sum(turn.transcript.tokens for turn in turns if turn.calls)
+    return Inheritance(transcript, tokens, owes_results=bool(turns[-1].calls) and not turns[-1].answered)
+
+
 def running(turns: Sequence[LoggedTurn], choices: int = 1) -> LoggedTurn:
     """Return the turn that is under way: an empty one if the last one has finished with calls."""
     return turns[-1] if not turns[-1].calls else LoggedTurn(Transcript(choices))

@@ -1,8 +1,12 @@
-"""One attempt: one request to one target, its body relayed frame by frame until the answer is whole or it fails."""
+"""One attempt: one request to one target, relayed frame by frame until the answer is whole or it fails.
+
+It has steps. `first` connects, sends and reads to the first token; `rest` relays to the end of the answer; `tidy` reads
+what the connection still holds, so that it can be used again. `release` lets the connection go, after any of them.
+"""
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import aiohttp
 import orjson
@@ -10,91 +14,135 @@ import orjson
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
-from server.core.openai.intake import Intake
-from server.core.openai.transcript import Transcript
+from server.core.openai.intake import Intake, Piece
 from server.core.recovery.classify import in_band
 from server.core.timing import Phases
 from server.relay.stream import Stream
 from server.telemetry.metrics import Metrics
+from server.telemetry.traces import AttemptSpan
 from server.upstreams.breaker import Permit
 from server.upstreams.pool import Target
 from server.upstreams.translate import FOREIGN, translate
 
 AFTER_FINISH = 1.0  # seconds for usage and [DONE] after the finish reason
-TIDY = 0.1  # seconds for the end of a finished body, so that its connection can be used again
+TIDY = 0.1  # seconds for the end of a finished body
 JSON_BODY = 65_536  # bytes of a JSON answer to a streaming request that are looked at
 
 
-@dataclass(slots=True)
 class Attempt:
-    """What one attempt needs. `spoke` is called at its first token, `complete` when the answer is whole.
+    """What one attempt needs: `number` is that of its target in the turn, `permit` the right that its circuit gave.
 
-    `permit` is the target's circuit's; whoever runs the attempt settles it.
+    The caller settles the permit.
     """
 
-    target: Target
-    body: bytes
-    headers: Mapping[str, str]
-    intake: Intake
-    transcript: Transcript
-    stream: Stream
-    writer: Writer
-    metrics: Metrics
-    spoke: Callable[["Attempt"], Awaitable[None]]
-    complete: Callable[[], Awaitable[None]]
-    permit: Permit
-    phases: Phases = field(default_factory=lambda: Phases(started=time.monotonic()))
+    __slots__ = (
+        "_intake",
+        "_metrics",
+        "_pieces",
+        "_response",
+        "_stream",
+        "_writer",
+        "number",
+        "permit",
+        "phases",
+        "span",
+        "spoke",
+        "target",
+        "transcript",
+    )
 
-    async def run(self) -> None:
-        """Relay the whole answer and its ending.
+    def __init__(
+        self,
+        number: int,
+        target: Target,
+        permit: Permit,
+        intake: Intake,
+        stream: Stream,
+        writer: Writer,
+        metrics: Metrics,
+    ) -> None:
+        self.number = number
+        self.target = target
+        self.permit = permit
+        self.transcript = intake.transcript
+        self.phases = Phases(started=time.monotonic())
+        self.span: AttemptSpan | None = None
+        self.spoke = False  # it has its first token
+        self._intake = intake
+        self._stream = stream
+        self._writer = writer
+        self._metrics = metrics
+        self._response: aiohttp.ClientResponse | None = None
+        self._pieces: Sequence[Piece] = ()  # of the read that brought the first token
+
+    async def first(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Send the request and read to its first token, which `rest` relays.
 
         Raises:
-            UpstreamError: it failed; what had come before is in the log.
+            UpstreamError: it failed, or there was no token in time.
 
         """
-        now = time.monotonic
-        whole = False
         try:
             async with Deadline() as deadline:
                 deadline.set(self.phases.started + self.target.settings.ttft_timeout)
-                response = await self.target.client.post(self._hand_over(), self.phases, self.headers)
-                try:
-                    self.phases.headers = now()
-                    if response.content_type == "application/json":
-                        raise await _json_instead(response)
-                    await self._pump(response, deadline)
-                    if self.intake.failure is not None:
-                        raise self.intake.failure
-                    if not self.intake.spoke:
-                        raise UpstreamError(Kind.GARBAGE, "The upstream said that it was done without a token.")
-                    whole = True
-                    await self.complete()  # the client has its ending before the upstream's connection is tidied up
-                    deadline.set(now() + TIDY)
-                    await _read_to_end(response)
-                finally:
-                    response.release()
+                response = self._response = await self.target.client.post(body, self.phases, headers)
+                self.phases.headers = time.monotonic()
+                if response.content_type == "application/json":
+                    raise await _json_instead(response)
+                await self._read_to_first_token(response, deadline)
         except TimeoutError:
-            if not whole:
-                await self._timed_out()
-
-    def _hand_over(self) -> bytes:
-        """Return the request's body and let go of it: it is sent once, and a stream lives for minutes."""
-        body, self.body = self.body, b""
-        return body
-
-    async def _timed_out(self) -> None:
-        if self.transcript.finished:
-            await self.complete()  # only usage or [DONE] was still missing
-        elif self.intake.spoke:
-            raise UpstreamError(Kind.IDLE_TIMEOUT, "The upstream stopped in the middle of the stream.") from None
-        else:
             raise UpstreamError(Kind.TTFT_TIMEOUT, "The upstream sent no token in time.") from None
 
+    async def _read_to_first_token(self, response: aiohttp.ClientResponse, deadline: Deadline) -> None:
+        intake = self._intake
+        while not intake.over:
+            if self._stream.must_pause:
+                await self._pause(deadline)
+            data = await self._read(response)
+            if not data:
+                break
+            pieces = intake.feed(data)
+            if pieces or intake.swallowed:
+                self.phases.first_token = self.phases.last_token = time.monotonic()
+                self._pieces = pieces
+                return
+        raise intake.failure or UpstreamError(Kind.GARBAGE, "The upstream said that it was done without a token.")
+
+    async def rest(self) -> None:
+        """Relay from the first token to the end of the answer.
+
+        Raises:
+            UpstreamError: it failed; what had come before is in the log.
+            StreamError: the log is full.
+            StoreError: the log cannot be written.
+
+        """
+        assert self._response is not None
+        try:
+            async with Deadline() as deadline:
+                deadline.set(self.phases.last_token + self.target.settings.idle_timeout)
+                if self.transcript.finish:
+                    self._finishing(deadline)
+                if self._pieces:
+                    pieces, self._pieces = self._pieces, ()
+                    self._metrics.delivered += len(pieces)
+                    records = self._writer.pieces(pieces)
+                    if not self._stream.append_now(records):
+                        await self._stream.append(records)
+                    del pieces, records
+                await self._pump(self._response, deadline)
+        except TimeoutError:
+            if not self.transcript.finished:  # otherwise only usage or [DONE] was still missing
+                raise UpstreamError(Kind.IDLE_TIMEOUT, "The upstream stopped in the middle of the stream.") from None
+            return
+        if self._intake.failure is not None:
+            raise self._intake.failure
+
     async def _pump(self, response: aiohttp.ClientResponse, deadline: Deadline) -> None:
-        """Read, check, log and show until the answer is whole: the way of every token."""
-        stream, intake, phases, finish = self.stream, self.intake, self.phases, self.transcript.finish
+        """Read, check, log and show until the answer is whole. This is the path of every token."""
+        stream, intake, phases, finish = self._stream, self._intake, self.phases, self.transcript.finish
         idle_timeout = self.target.settings.idle_timeout
-        read, gap = response.content.readany, self.metrics.gaps.of(self.target.label).observe
+        read, observe_gap = response.content.readany, self._metrics.gaps.of(self.target.label).observe
         while not intake.over:
             if (stream.held or not stream.keeps_up) and stream.must_pause:
                 await self._pause(deadline)
@@ -108,39 +156,41 @@ class Attempt:
                 return
             pieces = intake.feed(data)
             if pieces or intake.swallowed:
-                if phases.first_token is None:
-                    await self._first_token(deadline)
-                else:
-                    at = time.monotonic()
-                    gap(at - phases.last_token)
-                    phases.last_token = at
+                at = time.monotonic()
+                observe_gap(at - phases.last_token)
+                phases.last_token = at
                 if finish:
                     self._finishing(deadline)
                 else:
-                    deadline.at = phases.last_token + idle_timeout
+                    deadline.at = at + idle_timeout
             if pieces:
-                self.metrics.delivered += len(pieces)
-                records = self.writer.pieces(pieces)
+                self._metrics.delivered += len(pieces)
+                records = self._writer.pieces(pieces)
                 if not stream.append_now(records):
                     await stream.append(records)
                 del records
             del data, pieces  # a stream that waits, for its upstream or its reader, holds nothing of its last read
 
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return what has come; nothing at the end of a body that may end here. Raises UpstreamError."""
+        try:
+            data = await response.content.readany()
+        except FOREIGN as error:
+            self._broke_off(error)
+            return b""
+        if not data:
+            self._came_to_an_end()
+        return data
+
     def _broke_off(self, error: Exception) -> None:
-        """Raise UpstreamError where a body broke off before everything that was asked for had come."""
+        """Raise UpstreamError if a body broke off before everything that was asked for had come."""
         if not self.transcript.finished:
             raise translate(error, in_body=True) from error
 
     def _came_to_an_end(self) -> None:
-        """Raise UpstreamError where a body ended before everything that was asked for had come."""
-        if missing := self.intake.at_end():
+        """Raise UpstreamError if a body ended before everything that was asked for had come."""
+        if missing := self._intake.at_end():
             raise missing
-
-    async def _first_token(self, deadline: Deadline) -> None:
-        """Tell everyone who has waited for it; the upstream's next silence has another limit."""
-        self.phases.first_token = self.phases.last_token = time.monotonic()
-        await self.spoke(self)
-        deadline.set(self.phases.last_token + self.target.settings.idle_timeout)
 
     def _finishing(self, deadline: Deadline) -> None:
         """Move the deadline after a read once there is a finish reason; after the last one only a moment is left."""
@@ -152,31 +202,45 @@ class Attempt:
             deadline.set(phases.last_token + AFTER_FINISH)
 
     async def _pause(self, deadline: Deadline) -> None:
-        """Wait for the reader; it is not the upstream that is slow now, so no deadline of its runs."""
+        """Wait for the reader. It is not the upstream that is slow now, so no deadline of its runs."""
         deadline.set(None)
-        await self.stream.room()
+        await self._stream.room()
         limit = AFTER_FINISH if self.transcript.finished else self.target.settings.idle_timeout
         deadline.set(time.monotonic() + limit)
 
+    async def tidy(self) -> None:
+        """Read the end of a finished body, for a moment, so that its connection can be used again."""
+        assert self._response is not None
+        with suppress(TimeoutError):
+            async with Deadline() as deadline:
+                deadline.set(time.monotonic() + TIDY)
+                await _read_to_end(self._response)
+
+    def release(self) -> None:
+        """Let the connection go: kept at the end of its body, closed at once anywhere else."""
+        if self._response is not None:
+            self._response.release()
+            self._response = None
+
 
 class WholeAttempt(Attempt):
-    """One non-streaming request: its JSON is the one record. Only connect and total timeouts apply."""
+    """One request that is not streamed: its JSON is the one record. Only connect and total timeouts apply."""
 
-    async def run(self) -> None:
-        """Read the whole answer and end the stream with it. Raises UpstreamError."""
-        response = await self.target.client.post(self._hand_over(), self.phases, self.headers)
+    __slots__ = ("_answer",)
+
+    async def first(self, body: bytes, headers: Mapping[str, str]) -> None:
+        """Read the whole answer. Raises UpstreamError, StreamError."""
+        self._answer = bytearray()
+        response = self._response = await self.target.client.post(body, self.phases, headers)
         self.phases.headers = time.monotonic()
-        data = bytearray()
         try:
             while part := await response.content.readany():
-                data += part
-                self.stream.bound(len(data))
+                self._answer += part
+                self._stream.bound(len(self._answer))
         except FOREIGN as error:
             raise translate(error, in_body=True) from error
-        finally:
-            response.release()
         try:
-            answer = orjson.loads(data)
+            answer = orjson.loads(self._answer)
         except orjson.JSONDecodeError as error:
             raise UpstreamError(Kind.GARBAGE, "The upstream's answer is not JSON.") from error
         if not isinstance(answer, dict):
@@ -184,9 +248,11 @@ class WholeAttempt(Attempt):
         if answer.get("error"):
             raise in_band(answer)
         self.transcript.observe_whole(answer)
-        await self.spoke(self)
-        self.writer.whole_answer(bytes(data))
-        await self.complete()
+
+    async def rest(self) -> None:
+        """Hand the answer to the writer: it is logged with the ending."""
+        self._writer.whole_answer(bytes(self._answer))
+        self._answer.clear()
 
 
 async def _read_to_end(response: aiohttp.ClientResponse) -> None:

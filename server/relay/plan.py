@@ -6,7 +6,6 @@ A strategy may be a third party's, so nothing that it raises or returns may hang
 import dataclasses
 import math
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from server.core.ports import Continue, Decision, Delivered, Failure, GiveUp, Re
 from server.core.recovery import continuation
 from server.core.recovery.seam import Suppression, Texts
 from server.core.replay import running
+from server.relay.progress import Progress
 from server.relay.stream import Stream
 from server.relay.tries import Tries
 from server.telemetry.logs import cause
@@ -30,6 +30,14 @@ log = structlog.get_logger("sluiceway.recovery")
 
 class NonsenseError(ValueError):
     """A strategy's decision that cannot be carried out; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How this gateway recovers: the strategy that decides, and the bounds of its decisions."""
+
+    strategy: Strategy
+    recovery: Recovery
 
 
 @dataclass(slots=True)
@@ -45,27 +53,20 @@ class Plan:
 
 
 class Planner:
-    """Plans the attempts of one stream. `time_left` returns seconds."""
+    """Plans the attempts of one turn."""
 
-    def __init__(
-        self,
-        stream: Stream,
-        generation: Generation,
-        tries: Tries,
-        *,
-        strategy: Strategy,
-        settings: Recovery,
-        time_left: Callable[[], float],
-    ) -> None:
+    def __init__(self, stream: Stream, generation: Generation, tries: Tries, rules: Rules, progress: Progress) -> None:
         self._stream = stream
         self._generation = generation
         self._tries = tries
-        self._strategy = strategy
-        self._settings = settings
-        self._time_left = time_left
+        self._strategy = rules.strategy
+        self._settings = rules.recovery
+        self._progress = progress
 
-    async def after(self, plan: Plan, error: UpstreamError, transcript: Transcript, *, takeover: bool = False) -> Plan:
-        """Return the plan that follows the failure of `plan`. `takeover`: what failed is the relay that is gone.
+    async def after(self, failed: int, error: UpstreamError, transcript: Transcript, *, takeover: bool = False) -> Plan:
+        """Return the plan that follows the failure of target number `failed`.
+
+        `takeover`: no attempt of this relay failed there, but the relay that is gone had asked it.
 
         Raises:
             UpstreamError: the first cause, if the strategy gives up or makes no sense.
@@ -75,7 +76,7 @@ class Planner:
         if self._stream.dialect.whole_calls:
             _forget_calls(transcript, texts)
         try:
-            failure = self._describe(plan.target, error, texts, transcript)
+            failure = self._describe(failed, error, texts, transcript)
             if takeover:
                 failure = dataclasses.replace(failure, takeover=True)
             decision = self._strategy.decide(failure)
@@ -85,7 +86,7 @@ class Planner:
             log.error("strategy failed", stream_id=self._stream.id, strategy=name, **cause(fault))
             following = None
         if following is None:
-            raise self._final(plan.target, error) from error
+            raise self._final(failed, error) from error
         return following
 
     def _checked(self, decision: Decision, failure: Failure, texts: Texts, transcript: Transcript) -> Plan | None:
@@ -111,7 +112,7 @@ class Planner:
             raise NonsenseError(f"there is no target {target!r}")
         if self._tries.attempts(target) > self._settings.max_retries:
             raise NonsenseError(f"target {target} has had all its attempts")
-        if not (isinstance(wait, int | float) and math.isfinite(wait) and 0 <= wait <= self._time_left()):
+        if not (isinstance(wait, int | float) and math.isfinite(wait) and 0 <= wait <= self._progress.time_left):
             raise NonsenseError(f"the stream cannot wait for {wait!r} seconds")
 
     def _continued(self, target: int, wait: float, texts: Texts, transcript: Transcript) -> Plan:
@@ -145,7 +146,7 @@ class Planner:
             ),
             recoveries=self._stream.recoveries,
             diverged=self._tries.diverged,
-            time_left=self._time_left(),
+            time_left=self._progress.time_left,
             client_present=self._stream.wanted,
             max_retries=settings.max_retries,
             max_recoveries=settings.max_recoveries,

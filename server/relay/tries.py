@@ -27,12 +27,17 @@ class Tries:
         self._tried = [Tried() for _ in targets]
         self.first_cause: UpstreamError | None = None
         self.diverged = False  # a restart told another story
+        self.failed_last = 0  # which target failed last
 
     def __len__(self) -> int:
         return len(self._targets)
 
     def __getitem__(self, index: int) -> Target:
         return self._targets[index]
+
+    def named(self, name: str) -> int | None:
+        """Return the number of the target with this name, if there is one."""
+        return next((index for index, target in enumerate(self._targets) if target.name == name), None)
 
     def first(self) -> int:
         """Return the first target whose circuit lets a request through.
@@ -54,11 +59,6 @@ class Tries:
         """Return how often this stream has asked a target."""
         return self._tried[index].attempts
 
-    @property
-    def made(self) -> int:
-        """How many attempts there were at all targets together."""
-        return sum(tried.attempts for tried in self._tried)
-
     def spare(self, index: int) -> int | None:
         """Return a target after `index` that this stream has not asked and whose circuit is not open, if any."""
         for other in range(index + 1, len(self._targets)):
@@ -76,11 +76,14 @@ class Tries:
         self._tried[index].attempts += 1
         permit = self._targets[index].breaker.acquire()
         if permit is None:
-            raise UpstreamError(Kind.CONNECT, "The target's circuit is open.")
+            error = UpstreamError(Kind.CONNECT, "The target's circuit is open.")
+            self.fail(index, error)
+            raise error
         return permit
 
     def fail(self, index: int, error: UpstreamError) -> None:
         """Note why an attempt failed."""
+        self.failed_last = index
         self.first_cause = self.first_cause or error
         self.diverged = self.diverged or error.kind is Kind.DIVERGED
         tried = self._tried[index]

@@ -10,10 +10,14 @@ log = structlog.get_logger("sluiceway")
 
 def account(stream: Stream, relay: Relay) -> None:
     """Write the line, unless the stream goes on in another process, and end the span."""
-    ending = stream.log.ending
-    facts = {"bytes": stream.log.bytes, "drain_ms": round(stream.drained * 1000, 1), "attempts": relay.attempts}
-    if relay.span is not None:
-        relay.span.end(ending, facts)
+    ending, progress = stream.log.ending, relay.progress
+    facts = {
+        "bytes": stream.log.bytes,
+        "drain_ms": round(stream.drained * 1000, 1),
+        "attempts": progress.attempts,
+    }
+    if progress.span is not None:
+        progress.span.end(ending, facts)
     if ending is None:
         return
     log.info(
@@ -30,7 +34,7 @@ def account(stream: Stream, relay: Relay) -> None:
         tokens=ending.tokens,
         ttft_ms=ending.ttft_ms,
         duration_ms=round((ending.at - stream.beginning.created) * 1000, 1),
-        phases_ms=None if relay.phases is None else relay.phases.milliseconds(),
+        phases_ms=None if progress.phases is None else progress.phases.milliseconds(),
         recoveries=ending.recoveries,
         usage=ending.usage,
         billed=ending.billed,

@@ -1,6 +1,7 @@
 """The streams that have a relay here: how one begins, and what follows when its relay is done."""
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from server.core.dialect import Dialects
 from server.core.errors import Fenced, StoreError
 from server.core.generation import Generation
 from server.core.ports import Log, Strategy
+from server.relay.plan import Rules
+from server.relay.progress import Progress
 from server.relay.relay import Relay
 from server.relay.stream import Stream
 from server.streams.account import account
@@ -133,20 +136,17 @@ class LiveStreams:
         span = None
         if self._traces is not None:
             span = self._traces.begin(stream.beginning, dict(generation.trace), taken_over=taken_over)
-        relay = Relay(
-            stream,
-            generation,
-            route,
-            writer=stream.dialect.writer(stream.log, generation, client_tools),
-            tool_loop=tool_loop,
-            strategy=self._strategy,
-            recovery=settings.recovery,
-            total_timeout=settings.streams.total_timeout,
-            metrics=self._metrics,
-            span=span,
+        progress = Progress(
+            generation.body if tool_loop is None else tool_loop.generation.body,
+            time.monotonic() if generation.received is None else generation.received,
+            settings.streams.total_timeout,
+            self._metrics,
+            span,
+            before=stream.age if taken_over else None,
         )
-        if taken_over:
-            relay.take_over()
+        writer = stream.dialect.writer(stream.log, generation, client_tools)
+        rules = Rules(self._strategy, settings.recovery)
+        relay = Relay(stream, generation, route, writer, tool_loop, rules, progress)
         task = asyncio.create_task(relay.run(), name=f"relay {stream.id}")
         live = self._streams[stream.id] = Live(stream, relay, task, route)
         self._upstreams.hold(route)

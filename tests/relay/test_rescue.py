@@ -189,9 +189,9 @@ async def test_client_leaves_while_a_retry_waits(provider, model) -> None:
 async def test_stalled_client_costs_no_recovery(provider, model) -> None:
     """A stream whose client has stalled is not recovered before the client is back; then it is, and loses nothing."""
     big = {"tokens": 60, "big": 300_000}  # more than the sockets take
-    await provider.script(f"{model}-1", {**big, "stall_after": 40, "stall_for": 1.0, "cut_after": 40}, big)
+    await provider.script(f"{model}-1", {**big, "stall_after": 40, "stall_for": 4.0, "cut_after": 40}, big)
     tables = {
-        "flow": {"drain_timeout": 0.2, "max_lag_bytes": 1 << 26},  # it is the client that stalls, not the lag
+        "flow": {"drain_timeout": 1.5, "max_lag_bytes": 1 << 26},  # it is the client that stalls, not the lag
         "streams": {"linger": 30.0, "max_stream_bytes": 1 << 26},
     }
     async with ladder(provider, model, targets=1, **tables) as gateway:

@@ -57,18 +57,18 @@ class Intake:
         "_seam",
         "_show_usage",
         "_stencil",
-        "_transcript",
         "done",
         "failure",
         "over",
         "spoke",
         "swallowed",
+        "transcript",
     )
 
     def __init__(
         self, transcript: Transcript, *, show_usage: bool, seam: Seam | None = None, parsed: bool = True
     ) -> None:
-        self._transcript = transcript
+        self.transcript = transcript
         self._show_usage = show_usage
         self._seam = seam
         self._decoder = Decoder()
@@ -87,7 +87,7 @@ class Intake:
         self.swallowed = False
         if self._plain and self._decoder.at_rest:
             if self._stencil is not None and (tokens := self._stencil.match(data)):
-                self._transcript.tokens += len(tokens)
+                self.transcript.tokens += len(tokens)
                 return [_piece(Piece, (token, {})) for token in tokens]
             if pieces := self._alone(data):
                 return pieces
@@ -118,7 +118,7 @@ class Intake:
 
     def _token(self, data: bytes, chunk: Any, pieces: list[Piece]) -> bool:
         """Take what is a plain token; False: it is not."""
-        if not self._transcript.observe_token(chunk):
+        if not self.transcript.observe_token(chunk):
             return False
         if self._stencil is not None:
             self._stencil.cut(data)
@@ -129,7 +129,7 @@ class Intake:
         """Handle a chunk without choices, one before the attempt's first token, or one that has to be joined."""
         chunk = piece.chunk
         if usage := chunk.get("usage"):
-            self._transcript.observe_usage(usage)
+            self.transcript.observe_usage(usage)
         choices = chunk.get("choices")
         if not choices:
             # The usage chunk, or one such as Azure's prompt filter results. After a recovery the relay sends one usage
@@ -160,12 +160,12 @@ class Intake:
             raise UpstreamError(Kind.GARBAGE, f"The upstream sent {len(self._held)} frames without a token.")
 
     def _deliver(self, piece: Piece, pieces: list[Piece]) -> None:
-        self._transcript.observe(piece.chunk)
+        self.transcript.observe(piece.chunk)
         pieces.append(piece)
 
     def _deliver_joined(self, chunks: list[Chunk], pieces: list[Piece]) -> None:
         for chunk in chunks:
-            joined = {**chunk, **self._transcript.first}
+            joined = {**chunk, **self.transcript.first}
             if joined.get("usage"):
                 joined["usage"] = None  # of this attempt alone: the client gets the merged one
             self._deliver(Piece(orjson.dumps(joined), joined), pieces)
@@ -181,14 +181,14 @@ class Intake:
 
     def _fail(self, error: UpstreamError) -> None:
         self.over, self._plain = True, False
-        if self._transcript.finished:
+        if self.transcript.finished:
             self.done = True  # everything that was asked for has come: what is wrong after it costs nobody anything
         else:
             self.failure = error
 
     def at_end(self) -> UpstreamError | None:
         """Return why the body must not end here, or None where everything that was asked for has come."""
-        if self._transcript.finished:
+        if self.transcript.finished:
             return None
         if self.spoke:
             return UpstreamError(Kind.TRUNCATED, "The upstream ended the stream without a finish reason.")

@@ -1,0 +1,55 @@
+"""How far one stream has come, over all its turns and attempts: its time, its first token, its bill."""
+
+import time
+from typing import Any
+
+from server.core.billing import Bill
+from server.core.timing import Phases
+from server.relay.attempt import Attempt
+from server.telemetry.metrics import Metrics
+from server.telemetry.traces import StreamSpan
+
+
+class Progress:
+    """Filled in by the turns. All times are of time.monotonic(), in seconds.
+
+    `accepted` is when the request came. `before`: how long ago that was, if a relay that is gone began the stream; then
+    its first token was seen elsewhere.
+    """
+
+    def __init__(
+        self,
+        request: dict[str, Any],
+        accepted: float,
+        total_timeout: float,
+        metrics: Metrics,
+        span: StreamSpan | None = None,
+        before: float | None = None,
+    ) -> None:
+        self.metrics = metrics
+        self.span = span
+        self.bill = Bill(request)
+        self.taken_over = before is not None
+        self.accepted = accepted - (before or 0.0)
+        self.total_timeout = total_timeout
+        self.attempts = 0  # requests that were made, or given up before they were: failed ones, too
+        self.tokens = 0  # of the turns that are over
+        self.phases: Phases | None = None  # of the attempt that spoke first
+        self.ttft: float | None = None
+
+    @property
+    def ends(self) -> float:
+        """When the time of the stream is over."""
+        return self.accepted + self.total_timeout
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until the time of the stream is over."""
+        return self.ends - time.monotonic()
+
+    def spoke(self, attempt: Attempt) -> None:
+        """Note an attempt's first token."""
+        self.phases = self.phases or attempt.phases
+        if self.ttft is None and not self.taken_over:
+            self.ttft = time.monotonic() - self.accepted
+            self.metrics.observe_ttft(attempt.target.label, self.ttft)
