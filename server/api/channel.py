@@ -13,7 +13,7 @@ from aiohttp import web
 from aiohttp.http import StreamWriter
 
 from server.aio.timers import timer_wheel
-from server.api.tcp import AckClock, mind_own_clock, unanswered
+from server.api.tcp import AckClock, leave_timeouts_to_us, unanswered
 from server.config.settings import Flow
 from server.core.openai.sse import HEARTBEAT, retry
 from server.relay.stream import Stream
@@ -60,7 +60,7 @@ class Channel:
         response.headers.clear()  # the head is written as bytes: as objects it would be 2 KB of an open stream
         # Ends the clock of a connection without a request, which begins anew after this one: half a KB.
         self._protocol.keep_alive(True)
-        mind_own_clock(self._request.transport)
+        leave_timeouts_to_us(self._request.transport)
 
     def _write(self, data: bytes) -> None:
         """Hand data to the transport. Raises ConnectionError where the client has gone.

@@ -1,4 +1,4 @@
-"""The listening socket: every accepted connection inherits its bounds."""
+"""The listening sockets. Every connection that they accept inherits their bounds."""
 
 import asyncio
 import socket
@@ -9,16 +9,16 @@ from server.config.settings import Flow, is_loopback
 BACKLOG = 4096
 NOTSENT_LOWAT = 16_384  # bytes that the kernel may hold unsent before the transport counts as full
 USER_TIMEOUT_MS = 30_000  # unacknowledged data after which a vanished client is noticed
-KEEPALIVE = (15, 5, 3)  # seconds of silence, seconds between two probes, probes: the same where nothing is to be sent
-ACCEPTING = 4  # turns of the event loop: asyncio takes three from accepting a connection to telling its protocol
+KEEPALIVE = (15, 5, 3)  # seconds of silence, seconds between two probes, probes: for a client that is sent nothing
+ACCEPT_TURNS = 4  # of the event loop: asyncio takes three from accepting a connection to telling its protocol
 TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module of 3.11 has no name for it
 
 
 def listen(host: str, port: int, flow: Flow) -> list[socket.socket]:
-    """Return listening sockets for every address of `host`. Raises OSError."""
+    """Return a listening socket for each address of `host`. Raises OSError."""
     sockets = []
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, kind, protocol, _, address in dict.fromkeys(found):
+    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    for family, kind, protocol, _, address in dict.fromkeys(addresses):
         sock = socket.socket(family, kind, protocol)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -32,16 +32,16 @@ def listen(host: str, port: int, flow: Flow) -> list[socket.socket]:
 
 
 def exposed(sockets: Sequence[socket.socket]) -> str | None:
-    """Return the first address among listening sockets that others than this machine can reach, or None."""
+    """Return the first address of listening sockets that other machines can reach, or None."""
     addresses = [str(sock.getsockname()[0]) for sock in sockets]
     return next((address for address in addresses if not is_loopback(address)), None)
 
 
 def bound(sock: socket.socket, flow: Flow) -> None:
-    """Bound the send side of every connection that this listener accepts, and notice peers that vanish.
+    """Bound the send side of every connection that a listener accepts, and notice clients that vanish.
 
-    Without `TCP_NOTSENT_LOWAT` the kernel takes megabytes from us before a write ever blocks: no completion is long
-    enough for a slow client to be felt.
+    Without `TCP_NOTSENT_LOWAT` the kernel takes megabytes before a write blocks. No completion is that long, so a slow
+    client would never be noticed.
     """
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, flow.send_buffer_bytes)
     sock.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, min(NOTSENT_LOWAT, flow.send_buffer_bytes))
@@ -53,11 +53,12 @@ def bound(sock: socket.socket, flow: Flow) -> None:
 
 
 async def close(servers: Sequence[asyncio.Server]) -> None:
-    """Close listeners; when this returns, every connection that they have accepted is known to its protocol.
+    """Close listeners. When this returns, each connection that they have accepted is known to its protocol.
 
-    asyncio accepts in one turn of the loop and makes the transport in the next: one whose listener was closed in
-    between it would never answer, nor close. uvloop makes it at once and tells the protocol a turn later. Where
-    asyncio accepts, it has a reader on the socket; uvloop has none.
+    asyncio accepts a connection in one turn of the event loop and makes its transport in the next. If the listener is
+    closed in between, asyncio neither answers the connection nor closes it. So asyncio's reader on the listening socket
+    is removed first, and the listener is closed some turns later. uvloop makes the transport at once and tells the
+    protocol a turn later; it has no such reader, and removing it does nothing.
     """
     loop = asyncio.get_running_loop()
     for server in servers:
@@ -70,5 +71,5 @@ async def close(servers: Sequence[asyncio.Server]) -> None:
 
 
 async def _turns() -> None:
-    for _ in range(ACCEPTING):
+    for _ in range(ACCEPT_TURNS):
         await asyncio.sleep(0)

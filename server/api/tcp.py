@@ -1,6 +1,6 @@
-"""What the kernel knows of one client's connection: how far it has come, and whether anybody is still there.
+"""What the kernel knows of a client's connection: how much the client has received, and whether it still answers.
 
-`struct tcp_info` and its offsets are those of linux/tcp.h; fields are only ever added at its end.
+`struct tcp_info` and its offsets are those of linux/tcp.h. Linux only ever adds fields at its end.
 """
 
 import asyncio
@@ -18,14 +18,14 @@ RST_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 def bytes_acked(transport: asyncio.BaseTransport | None) -> int:
-    """Return how many bytes the client has acknowledged so far; 0 where nobody knows."""
+    """Return how many bytes the client has acknowledged so far, or 0 if the kernel does not say."""
     info = _info(transport)
     acked: int = ACKED.unpack_from(info)[0] if info else 0
     return acked
 
 
 def unanswered(transport: asyncio.BaseTransport | None) -> float:
-    """Return for how many seconds something was sent again and again without an answer of any kind."""
+    """Return for how many seconds the kernel has repeated a packet without any answer."""
     info = _info(transport)
     if not info or not BACKOFF.unpack_from(info)[0]:
         return 0.0
@@ -33,7 +33,10 @@ def unanswered(transport: asyncio.BaseTransport | None) -> float:
 
 
 def cut(transport: asyncio.Transport | None) -> None:
-    """Cut a connection with a RST: a FIN queues behind what a client does not read, so it would never learn."""
+    """Cut a connection with a RST.
+
+    A FIN would queue behind what the client does not read, and the client would never learn of it.
+    """
     if transport is None:
         return
     if (sock := _socket(transport)) is not None:
@@ -41,21 +44,21 @@ def cut(transport: asyncio.Transport | None) -> None:
     transport.abort()
 
 
-def mind_own_clock(transport: asyncio.BaseTransport | None) -> None:
-    """Switch `TCP_USER_TIMEOUT` off for a connection whose client is watched from here.
+def leave_timeouts_to_us(transport: asyncio.BaseTransport | None) -> None:
+    """Switch `TCP_USER_TIMEOUT` off for a connection that the gateway watches itself.
 
-    While a window is smaller than the packet that waits for it, Linux counts that time as unanswered although the
-    client reads and acknowledges: a steady slow reader would be cut off after the timeout.
+    While a client's window is smaller than the packet that waits for it, Linux counts the time as unanswered, although
+    the client reads and acknowledges. It would cut off a steady slow reader after the timeout.
     """
     if (sock := _socket(transport)) is not None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
 
 class AckClock:
-    """`async with` a timeout that any byte which the client acknowledges restarts, for one blocked write.
+    """A timeout for one blocked write: `async with AckClock(…)`. Any byte that the client acknowledges restarts it.
 
-    `blocked` says whether the write is still blocked; `limit` is in seconds. Leaving raises TimeoutError when the
-    clock ran out or the connection is being closed: a drain that waits is told of neither.
+    `blocked` says whether the write is still blocked; `limit` is in seconds. Leaving the block raises TimeoutError if
+    the clock has run out or the connection is being closed, since aiohttp's `drain()` would not notice either.
     """
 
     def __init__(self, transport: asyncio.Transport | None, blocked: Callable[[], bool], limit: float) -> None:
@@ -71,17 +74,17 @@ class AckClock:
 
     async def __aenter__(self) -> None:
         await self._timeout.__aenter__()
-        self._timer = self._loop.call_later(self._poll, self._look)
+        self._timer = self._loop.call_later(self._poll, self._check)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._timer is not None:
-            self._timer.cancel()  # it would find the next write blocked, and end this one's timeout
+            self._timer.cancel()  # else it would see the next write blocked, and expire for this one
             self._timer = None
         await self._timeout.__aexit__(kind, error, trace)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         if self._transport is None or not self._blocked():
             return
@@ -91,12 +94,12 @@ class AckClock:
         if now - self._since >= self._limit or self._transport.is_closing():
             self._timeout.reschedule(now)
         else:
-            self._timer = self._loop.call_later(min(self._poll, self._since + self._limit - now), self._look)
+            self._timer = self._loop.call_later(min(self._poll, self._since + self._limit - now), self._check)
 
 
 def _socket(transport: asyncio.BaseTransport | None) -> socket.socket | None:
-    found: socket.socket | None = None if transport is None else transport.get_extra_info("socket")
-    return found
+    sock: socket.socket | None = None if transport is None else transport.get_extra_info("socket")
+    return sock
 
 
 def _info(transport: asyncio.BaseTransport | None) -> bytes:
@@ -106,5 +109,5 @@ def _info(transport: asyncio.BaseTransport | None) -> bytes:
     try:
         info = sock.getsockopt(socket.IPPROTO_TCP, TCP_INFO, INFO_BYTES)
     except OSError:
-        return b""  # closed, or no TCP
+        return b""  # closed, or not a TCP socket
     return info if len(info) == INFO_BYTES else b""
