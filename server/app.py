@@ -10,6 +10,7 @@ from importlib.metadata import entry_points
 import structlog
 from aiohttp import web
 
+from server.aio.private_part import warn_of_changes
 from server.api.access import Access
 from server.api.connection import Connection, add_headers, connection_options
 from server.api.console import Console
@@ -72,6 +73,7 @@ class Gateway:
             OSError: the port is taken, or a passed socket may not be listened on without keys.
 
         """
+        warn_of_changes()
         self._check_exposure(passed, self.settings)
         await self.toolbox.open()
         await self.store.open()

@@ -1,37 +1,324 @@
-"""A queue for what is nearly always empty, in place of those that aiohttp keeps for every stream."""
+"""Every reach into aiohttp's private parts, each with its reason, its check at import, and the plain way without it.
 
+Written for aiohttp 3.14; `setup.cfg` bounds it. `tests/aio/test_aiohttp_internals.py` takes each part away.
+"""
+
+import asyncio
+import inspect
+import ssl
+from collections import deque
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
+import aiohttp
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http import RawResponseMessage, StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from yarl import URL
+
+from server.aio.private_part import PrivatePart, completed, expect
 
 T = TypeVar("T")
+NO_LOOP: Any = object()  # the checks make objects that store their event loop and do not use it
+
+
+class FakeTransport:
+    """A transport for the checks: it keeps what is written, and whether it may read."""
+
+    def __init__(self) -> None:
+        self.written = b""
+        self.reading = True
+
+    def write(self, data: bytes) -> None:
+        """Keep the data."""
+        self.written += data
+
+    def writelines(self, parts: list[bytes]) -> None:
+        """Keep the data."""
+        self.written += b"".join(parts)
+
+    def is_closing(self) -> bool:
+        """Whether the connection is being closed: never."""
+        return False
+
+    def pause_reading(self) -> None:
+        """Stop reading."""
+        self.reading = False
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self.reading = True
+
+
+# --- Small queues: aiohttp keeps a `collections.deque` in five places for every stream, 660 bytes each ---------------
 
 
 class SmallDeque(list[T]):
-    """A `collections.deque` of few elements: an empty deque takes 660 bytes, and a stream has five; this one takes 72.
-
-    Taking the first moves all others.
-    """
+    """A `collections.deque` for few elements. An empty one takes 72 bytes; `popleft` moves all other elements."""
 
     __slots__ = ()
 
     def popleft(self) -> T:
-        """Remove and return the first one. Raises IndexError where there is none."""
+        """Remove and return the first element. Raises IndexError if there is none."""
         return self.pop(0)
 
     def appendleft(self, value: T) -> None:
-        """Add one before all others."""
+        """Add an element before all others."""
         self.insert(0, value)
 
 
 def use_small_queues(body: StreamReader, *, chunked: bool = False) -> None:
-    """Make a body's queues small, whatever they hold; `chunked`: it will have one for where its chunks end.
-
-    aiohttp has no public way to choose them; tests/test_few.py tells when they are no longer what they were.
-    """
-    if body is not EMPTY_PAYLOAD:
+    """Replace a body's queues, whatever they hold. `chunked`: it will get one for the ends of its chunks, too."""
+    if body is not EMPTY_PAYLOAD and SMALL_QUEUES.usable:
         inner: Any = body
-        inner._buffer = SmallDeque(inner._buffer)  # noqa: SLF001 — see above; the same below
+        inner._buffer = SmallDeque(inner._buffer)  # noqa: SLF001 — SMALL_QUEUES; the same below
         splits = inner._http_chunk_splits  # noqa: SLF001
         if chunked or splits is not None:
             inner._http_chunk_splits = SmallDeque(splits or ())  # noqa: SLF001
+
+
+def use_small_request_queue(protocol: web.RequestHandler) -> None:
+    """Replace the queue of requests that wait for their turn: a client hardly ever sends a second one."""
+    if SMALL_QUEUES.usable:
+        inner: Any = protocol
+        inner._messages = SmallDeque()  # noqa: SLF001 — SMALL_QUEUES
+
+
+def _check_small_queues() -> None:
+    body: Any = StreamReader(NO_LOOP, 64, loop=NO_LOOP)
+    body.begin_http_chunk_receiving()
+    request, response = _request_handler(), ResponseHandler(NO_LOOP)
+    queues = (body._buffer, body._http_chunk_splits, request._messages, response._buffer)  # noqa: SLF001
+    expect(all(type(queue) is deque and not queue for queue in queues), "a queue is no empty deque")
+    _check_body_with_small_queues()
+
+
+def _check_body_with_small_queues() -> None:
+    """Feed two chunks to a body with small queues: both come out."""
+    protocol = SimpleNamespace(resume_reading=lambda **_: None)
+    body: Any = StreamReader(protocol, 64, loop=NO_LOOP)  # type: ignore[arg-type]
+    body._buffer, body._http_chunk_splits = SmallDeque(), SmallDeque()  # noqa: SLF001
+    for chunk in (b"one", b"two"):
+        body.begin_http_chunk_receiving()
+        body.feed_data(chunk)
+        body.end_http_chunk_receiving()
+    body.feed_eof()
+    expect(completed(body.readchunk()) == (b"one", True), "a chunk is read wrongly")
+    expect(completed(body.readany()) == b"two", "the rest of a body is read wrongly")
+
+
+def _request_handler() -> Any:
+    server: Any = SimpleNamespace(request_handler=None, request_factory=None)  # as much of one as is read
+    return web.RequestHandler(server, loop=NO_LOOP)
+
+
+SMALL_QUEUES = PrivatePart("aiohttp queues", _check_small_queues, instead="3 KB more for each open stream")
+
+
+# --- The upstream's protocol: aiohttp resumes a connection after every read, paused or not ---------------------------
+
+
+class UpstreamProtocol(ResponseHandler):
+    """aiohttp's protocol, but it resumes only what was paused, and keeps its queues small.
+
+    Resuming a connection that is not paused runs the HTTP parser on nothing and calls the transport. That is a twelfth
+    of the instructions that a bare relay needs per token.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        if SMALL_QUEUES.usable:
+            self._buffer: Any = SmallDeque()  # heads that nobody has taken yet: there is never more than one
+
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        """Hand over a head with its body."""
+        message, body = data
+        use_small_queues(body, chunked=message.chunked)
+        super().feed_data(data, size)
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Go on reading after a pause. The parser keeps something back only if it was paused."""
+        if self._reading_paused or self._buffer_paused:
+            super().resume_reading(resume_parser)
+
+
+def _check_upstream_protocol() -> None:
+    """Receive a body that is larger than its buffers: it pauses the connection, which resumes when it has been read."""
+    protocol, transport = UpstreamProtocol(NO_LOOP), FakeTransport()
+    inner: Any = protocol
+    inner.transport = transport
+    protocol.set_response_params(read_bufsize=64)
+    protocol.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    message, body = completed(protocol.read())
+    expect(message.code == 200, "a head is read wrongly")
+    for _ in range(2):  # a pause that follows a pause
+        protocol.data_received(b"100\r\n" + b"x" * 256 + b"\r\n100\r\n" + b"y" * 256 + b"\r\n")
+        expect(not transport.reading, "a full buffer does not pause the connection")
+        text = b"".join(body.read_nowait() for _ in range(3))  # the parser had kept the second chunk back
+        expect(text == b"x" * 256 + b"y" * 256, "a body is read wrongly")
+        expect(transport.reading, "a connection that was paused is not resumed")
+    protocol.data_received(b"0\r\n\r\n")
+    expect(body.is_eof(), "the end of a body is missed")
+
+
+UPSTREAM_PROTOCOL = PrivatePart("aiohttp pausing", _check_upstream_protocol, instead="more CPU per token")
+
+
+def use_upstream_protocol(connector: aiohttp.TCPConnector) -> None:
+    """Make a connector's connections `UpstreamProtocol`s. aiohttp has no public way to choose the class."""
+    if not UPSTREAM_PROTOCOL.usable:
+        return
+    factory = vars(connector).get("_factory")
+    if isinstance(factory, partial) and factory.func is ResponseHandler:
+        inner: Any = connector
+        inner._factory = partial(UpstreamProtocol, **factory.keywords)  # noqa: SLF001 — as the line before says
+    else:
+        UPSTREAM_PROTOCOL.lost("TCPConnector has no factory of protocols")
+
+
+# --- Connecting ahead: aiohttp has no public way to put a connection into the pool -----------------------------------
+
+
+async def connect_idle(
+    session: aiohttp.ClientSession, url: str, *, tls: ssl.SSLContext, proxy: str | None, timeout: aiohttp.ClientTimeout
+) -> None:
+    """Take a connection to `url` from the session's pool or make one, and leave it there. Sends nothing.
+
+    Call only if CONNECT_AHEAD is usable. Raises what connecting does.
+    """
+    assert session.connector is not None
+    request = aiohttp.ClientRequest("POST", URL(url), ssl=tls, proxy=URL(proxy) if proxy else None, session=session)
+    connection = await session.connector.connect(request, traces=[], timeout=timeout)
+    connection.release()
+
+
+def _check_connect_ahead() -> None:
+    inspect.signature(aiohttp.ClientRequest).bind("POST", None, session=None, ssl=None, proxy=None)
+    inspect.signature(aiohttp.TCPConnector.connect).bind(None, None, traces=[], timeout=None)
+    expect(inspect.iscoroutinefunction(aiohttp.TCPConnector.connect), "connecting is no coroutine")
+    expect(hasattr(aiohttp.connector.Connection, "release"), "a connection cannot be given back")
+
+
+CONNECT_AHEAD = PrivatePart("aiohttp connecting", _check_connect_ahead, instead="requests connect for themselves")
+
+
+# --- Writing to a client: without waiting, and without what `StreamWriter.write` adds for other bodies ---------------
+
+
+class LateHeadResponse(web.StreamResponse):
+    """A response whose head goes out with its first bytes: on its own it would wake the client for nothing."""
+
+    _send_headers_immediately = False  # aiohttp's switch for its own `Response`; LATE_HEAD
+
+
+def _check_late_head() -> None:
+    expect(vars(web.StreamResponse).get("_send_headers_immediately") is True, "StreamResponse has no such switch")
+
+
+LATE_HEAD = PrivatePart("aiohttp heads", _check_late_head, instead="the head of a response is a packet of its own")
+
+
+def write_now(writer: AbstractStreamWriter, data: bytes) -> None:
+    """Hand data to the transport in this turn of the event loop. Raises ConnectionError if the client has gone.
+
+    `drain=False` is not documented. Without it aiohttp waits for the transport now and then, after it has handed the
+    data over. That wait is dropped: the caller watches the transport itself.
+    """
+    inner: Any = writer
+    if WRITE_NOW.usable:
+        completed(inner.write(data, drain=False))
+        return
+    size = writer.output_size
+    write: Any = inner.write(data)
+    try:
+        future = write.send(None)
+    except StopIteration:
+        return
+    write.close()
+    # As a task does when it takes a future to wait for. Else the next `drain()`, which waits for the same, fails.
+    future._asyncio_future_blocking = False  # noqa: SLF001 — the documentation of `asyncio.isfuture` names it
+    if writer.output_size == size:
+        raise RuntimeError("aiohttp waits before it writes")
+
+
+CHUNK = b"%x\r\n%b\r\n"  # of HTTP/1.1 (RFC 9112, section 7.1): the length of the data, and the data
+
+
+def takes_chunks(writer: AbstractStreamWriter) -> bool:
+    """Whether what follows on `writer` may be written to the transport as `CHUNK`s, past aiohttp.
+
+    `StreamWriter.write` also serves compression and bodies of a known length. That costs as much as the rest of a
+    token's way to its client. Ask after the first write, with which the head goes out.
+    """
+    return isinstance(writer, StreamWriter) and writer.chunked and CHUNKS.usable
+
+
+def forget_head(response: web.StreamResponse) -> None:
+    """Drop a prepared response's headers: aiohttp has made bytes of them, and as objects they are 2 KB of a stream."""
+    if HEAD_AS_BYTES.usable:
+        response.headers.clear()
+
+
+def stop_idle_clock(protocol: web.RequestHandler) -> None:
+    """Drop the timer that closes an idle connection, half a KB. aiohttp makes a new one after the response."""
+    if IDLE_CLOCK.usable:
+        protocol.keep_alive(True)
+
+
+def _writer() -> tuple[StreamWriter, Any]:
+    """Return a writer that has the head of a chunked response, over a transport that takes no more: it is paused."""
+    protocol: Any = BaseProtocol(NO_LOOP)
+    protocol.transport = transport = FakeTransport()
+    protocol._paused = True  # noqa: SLF001 — what a full transport sets
+    writer = StreamWriter(protocol, NO_LOOP)
+    writer.enable_chunking()
+    headers = web.StreamResponse(headers={"X-Name": "value"}).headers
+    completed(writer.write_headers("HTTP/1.1 200 OK", headers))
+    headers.clear()
+    return writer, transport
+
+
+def _check_write_now() -> None:
+    writer, transport = _writer()
+    for _ in range(3):  # aiohttp waits after 64 KiB
+        completed(writer.write(bytes(65_536), drain=False))
+    expect(len(transport.written) > 3 * 65_536, "a write keeps data back")
+
+
+def _check_chunks() -> None:
+    """Write a body in both ways: the bytes are the same, and so is the end that aiohttp writes."""
+    (plain, expected), (ours, transport) = _writer(), _writer()
+    for size in (1, 15, 16, 4096, 70_000):
+        completed(plain.write(bytes(size), drain=False))
+    plain.set_eof()
+    completed(ours.write(bytes(1), drain=False))
+    expect(ours.chunked, "a writer of chunks is not called chunked")
+    for size in (15, 16, 4096, 70_000):
+        transport.write(CHUNK % (size, bytes(size)))
+    ours.set_eof()
+    expect(transport.written == expected.written, "aiohttp frames chunks differently")
+    expect(transport.written.endswith(b"\r\n0\r\n\r\n"), "aiohttp ends a body differently")
+
+
+def _check_head_as_bytes() -> None:
+    writer, transport = _writer()
+    completed(writer.write(b"x", drain=False))
+    expect(b"\r\nX-Name: value\r\n" in transport.written, "a head is made of its headers later")
+
+
+def _check_idle_clock() -> None:
+    protocol = _request_handler()
+    cancelled: list[bool] = []
+    protocol._keepalive_handle = SimpleNamespace(cancel=lambda: cancelled.append(True))  # noqa: SLF001
+    protocol.keep_alive(True)
+    expect(cancelled == [True] and protocol._keepalive_handle is None, "the timer goes on")  # noqa: SLF001
+
+
+WRITE_NOW = PrivatePart("aiohttp writing", _check_write_now, instead="writes that may wait are not waited for")
+CHUNKS = PrivatePart("aiohttp chunks", _check_chunks, instead="aiohttp writes the chunks, with more CPU per token")
+HEAD_AS_BYTES = PrivatePart("aiohttp headers", _check_head_as_bytes, instead="2 KB more for each open stream")
+IDLE_CLOCK = PrivatePart("aiohttp idle clock", _check_idle_clock, instead="half a KB more for each open stream")

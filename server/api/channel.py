@@ -1,7 +1,8 @@
-"""A channel: the way of one response to its client, and the only place that writes to one.
+"""A channel: the way of one response to its client. Nothing else writes to a client.
 
-Explicit transport-level flow control: kernel buffers are bounded (`listener.py`), a write never waits by itself, and
-`drain()` is awaited only while the transport is paused, under a clock that any acknowledged byte restarts.
+The channel controls the flow at the transport. The kernel's buffers are bounded (`listener.py`), and a write never
+waits by itself. `drain()` is awaited only while the transport is paused, under a clock that any acknowledged byte
+restarts.
 """
 
 import asyncio
@@ -10,8 +11,9 @@ from collections.abc import Awaitable
 from contextlib import suppress
 
 from aiohttp import web
-from aiohttp.http import StreamWriter
+from aiohttp.abc import AbstractStreamWriter
 
+from server.aio.aiohttp_internals import CHUNK, forget_head, stop_idle_clock, takes_chunks, write_now
 from server.aio.timers import timer_wheel
 from server.api.tcp import AckClock, leave_timeouts_to_us, unanswered
 from server.config.settings import Flow
@@ -19,12 +21,12 @@ from server.core.openai.sse import HEARTBEAT, retry
 from server.relay.stream import Stream
 from server.telemetry.metrics import Metrics
 
-VANISHED = 30.0  # seconds without any answer until a client counts as gone (its network is)
-WATCH_INTERVAL = 5.0  # seconds between two looks at that
+VANISHED = 30.0  # seconds without any acknowledgement after which a client counts as gone, with its network
+WATCH_INTERVAL = 5.0  # seconds between two looks at the acknowledgements
 
 
 class StalledClientError(Exception):
-    """A write was blocked for `drain_timeout` without one acknowledged byte."""
+    """A write was blocked, and the client acknowledged no byte for `drain_timeout`."""
 
 
 class Channel:
@@ -33,6 +35,7 @@ class Channel:
     __slots__ = (
         "_flow",
         "_in_chunks",
+        "_is_open",
         "_loop",
         "_metrics",
         "_protocol",
@@ -49,41 +52,36 @@ class Channel:
         self._flow = flow
         self._metrics = metrics
         self._loop = asyncio.get_running_loop()
-        self._writer: StreamWriter
+        self._writer: AbstractStreamWriter  # once it is open
+        self._is_open = False
         self._in_chunks = False
         self._wrote_at = 0.0
 
     async def _open(self, response: web.StreamResponse) -> None:
         writer = await response.prepare(self._request)
-        assert isinstance(writer, StreamWriter)
-        self._writer = writer
-        response.headers.clear()  # the head is written as bytes: as objects it would be 2 KB of an open stream
-        # Ends the clock of a connection without a request, which begins anew after this one: half a KB.
-        self._protocol.keep_alive(True)
+        assert writer is not None  # the response was not prepared before
+        self._writer, self._is_open = writer, True
+        forget_head(response)
+        stop_idle_clock(self._protocol)
         leave_timeouts_to_us(self._request.transport)
 
     def _write(self, data: bytes) -> None:
-        """Hand data to the transport. Raises ConnectionError where the client has gone.
-
-        After the head a chunk of HTTP/1.1 (RFC 9112, 7.1) is written here: what aiohttp's own `write` adds to that, for
-        compression and for bodies of a known length, costs as much as the rest of a token's way to its client.
-        """
+        """Hand data to the transport. Raises ConnectionError if the client has gone."""
         transport = self._protocol.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the client has gone")
         self._wrote_at = self._loop.time()
         if self._in_chunks:
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-            return
-        try:
-            self._writer.write(data, drain=False).send(None)  # a coroutine, which never suspends without `drain`
-        except StopIteration:
-            self._in_chunks = self._writer.chunked  # the head has gone out with the first write
+            transport.write(CHUNK % (len(data), data))
         else:
-            raise RuntimeError("aiohttp's write has suspended")
+            write_now(self._writer, data)
+            self._in_chunks = takes_chunks(self._writer)  # the head has gone out with the first write
 
     async def _drain(self) -> None:
-        """Wait for the transport to take more. Once only: after a timed-out `drain()` aiohttp's next one misfires."""
+        """Wait for the transport to take more. After a timeout do not call it again: aiohttp's next `drain()` misfires.
+
+        Raises StalledClientError, or ConnectionError if the client has gone.
+        """
         started = time.monotonic()
         try:
             await self._patiently(self._writer.drain())
@@ -95,7 +93,10 @@ class Channel:
             raise ConnectionResetError("the client has gone")  # a drain that the loss woke returns silently
 
     async def _patiently(self, write: Awaitable[None]) -> None:
-        """Wait for a write as long as the client acknowledges anything within `drain_timeout`, to the last byte."""
+        """Wait for a write while the client acknowledges a byte now and then, at least one per `drain_timeout`.
+
+        Raises StalledClientError.
+        """
         request = self._request
         clock = AckClock(request.transport, lambda: request.protocol.writing_paused, self._flow.drain_timeout)
         try:
@@ -105,16 +106,17 @@ class Channel:
             raise StalledClientError from None
 
     async def _heartbeat(self) -> None:
-        """Write a comment whenever nothing has been written for an interval; only between events, never blocked.
+        """Write a comment when nothing has been written for an interval: between events, and never while blocked.
 
-        A response that opens with nothing to tell begins with one: aiohttp sends the head with the first write.
+        If there is nothing to send yet, the response begins with a comment: the head goes out with the first write.
+        Raises ConnectionError if the client has vanished.
         """
         interval = self._flow.heartbeat_interval
         while True:
             silence = self._loop.time() - self._wrote_at
             if silence >= interval:
                 if self._request.protocol.writing_paused:
-                    self._wrote_at = self._loop.time()  # there is plenty under way
+                    self._wrote_at = self._loop.time()  # the client has plenty to read
                 else:
                     self._write(HEARTBEAT)
                 silence = 0.0
@@ -123,10 +125,10 @@ class Channel:
                 raise ConnectionResetError("the client has vanished")
 
     async def hang_up(self, milliseconds: int) -> None:
-        """Tell the client when to come back and cut the connection without an end, so that it knows to."""
-        begun = hasattr(self, "_writer")  # otherwise its response has not opened, and a cut connection says it all
-        if begun and not self._request.protocol.writing_paused:
-            with suppress(ConnectionError):  # it has just gone by itself
+        """Tell the client when to come back. Then cut the connection without an end, so that the client does."""
+        # Without a response yet the client comes back unasked.
+        if self._is_open and not self._request.protocol.writing_paused:
+            with suppress(ConnectionError):  # the client has just gone by itself
                 self._write(retry(milliseconds))
         if self._request.transport is not None:
             self._request.transport.abort()

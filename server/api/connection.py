@@ -8,7 +8,7 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from server.aio.aiohttp_internals import SmallDeque
+from server.aio.aiohttp_internals import use_small_request_queue
 from server.api.errors import new_request_id
 from server.core.errors import error_body
 from server.telemetry.logs import cause
@@ -31,11 +31,13 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 class Connection(web.RequestHandler):
     """aiohttp's protocol with the write-buffer marks at zero: the kernel's bounded buffer is the only one below us."""
 
-    __slots__ = ("_head_timer",)
+    __slots__ = ("_head_timer", "_unended", "fresh")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._messages: Any = SmallDeque()  # requests that wait for their turn: a client hardly ever sends a second one
+        self.fresh = True  # no request has come yet
+        self._unended = b""  # of the first request's head: its last three bytes, which may begin the head's end
+        use_small_request_queue(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Set the marks; uvloop's defaults differ from asyncio's."""
@@ -48,18 +50,25 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Stop the clock of the first request when its head is here."""
         super().data_received(data)
-        if self._head_timer is not None and not self.fresh:
-            self._stop_clock()
+        if self.fresh:
+            self._look_for_head(data)
+
+    def _look_for_head(self, data: bytes) -> None:
+        """Find the blank line that ends a head (RFC 9112, section 2.1); blank lines before a request do not count."""
+        head = (self._unended + data) if self._unended else data.lstrip(b"\r\n")
+        self._unended = head[-3:]
+        if b"\r\n\r\n" in head:
+            self._begun()
+
+    def _begun(self) -> None:
+        self.fresh = False
+        self._unended = b""
+        self._stop_clock()
 
     def _stop_clock(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-
-    @property
-    def fresh(self) -> bool:
-        """Whether no request has come yet."""
-        return self._request_count == 0
 
     def _no_request(self, transport: asyncio.Transport) -> None:
         if self.fresh:
@@ -77,16 +86,19 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,  # noqa: ARG002 — aiohttp's words may quote the request
     ) -> web.StreamResponse:
-        """Answer in OpenAI's shape, with one log line and no traceback; nothing of the request is repeated."""
-        said = {} if exc is None else {"error": type(exc).__name__} if status < 500 else cause(exc)
-        log.warning("bad request" if status < 500 else "handler failed", status=status, **said)
+        """Answer in OpenAI's shape, with one log line and no traceback. Nothing of the request is repeated."""
+        if self.fresh:
+            self._begun()  # the parser has refused its head
+        facts = {} if exc is None else {"error": type(exc).__name__} if status < 500 else cause(exc)
+        log.warning("bad request" if status < 500 else "handler failed", status=status, **facts)
         if isinstance(request.writer, AbstractStreamWriter) and request.writer.output_size > 0:
             raise ConnectionError("a response is under way already")
-        words = _words(status, exc)
         kind = "invalid_request_error" if status < 500 else "api_error"
         response = web.Response(
             status=status,
-            body=orjson.dumps(error_body(words, "bad_http" if status < 500 else "internal_error", kind)),
+            body=orjson.dumps(
+                error_body(_message(status, exc), "bad_http" if status < 500 else "internal_error", kind)
+            ),
             content_type="application/json",
             headers={**HEADERS, "X-Request-Id": new_request_id()},
         )
@@ -94,7 +106,7 @@ class Connection(web.RequestHandler):
         return response
 
 
-def _words(status: int, exc: BaseException | None) -> str:
+def _message(status: int, exc: BaseException | None) -> str:
     if status >= 500:
         return "The gateway failed on this request."
     name = type(exc).__name__

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from aiohttp import web
 
+from server.aio.aiohttp_internals import LateHeadResponse
 from server.api.delivery import Delivery, Leaving
 from server.api.errors import REQUEST_ID, failed_response
 from server.api.projected import ProjectedDelivery
@@ -26,10 +27,8 @@ SSE_HEADERS = {
 RECONNECT_MS = 1000
 
 
-class EventStream(web.StreamResponse):
-    """A response whose head goes out with its first event: on its own it would wake the client for nothing."""
-
-    _send_headers_immediately = False  # aiohttp's switch for its own `Response`
+class EventStream(LateHeadResponse):
+    """A response of server-sent events. Its head goes out with the first of them."""
 
 
 class Responder:

@@ -1,4 +1,4 @@
-"""One upstream: the OpenAI SDK makes the request, the caller reads the body raw."""
+"""One upstream: the OpenAI SDK judges the answer, and the caller reads its raw body."""
 
 import asyncio
 import time
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
+from server.aio.aiohttp_internals import CONNECT_AHEAD
 from server.config.settings import Upstream
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
@@ -16,11 +17,11 @@ from server.upstreams.translate import FOREIGN, translate
 from server.upstreams.transport import AiohttpTransport
 
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
-SECRET = 8  # characters from which on a configured value is looked for in an upstream's words
+SECRET = 8  # characters from which on a configured value is hidden in an upstream's words
 
 
 def identity(settings: Upstream, environ: Mapping[str, str]) -> tuple[object, ...]:
-    """Return all that a client is made of; while it stays the same, so does the client. Raises OSError."""
+    """Return everything that a client is made from. While it stays the same, the client stays. Raises OSError."""
     certificates = Path(settings.ca_file).read_bytes() if settings.ca_file else b""
     return settings, settings.api_key(environ), settings.organization(environ), certificates
 
@@ -28,15 +29,15 @@ def identity(settings: Upstream, environ: Mapping[str, str]) -> tuple[object, ..
 class UpstreamClient:
     """Asks one `[[upstreams]]` entry. The SDK's own retries and timeouts are off: recovery is the relay's.
 
-    `streams` counts the live streams that may ask it, so that a client which a new configuration has replaced is
-    closed with the last of them. Raises OSError where `ca_file` cannot be read.
+    `streams` counts the live streams that may ask this client. If a new configuration has replaced the client, it is
+    closed with the last of them. Raises OSError if `ca_file` cannot be read.
     """
 
     def __init__(self, settings: Upstream, environ: Mapping[str, str]) -> None:
         self.settings = settings
         self.identity = identity(settings, environ)
         self.streams = 0
-        self.asked = time.monotonic()  # when it was asked last; a new one is expected to be
+        self.asked = time.monotonic()  # when it was asked last; a new client is expected to be
         self._ahead: deque[asyncio.Task[Phases]] = deque()
         tls = tls_context(settings.ca_file)
         self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
@@ -48,8 +49,8 @@ class UpstreamClient:
     async def post(self, body: bytes, phases: Phases, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Send a chat completion request; return aiohttp's response when its head (status 200) is here.
 
-        Its `release()` is the caller's: it gives the connection back at the end of the body, and closes it at once
-        anywhere else.
+        The caller calls its `release()`, which gives the connection back at the end of the body, and closes it
+        before that.
 
         Raises:
             UpstreamError: the request failed, or the answer is an error.
@@ -66,39 +67,41 @@ class UpstreamClient:
         return response
 
     async def warm_up(self) -> None:
-        """Let the SDK do what it does once, on its first request; nothing is sent anywhere."""
+        """Let the SDK do what it does only once, on its first request. Sends nothing."""
         await asyncio.to_thread(self._sdk.prepare)
 
     async def connect(self) -> Phases | None:
-        """Have an idle connection, and return how it was made; None where none can be: a request will say why."""
+        """Have an idle connection, and return how it was made. Return None if it fails: a request will say why."""
+        if not CONNECT_AHEAD.usable:
+            return None
         try:
             return await self._transport.connect(self.settings.base_url)
         except FOREIGN:
             return None
 
     def connect_ahead(self) -> None:
-        """Begin to connect for a request that is still being prepared; whichever is sent next waits for it."""
-        if len(self._ahead) < MAX_AHEAD:
+        """Begin to connect for a request that is still being prepared. The next request that is sent waits for it."""
+        if CONNECT_AHEAD.usable and len(self._ahead) < MAX_AHEAD:
             self._ahead.append(
                 asyncio.create_task(self._transport.connect(self.settings.base_url), name="connect ahead")
             )
 
     async def _joined(self, phases: Phases) -> None:
-        """Wait for a connection that was begun ahead. Raises what connecting does."""
+        """Wait for the connection that was begun first. Raises what connecting does."""
         ahead = self._ahead.popleft()
         if ahead.done() and (ahead.cancelled() or ahead.exception() is not None):
-            return  # it failed while nobody waited for it: this request connects for itself
+            return  # it failed before anybody waited for it: this request connects for itself
         began = time.monotonic()
         phases.joined(await ahead, time.monotonic() - began)
 
     def unquoted(self, text: str) -> str:
-        """Return an upstream's words without the key and the headers that were sent to it, should it quote them."""
+        """Return an upstream's words, in which the key and the headers that were sent to it are hidden."""
         for secret in self._secrets:
             text = text.replace(secret, "[hidden]")
         return text
 
     async def close(self) -> None:
-        """Close every connection; a request that still comes opens a new one."""
+        """Close every connection. A request that still comes opens a new one."""
         for ahead in self._ahead:
             ahead.cancel()
         await asyncio.gather(*self._ahead, return_exceptions=True)

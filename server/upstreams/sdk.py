@@ -1,100 +1,110 @@
-"""OpenAI's SDK for one upstream, without what it would do anew for each request: a third of what one costs."""
+"""OpenAI's SDK for one upstream, and every reach into its private parts.
 
+The SDK does what becomes of an answer: a status, an error, a body. What is sent is the gateway's own. The SDK takes
+organization, project, keys and whole headers from variables of the environment (`OPENAI_ORG_ID`, `OPENAI_ADMIN_KEY`,
+`OPENAI_CUSTOM_HEADERS`), which must not reach an upstream that is not configured to get them. So the request that the
+SDK builds never leaves the process: only its answer counts.
+"""
+
+import inspect
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any, cast
 
 import httpx2
-from openai import AsyncOpenAI, AsyncStream, Omit
-from openai._models import FinalRequestOptions
+import openai
+from openai import AsyncOpenAI, AsyncStream
 
+from server.aio.private_part import PrivatePart, expect
 from server.config.settings import Upstream
 from server.upstreams.transport import AiohttpTransport, Outgoing
 
-# aiohttp's own, and what the SDK tells of itself: no upstream has a use for it, and it is 2 KB of an open stream.
-NOT_KEPT = (b"host", b"content-length", b"x-stainless-")
+PATH = "/chat/completions"
+
+# The request that is being sent in this task: the SDK has no way to hand it through.
+_outgoing: ContextVar[Outgoing | None] = ContextVar("outgoing", default=None)
 
 
-class Sdk(AsyncOpenAI):
-    """The SDK's client as the relay uses it. Its retries and timeouts are off: recovery is the relay's.
-
-    Address and headers are the SDK's own work, done once, in `prepare`: they are the same for every request, but for
-    what `complete` is given. What becomes of an answer, an error above all, is the SDK's work each time.
-    """
+class Sdk:
+    """The SDK's client as the relay uses it. Its retries and timeouts are off: recovery is the relay's."""
 
     def __init__(
         self, settings: Upstream, *, key: str | None, organization: str | None, transport: AiohttpTransport
     ) -> None:
-        # identity: a compressed stream would be held back by the compressor's buffer.
-        default_headers = {"Accept-Encoding": "identity", **settings.headers}
-        super().__init__(
-            api_key=key or "none",
+        client = QuickOpenAI if BUILD_REQUEST.usable else AsyncOpenAI
+        self._client = client(
+            api_key="none",  # the SDK insists on one; it is not sent
             base_url=settings.base_url,
             max_retries=0,
             timeout=None,
-            default_headers=default_headers,
             http_client=_DirectClient(transport),
         )
-        # Where it is told nothing the SDK reads OPENAI_ORG_ID and the like: of no concern to whoever this upstream is.
-        self.organization = organization
-        self.project = self.admin_api_key = None
-        self._custom_headers = default_headers  # OPENAI_CUSTOM_HEADERS has no other switch
-        self._usual: dict[str, str | Omit] = {"Content-Type": "application/json"}
-        if key is None:
-            self._usual["Authorization"] = Omit()  # the SDK insists on a key unless a request itself leaves it out
-        url = f"{settings.base_url}/chat/completions"
-        self._completion = FinalRequestOptions.construct(method="post", url=url)
-        self._pattern: httpx2.Request | None = None
-        self._kept: dict[str, str] = {}  # the pattern's headers, for aiohttp
+        self._url = str(httpx2.URL(settings.base_url + PATH))
+        self.headers = _headers(settings, key, organization)
 
     async def complete(self, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
         """Send a chat completion request with `headers` beside the usual ones; return when a head of 200 is here.
 
         Raises what the SDK raises.
         """
-        options = self._completion.model_copy(update={"content": body, "headers": {**self._usual, **headers}})
-        # Cast to httpx2.Response, the SDK hands the response itself out instead of the stream class it is typed with.
-        answer: Any = await self.request(httpx2.Response, options, stream=True, stream_cls=AsyncStream[object])
+        _outgoing.set(Outgoing(self._url, {**self.headers, **headers}, body))
+        try:
+            # Cast to httpx2.Response, the SDK returns the response itself, not the stream that its types promise.
+            answer: Any = await self._client.post(
+                PATH, cast_to=httpx2.Response, body={}, stream=True, stream_cls=AsyncStream[object]
+            )
+        finally:
+            _outgoing.set(None)  # else the task holds the body as long as the stream lives
         return cast("httpx2.Response", answer)
 
     def prepare(self) -> None:
-        """Build what all requests have in common. Takes some milliseconds, and needs no event loop."""
-        self.platform_headers()
-        options = self._completion.model_copy(update={"content": b"{}", "headers": self._usual})
-        self._pattern = super()._build_request(options)
-        self._kept = {
-            name.decode("latin-1"): value.decode("latin-1")
-            for name, value in self._pattern.headers.raw
-            if not name.lower().startswith(NOT_KEPT)
-        }
+        """Let the SDK look up the platform, which it does once. Takes some milliseconds, and needs no event loop."""
+        self._client.platform_headers()
 
-    def _build_request(self, options: FinalRequestOptions, *, retries_taken: int = 0) -> httpx2.Request:  # noqa: ARG002 — the SDK's signature
-        """Return the next request: only its body and its own headers are new."""
-        own = {
-            name: value for name, value in cast("dict[str, str]", options.headers).items() if name not in self._usual
-        }
-        body = cast("bytes", options.content)
-        if self._pattern is None:
-            self.prepare()
-        assert self._pattern is not None
-        outgoing = Outgoing(str(self._pattern.url), {**self._kept, **own}, body)
-        return httpx2.Request(
-            "POST",
-            self._pattern.url,
-            headers=self._pattern.headers,
-            stream=httpx2.ByteStream(body),
-            extensions={"outgoing": outgoing},
-        )
+
+def _headers(settings: Upstream, key: str | None, organization: str | None) -> dict[str, str]:
+    """Return the headers of every request to an upstream, by their names in lower case."""
+    headers = {
+        "accept": "application/json",
+        "content-type": "application/json",
+        "user-agent": f"Sdk/Python {openai.__version__}",
+        "accept-encoding": "identity",  # a compressed stream would be held back by the compressor's buffer
+        "connection": "keep-alive",
+    }
+    if key is not None:
+        headers["authorization"] = f"Bearer {key}"
+    if organization is not None:
+        headers["openai-organization"] = organization
+    return headers | {name.lower(): value for name, value in settings.headers.items()}
+
+
+class QuickOpenAI(AsyncOpenAI):
+    """The SDK without building a request for each call, a third of what one costs: what is sent is not its own."""
+
+    def _build_request(self, *_args: object, **_options: object) -> httpx2.Request:
+        return httpx2.Request("POST", self.base_url)
+
+
+def _check_build_request() -> None:
+    build: Any = vars(openai._base_client.BaseClient).get("_build_request")  # noqa: SLF001 — BUILD_REQUEST
+    expect(callable(build), "the SDK builds requests elsewhere")
+    expect(inspect.signature(build).return_annotation == "httpx2.Request", "the SDK builds requests of another type")
+
+
+BUILD_REQUEST = PrivatePart("openai requests", _check_build_request, instead="more CPU per request")
 
 
 class _DirectClient(httpx2.AsyncClient):
-    """httpx2's client as the SDK uses it here: it follows no redirect, knows no cookie, and logs nothing."""
+    """httpx2's client as the SDK uses it here: it sends the task's `Outgoing`, and follows no redirect."""
 
     def __init__(self, transport: AiohttpTransport) -> None:
         super().__init__(transport=transport, timeout=None, trust_env=False)
         self._direct = transport
 
     async def send(self, request: httpx2.Request, **_options: Any) -> httpx2.Response:
-        """Send a request; return when the head of its response is here."""
-        response = await self._direct.handle_async_request(request)
+        """Send what the task is sending; return when the head of its response is here."""
+        outgoing = _outgoing.get()
+        assert outgoing is not None
+        response = await self._direct.send(outgoing)
         response.request = request
         return response

@@ -1,6 +1,6 @@
 """The OpenAI SDK's HTTP, carried by an aiohttp session.
 
-The SDK is built on httpx2; its body iteration costs three times what aiohttp's does. This transport puts aiohttp's
+The SDK is built on httpx2, whose reading of a body costs three times what aiohttp's does. This transport puts aiohttp's
 `ClientResponse` into the response's extensions, and the relay reads the body there.
 """
 
@@ -14,6 +14,7 @@ import aiohttp
 import httpx2
 from yarl import URL
 
+from server.aio.aiohttp_internals import connect_idle
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases
 from server.upstreams.connector import UpstreamConnector
@@ -24,7 +25,7 @@ ERROR_BODY_TIMEOUT = 5.0  # seconds for it
 
 
 def new_session() -> aiohttp.ClientSession:
-    """Return the session of one upstream: no pool limit, no cookies, small buffers."""
+    """Return the session of one upstream: without a limit of connections, without cookies, with small buffers."""
     return aiohttp.ClientSession(
         connector=UpstreamConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -34,7 +35,7 @@ def new_session() -> aiohttp.ClientSession:
 
 
 class Outgoing(NamedTuple):
-    """A request as aiohttp takes it: httpx2 would look for an encoding at each of its headers."""
+    """A request as aiohttp takes it. httpx2 would encode each of its headers anew."""
 
     url: str
     headers: dict[str, str]
@@ -42,9 +43,9 @@ class Outgoing(NamedTuple):
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
-    """Sends httpx2 requests by an aiohttp session, which the first of them opens; one that comes after `aclose`, too.
+    """Sends requests by an aiohttp session. The first request opens it, also the first one after `aclose`.
 
-    aiohttp's own exceptions go through as they are; the SDK wraps them and keeps them as `__cause__`.
+    aiohttp's exceptions go through as they are. The SDK wraps them, and keeps them as `__cause__`.
     """
 
     def __init__(self, *, connect_timeout: float, tls: ssl.SSLContext, proxy: str | None) -> None:
@@ -54,19 +55,13 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         self._proxy = proxy
 
     async def connect(self, url: str) -> Phases:
-        """Have a connection to `url` ready in the pool: take one that is idle, else make one, and leave it there.
+        """Have a connection to `url` ready in the pool: take an idle one or make one, and leave it there.
 
-        Nothing is sent over it. Raises what a request's own connecting would.
+        Sends nothing. Call only if CONNECT_AHEAD is usable. Raises what a request's own connecting would.
         """
-        session = self._opened()
-        assert session.connector is not None
         phases = Phases(time.monotonic())
         current_phases.set(phases)
-        request = aiohttp.ClientRequest(
-            "POST", URL(url), ssl=self._tls, proxy=URL(self._proxy) if self._proxy else None, session=session
-        )
-        connection = await session.connector.connect(request, [], self._timeout)
-        connection.release()
+        await connect_idle(self._opened(), url, tls=self._tls, proxy=self._proxy, timeout=self._timeout)
         return phases
 
     def _opened(self) -> aiohttp.ClientSession:
@@ -74,11 +69,10 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             self._session = new_session()
         return self._session
 
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send what is `outgoing` among the request's extensions; return when the head of the response is here."""
-        outgoing: Outgoing = request.extensions["outgoing"]
+    async def send(self, outgoing: Outgoing) -> httpx2.Response:
+        """Send a POST request; return when the head of its response is here."""
         response = await self._opened().request(
-            request.method,
+            "POST",
             URL(outgoing.url, encoded=True),
             headers=outgoing.headers,
             data=outgoing.body,
@@ -89,7 +83,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         )
         return httpx2.Response(
             response.status,
-            headers=None if response.status == 200 else response.raw_headers,  # the SDK reads them of errors only
+            headers=None if response.status == 200 else response.raw_headers,  # the SDK reads only those of errors
             stream=_Body(response),
             extensions={"aiohttp": response},
         )
@@ -102,7 +96,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
 
 class _Body(httpx2.AsyncByteStream):
-    """The body as the SDK reads it: only of error responses, so bounded in size and time."""
+    """The body of an error, which is all that the SDK reads. Bounded in size and time."""
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response

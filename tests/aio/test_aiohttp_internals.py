@@ -1,15 +1,14 @@
-"""Small queues: they act as those of aiohttp, which are still where they are replaced."""
+"""What is put in place of aiohttp's private parts does the same as they do."""
 
 import asyncio
 from collections import deque
 
 from aiohttp import web
-from aiohttp.client_proto import ResponseHandler
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.aio.aiohttp_internals import SmallDeque, use_small_queues
+from server.aio.aiohttp_internals import CHUNK, FakeTransport, SmallDeque, UpstreamProtocol, use_small_queues
 from server.api.connection import Connection, connection_options
 from server.upstreams.connector import UpstreamConnector
 
@@ -17,22 +16,22 @@ STEPS = st.lists(st.sampled_from(["append", "appendleft", "popleft"]))
 
 
 @given(STEPS)
-def test_few_is_a_queue(steps) -> None:
-    """After any steps it holds what a deque would, at both ends, and gives the same."""
-    few, like = SmallDeque(), deque()
+def test_small_deque_is_a_deque(steps) -> None:
+    """After any steps it holds what a deque would hold, and gives the same."""
+    small, like = SmallDeque(), deque()
     for number, step in enumerate(steps):
         if step != "popleft":
-            getattr(few, step)(number)
+            getattr(small, step)(number)
             getattr(like, step)(number)
         elif like:
-            assert few.popleft() == like.popleft()
-        assert len(few) == len(like)
-        assert bool(few) == bool(like)
-        assert list(few) == list(like)
+            assert small.popleft() == like.popleft()
+        assert len(small) == len(like)
+        assert bool(small) == bool(like)
+        assert list(small) == list(like)
 
 
-class Paused:
-    """As much of a protocol as a reader asks for."""
+class Protocol:
+    """As much of a protocol as a body asks for."""
 
     _reading_paused = _buffer_paused = False
     connected = True
@@ -45,11 +44,11 @@ class Paused:
 
 
 @given(st.lists(st.binary(min_size=1, max_size=20), max_size=20), st.integers(0, 20), st.booleans())
-def test_a_body_made_slim_half_way_gives_every_byte(pieces, when, chunked) -> None:
-    """Whatever it holds at that time, and whatever comes later, is read whole and in order."""
+def test_a_body_whose_queues_are_replaced_gives_every_byte(pieces, when, chunked) -> None:
+    """What it holds at that time and what comes later is read whole and in order."""
 
     async def scenario() -> bytes:
-        body = StreamReader(Paused(), 64, loop=asyncio.get_running_loop())
+        body = StreamReader(Protocol(), 64, loop=asyncio.get_running_loop())
         for number, piece in enumerate(pieces):
             if number == when:
                 use_small_queues(body, chunked=chunked)
@@ -67,21 +66,39 @@ def test_a_body_made_slim_half_way_gives_every_byte(pieces, when, chunked) -> No
     assert asyncio.run(scenario()) == b"".join(pieces)
 
 
-async def test_the_queues_of_aiohttp_are_where_they_were() -> None:
-    """aiohttp's own classes keep a deque in each of the places that ours fill."""
+async def test_the_queues_are_replaced() -> None:
+    """Connections of clients, connections to upstreams, and bodies have small queues."""
     loop = asyncio.get_running_loop()
-    server = web.Server(lambda _: web.Response())
-    body = StreamReader(Paused(), 64, loop=loop)
+    body = StreamReader(Protocol(), 64, loop=loop)
     body.begin_http_chunk_receiving()
-    plain = [web.RequestHandler(server, loop=loop)._messages, ResponseHandler(loop)._buffer, body._buffer]
-    assert [type(queue) for queue in [*plain, body._http_chunk_splits]] == [deque] * 4
-    connector = UpstreamConnector()
     use_small_queues(body)
-    ours = [Connection(server, loop=loop, **connection_options())._messages, connector._factory()._buffer, body._buffer]
-    assert [type(queue) for queue in [*ours, body._http_chunk_splits]] == [SmallDeque] * 4
+    connector = UpstreamConnector()
+    connection = Connection(web.Server(lambda _: web.Response()), loop=loop, **connection_options())
+    queues = [connection._messages, connector._factory()._buffer, body._buffer, body._http_chunk_splits]
+    assert [type(queue) for queue in queues] == [SmallDeque] * 4
     await connector.close()
 
 
 def test_the_body_of_a_request_without_one_is_left_alone() -> None:
-    """aiohttp has one for all of them."""
+    """All requests without a body share one."""
     use_small_queues(EMPTY_PAYLOAD)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=5000), min_size=1, max_size=10))
+def test_chunks_are_read_as_they_were_written(pieces) -> None:
+    """aiohttp's own parser reads what is written past aiohttp's writer: every byte, and the end."""
+
+    async def scenario() -> bytes:
+        protocol, transport = UpstreamProtocol(asyncio.get_running_loop()), FakeTransport()
+        protocol.transport = transport
+        protocol.set_response_params(read_bufsize=1 << 20)
+        wire = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        wire += b"".join(CHUNK % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+        protocol.data_received(wire)
+        _, body = await protocol.read()
+        read = b""
+        while data := await body.readany():
+            read += data
+        return read
+
+    assert asyncio.run(scenario()) == b"".join(pieces)

@@ -89,7 +89,7 @@ async def test_only_its_own_secrets(provider, model, monkeypatch) -> None:
     """What the environment holds for the SDK goes to no upstream that is not configured to get it."""
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "OPENAI_WEBHOOK_SECRET"):
         monkeypatch.setenv(name, f"CANARY-{name}")
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Canary: CANARY")
+    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Canary: CANARY\nAuthorization: CANARY\nUser-Agent: CANARY")
     async with in_process(provider.url) as gateway:
         assert (await complete(gateway.root, model)).status == 200
     [seen] = await provider.seen(model)

@@ -4,14 +4,15 @@ import asyncio
 
 from aiohttp import web
 
-from server.upstreams.connector import UpstreamConnector, UpstreamProtocol
+from server.aio.aiohttp_internals import UpstreamProtocol
+from server.upstreams.connector import UpstreamConnector
 from server.upstreams.transport import new_session
 
 SIZE = 4_000_000
 
 
 async def test_a_reader_that_pauses_gets_every_byte_over_our_own_protocol() -> None:
-    """A body far larger than all buffers, read in pauses: what was paused is resumed, and nothing is lost."""
+    """A body is far larger than all buffers and read with pauses: what was paused is resumed, and nothing is lost."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
@@ -44,7 +45,7 @@ async def test_a_reader_that_pauses_gets_every_byte_over_our_own_protocol() -> N
 
 
 async def test_nothing_is_resumed_that_was_not_paused() -> None:
-    """The parser is not run for nothing after every read, and is run after a pause."""
+    """The parser does not run on nothing after every read. It runs after a pause."""
     connector = UpstreamConnector()
     protocol = connector._factory()
     runs = []
