@@ -1,6 +1,7 @@
-"""Entry points: the built-ins and what third parties register beside them."""
+"""Code that a configuration names: entry points, the gateway's own and third parties'; and `"module:function"`."""
 
-from importlib.metadata import entry_points
+import pkgutil
+from importlib.metadata import EntryPoint, entry_points
 
 RECOVERY = "sluiceway.recovery"
 DIALECTS = "sluiceway.dialects"
@@ -8,8 +9,20 @@ STORES = "sluiceway.stores"
 TOOLS = "sluiceway.tools"
 
 
+class LoadError(ValueError):
+    """Code that a configuration names and that cannot be loaded: the error, by its type and message."""
+
+
+def load_object(place: str | EntryPoint) -> object:
+    """Return what is at `place`: `"module:name"`, or an entry point. Raises LoadError."""
+    try:
+        return place.load() if isinstance(place, EntryPoint) else pkgutil.resolve_name(place)
+    except (Exception, SystemExit) as error:  # importing runs foreign code, which fails with anything
+        raise LoadError(f"{type(error).__name__}: {error}") from error
+
+
 def plugin_names(group: str) -> list[str]:
-    """Return what is registered in a group."""
+    """Return the names that are registered in a group."""
     return sorted(entry_points(group=group).names)
 
 

@@ -1,11 +1,10 @@
 """All tools of the gateway: `[tools.functions]`, plug-ins (entry points `sluiceway.tools`), MCP servers."""
 
 import asyncio
-import pkgutil
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from importlib.metadata import EntryPoint
 
+from server.config.plugins import LoadError, load_object
 from server.config.settings import Settings
 from server.tools.bounded import Bounds
 from server.tools.mcp import McpServer
@@ -13,9 +12,9 @@ from server.tools.tool import Tool, ToolSetupError, from_function
 
 
 class Toolbox:
-    """What is offered to models on `/api/stream`. `plugins` are the entry points that are installed.
+    """The tools that are offered to models on `/api/stream`. `plugins` are the installed entry points.
 
-    A configured function wins over a plug-in of its name, and both over the tool of an MCP server.
+    Of tools with the same name a configured function wins over a plug-in, and both win over the tool of an MCP server.
     """
 
     def __init__(self, settings: Settings, plugins: Iterable[EntryPoint] = ()) -> None:
@@ -27,9 +26,9 @@ class Toolbox:
         self._servers = [McpServer(one) for one in settings.mcp]
 
     async def open(self) -> None:
-        """Load the functions and connect to the MCP servers. Raises ToolSetupError."""
+        """Load the functions, and connect to the MCP servers. Raises ToolSetupError."""
         for point in self._plugins:
-            self._own[point.name] = from_function(point.name, _loaded(point.name, point.value, point.load))
+            self._own[point.name] = from_function(point.name, _loaded(point.name, point, point.value))
         for name, place in self._functions.items():
             self._own[name] = configured(name, place)
         await asyncio.gather(*(server.open() for server in self._servers))
@@ -39,23 +38,21 @@ class Toolbox:
         await asyncio.gather(*(server.close() for server in self._servers))
 
     def tools(self) -> dict[str, Tool]:
-        """Return what can be offered now, by name."""
-        found = dict(self._own)
+        """Return the tools that can be offered now, by name."""
+        tools = dict(self._own)
         for server in self._servers:
             for tool in server.tools:
-                found.setdefault(tool.name, tool)
-        return found
+                tools.setdefault(tool.name, tool)
+        return tools
 
 
 def configured(name: str, place: str) -> Tool:
     """Return the tool of a function, `"module:function"`. Raises ToolSetupError."""
-    return from_function(name, _loaded(name, place, partial(pkgutil.resolve_name, place)))
+    return from_function(name, _loaded(name, place, place))
 
 
-def _loaded(name: str, place: str, load: Callable[[], object]) -> object:
+def _loaded(name: str, place: str | EntryPoint, shown: str) -> object:
     try:
-        return load()
-    except (Exception, SystemExit) as error:  # importing runs foreign code, which fails with anything
-        raise ToolSetupError(
-            f"The tool {name!r} ({place}) cannot be loaded: {type(error).__name__}: {error}"
-        ) from error
+        return load_object(place)
+    except LoadError as error:
+        raise ToolSetupError(f"The tool {name!r} ({shown}) cannot be loaded: {error}") from error
