@@ -1,21 +1,22 @@
-"""OpenTelemetry traces, where the standard `OTEL_…` variables ask for them: `sluiceway[otel]`.
+"""OpenTelemetry traces, if the standard `OTEL_…` variables ask for them: `sluiceway[otel]`.
 
-A span a stream, below it one an attempt, below that the phases. The stream's span follows the `traceparent` that came
-with its request; the upstream gets one that names the attempt's span. No attribute holds anything that was said.
+Each stream has a span, below it each attempt, and below that each phase. The stream's span follows the `traceparent`
+of its request. The upstream gets a `traceparent` that names the attempt's span. No attribute holds anything of a
+prompt or an answer.
 """
 
 import asyncio
-import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from server.aio.threads import run_in_thread
 from server.core.lifecycle import State
 from server.core.records import Beginning, Ending
 from server.core.timing import Phases
+from server.telemetry.logs import cause
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -34,9 +35,9 @@ def wanted(environ: Mapping[str, str]) -> bool:
 
 
 def traces(environ: Mapping[str, str]) -> "Traces | None":
-    """Return what makes spans, or None where nobody wants them or OpenTelemetry is not installed.
+    """Return the maker of spans, or None if nobody wants them or OpenTelemetry is not installed.
 
-    `environ` is that of the process: OpenTelemetry reads it, too.
+    `environ` is the process's environment, which OpenTelemetry reads, too.
     """
     if not wanted(environ):
         return None
@@ -63,22 +64,18 @@ class Traces:
         self._tracer = self._provider.get_tracer("sluiceway")
 
     def begin(self, beginning: Beginning, headers: Mapping[str, str], *, taken_over: bool = False) -> "StreamSpan":
-        """Begin the span of a stream; `headers` are those of its request that are passed on."""
+        """Begin the span of a stream. `headers` are the headers of its request that are passed on."""
         return StreamSpan(self._tracer, beginning, headers, started=time.time() if taken_over else beginning.created)
 
     async def close(self) -> None:
-        """Send what is left, for so long; the thread of an exporter that hangs is left behind."""
-        loop, done = asyncio.get_running_loop(), asyncio.Event()
-
-        def shut() -> None:
-            self._provider.shutdown()
-            with suppress(RuntimeError):  # the loop has not waited
-                loop.call_soon_threadsafe(done.set)
-
-        threading.Thread(target=shut, name="traces", daemon=True).start()
-        with suppress(TimeoutError):
+        """Send the last spans, for at most CLOSING seconds. If an exporter hangs, its thread is left behind."""
+        try:
             async with asyncio.timeout(CLOSING):
-                await done.wait()
+                await run_in_thread(self._provider.shutdown, name="traces")
+        except TimeoutError:
+            pass
+        except Exception as error:  # noqa: BLE001 — foreign code must not keep the gateway from closing the rest
+            log.warning("last spans lost", **cause(error))
 
 
 class StreamSpan:
@@ -115,12 +112,12 @@ class StreamSpan:
         return AttemptSpan(self._tracer, span, context, headers)
 
     def end(self, ending: Ending | None, facts: Mapping[str, Any]) -> None:
-        """End the span; without an ending the stream goes on in another process."""
+        """End the span. Without an ending the stream goes on in another process."""
         for name, value in facts.items():
             self._span.set_attribute(f"sluiceway.{name}", value)
         if ending is not None:
             usage = ending.usage or {}
-            found = {
+            attributes = {
                 "sluiceway.target": ending.target,
                 "sluiceway.state": ending.state.value,
                 "sluiceway.reason": ending.reason,
@@ -130,14 +127,14 @@ class StreamSpan:
                 "gen_ai.usage.input_tokens": usage.get("prompt_tokens"),
                 "gen_ai.usage.output_tokens": usage.get("completion_tokens"),
             }
-            self._span.set_attributes({name: value for name, value in found.items() if value is not None})
+            self._span.set_attributes({name: value for name, value in attributes.items() if value is not None})
             if ending.state is State.FAILED:
                 _failed(self._span, ending.reason)
         self._span.end()
 
 
 class AttemptSpan:
-    """The span of one attempt; `headers` are what goes upstream with it."""
+    """The span of one attempt. `headers` go upstream with it."""
 
     def __init__(self, tracer: "Tracer", span: "Span", context: "Context", headers: Mapping[str, str]) -> None:
         self.headers = headers
@@ -146,18 +143,18 @@ class AttemptSpan:
         self._context = context
 
     def end(self, phases: Phases, error: str | None) -> None:
-        """End it with its phases, and what it failed of."""
+        """End the span with its phases. `error` is the code of its failure, or None."""
         since = time.time() - time.monotonic()
-        for name, (begun, over) in phases.spans().items():
-            span = self._tracer.start_span(name, context=self._context, start_time=_nanoseconds(since + begun))
-            span.end(_nanoseconds(since + over))
+        for name, (start, end) in phases.spans().items():
+            span = self._tracer.start_span(name, context=self._context, start_time=_nanoseconds(since + start))
+            span.end(_nanoseconds(since + end))
         if error is not None:
             _failed(self._span, error)
         self._span.end()
 
 
 def _failed(span: "Span", kind: str) -> None:
-    """Mark a span as failed by a code; messages stay out, they may quote what was said."""
+    """Mark a span as failed by a code. A message is left out: it may quote a prompt or an answer."""
     from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415
 
     span.set_attribute("error.type", kind)

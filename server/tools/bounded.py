@@ -1,4 +1,4 @@
-"""Running tools within bounds: so long, so many at a time, so large a result; whatever happens, there is a result."""
+"""Running tools within bounds of time, number and size. Every call has a result, whatever the tool does."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ log = structlog.get_logger("sluiceway.tools")
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a call gave: `content`, or `error`; with how long it took."""
+    """The outcome of a call: `content`, or `error`; and how long it took."""
 
     content: str | None
     error: str | None
@@ -24,29 +24,30 @@ class Result:
 
     def fields(self) -> dict[str, Any]:
         """Return the facts for the record of a result: `content` or `error`, and `duration_ms`."""
-        said = {"content": self.content} if self.error is None else {"error": self.error}
-        return {**said, "duration_ms": self.duration_ms}
+        outcome = {"content": self.content} if self.error is None else {"error": self.error}
+        return {**outcome, "duration_ms": self.duration_ms}
 
 
 class Bounds:
-    """`[tools]` for all streams of the gateway together."""
+    """The bounds of `[tools]`, for all streams of the gateway together."""
 
     def __init__(self, settings: Tools) -> None:
         self._timeout = settings.timeout
         self._max_bytes = settings.max_result_bytes
         self._slots = asyncio.Semaphore(settings.max_concurrency)
+        self._running: set[asyncio.Task[str]] = set()  # also those that nobody waits for any more
 
     async def run(self, tool: Tool, arguments: dict[str, Any]) -> Result:
-        """Call a tool once; never raises but for the cancellation of the caller."""
+        """Call a tool once. Raises nothing but the cancellation of the caller."""
         started = time.monotonic()
         content: str | None = None
         error: str | None = None
         try:
             content = cut(await self._call(tool, arguments), self._max_bytes)
         except Exception as raised:  # noqa: BLE001 — a tool is foreign code: its failure is a result like any other
-            known = isinstance(raised, ToolError)
-            error = cut(str(raised) if known else f"{type(raised).__name__}: {raised}", MAX_ERROR)
-            log.warning("tool failed", tool=tool.name, error=type(raised).__name__)  # its words may quote the arguments
+            message = str(raised) if isinstance(raised, ToolError) else f"{type(raised).__name__}: {raised}"
+            error = cut(message, MAX_ERROR)
+            log.warning("tool failed", tool=tool.name, error=type(raised).__name__)  # a message may quote the arguments
         return Result(content, error, round((time.monotonic() - started) * 1000, 3))
 
     async def _call(self, tool: Tool, arguments: dict[str, Any]) -> str:
@@ -55,9 +56,10 @@ class Bounds:
                 await self._slots.acquire()
         except TimeoutError:
             raise ToolError(f"The tool had no free place to run within {self._timeout:g} seconds.") from None
-        # A task of its own: one that swallows its cancellation must not hold the stream.
-        work = asyncio.ensure_future(_contained(tool, arguments))
-        work.add_done_callback(self._over)
+        # A task of its own: a tool that swallows its cancellation must not hold the stream.
+        work = asyncio.create_task(_contained(tool, arguments), name=f"tool {tool.name}")
+        self._running.add(work)
+        work.add_done_callback(self._ended)
         try:
             await asyncio.wait({work}, timeout=self._timeout)
         finally:
@@ -69,10 +71,11 @@ class Bounds:
             raise ToolError("The tool was cancelled.")
         return work.result()
 
-    def _over(self, work: asyncio.Future[str]) -> None:
+    def _ended(self, work: asyncio.Task[str]) -> None:
+        self._running.discard(work)
         self._slots.release()
         if not work.cancelled():
-            work.exception()  # seen, though nobody may wait for it any more
+            work.exception()  # else the event loop complains if nobody waits any more
 
 
 async def _contained(tool: Tool, arguments: dict[str, Any]) -> str:
@@ -83,7 +86,10 @@ async def _contained(tool: Tool, arguments: dict[str, Any]) -> str:
 
 
 def cut(text: str, max_bytes: int) -> str:
-    """Return `text` in at most `max_bytes` of UTF-8 (what cannot be encoded becomes `?`), and say where it was cut."""
+    """Return `text` in at most `max_bytes` of UTF-8. If it is cut, a note at its end says so.
+
+    A character that UTF-8 cannot encode becomes `?`.
+    """
     data = text.encode("utf-8", "replace")
     if len(data) <= max_bytes:
         return data.decode()

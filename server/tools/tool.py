@@ -1,10 +1,8 @@
-"""A tool: what the model is told of it, and how it is called. A function becomes one by its signature."""
+"""A tool: what the model is told of it, and how it is called. The signature of a function makes a tool of it."""
 
 import asyncio
-import contextvars
 import inspect
 import re
-import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,20 +11,25 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_core import ArgsKwargs, to_json
 
+from server.aio.threads import run_in_thread
+
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what OpenAI's API takes
 
 
 class ToolError(Exception):
-    """A call that gave no result; its text is what the model is told."""
+    """A call that gave no result. The model is told its text."""
 
 
 class ToolSetupError(ValueError):
-    """A tool that cannot be offered: one sentence for whoever configured it."""
+    """A tool that cannot be offered, in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool. `parameters` is a JSON schema of an object; `call` takes such an object and returns a text."""
+    """One tool. `parameters` is a JSON schema of an object. `call` takes such an object and returns a text.
+
+    `call` raises ToolError, or anything that the tool itself raises.
+    """
 
     name: str
     description: str
@@ -35,15 +38,15 @@ class Tool:
 
     def offer(self) -> dict[str, Any]:
         """Return it as an item of `tools` (https://platform.openai.com/docs/api-reference/chat/create)."""
-        told = {"name": self.name, "description": self.description, "parameters": self.parameters}
-        return {"type": "function", "function": told}
+        function = {"name": self.name, "description": self.description, "parameters": self.parameters}
+        return {"type": "function", "function": function}
 
 
 def from_function(name: str, function: Any) -> Tool:
-    """Return a tool that calls a function, sync (in a thread) or async.
+    """Return a tool that calls a function: an async one in the event loop, a sync one in a thread.
 
-    Its schema comes from the annotations, its description from the docstring; arguments are checked and converted by
-    pydantic. Raises ToolSetupError.
+    The schema comes from the annotations, and the description from the docstring. pydantic checks and converts the
+    arguments. Raises ToolSetupError.
     """
     if not NAME.fullmatch(name):
         raise ToolSetupError(f"The name of the tool {name!r} must be 1 to 64 of A-Z, a-z, 0-9, _ and -.")
@@ -53,16 +56,16 @@ def from_function(name: str, function: Any) -> Tool:
         adapter = TypeAdapter(function)
         parameters = adapter.json_schema()
     except (PydanticUserError, PydanticInvalidForJsonSchema, NameError) as error:
-        words = str(error).partition("\n")[0]
-        raise ToolSetupError(f"The signature of the tool {name!r} has no JSON schema: {words}") from error
+        reason = str(error).partition("\n")[0]
+        raise ToolSetupError(f"The signature of the tool {name!r} has no JSON schema: {reason}") from error
     if parameters.get("type") != "object":
         raise ToolSetupError(f"The tool {name!r} takes arguments by position; a model gives them by name.")
     is_async = inspect.iscoroutinefunction(function)
 
     async def call(arguments: dict[str, Any]) -> str:
-        given = ArgsKwargs((), arguments)
+        by_name = ArgsKwargs((), arguments)
         try:
-            value = adapter.validate_python(given) if is_async else await _in_thread(adapter, given)
+            value = adapter.validate_python(by_name) if is_async else await _in_thread(adapter, by_name)
         except ValidationError as error:
             raise ToolError(_problems(error)) from error
         return as_text(await value if inspect.isawaitable(value) else value)
@@ -70,44 +73,27 @@ def from_function(name: str, function: Any) -> Tool:
     return Tool(name, inspect.getdoc(function) or "", parameters, call)
 
 
-async def _in_thread(adapter: TypeAdapter[Any], given: ArgsKwargs) -> Any:
-    """Call a sync function in a daemon thread: the interpreter would wait for the threads of a pool, hanging or not."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-    context = contextvars.copy_context()
+async def _in_thread(adapter: TypeAdapter[Any], arguments: ArgsKwargs) -> Any:
+    """Call a sync function in a thread. Raises what it raises, or ToolError for what would end the gateway."""
 
-    def settle(value: Any, error: Exception | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(value)
-        else:
-            future.set_exception(error)
-            future.exception()  # seen: after a timeout nobody asks for it
-
-    def work() -> None:
-        value: Any = None
-        error: Exception | None = None
+    def call() -> Any:
         try:
-            value = context.run(adapter.validate_python, given)
-        except BaseException as raised:  # noqa: BLE001 — whatever a tool raises is its result, SystemExit too
-            if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
-                error = raised
-            else:  # what no future takes
-                error = ToolError(repr(raised))
-        if not loop.is_closed():
-            loop.call_soon_threadsafe(settle, value, error)
+            return adapter.validate_python(arguments)
+        except BaseException as error:
+            if isinstance(error, Exception) and not isinstance(error, StopIteration):
+                raise
+            raise ToolError(repr(error)) from error
 
-    threading.Thread(target=work, name="tool", daemon=True).start()
+    ended = asyncio.Event()
     try:
-        return await asyncio.shield(future)
+        return await run_in_thread(call, name="tool", over=ended.set)
     except asyncio.CancelledError:
-        await asyncio.wait({future})  # a thread cannot be stopped: its place is taken until it ends
+        await ended.wait()  # the call keeps its place among `max_concurrency` until its thread ends
         raise
 
 
 def as_text(value: Any) -> str:
-    """Return a result as the model reads it: a text as it is, anything else as JSON."""
+    """Return a result as the model reads it: a text unchanged, anything else as JSON."""
     return value if isinstance(value, str) else to_json(value, fallback=str).decode()
 
 
