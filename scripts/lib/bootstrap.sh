@@ -72,7 +72,7 @@ make_venv() {
     fi
     local base
     base=$(find_python)
-    say "Making .venv with $("$base" --version)"
+    say "Making ${venv##*/} with $("$base" --version)"
     "$base" -m venv --clear "$venv" || die "$base could not make $venv, for the reason above."
 }
 
