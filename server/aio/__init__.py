@@ -1,1 +1,1 @@
-"""What asyncio and aiohttp lack, or do in too much memory: each small, and usable without the rest of the house."""
+"""Parts that asyncio and aiohttp lack or do in too much memory. Each is small, and knows nothing of the gateway."""

@@ -1,4 +1,4 @@
-"""A moving deadline whose move costs an assignment."""
+"""A deadline that moves with every token, for the price of an assignment."""
 
 import asyncio
 import math
@@ -9,10 +9,10 @@ from server.aio.timers import timer_wheel
 
 
 class Deadline:
-    """`asyncio.timeout` for a deadline that moves with every token, and may be late by a tick of the wheel.
+    """`asyncio.timeout` for a deadline that moves with every token. It may be late by a tick of the wheel.
 
-    Rescheduling a timer for each token costs more than the token's own parsing. Here `at` is only assigned; the wheel
-    looks at it when its time seems to have come, and comes again later if the deadline has moved away.
+    To reschedule a timer per token costs more than to parse the token. Here a token only assigns `at`. The wheel looks
+    at `at` when the time seems to have come. If the deadline has moved, the wheel looks again then.
     """
 
     __slots__ = (
@@ -28,11 +28,11 @@ class Deadline:
         self._loop = asyncio.get_running_loop()
         self._wheel = timer_wheel()
         self._timeout = asyncio.timeout(None)
-        # On the clock of time.monotonic(), which both event loops keep (uvloop in whole milliseconds, too coarse to
-        # measure with). None: no deadline. Assign to move it later, `set` to move it anywhere.
+        # Seconds on the clock of time.monotonic(), which both event loops keep; uvloop's `time()` is in whole
+        # milliseconds. None: no deadline. Assign `at` to move the deadline later; call `set` to move it to any time.
         self.at: float | None = None
         self._look_at = math.inf  # when the wheel looks
-        self._slot = 0  # where that is in it
+        self._slot = 0  # where the wheel keeps it
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
@@ -54,7 +54,7 @@ class Deadline:
             self._look_at, self._slot = at, self._wheel.put(at, self)
 
     def due(self) -> None:
-        """Expire, unless the deadline has moved away."""
+        """Expire, unless the deadline has moved."""
         self._look_at = math.inf
         if self.at is None:
             return

@@ -1,10 +1,10 @@
-"""An event for a single loop, small enough to have several a stream."""
+"""An event for one event loop, small enough for several per stream."""
 
 import asyncio
 
 
 class Event:
-    """`asyncio.Event` in a tenth of the memory: its deque of waiters alone takes 760 bytes, and a stream has four."""
+    """`asyncio.Event` in a tenth of the memory: its deque of waiters alone takes 760 bytes. A stream has four."""
 
     __slots__ = ("_set", "_waiters")
 
@@ -17,7 +17,7 @@ class Event:
         return self._set
 
     def set(self) -> None:
-        """Let everyone who waits, and who comes, go on."""
+        """Wake every task that waits, and let later ones not wait."""
         self._set = True
         if self._waiters is not None:
             for waiter in self._waiters:
@@ -26,11 +26,11 @@ class Event:
             self._waiters = None
 
     def clear(self) -> None:
-        """Let those who come from now on wait."""
+        """Let tasks wait from now on."""
         self._set = False
 
     async def wait(self) -> None:
-        """Return when the flag has been set."""
+        """Return when the event is set."""
         if self._set:
             return
         waiter = asyncio.get_running_loop().create_future()
@@ -41,4 +41,4 @@ class Event:
             await waiter
         finally:
             if self._waiters is not None and waiter in self._waiters:
-                self._waiters.remove(waiter)  # cancelled while it waited
+                self._waiters.remove(waiter)  # this task was cancelled

@@ -1,27 +1,27 @@
-"""Beginning requests one by one, so that a burst of them does not stand before the tokens of running streams."""
+"""Requests begin one by one, so that a burst of them does not delay the tokens of running streams."""
 
 import asyncio
 from collections import deque
 
-PATIENCE = 0.5  # seconds for which a request waits for a turn of its own
-LATE = 16  # of those that have waited longer may begin in one turn
+OWN_TURN_WITHIN = 0.5  # seconds that a request waits for a turn of its own
+LATE_PER_TURN = 16  # requests that have waited longer may begin in one turn
 
 
 class StartPacer:
-    """Lets one request begin in each turn of the event loop; the others wait, in the order in which they came.
+    """Lets one request begin in each turn of the event loop. The others wait in the order in which they came.
 
-    Where 200 clients come back at once, after a deploy, they are 0.2 s of work. Done in a few long turns of the loop it
-    would hold up every token that arrives meanwhile, and three times those that a durable store has to confirm. A
-    request that comes alone does not wait.
+    If 200 clients come back at once, as after a deploy, their requests are 0.2 s of work. Done in a few long turns, it
+    would delay every token that arrives meanwhile; a token that a durable store confirms would be delayed three times.
+    A request that comes alone does not wait.
 
-    A process with more to do than it can has turns of a tenth of a second, and one request in each would be ten a
-    second while the others wait for a minute. So those that have waited for PATIENCE begin several in a turn, which
-    they make a little longer.
+    An overloaded process has turns of a tenth of a second. With one request in each turn it would begin ten a second,
+    while others wait for a minute. So requests that have waited for OWN_TURN_WITHIN begin several in a turn. That makes
+    a turn only a little longer.
     """
 
     def __init__(self) -> None:
-        self._taken = False  # the present turn, or one that `_next` will give
-        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()  # since when
+        self._taken = False  # a request has begun in this turn, or `_next` is still to run
+        self._waiting: deque[tuple[float, asyncio.Future[None]]] = deque()  # since when, and what `take` waits for
 
     async def take(self) -> None:
         """Return when the caller may begin."""
@@ -35,11 +35,11 @@ class StartPacer:
             loop.call_soon(self._next)
 
     def _next(self) -> None:
-        """Let the next one begin, and those that are late, after everything else that is ready."""
+        """Let the next request begin, and further ones that are late, after everything else that is ready."""
         loop = asyncio.get_running_loop()
-        late = loop.time() - PATIENCE
+        late = loop.time() - OWN_TURN_WITHIN
         begun = 0
-        while self._waiting and (not begun or (begun < LATE and self._waiting[0][0] <= late)):
+        while self._waiting and (not begun or (begun < LATE_PER_TURN and self._waiting[0][0] <= late)):
             _, waiter = self._waiting.popleft()
             if not waiter.done():  # else its client has left
                 waiter.set_result(None)

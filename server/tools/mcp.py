@@ -1,6 +1,6 @@
-"""MCP servers (https://modelcontextprotocol.io): their tools are offered like the gateway's own.
+"""MCP servers (https://modelcontextprotocol.io). Their tools are offered like the gateway's own.
 
-A server that is away does not keep the gateway from starting; it is tried again, and its tools come when it does.
+A server that is away does not keep the gateway from starting. It is tried again, and then its tools are offered.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from mcp.types import CallToolResult
     from mcp.types import Tool as RemoteTool
 
-FIRST_CONNECT = 10.0  # seconds that the gateway's start waits for it
-RETRY = 1.0  # seconds before it is tried again, doubled up to
+FIRST_CONNECT = 10.0  # seconds that the gateway's start waits for a server
+RETRY = 1.0  # seconds before a server is tried again; doubled each time, up to RETRY_MAX
 RETRY_MAX = 30.0
 REFRESH = 30.0  # seconds between two looks at a connected server
 MAX_PAGES = 100  # of a list of tools
@@ -27,7 +27,7 @@ log = structlog.get_logger("sluiceway.tools")
 
 
 class McpServer:
-    """One `[[mcp]]` entry. `tools` is what it offers now: nothing while it is away."""
+    """The server of one `[[mcp]]` entry. `tools` are the tools that it offers now: none while it is away."""
 
     def __init__(self, settings: Mcp) -> None:
         self.tools: list[Tool] = []
@@ -39,21 +39,21 @@ class McpServer:
         self._closing = False
 
     async def open(self) -> None:
-        """Connect; return when that has worked or failed once, or is taking too long."""
+        """Begin to connect. Return when the first try has ended, or after FIRST_CONNECT seconds."""
         self._task = asyncio.create_task(self._stay_connected(), name=f"mcp {self._settings.name}")
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_CONNECT):
                 await self._tried.wait()
 
     async def close(self) -> None:
-        """Disconnect; a server that was started by its command is ended."""
-        self._closing = True  # a cancel that meets a failing connect is lost in the library's own task groups
+        """Disconnect, and end a server that the gateway has started by its command."""
+        self._closing = True  # the library's task groups may lose a cancel when connecting fails
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _stay_connected(self) -> None:
-        """Hold the connection: it has to be entered and left by one task (anyio's cancel scopes)."""
+        """Hold the connection. One task has to enter and leave it, as anyio's cancel scopes want."""
         wait = RETRY
         while not self._closing:
             self._lost.clear()
@@ -66,7 +66,7 @@ class McpServer:
                     wait = RETRY
                     await self._watch(client)
             except Exception as error:  # noqa: BLE001 — whatever it fails with, it is tried again
-                log.warning("mcp server away", server=self._settings.name, error=_words(error))
+                log.warning("mcp server away", server=self._settings.name, error=_message(error))
             self.tools, self._client = [], None
             self._tried.set()
             if self._closing:
@@ -75,7 +75,7 @@ class McpServer:
             wait = min(wait * 2, RETRY_MAX)
 
     async def _watch(self, client: "Client") -> None:
-        """Return or raise when the connection is lost; look now and then, and at what is offered by then."""
+        """Ask for the server's tools every REFRESH seconds. Return or raise when the connection is lost."""
         while not self._lost.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(REFRESH):
@@ -93,13 +93,13 @@ class McpServer:
         program, *arguments = settings.command
         return Client(StdioServerParameters(command=program, args=arguments))
 
-    def _tool(self, told: "RemoteTool") -> Tool:
+    def _tool(self, remote: "RemoteTool") -> Tool:
         async def call(arguments: dict[str, Any]) -> str:
-            return await self._call(told.name, arguments)
+            return await self._call(remote.name, arguments)
 
-        # OpenAI's names have fewer characters than MCP's.
-        name = re.sub(r"[^A-Za-z0-9_-]", "_", told.name)[:64]
-        return Tool(name, told.description or "", told.input_schema, call)
+        # OpenAI's API allows fewer characters in a name than MCP.
+        name = re.sub(r"[^A-Za-z0-9_-]", "_", remote.name)[:64]
+        return Tool(name, remote.description or "", remote.input_schema, call)
 
     async def _call(self, name: str, arguments: dict[str, Any]) -> str:
         client = self._client
@@ -112,7 +112,7 @@ class McpServer:
             result = await client.call_tool(name, arguments)
         except MCPError as error:
             if error.code == CONNECTION_CLOSED:
-                self.tools, self._client = [], None  # at once: nobody is offered what is gone
+                self.tools, self._client = [], None  # at once, so that no model is offered them
                 self._lost.set()
             raise ToolError(str(error)) from error
         text = _text(result)
@@ -122,20 +122,20 @@ class McpServer:
 
 
 async def _listed(client: "Client") -> "list[RemoteTool]":
-    """Return all pages of a server's tools."""
-    found: list[RemoteTool] = []
+    """Return a server's tools, of all pages."""
+    tools: list[RemoteTool] = []
     cursor: str | None = None
     for _ in range(MAX_PAGES):
         page = await client.list_tools(cursor=cursor, cache_mode="refresh")
-        found += page.tools
+        tools += page.tools
         cursor = page.next_cursor
         if cursor is None:
             break
-    return found
+    return tools
 
 
 def _text(result: "CallToolResult") -> str:
-    """Return a result's texts; what is no text comes as JSON."""
+    """Return the texts of a result. Other content is given as JSON."""
     parts = [
         block.text if block.type == "text" else as_text(block.model_dump(mode="json", exclude_none=True))
         for block in result.content
@@ -143,8 +143,8 @@ def _text(result: "CallToolResult") -> str:
     return "\n".join(parts) if parts or result.structured_content is None else as_text(result.structured_content)
 
 
-def _words(error: BaseException) -> str:
-    """Return the first cause of what anyio bundles into groups."""
+def _message(error: BaseException) -> str:
+    """Return the type and message of an error, or of the first one in a group of anyio's."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return f"{type(error).__name__}: {error}"

@@ -1,7 +1,7 @@
-"""Connections to an upstream: how they are made, and how long each step of that takes.
+"""Connections to an upstream: how they are made, and how long each step takes.
 
-aiohttp's tracing knows of no TLS. Its connector takes a resolver, a socket factory and an SSL context, and each of the
-three is called exactly where one step begins.
+aiohttp's tracing does not know TLS. But its connector takes a resolver, a socket factory and an SSL context, and calls
+each of the three when one step begins.
 """
 
 import functools
@@ -19,26 +19,26 @@ from server.core.timing import Phases
 RECEIVE_BUFFER = 32_768  # bytes in the kernel for one upstream connection, so that a pause is felt upstream
 USER_TIMEOUT_MS = 30_000  # unacknowledged data after which a vanished upstream is noticed
 
-# The phases of the attempt that runs in this task: neither the SDK nor the connector has a way to hand them through.
+# The phases of the attempt that runs in this task. Neither the SDK nor the connector has a way to hand them through.
 current_phases: ContextVar[Phases | None] = ContextVar("current_phases", default=None)
 
 
 class Resolver(aiohttp.ThreadedResolver):
-    """The system's resolver; asked only for names that are neither addresses nor cached."""
+    """The system's resolver. aiohttp asks it only for names that are neither addresses nor cached."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Resolve a name, and note how long that took."""
         started = time.monotonic()
-        found = await super().resolve(host, port, family)
+        addresses = await super().resolve(host, port, family)
         if (phases := current_phases.get()) is not None:
             phases.dns = time.monotonic() - started
-        return found
+        return addresses
 
 
 def upstream_socket(info: tuple[Any, ...]) -> socket.socket:
-    """Return a socket with a bounded receive buffer, on which a vanished peer is noticed; it is connected at once."""
+    """Return a socket that aiohttp connects at once. Its receive buffer is bounded, and a vanished peer is noticed."""
     if (phases := current_phases.get()) is not None and phases.connecting is None:
         phases.connecting = time.monotonic()
     family, kind, protocol, _, _ = info
@@ -54,24 +54,27 @@ def upstream_socket(info: tuple[Any, ...]) -> socket.socket:
 
 
 class TimedTls(ssl.SSLObject):
-    """One connection's TLS. Its handshake is tried again and again, as the peer's answers come in."""
+    """The TLS of one connection. Its handshake is tried again each time data of the peer comes in."""
 
     _begun: float | None = None
     _phases: Phases | None = None
 
     def do_handshake(self) -> None:
-        """Go on with the handshake, and note how long it has taken once it is done."""
+        """Go on with the handshake. Note how long it took when it is done; until then this raises."""
         if self._begun is None:
             self._begun = time.monotonic()
             self._phases = current_phases.get()
-        super().do_handshake()  # raises until it is done
+        super().do_handshake()
         if self._phases is not None:
             self._phases.tls = time.monotonic() - self._begun
             self._phases = None
 
 
 def tls_context(ca_file: str | None) -> ssl.SSLContext:
-    """Return how an upstream is verified: by the certificates of `ca_file`, else by the system's. Raises OSError."""
+    """Return the TLS context that verifies an upstream: by the certificates of `ca_file`, or by the system's.
+
+    Raises OSError.
+    """
     if ca_file is None:
         return _system_context()  # reading the system's certificates takes 20 ms
     return _timed(ssl.create_default_context(cafile=ca_file))

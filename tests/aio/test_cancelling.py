@@ -1,4 +1,4 @@
-"""Tasks that are cancelled end, also where a cancel is lost on its way."""
+"""Tasks that are cancelled end, also if a cancel is lost."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from server.aio.cancelling import cancel
 
 
 async def deaf(losses: int) -> None:
-    """Lose so many cancels, as `asyncio.wait_for` may."""
+    """Lose that many cancels, as `asyncio.wait_for` may."""
     while True:
         try:
             await asyncio.sleep(60)
@@ -20,11 +20,11 @@ async def failing() -> None:
     try:
         await asyncio.sleep(60)
     finally:
-        raise RuntimeError("of no interest any more")
+        raise RuntimeError("dropped")
 
 
-async def test_a_lost_cancel_is_said_again() -> None:
-    """Tasks that hear at once, the third time, with an exception of their own, or have ended: all of them end."""
+async def test_a_lost_cancel_is_repeated() -> None:
+    """All tasks end: at the first cancel, at the third, with an exception of their own, or before any."""
     tasks = [asyncio.create_task(one) for one in (deaf(0), deaf(2), failing(), asyncio.sleep(0))]
     await asyncio.sleep(0.01)
     await cancel(tasks)

@@ -1,4 +1,4 @@
-"""A deadline that moves, on both event loops."""
+"""A deadline that moves, with asyncio's event loop and with uvloop."""
 
 import asyncio
 import time
@@ -31,7 +31,7 @@ def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], 
 
 
 async def expires(body: Callable[[Deadline], Awaitable[None]]) -> float:
-    """The seconds that `body` ran until its deadline ended it, as it must."""
+    """Return the seconds that `body` ran until its deadline ended it."""
     began = time.monotonic()
     with pytest.raises(TimeoutError):
         await within(body)
@@ -44,7 +44,7 @@ async def within(body: Callable[[Deadline], Awaitable[None]]) -> None:
 
 
 def test_fires(run) -> None:
-    """At its time the deadline ends what is awaited with TimeoutError, and not before it."""
+    """The deadline ends the block with TimeoutError at its time, and not earlier."""
 
     async def body(deadline: Deadline) -> None:
         deadline.set(time.monotonic() + NEAR)
@@ -54,7 +54,7 @@ def test_fires(run) -> None:
 
 
 def test_none_to_begin_with(run) -> None:
-    """Until it is set there is no deadline, and leaving without one is no error."""
+    """Without a deadline the block is left without an error."""
 
     async def body(_deadline: Deadline) -> None:
         await asyncio.sleep(NEAR)
@@ -63,7 +63,7 @@ def test_none_to_begin_with(run) -> None:
 
 
 def test_assigned_later(run) -> None:
-    """An assignment moves it away: the time that was set first passes without effect, again and again."""
+    """An assignment moves the deadline: the earlier times pass without effect."""
 
     async def body(deadline: Deadline) -> None:
         deadline.set(time.monotonic() + NEAR)
@@ -75,7 +75,7 @@ def test_assigned_later(run) -> None:
 
 
 def test_assigned_later_fires(run) -> None:
-    """After assignments it fires at the last one, though the timer was set for the first."""
+    """After assignments it fires at the last one, although the wheel was told the first."""
 
     async def body(deadline: Deadline) -> None:
         began = time.monotonic()
@@ -88,7 +88,7 @@ def test_assigned_later_fires(run) -> None:
 
 
 def test_set_earlier(run) -> None:
-    """`set` brings it nearer, also after it had been far away."""
+    """`set` moves a far deadline nearer."""
 
     async def body(deadline: Deadline) -> None:
         deadline.set(time.monotonic() + FAR)
@@ -100,7 +100,7 @@ def test_set_earlier(run) -> None:
 
 @pytest.mark.parametrize("past", [0.0, 1.0])
 def test_set_in_the_past(run, past) -> None:
-    """A time that is over ends what is awaited in the loop's next turns."""
+    """A time in the past ends the block in the next turns of the event loop."""
 
     async def body(deadline: Deadline) -> None:
         deadline.set(time.monotonic() - past)
@@ -110,7 +110,7 @@ def test_set_in_the_past(run, past) -> None:
 
 
 def test_taken_away_and_set_again(run) -> None:
-    """None takes it away, for a pause; it can be set again afterwards."""
+    """None takes the deadline away, for a pause. It can be set again afterwards."""
 
     async def body(deadline: Deadline) -> None:
         deadline.set(time.monotonic() + NEAR)
@@ -126,7 +126,7 @@ def test_taken_away_and_set_again(run) -> None:
 
 
 def test_moves_cost_nothing(run) -> None:
-    """A thousand tokens take one place in the wheel between them."""
+    """A thousand moves put the deadline into the wheel once."""
 
     async def scenario() -> None:
         puts = []
@@ -149,7 +149,7 @@ def test_moves_cost_nothing(run) -> None:
 
 
 def test_other_ends_stay_what_they_are(run) -> None:
-    """An exception of the body goes through; a cancellation from outside stays one; neither stays in the wheel."""
+    """An exception and a cancellation stay what they are. The wheel holds nothing afterwards."""
 
     async def failing(deadline: Deadline) -> None:
         deadline.set(time.monotonic() + NEAR)
@@ -173,7 +173,7 @@ def test_other_ends_stay_what_they_are(run) -> None:
 
 
 def test_moved_away_while_it_is_being_called(run) -> None:
-    """The wheel has begun the call when the deadline moves: it does not expire, and does at its new time."""
+    """The deadline moves when the wheel has begun its call: it expires at the new time, not before."""
 
     async def body(deadline: Deadline) -> None:
         began = time.monotonic()
@@ -188,7 +188,7 @@ def test_moved_away_while_it_is_being_called(run) -> None:
 
 
 def test_nothing_fires_afterwards(run) -> None:
-    """Once it is left, a deadline that had been set ends nothing."""
+    """After the block a deadline that was set ends nothing."""
 
     async def leaving(deadline: Deadline) -> None:
         deadline.set(time.monotonic() + NEAR)
@@ -201,7 +201,7 @@ def test_nothing_fires_afterwards(run) -> None:
 
 
 def test_within_another(run) -> None:
-    """Of two deadlines the one that is over ends its own block only."""
+    """Of two deadlines the one that has passed ends its own block only."""
 
     async def inner(deadline: Deadline) -> None:
         deadline.set(time.monotonic() + NEAR)

@@ -1,4 +1,4 @@
-"""The timing wheel: nothing is early, nothing is forgotten, and it rests when there is nothing to wait for."""
+"""The timing wheel: no call is early, none is forgotten, and without timers the wheel stands still."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ from server.aio.timers import TICK, TimerWheel, timer_wheel
 
 
 class Bell:
-    """Notes when it was rung, on the wheel's clock."""
+    """A timer that notes when it was called, on the wheel's clock."""
 
     def __init__(self, then: Callable[[], None] | None = None) -> None:
         self.rung: list[float] = []
@@ -36,81 +36,81 @@ def run(request: pytest.FixtureRequest):
     return bounded
 
 
-async def empty(turning: TimerWheel) -> None:
-    await until(lambda: asyncio.sleep(0, not turning._ticking))
+async def empty(wheel: TimerWheel) -> None:
+    await until(lambda: asyncio.sleep(0, not wheel._ticking))
     await asyncio.sleep(0)  # the calls of its last tick
 
 
 def test_each_is_called_once_and_never_early(run) -> None:
-    """A hundred at times of their own, some of them over: each once, at its time or later; then the wheel stands."""
+    """A hundred timers, some of them in the past, are called once each and not early. Then the wheel stands."""
 
     async def scenario() -> None:
-        turning, now, chance = timer_wheel(), asyncio.get_running_loop().time(), random.Random(6)
+        wheel, now, chance = timer_wheel(), asyncio.get_running_loop().time(), random.Random(6)
         bells = [(now + chance.uniform(-0.2, 0.4), Bell()) for _ in range(100)]
         for at, bell in bells:
-            turning.put(at, bell)
-        await empty(turning)
+            wheel.put(at, bell)
+        await empty(wheel)
         for at, bell in bells:
             assert len(bell.rung) == 1
             assert bell.rung[0] >= at
-        assert not turning._slots
+        assert not wheel._slots
 
     run(scenario)
 
 
 def test_dropped_is_not_called(run) -> None:
-    """What is taken out is never called, the others of its tick are; dropping it again is nothing."""
+    """A timer that was dropped is not called; the others of its tick are. Dropping it again does nothing."""
 
     async def scenario() -> None:
-        turning, at = timer_wheel(), asyncio.get_running_loop().time() + TICK
+        wheel, at = timer_wheel(), asyncio.get_running_loop().time() + TICK
         bells = [Bell() for _ in range(3)]
-        slots = [turning.put(at, bell) for bell in bells]
+        slots = [wheel.put(at, bell) for bell in bells]
         assert len(set(slots)) == 1
-        turning.drop(slots[1], bells[1])
-        await empty(turning)
-        turning.drop(slots[1], bells[1])
-        turning.drop(slots[0], bells[0])
+        wheel.drop(slots[1], bells[1])
+        await empty(wheel)
+        wheel.drop(slots[1], bells[1])
+        wheel.drop(slots[0], bells[0])
         assert [len(bell.rung) for bell in bells] == [1, 0, 1]
 
     run(scenario)
 
 
 def test_what_was_dropped_leaves_nothing_behind(run) -> None:
-    """Ten thousand short streams with far deadlines: when they are over no place of the wheel is taken."""
+    """Ten thousand timers far ahead are put and dropped: afterwards the wheel holds nothing."""
 
     async def scenario() -> None:
-        turning, now, bell = timer_wheel(), asyncio.get_running_loop().time(), Bell()
+        wheel, now, bell = timer_wheel(), asyncio.get_running_loop().time(), Bell()
         for number in range(10_000):
-            turning.drop(turning.put(now + 600 + number / 100, bell), bell)
-        assert not turning._slots
-        await empty(turning)
+            wheel.drop(wheel.put(now + 600 + number / 100, bell), bell)
+        assert not wheel._slots
+        await empty(wheel)
 
     run(scenario)
 
 
 def test_it_turns_again_after_a_rest(run) -> None:
-    """Standing still it has no timer, and what is put in then is called, also by one that was just called."""
+    """A timer that is put into a wheel that stands is called, also if another timer puts it while it is called."""
 
     async def scenario() -> None:
-        turning, loop = timer_wheel(), asyncio.get_running_loop()
+        wheel, loop = timer_wheel(), asyncio.get_running_loop()
         second = Bell()
-        first = Bell(lambda: turning.put(loop.time() + TICK, second) and None)
-        turning.put(loop.time(), first)
+        first = Bell(lambda: wheel.put(loop.time() + TICK, second) and None)
+        wheel.put(loop.time(), first)
         await until(lambda: asyncio.sleep(0, second.rung))
-        await empty(turning)
+        await empty(wheel)
         third = Bell()
-        turning.put(loop.time(), third)
-        await empty(turning)
+        wheel.put(loop.time(), third)
+        await empty(wheel)
         assert [len(bell.rung) for bell in (first, second, third)] == [1, 1, 1]
 
     run(scenario)
 
 
 def test_the_error_of_one_is_not_anothers(run) -> None:
-    """It reaches the loop's handler; all others of the same tick are called, and the wheel goes on."""
+    """It reaches the event loop's exception handler. The others of its tick are called, and the wheel goes on."""
 
     async def scenario() -> None:
-        turning, loop = timer_wheel(), asyncio.get_running_loop()
+        wheel, loop = timer_wheel(), asyncio.get_running_loop()
         errors = []
         loop.set_exception_handler(lambda _, context: errors.append(context["exception"]))
 
@@ -119,10 +119,10 @@ def test_the_error_of_one_is_not_anothers(run) -> None:
 
         bells = [Bell(fail if number == 2 else None) for number in range(5)]
         for bell in bells:
-            turning.put(loop.time() + TICK, bell)
+            wheel.put(loop.time() + TICK, bell)
         later = Bell()
-        turning.put(loop.time() + 3 * TICK, later)
-        await empty(turning)
+        wheel.put(loop.time() + 3 * TICK, later)
+        await empty(wheel)
         assert [len(bell.rung) for bell in (*bells, later)] == [1] * 6
         assert [type(error) for error in errors] == [KeyError]
 
@@ -130,7 +130,7 @@ def test_the_error_of_one_is_not_anothers(run) -> None:
 
 
 def test_sleep(run) -> None:
-    """A sleep lasts at least its seconds; one that is cancelled ends at once, and its call later does nothing."""
+    """A sleep lasts at least its seconds. A cancelled sleep ends at once, and its call later does nothing."""
 
     async def scenario() -> None:
         loop, errors = asyncio.get_running_loop(), []
@@ -153,8 +153,8 @@ def test_sleep(run) -> None:
     run(scenario)
 
 
-def test_one_for_a_loop(run) -> None:
-    """All who ask in one loop share a wheel, and another loop has another."""
+def test_one_per_event_loop(run) -> None:
+    """Callers in one event loop share a wheel. Another event loop has its own."""
 
     async def ask() -> TimerWheel:
         assert timer_wheel() is timer_wheel()
