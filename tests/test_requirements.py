@@ -90,6 +90,27 @@ def test_private_parts_are_used_in_their_rooms() -> None:
         assert "noqa: SLF001" not in (ROOT / name).read_text(), name
 
 
+def private_names(tree: ast.AST) -> tuple[set[str], set[str]]:
+    """Give the private names that a file defines, and those that its methods read of their own object."""
+    defined, read = set(), set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            defined.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            defined.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self":
+            (read if isinstance(node.ctx, ast.Load) else defined).add(node.attr)
+    return defined, {name for name in read if name.startswith("_") and not name.startswith("__")}
+
+
+def test_nothing_private_is_inherited_from_a_library() -> None:
+    """A method reads no private attribute that only a foreign base class defines, but in the rooms for that."""
+    names = {name: private_names(tree) for name, tree in trees()}
+    defined = set().union(*(one for one, _ in names.values()))
+    inherited = {name: read - defined for name, (_, read) in names.items() if read - defined}
+    assert inherited == {"server/aio/aiohttp_internals.py": {"_reading_paused", "_buffer_paused"}}
+
+
 def test_what_is_not_configured_is_not_imported() -> None:
     """A gateway with the memory store and without tool servers starts and stops without redis and mcp."""
     done = subprocess.run([sys.executable, "-c", LAZY], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -75,24 +75,24 @@ def use_small_queues(body: StreamReader, *, chunked: bool = False) -> None:
     """Replace a body's queues, whatever they hold. `chunked`: it will get one for the ends of its chunks, too."""
     if body is not EMPTY_PAYLOAD and SMALL_QUEUES.usable:
         inner: Any = body
-        inner._buffer = SmallDeque(inner._buffer)  # noqa: SLF001 — SMALL_QUEUES; the same below
-        splits = inner._http_chunk_splits  # noqa: SLF001
+        inner._buffer = SmallDeque(inner._buffer)
+        splits = inner._http_chunk_splits
         if chunked or splits is not None:
-            inner._http_chunk_splits = SmallDeque(splits or ())  # noqa: SLF001
+            inner._http_chunk_splits = SmallDeque(splits or ())
 
 
 def use_small_request_queue(protocol: web.RequestHandler) -> None:
     """Replace the queue of requests that wait for their turn: a client hardly ever sends a second one."""
     if SMALL_QUEUES.usable:
         inner: Any = protocol
-        inner._messages = SmallDeque()  # noqa: SLF001 — SMALL_QUEUES
+        inner._messages = SmallDeque()
 
 
 def _check_small_queues() -> None:
     body: Any = StreamReader(NO_LOOP, 64, loop=NO_LOOP)
     body.begin_http_chunk_receiving()
     request, response = _request_handler(), ResponseHandler(NO_LOOP)
-    queues = (body._buffer, body._http_chunk_splits, request._messages, response._buffer)  # noqa: SLF001
+    queues = (body._buffer, body._http_chunk_splits, request._messages, response._buffer)
     expect(all(type(queue) is deque and not queue for queue in queues), "a queue is no empty deque")
     _check_body_with_small_queues()
 
@@ -101,7 +101,7 @@ def _check_body_with_small_queues() -> None:
     """Feed two chunks to a body with small queues: both come out."""
     protocol = SimpleNamespace(resume_reading=lambda **_: None)
     body: Any = StreamReader(protocol, 64, loop=NO_LOOP)  # type: ignore[arg-type]
-    body._buffer, body._http_chunk_splits = SmallDeque(), SmallDeque()  # noqa: SLF001
+    body._buffer, body._http_chunk_splits = SmallDeque(), SmallDeque()
     for chunk in (b"one", b"two"):
         body.begin_http_chunk_receiving()
         body.feed_data(chunk)
@@ -175,7 +175,7 @@ def use_upstream_protocol(connector: aiohttp.TCPConnector) -> None:
     factory = vars(connector).get("_factory")
     if isinstance(factory, partial) and factory.func is ResponseHandler:
         inner: Any = connector
-        inner._factory = partial(UpstreamProtocol, **factory.keywords)  # noqa: SLF001 — as the line before says
+        inner._factory = partial(UpstreamProtocol, **factory.keywords)
     else:
         UPSTREAM_PROTOCOL.lost("TCPConnector has no factory of protocols")
 
@@ -240,7 +240,7 @@ def write_now(writer: AbstractStreamWriter, data: bytes) -> None:
         return
     write.close()
     # As a task does when it takes a future to wait for. Else the next `drain()`, which waits for the same, fails.
-    future._asyncio_future_blocking = False  # noqa: SLF001 — the documentation of `asyncio.isfuture` names it
+    future._asyncio_future_blocking = False  # the documentation of `asyncio.isfuture` names it
     if writer.output_size == size:
         raise RuntimeError("aiohttp waits before it writes")
 
@@ -273,7 +273,7 @@ def _writer() -> tuple[StreamWriter, Any]:
     """Return a writer that has the head of a chunked response, over a transport that takes no more: it is paused."""
     protocol: Any = BaseProtocol(NO_LOOP)
     protocol.transport = transport = FakeTransport()
-    protocol._paused = True  # noqa: SLF001 — what a full transport sets
+    protocol._paused = True  # what a full transport sets
     writer = StreamWriter(protocol, NO_LOOP)
     writer.enable_chunking()
     headers = web.StreamResponse(headers={"X-Name": "value"}).headers
@@ -313,9 +313,9 @@ def _check_head_as_bytes() -> None:
 def _check_idle_clock() -> None:
     protocol = _request_handler()
     cancelled: list[bool] = []
-    protocol._keepalive_handle = SimpleNamespace(cancel=lambda: cancelled.append(True))  # noqa: SLF001
+    protocol._keepalive_handle = SimpleNamespace(cancel=lambda: cancelled.append(True))
     protocol.keep_alive(True)
-    expect(cancelled == [True] and protocol._keepalive_handle is None, "the timer goes on")  # noqa: SLF001
+    expect(cancelled == [True] and protocol._keepalive_handle is None, "the timer goes on")
 
 
 WRITE_NOW = PrivatePart("aiohttp writing", _check_write_now, instead="writes that may wait are not waited for")

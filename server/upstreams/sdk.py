@@ -86,7 +86,7 @@ class QuickOpenAI(AsyncOpenAI):
 
 
 def _check_build_request() -> None:
-    build: Any = vars(openai._base_client.BaseClient).get("_build_request")  # noqa: SLF001 — BUILD_REQUEST
+    build: Any = vars(openai._base_client.BaseClient).get("_build_request")
     expect(callable(build), "the SDK builds requests elsewhere")
     expect(inspect.signature(build).return_annotation == "httpx2.Request", "the SDK builds requests of another type")
 
