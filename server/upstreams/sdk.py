@@ -31,7 +31,7 @@ class Sdk:
     def __init__(
         self, settings: Upstream, *, key: str | None, organization: str | None, transport: AiohttpTransport
     ) -> None:
-        client = QuickOpenAI if BUILD_REQUEST.usable else AsyncOpenAI
+        client = QuickOpenAI if BUILD_REQUEST.usable else PlainOpenAI
         self._client = client(
             api_key="none",  # the SDK insists on one; it is not sent
             base_url=settings.base_url,
@@ -49,13 +49,9 @@ class Sdk:
         """
         _outgoing.set(Outgoing(self._url, {**self.headers, **headers}, body))
         try:
-            # Cast to httpx2.Response, the SDK returns the response itself, not the stream that its types promise.
-            answer: Any = await self._client.post(
-                PATH, cast_to=httpx2.Response, body={}, stream=True, stream_cls=AsyncStream[object]
-            )
+            return await self._client.complete()
         finally:
             _outgoing.set(None)  # else the task holds the body as long as the stream lives
-        return cast("httpx2.Response", answer)
 
     def prepare(self) -> None:
         """Let the SDK look up the platform, which it does once. Takes some milliseconds, and needs no event loop."""
@@ -78,8 +74,34 @@ def _headers(settings: Upstream, key: str | None, organization: str | None) -> d
     return headers | {name.lower(): value for name, value in settings.headers.items()}
 
 
-class QuickOpenAI(AsyncOpenAI):
-    """The SDK without building a request for each call, a third of what one costs: what is sent is not its own."""
+class PlainOpenAI(AsyncOpenAI):
+    """The SDK, asked in its public way."""
+
+    async def complete(self) -> httpx2.Response:
+        """Ask for a chat completion. What is sent is the task's `Outgoing`, so the body here is of no account."""
+        # Cast to httpx2.Response, the SDK returns the response itself, not the stream that its types promise.
+        answer: Any = await self.post(
+            PATH, cast_to=httpx2.Response, body={}, stream=True, stream_cls=AsyncStream[object]
+        )
+        return cast("httpx2.Response", answer)
+
+
+class QuickOpenAI(PlainOpenAI):
+    """The SDK without what it does anew for each request, a third of what one costs: none of that is sent."""
+
+    _options: Any = None  # of the first request: the same for all of them
+
+    async def complete(self) -> httpx2.Response:
+        """Ask for a chat completion, with the options of the first one."""
+        if self._options is None:
+            return await super().complete()
+        answer: Any = await self.request(httpx2.Response, self._options, stream=True, stream_cls=AsyncStream[object])
+        return cast("httpx2.Response", answer)
+
+    async def request(self, cast_to: Any, options: Any, **rest: Any) -> Any:
+        """Send a request. Remember its options, which the SDK copies before it changes anything in them."""
+        self._options = options
+        return await super().request(cast_to, options, **rest)
 
     def _build_request(self, *_args: object, **_options: object) -> httpx2.Request:
         return httpx2.Request("POST", self.base_url)
