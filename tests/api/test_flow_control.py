@@ -1,4 +1,4 @@
-"""Flow control that is felt end to end: a client that does not read holds its upstream back, and nobody else."""
+"""Flow control from end to end: a client that does not read holds back its upstream, and no other stream."""
 
 import asyncio
 import math
@@ -29,7 +29,7 @@ def read_all(sock: socket.socket) -> None:
 
 
 async def in_state(root: str, **wanted: object) -> dict:
-    """Wait until there is a stream and it looks like this; return its state."""
+    """Wait until there is a stream with these values. Return its state."""
 
     async def found() -> dict | None:
         data = (await call(root, "GET", "/v1/streams")).json["data"]
@@ -39,7 +39,7 @@ async def in_state(root: str, **wanted: object) -> dict:
 
 
 async def settled(provider: Provider, model: str) -> list[int]:
-    """Wait until the upstream gets rid of no more bytes for a second; return how many each request took."""
+    """Wait until the upstream can send no byte for a second. Return how many bytes each request took."""
     before: list[int] = []
     async with asyncio.timeout(30):
         while True:
@@ -57,7 +57,7 @@ async def test_thirty_that_never_read(provider, model) -> None:
     """Clients that never read: at most 0.5 MB is taken from the upstream for each, and memory grows by less."""
     await provider.script(model, FLOOD)
     async with own_process(provider.url, flow={"drain_timeout": 60.0}) as gateway:
-        warm = stuck(gateway.port, model)  # what the first of them costs is the process's own
+        warm = stuck(gateway.port, model)  # the memory of the first one counts for the process
         await settled(provider, model)
         before = gateway.rss()
         socks = [stuck(gateway.port, model) for _ in range(30)]
@@ -78,7 +78,7 @@ async def enough(provider: Provider, model: str, count: int) -> bool:
 
 @pytest.mark.alone
 async def test_neighbours_of_those_who_never_read(provider, model) -> None:
-    """A hundred healthy streams keep their pace beside ten stuck ones: the gaps between tokens stay as they were."""
+    """A hundred streams keep their pace beside ten stuck ones: the gaps between tokens stay the same."""
     await provider.script(model + "-paced", {"tokens": 60, "rate": 20})
 
     async def longer(number: int) -> float:
@@ -99,7 +99,7 @@ async def test_neighbours_of_those_who_never_read(provider, model) -> None:
 
 
 async def gaps(gateway: OwnProcess, model: str) -> list[float]:
-    """Run a hundred streams side by side; return the seconds between any two tokens of one of them."""
+    """Run a hundred streams side by side. Return the seconds between any two tokens of a stream."""
 
     async def one() -> list[float]:
         async with Client(gateway.root) as client:
@@ -121,7 +121,7 @@ async def gaps(gateway: OwnProcess, model: str) -> list[float]:
 
 
 async def test_detached_after_drain_timeout(provider, model) -> None:
-    """A client that takes nothing for `drain_timeout` is cut off by a RST; under `cancel` the relay stays paused."""
+    """A client that takes nothing for `drain_timeout` is cut off by a RST. Under `cancel` the relay stays paused."""
     await provider.script(model, FLOOD)
     tables = {"flow": {"drain_timeout": 0.7}, "streams": {"linger": 30.0}}
     async with in_process(provider.url, **tables) as gateway:
@@ -142,7 +142,7 @@ async def test_detached_after_drain_timeout(provider, model) -> None:
 
 @pytest.mark.parametrize("policy", ["cancel", "continue"])
 async def test_detached_comes_back(provider, model, policy) -> None:
-    """A detached client comes back within `linger` under either policy and has lost nothing."""
+    """Under either policy a detached client that comes back within `linger` has lost nothing."""
     await provider.script(model, {"tokens": 3000, "big": 1000})
     tables = {"flow": {"drain_timeout": 0.7}, "streams": {"linger": 30.0, "on_disconnect": policy}}
     async with in_process(provider.url, **tables) as gateway:
@@ -150,7 +150,7 @@ async def test_detached_comes_back(provider, model, policy) -> None:
         await in_state(gateway.root, readers=1)
         state = await in_state(gateway.root, readers=0)
         sock.close()
-        if policy == "continue":  # nobody reads, so nothing holds the relay back
+        if policy == "continue":  # without a reader nothing holds the relay back
             await in_state(gateway.root, state="complete")
         answer = await call(gateway.root, "GET", f"/v1/streams/{state['id']}?after=0")
         assert texts(answer.events) == [f"tok{i} ".ljust(1000, "x") for i in range(3000)]
@@ -160,7 +160,7 @@ async def test_detached_comes_back(provider, model, policy) -> None:
 
 @pytest.mark.parametrize("policy", ["cancel", "continue"])
 async def test_detached_never_comes_back(provider, model, policy) -> None:
-    """Under either policy a detached client has `linger` seconds; then the stream is cancelled, its upstream closed."""
+    """Under either policy a stream without its client is cancelled after `linger`, and its upstream is closed."""
     await provider.script(model, FLOOD if policy == "cancel" else {"stall_after": 3000, "tokens": 9999, "big": 1000})
     tables = {"flow": {"drain_timeout": 0.5}, "streams": {"linger": 0.5, "on_disconnect": policy}}
     async with in_process(provider.url, **tables) as gateway:
@@ -173,7 +173,7 @@ async def test_detached_never_comes_back(provider, model, policy) -> None:
 
 
 async def test_half_closed_while_blocked(provider, model) -> None:
-    """A client that is blocked and shuts only its sending half is given up at the latest by `drain_timeout`."""
+    """A blocked client that shuts only its sending half is given up after `drain_timeout` at the latest."""
     await provider.script(model, FLOOD)
     async with in_process(provider.url, flow={"drain_timeout": 1.0}, streams={"linger": 0.2}) as gateway:
         sock = stuck(gateway.port, model)
@@ -204,8 +204,8 @@ async def test_gone_while_blocked(provider, model, how) -> None:
 async def test_steady_slow_readers_stay(provider, model) -> None:
     """Steady slow readers are never detached, nor cut off by the kernel's own timeout of 30 s, nor at the last byte.
 
-    What drain_timeout they need is theirs to say: with the system's own receive buffer the window opens by 128 KB, so
-    that a reader of 10 KB/s acknowledges nothing for 13 s; with one of 4 KB there is always something.
+    The receive buffer of a client decides which drain_timeout it needs. With the system's own buffer the window opens
+    by 128 KB, so that a reader of 10 KB/s acknowledges nothing for 13 s. With one of 4 KB it acknowledges all the time.
     """
     await provider.script(model, FLOOD)
     await provider.script(model + "-short", {"tokens": 250, "big": 1000})
@@ -237,7 +237,7 @@ async def test_a_reader_that_pauses(provider, model) -> None:
 
 
 async def test_paused_upstream_is_not_timed_out(provider, model) -> None:
-    """While the reader holds it back, no timeout of the upstream runs: the fault is not its."""
+    """While the reader holds the upstream back, no timeout of the upstream runs."""
     await provider.script(model, {"tokens": 3000, "big": 1000})
     tables = {"flow": {"drain_timeout": 30.0}, "upstream": {"idle_timeout": 1.0, "ttft_timeout": 1.0}}
     async with in_process(provider.url, **tables) as gateway, Client(gateway.root) as client:
@@ -249,7 +249,7 @@ async def test_paused_upstream_is_not_timed_out(provider, model) -> None:
 
 
 async def test_live_again_after_a_pause(provider, model) -> None:
-    """A reader that has caught up is served live again: no token waits for a timer."""
+    """A reader that has caught up is live again: no token waits for a timer."""
     await provider.script(model, {"tokens": 3100, "big": 1000, "stall_after": 3000, "stall_for": 1.0})
     async with in_process(provider.url) as gateway, Client(gateway.root) as client:
         await client.complete(model)

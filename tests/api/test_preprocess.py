@@ -1,4 +1,4 @@
-"""`[preprocess]`: functions that change a request, side by side, and beside the upstream's connect."""
+"""`[preprocess]`: functions change a request, side by side, while its upstream is being connected."""
 
 import asyncio
 import threading
@@ -22,12 +22,12 @@ HANDSHAKE = 0.4  # seconds
 
 
 def configured(*names: str, **settings: float) -> dict:
-    """Give the table for these functions of `preprocessors`."""
+    """Return the table for these functions of `preprocessors`."""
     return {**settings, **{name: f"preprocessors:{name}" for name in names}}
 
 
 async def body_of(provider, model: str, *names: str, timeout: float = 10.0) -> dict:
-    """Give the body that the upstream sees of a plain request."""
+    """Return the body of a plain request that the upstream sees."""
     async with in_process(provider.url, preprocess=configured(*names, timeout=timeout)) as gateway:
         assert (await complete(gateway.root, model)).status == 200
     [seen] = await provider.seen(model)
@@ -35,7 +35,7 @@ async def body_of(provider, model: str, *names: str, timeout: float = 10.0) -> d
 
 
 async def test_changes_are_laid_over_the_request(provider, model) -> None:
-    """Async and plain functions each change their fields; what they did not change stays."""
+    """Async and plain functions each change their fields. The others stay."""
     body = await body_of(provider, model, "shout", "warm")
     assert body["messages"] == [{"role": "user", "content": "SAY IT."}]
     assert body["temperature"] == 1.5
@@ -44,12 +44,12 @@ async def test_changes_are_laid_over_the_request(provider, model) -> None:
 
 @pytest.mark.parametrize(("names", "temperature"), [(("warm", "cool"), 0.0), (("cool", "warm"), 1.5)])
 async def test_the_later_one_counts(provider, model, names, temperature) -> None:
-    """Where two change the same field it is the order of the configuration that decides, not who is faster."""
+    """If two functions change a field, the order of the configuration decides, not which one is faster."""
     assert (await body_of(provider, model, *names))["temperature"] == temperature
 
 
 async def test_side_by_side(provider, model) -> None:
-    """Three that take a while each take it together."""
+    """Three functions that take a while run side by side."""
     names = ("slowly", "slowly_in_thread", "shout")
     async with in_process(provider.url, preprocess=configured(*names, timeout=10.0)) as gateway:
 
@@ -70,7 +70,7 @@ async def test_side_by_side(provider, model) -> None:
     ["fail", "leave", "leave_async", "spoil", "no_dict", "no_json", "invalid", "other_model"],
 )
 async def test_one_that_fails(provider, model, name) -> None:
-    """It changes nothing, the others do, and the log says which it was, without a word of the request."""
+    """It changes nothing, and the others do. The log names it, and quotes nothing of the request."""
     with structlog.testing.capture_logs() as lines:
         body = await body_of(provider, model, name, "cool")
     assert body["messages"] == [{"role": "user", "content": "Say it."}]
@@ -83,7 +83,7 @@ async def test_one_that_fails(provider, model, name) -> None:
 
 @pytest.mark.parametrize("name", ["never", "never_in_thread"])
 async def test_one_that_hangs(provider, model, name) -> None:
-    """After the timeout the request goes on without it."""
+    """After the timeout the request goes on without the function."""
     with structlog.testing.capture_logs() as lines:
         started = time.monotonic()
         body = await body_of(provider, model, name, "cool", timeout=0.6)
@@ -94,7 +94,7 @@ async def test_one_that_hangs(provider, model, name) -> None:
 
 
 async def test_threads_are_bounded() -> None:
-    """Requests whose function hangs get on without a thread when there are too many already."""
+    """When too many threads hang, further requests go on without one."""
     tree = {
         "upstreams": [{"name": "u", "base_url": "http://127.0.0.1:1"}],
         "models": [{"name": "*", "targets": ["u/*"]}],
@@ -109,13 +109,13 @@ async def test_threads_are_bounded() -> None:
 
 
 def threads() -> int:
-    """Give how many threads run a function."""
+    """Return how many threads run a function."""
     return sum(thread.name == "preprocess" for thread in threading.enumerate())
 
 
 async def test_beside_the_connect(provider, model, tmp_path, monkeypatch) -> None:
-    """A handshake of 0.4 s and a function of 0.4 s take no 0.8 s together: the connection is made meanwhile."""
-    monkeypatch.setattr(pool.UpstreamClient, "connect", nothing)  # none is there before the request
+    """A handshake of 0.4 s and a function of 0.4 s take less than 0.8 s together: they run side by side."""
+    monkeypatch.setattr(pool.UpstreamClient, "connect", nothing)  # no connection is there before the request
     certificate = certify(tmp_path)
     trust = {"ca_file": str(certificate.certificate)}
 
@@ -136,11 +136,11 @@ async def test_beside_the_connect(provider, model, tmp_path, monkeypatch) -> Non
 
 
 async def nothing(_client: pool.UpstreamClient) -> None:
-    """Connect to nobody."""
+    """Make no connection."""
 
 
 async def test_an_upstream_that_is_away(model) -> None:
-    """That it cannot be connected beside is the failure that it would have been later."""
+    """If the upstream cannot be connected meanwhile, the request fails as it would have without."""
     for names in (("slowly",), ("cool",)):
         async with in_process("http://127.0.0.1:1/v1", preprocess=configured(*names)) as gateway:
             answer = await complete(gateway.root, model)
@@ -148,7 +148,7 @@ async def test_an_upstream_that_is_away(model) -> None:
 
 
 async def test_a_client_that_leaves_meanwhile(provider, model) -> None:
-    """Nothing is begun for it, and nothing stays."""
+    """No attempt is begun for it, and nothing of it stays."""
     async with in_process(provider.url, preprocess=configured("slowly")) as gateway:
         async with Client(gateway.root) as client:
             await client.complete(model)
@@ -161,7 +161,7 @@ async def test_a_client_that_leaves_meanwhile(provider, model) -> None:
 
 
 async def test_a_reload_meanwhile(provider, model) -> None:
-    """The upstream that it was let in for is asked, though a reload has replaced it, and closed afterwards."""
+    """A reload replaces the upstream meanwhile. The former one is still asked, and closed afterwards."""
     tables = {"preprocess": configured("slowly"), "upstream": {"ttft_timeout": 5.0}}
     async with in_process(provider.url, **tables) as gateway:
         [old] = gateway.app.upstreams._clients.values()
@@ -176,7 +176,7 @@ async def test_a_reload_meanwhile(provider, model) -> None:
 
 
 async def test_limits_count_what_is_prepared(provider, model) -> None:
-    """Requests that are still being prepared are streams already: `max_streams` cannot be overrun meanwhile."""
+    """Requests that are still being prepared count as streams: `max_streams` holds meanwhile."""
     await provider.script(model, {"stall_after": 1})
     async with in_process(provider.url, preprocess=configured("slowly"), server={"max_streams": 3}) as gateway:
         clients = [Client(gateway.root) for _ in range(8)]
@@ -191,7 +191,7 @@ async def test_limits_count_what_is_prepared(provider, model) -> None:
 
 
 async def test_the_same_key_joins(provider, model) -> None:
-    """What the client sent is what its Idempotency-Key stands for, whatever became of it on the way upstream."""
+    """An Idempotency-Key stands for the request as its client sent it, not for the changed one."""
     async with in_process(provider.url, preprocess=configured("shout")) as gateway:
         headers = {"Idempotency-Key": "once"}
         first = await complete(gateway.root, model, headers=headers)
@@ -203,7 +203,7 @@ async def test_the_same_key_joins(provider, model) -> None:
 
 
 async def test_the_same_key_while_the_first_fails(provider, model) -> None:
-    """Who comes while the first under a key is failing is not let by unprepared: no word goes upstream as it came."""
+    """A request under a key whose first request is failing is prepared, too: none goes upstream unchanged."""
     await provider.script(model, {"status": 400, "error": {"message": "no", "code": "x"}, "headers_after": 0.3}, {})
     async with in_process(provider.url, preprocess=configured("shout")) as gateway:
         create, made = gateway.app.store.create, []
@@ -212,7 +212,7 @@ async def test_the_same_key_while_the_first_fails(provider, model) -> None:
             made.append(beginning)
             if len(made) > 1:
                 await gateway.idle_streams()
-                await asyncio.sleep(0.05)  # and its key is free
+                await asyncio.sleep(0.05)  # the key is free by now
             return await create(beginning)
 
         gateway.app.store.create = create_late
@@ -227,7 +227,7 @@ async def test_the_same_key_while_the_first_fails(provider, model) -> None:
 
 
 async def test_native_resume(provider, model) -> None:
-    """A client that sends its prompt along with the session still resumes."""
+    """A client that repeats its prompt with its session still resumes."""
     async with in_process(provider.url, preprocess=configured("shout")) as gateway:
         asked = {"model": model, "messages": completion(model)["messages"]}
         first = await call(gateway.root, "POST", "/api/stream", asked)
@@ -240,7 +240,7 @@ async def test_native_resume(provider, model) -> None:
 
 @pytest.mark.parametrize("place", ["preprocessors:nowhere", "no_such_module:f", "preprocessors:NOT_A_FUNCTION"])
 async def test_one_that_cannot_be_used(provider, place) -> None:
-    """The gateway does not start, and says in one sentence why."""
+    """The gateway does not start, and one sentence says why."""
     with pytest.raises(PreprocessError, match="'mine'"):
         async with in_process(provider.url, preprocess={"mine": place}):
             pass

@@ -41,19 +41,19 @@ def slowly_in_thread(request: Request) -> Request:
 
 
 async def never(request: Request) -> None:
-    """Hang, and not be talked out of it."""
+    """Hang, also when it is cancelled."""
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(60)
     await asyncio.sleep(0.05)
 
 
 def never_in_thread(request: Request) -> None:
-    """Hang where nobody can stop it."""
+    """Hang in a thread, which cannot be stopped."""
     time.sleep(2)
 
 
 async def fail(request: Request) -> NoReturn:
-    """Fail with words that quote the prompt."""
+    """Fail with a message that quotes the prompt."""
     raise ValueError(str(request))
 
 
@@ -88,7 +88,7 @@ def invalid(request: Request) -> Request:
 
 
 def other_model(request: Request) -> Request:
-    """Change what is settled already."""
+    """Change a field that the gateway has already acted on."""
     return {"model": "another"}
 
 

@@ -62,7 +62,7 @@ def leave_in_thread() -> NoReturn:
 
 
 def stop_iteration() -> NoReturn:
-    """Raise what no future can carry."""
+    """Raise what no future takes."""
     raise StopIteration
 
 
@@ -78,7 +78,7 @@ async def hang() -> None:
 
 
 async def hang_on() -> None:
-    """Never return, whoever asks for it."""
+    """Never return, also when it is cancelled."""
     while True:
         try:
             await asyncio.Event().wait()
@@ -88,7 +88,7 @@ async def hang_on() -> None:
 
 
 def hang_in_thread() -> str:
-    """Not return until the test says so."""
+    """Return when the test says so."""
     RELEASED.wait(60)
     return "released"
 
@@ -103,7 +103,7 @@ async def huge() -> str:
 
 
 def surrogate() -> str:
-    """Return what no UTF-8 can say."""
+    """Return what UTF-8 cannot encode."""
     return "a\udc80b"
 
 

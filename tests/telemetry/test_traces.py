@@ -22,13 +22,13 @@ KEY = "sk-CANARY-KEY-0123456789"
 
 
 async def over(gateway: OwnProcess) -> None:
-    """End the gateway: what it has not sent yet it sends now."""
+    """End the gateway, which sends the rest of its spans."""
     gateway.signal(signal.SIGTERM)
     assert await gateway.ended() == 0
 
 
 async def test_one_stream(provider, model, tmp_path) -> None:
-    """A span follows the request's own, has the attempt below it and the phases below that, as long as they were."""
+    """A stream's span follows the request's. Below it is the attempt's, and below that the phases', with durations."""
     certificate = certify(tmp_path)
     trust = {"ca_file": str(certificate.certificate)}
     await provider.script(model, {"tokens": 5, "ttft": 0.3, "rate": 20})
@@ -62,7 +62,7 @@ async def test_one_stream(provider, model, tmp_path) -> None:
 
 
 async def test_connecting(provider, model, tmp_path) -> None:
-    """The attempt that waits for its connection has spans for its making, one after the other."""
+    """The attempt that waits for a connection has a span for each step of connecting, one after the other."""
     certificate = certify(tmp_path)
     trust = {"ca_file": str(certificate.certificate)}
     await provider.script(model, {"tokens": 1, "ttft": 0.5})
@@ -71,7 +71,7 @@ async def test_connecting(provider, model, tmp_path) -> None:
         behind_tls(provider.url, certificate, handshake=0.2) as url,
         own_process(url, upstream=trust, environ=environ) as gateway,
     ):
-        # Two at once: one connection is kept warm.
+        # Two requests at once, since one connection is kept warm.
         await asyncio.gather(complete(gateway.root, model), complete(gateway.root, model))
         await over(gateway)
     made = {span.name: span for span in collector.spans if span.name in ("connect", "tls")}
@@ -81,7 +81,7 @@ async def test_connecting(provider, model, tmp_path) -> None:
 
 
 async def test_a_recovered_stream(provider, model) -> None:
-    """Each attempt has its span; the broken one says what it failed of, and the stream how often it recovered."""
+    """Each attempt has a span. That of the broken one names its error, and that of the stream counts the recoveries."""
     await provider.script(model, {"text": "a b c d", "cut_after": 2}, {"text": "a b c d"})
     recovery = {"strategy": "restart", "backoff": 0.01}
     async with (
@@ -102,7 +102,7 @@ async def test_a_recovered_stream(provider, model) -> None:
 
 
 async def test_nothing_that_was_said(provider, model, monkeypatch) -> None:
-    """No prompt, answer, token or key is in a span, also where an upstream quotes them in its errors."""
+    """No span holds a prompt, an answer, a token or a key, also if an upstream quotes them in its errors."""
     quoted = {"status": 500, "error": {"message": f"CANARY-PROMPT {KEY}"}}
     await provider.script(model, {"text": "CANARY-ANSWER it is"}, quoted, {"text": "CANARY-ANSWER", "garbage_at": 1})
     keys = [{"name": "web", "sha256": hashlib.sha256(TOKEN.encode()).hexdigest()}]
@@ -122,7 +122,7 @@ async def test_nothing_that_was_said(provider, model, monkeypatch) -> None:
 
 @pytest.mark.parametrize("off", [{"OTEL_SDK_DISABLED": "true"}, {"OTEL_TRACES_EXPORTER": "none"}])
 async def test_switched_off(provider, model, off) -> None:
-    """Off by the standard's own variables: no span, and the trace's header goes on as it came."""
+    """The standard's variables switch traces off: there is no span, and the trace's header is passed on unchanged."""
     async with collecting() as (collector, environ), own_process(provider.url, environ=environ | off) as gateway:
         await complete(gateway.root, model, headers=PARENT)
         await over(gateway)
@@ -132,7 +132,7 @@ async def test_switched_off(provider, model, off) -> None:
 
 
 async def test_a_collector_that_hangs(provider, model) -> None:
-    """Streams do not notice it, and neither does the end of the process for long."""
+    """Streams do not notice it, and the end of the process waits only briefly."""
     with socket.create_server(("127.0.0.1", 0)) as deaf:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{deaf.getsockname()[1]}"}
         async with own_process(provider.url, environ=environ) as gateway:
@@ -144,7 +144,7 @@ async def test_a_collector_that_hangs(provider, model) -> None:
 
 
 async def test_without_the_extra(provider, model, tmp_path) -> None:
-    """Where OpenTelemetry is not installed one warning says so, and everything else works."""
+    """If OpenTelemetry is not installed, one warning says so, and everything else works."""
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").touch()
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": str(tmp_path)}

@@ -1,4 +1,4 @@
-"""Running tools: whatever one does, there is a result in time, and the gateway goes on."""
+"""Running tools: whatever a tool does, there is a result in time, and the gateway goes on."""
 
 import asyncio
 
@@ -11,13 +11,13 @@ from server.tools.tool import from_function
 
 
 async def run(name: str, **limits: float) -> Result:
-    """Run one tool of the examples."""
+    """Run a tool of `tool_examples`."""
     return await Bounds(Tools(**limits)).run(from_function(name, getattr(tool_examples, name)), {})
 
 
 @pytest.mark.parametrize("name", ["fail", "fail_in_thread"])
 async def test_an_exception_is_a_result(name: str) -> None:
-    """What a tool raises becomes an error that the model can read, with the time it took."""
+    """An exception of a tool becomes an error that the model can read, with the time it took."""
     result = await run(name)
     assert (result.content, result.error) == (None, "LookupError: nothing there")
     assert result.duration_ms >= 0
@@ -26,7 +26,7 @@ async def test_an_exception_is_a_result(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["leave", "leave_in_thread", "stop_iteration", "cancel"])
 async def test_what_is_no_ordinary_exception(name: str) -> None:
-    """sys.exit, StopIteration and a cancellation of its own are results too: neither stream nor process ends."""
+    """sys.exit, StopIteration and a tool's own cancellation are results, too. Neither stream nor process ends."""
     result = await run(name, timeout=20.0)
     assert result.error is not None
     assert "within" not in result.error
@@ -34,7 +34,7 @@ async def test_what_is_no_ordinary_exception(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["hang", "hang_on", "hang_in_thread"])
 async def test_a_tool_that_hangs(name: str) -> None:
-    """After the timeout there is an error, also from a tool that swallows its cancellation or blocks a thread."""
+    """After the timeout there is an error, also if the tool swallows its cancellation or blocks a thread."""
     tool_examples.RELEASED.clear()
     before = asyncio.all_tasks()
     try:
@@ -48,7 +48,7 @@ async def test_a_tool_that_hangs(name: str) -> None:
 
 
 async def test_concurrency() -> None:
-    """No more than max_concurrency run at once, and all get their turn."""
+    """No more than max_concurrency run at once, and all of them run."""
     running, most = 0, 0
 
     async def work() -> str:
@@ -67,7 +67,7 @@ async def test_concurrency() -> None:
 
 
 async def test_a_hanging_thread_keeps_its_place() -> None:
-    """A thread cannot be stopped, so its place is taken until it ends; then others run again."""
+    """A thread cannot be stopped, so it keeps its place until it ends. Then others run again."""
     tool_examples.RELEASED.clear()
     bounds = Bounds(Tools(max_concurrency=1, timeout=0.05))
     hang, add = (from_function(name, getattr(tool_examples, name)) for name in ("hang_in_thread", "add"))
@@ -80,7 +80,7 @@ async def test_a_hanging_thread_keeps_its_place() -> None:
 
 
 async def test_cancelling_the_caller() -> None:
-    """A stream that is cancelled lets go of its tool at once, and the place is free again."""
+    """A cancelled stream ends its tool at once, and the place is free again."""
     bounds = Bounds(Tools(max_concurrency=1))
     task = asyncio.create_task(bounds.run(from_function("hang", tool_examples.hang), {}))
     await asyncio.sleep(0.01)
@@ -91,7 +91,7 @@ async def test_cancelling_the_caller() -> None:
 
 
 async def test_a_huge_result() -> None:
-    """A result over max_result_bytes is cut between characters, and says so within the bound."""
+    """A result over max_result_bytes is cut between characters. A note within the bound says so."""
     result = await run("huge", max_result_bytes=1000)
     assert result.content is not None
     assert len(result.content.encode()) <= 1000
@@ -99,11 +99,11 @@ async def test_a_huge_result() -> None:
 
 
 async def test_surrogates() -> None:
-    """A text that UTF-8 cannot say is made sayable: the log takes UTF-8 only."""
+    """A character that UTF-8 cannot encode is replaced: the log takes only UTF-8."""
     assert (await run("surrogate")).content == "a?b"
 
 
 def test_cut() -> None:
-    """A text within the bound is whole; a bound too small for the note still holds."""
+    """A text within the bound is whole. A bound that is too small for the note still holds."""
     assert cut("abc", 3) == "abc"
     assert len(cut("ü" * 100, 5).encode()) <= 5

@@ -19,7 +19,7 @@ STDIO = {"name": "weir", "command": [sys.executable, SERVER]}
 
 @asynccontextmanager
 async def entry(kind: str) -> AsyncIterator[dict[str, Any]]:
-    """Give the `[[mcp]]` entry of a server: the gateway starts it, or it runs already and is reached by HTTP."""
+    """Give the `[[mcp]]` entry of a server that the gateway starts, or of one that runs and is reached by HTTP."""
     if kind == "stdio":
         yield STDIO
         return
@@ -49,7 +49,7 @@ LEVEL = {"name": "level", "arguments": {"gate": "north", "metres": 2}}
 
 @pytest.mark.parametrize("kind", ["stdio", "http"])
 async def test_a_conversation(provider, model, kind: str) -> None:
-    """Its tools are offered with their schemas, run, and their results and errors told like those of functions."""
+    """Its tools are offered with their schemas and run. The model gets results and errors as from functions."""
     calls = [
         LEVEL,
         {"name": "gate_count", "arguments": {}},
@@ -74,7 +74,7 @@ async def test_a_conversation(provider, model, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["stdio", "http"])
 async def test_bounds(provider, model, kind: str) -> None:
-    """A call that hangs ends after the timeout, a huge result is cut, side by side; the connection stays good."""
+    """A call that hangs ends after the timeout, and a huge result beside it is cut. The connection stays usable."""
     calls = [{"name": name, "arguments": {}} for name in ("stall", "huge")]
     tools = {"timeout": 0.5, "max_result_bytes": 1000}
     async with entry(kind) as server, in_process(provider.url, mcp=[server], tools=tools) as gateway:
@@ -87,7 +87,7 @@ async def test_bounds(provider, model, kind: str) -> None:
 
 
 async def test_a_server_that_dies(provider, model) -> None:
-    """A server that dies in a call gives an error as its result, and is started again."""
+    """The result of a call in which the server dies is an error. The server is started again."""
     async with in_process(provider.url, mcp=[STDIO]) as gateway:
         (died,) = await converse(gateway, provider, model, {"name": "die", "arguments": {}})
         assert "error" in died
@@ -101,7 +101,7 @@ async def test_a_server_that_dies(provider, model) -> None:
 
 
 async def test_a_server_that_is_away(provider, model) -> None:
-    """A server that cannot be reached keeps neither the gateway from starting nor the other tools from running."""
+    """A server that is away keeps neither the gateway from starting nor other tools from running."""
     away = [{"name": "none", "command": ["/no/such/program"]}, {"name": "gone", "url": "http://127.0.0.1:9/mcp"}]
     async with in_process(provider.url, mcp=[*away, STDIO]) as gateway:
         (level,) = await converse(gateway, provider, model, LEVEL)
@@ -109,7 +109,7 @@ async def test_a_server_that_is_away(provider, model) -> None:
 
 
 async def test_nothing_secret_is_inherited(provider, model) -> None:
-    """A server that the gateway starts gets none of its environment's keys, and ends with the gateway."""
+    """A server that the gateway starts gets no key from the gateway's environment, and ends with the gateway."""
     environ = {"LOCAL_API_KEY": "sk-very-secret"}
     async with own_process(provider.url, environ=environ, mcp=[STDIO]) as gateway:
         (secret,) = await converse(gateway, provider, model, {"name": "secret", "arguments": {}})
@@ -120,10 +120,10 @@ async def test_nothing_secret_is_inherited(provider, model) -> None:
 
 
 def children_of(pid: int) -> list[str]:
-    """Give the processes that a process has started."""
+    """Return the processes that a process has started."""
     return Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()
 
 
 def is_alive(pid: str) -> bool:
-    """Whether a process is there."""
+    """Whether a process exists."""
     return Path("/proc", pid).exists()

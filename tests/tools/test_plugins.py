@@ -26,7 +26,7 @@ POINTS = "[sluiceway.tools]\nlevel = weir_tools:level\nadd = weir_tools:add\n"
 
 
 async def install(folder: Path, points: str = POINTS) -> dict[str, str]:
-    """Install a distribution of one module into a folder, with pip; return the environment that finds it."""
+    """Install a distribution of one module into a folder with pip. Return the environment that finds it."""
     wheel, site = folder / "weir_tools-1.0-py3-none-any.whl", folder / "site"
     files = {
         "weir_tools.py": MODULE,
@@ -45,7 +45,7 @@ async def install(folder: Path, points: str = POINTS) -> dict[str, str]:
 
 
 async def test_an_installed_distribution(provider, model, tmp_path: Path) -> None:
-    """Its tools are offered and run without a word of configuration; a configured function wins over its namesake."""
+    """Its tools are offered and run without configuration. A configured function of the same name wins."""
     environ = await install(tmp_path)
     environ["PYTHONPATH"] += f":{native.TOOLS}"
     calls = [native.call("level", {"gate": "north", "metres": 2}), native.call("add", {"x": 1})]
@@ -69,7 +69,7 @@ async def test_an_installed_distribution(provider, model, tmp_path: Path) -> Non
     ],
 )
 async def test_one_that_does_not_work(provider, tmp_path: Path, point: str, words: str) -> None:
-    """A plug-in that cannot be offered stops the gateway at its start, with one line that names it."""
+    """The gateway does not start with a plug-in that cannot be offered. One line names it."""
     environ = await install(tmp_path, f"[sluiceway.tools]\n{point}\n")
     with pytest.raises(RuntimeError) as raised:
         async with own_process(provider.url, environ=environ):

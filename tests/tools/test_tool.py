@@ -8,7 +8,7 @@ from server.tools.tool import ToolError, ToolSetupError, from_function
 
 
 def test_schema_from_the_signature() -> None:
-    """Name, docstring, types, defaults and descriptions are what the model is told."""
+    """The model is told the name, docstring, types, defaults and descriptions."""
     offer = from_function("add", tool_examples.add).offer()
     assert offer["type"] == "function"
     told = offer["function"]
@@ -21,27 +21,27 @@ def test_schema_from_the_signature() -> None:
 
 
 async def test_async_and_sync() -> None:
-    """An async function is awaited, a sync one is called in a thread."""
+    """An async function is awaited. A sync one is called in a thread."""
     assert await from_function("add", tool_examples.add).call({"x": "2", "y": 3}) == "5"
     assert await from_function("slow_add", tool_examples.slow_add).call({"x": 2, "y": 3}) == "2 + 3 = 5"
 
 
 async def test_models_in_and_out() -> None:
-    """Arguments become the annotated types, and a result that is no text comes as JSON."""
+    """Arguments become the annotated types. A result that is not a text is given as JSON."""
     text = await from_function("place", tool_examples.place).call({"where": {"name": "Ulm", "lat": 48.4}})
     assert text == '{"place":{"name":"Ulm","lat":48.4},"tags":[]}'
 
 
 @pytest.mark.parametrize("arguments", [{}, {"x": "many"}, {"x": 1, "z": 2}])
 async def test_arguments_that_do_not_fit(arguments: dict[str, object]) -> None:
-    """A missing, a wrong and an unknown argument are an error that names it, and the function is not called."""
+    """A missing, a wrong or an unknown argument is an error that names it. The function is not called."""
     with pytest.raises(ToolError, match=r"do not fit: [xz]: "):
         await from_function("add", tool_examples.add).call(arguments)
 
 
 @pytest.mark.parametrize("name", ["by_position", "NOT_A_FUNCTION"])
 def test_what_cannot_be_a_tool(name: str) -> None:
-    """What a model could not call is refused when it is configured, in one sentence."""
+    """A function that a model could not call is refused at the start, in one sentence."""
     with pytest.raises(ToolSetupError, match=name) as caught:
         from_function(name, getattr(tool_examples, name))
     assert "\n" not in str(caught.value)
@@ -63,7 +63,7 @@ class Unknown:
 
 
 async def test_examples() -> None:
-    """The shipped examples work, and say what they do not understand."""
+    """The examples of the gateway work, and refuse what they do not understand."""
     assert "T" in await from_function("now", examples.now).call({"zone": "Europe/Berlin"})
     calculate = from_function("calculate", examples.calculate)
     assert await calculate.call({"expression": "2 * (3 + 4) - -1"}) == "15"

@@ -1,4 +1,4 @@
-"""How connections to upstreams are made: each step measured, and made before they are needed."""
+"""Connections to upstreams: each step is measured, and they are made before they are needed."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ def trusted(tmp_path):
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
 async def test_every_phase(provider, model, trusted, loop) -> None:
-    """All five phases of a TLS upstream are measured; a slow handshake is in `tls` and in nothing else."""
+    """All five phases of a TLS upstream are measured. A slow handshake counts as `tls` and as nothing else."""
     certificate, trust = trusted
     await provider.script(model, {"tokens": 3, "ttft": 0.6})
     async with (
@@ -37,7 +37,7 @@ async def test_every_phase(provider, model, trusted, loop) -> None:
         assert (await complete(gateway.root, model)).status == 200
         assert (await complete(gateway.root, model)).status == 200
 
-        async def both() -> Any:  # an attempt is noted when its connection is tidied up: after its client's last byte
+        async def both() -> Any:  # an attempt is measured when its connection is tidied up, after the last byte
             told = (await call(gateway.root, "GET", "/api/stats")).json
             return told if told["windows"]["5m"]["phases"]["headers"]["count"] == 2 else None
 
@@ -57,7 +57,7 @@ async def test_every_phase(provider, model, trusted, loop) -> None:
 
 
 async def test_warm_from_the_start(provider, model, trusted, monkeypatch) -> None:
-    """The first request finds a connection; without it its first token comes later by the handshake."""
+    """The first request finds a connection. Without it the first token comes later, by the handshake."""
     certificate, trust = trusted
     await provider.script(model, {"tokens": 1})
 
@@ -79,16 +79,16 @@ async def test_warm_from_the_start(provider, model, trusted, monkeypatch) -> Non
 
 
 async def nothing(_client: pool.UpstreamClient) -> None:
-    """Connect to nobody."""
+    """Make no connection."""
 
 
 def phases_of(gateway) -> dict:
-    """Give the phases that were measured so far."""
+    """Return the phases that were measured so far."""
     return gateway.app.metrics.stats.windows()["5m"]["phases"]
 
 
 async def test_kept_warm(monkeypatch) -> None:
-    """A connection that the upstream has closed is made anew; at any time there is one, and never a second."""
+    """A connection that the upstream has closed is made anew. There is one at any time, and never a second."""
     monkeypatch.setattr(pool, "WARM_INTERVAL", 0.02)
     opened: list[asyncio.StreamWriter] = []
 
@@ -109,7 +109,7 @@ async def test_kept_warm(monkeypatch) -> None:
 
 
 async def test_an_unused_upstream_is_left_alone(monkeypatch) -> None:
-    """An upstream that nobody has asked for long is not connected any more."""
+    """An upstream that no request has asked for a long time is no longer connected."""
     monkeypatch.setattr(pool, "WARM_INTERVAL", 0.02)
     monkeypatch.setattr(pool, "WARM_FOR", -1.0)
     opened: list[asyncio.StreamWriter] = []
@@ -120,7 +120,7 @@ async def test_an_unused_upstream_is_left_alone(monkeypatch) -> None:
 
 
 async def test_through_a_proxy(provider, model, trusted) -> None:
-    """The connection that is kept warm goes through the upstream's proxy, too, and a request takes it."""
+    """The connection that is kept warm goes through the upstream's proxy, and a request takes it."""
     certificate, trust = trusted
     tunnels: list[bytes] = []
 
@@ -154,7 +154,7 @@ async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None
 
 
 async def test_an_upstream_that_is_away(provider, model) -> None:
-    """Nobody at the other end is no hindrance to start, and no failure of a target."""
+    """An upstream that is away does not keep the gateway from starting, and is no failure of a target."""
     upstreams = [{"name": "local", "base_url": provider.url}, {"name": "gone", "base_url": "http://127.0.0.1:1/v1"}]
     async with in_process(provider.url, upstreams=upstreams) as gateway:
         assert (await complete(gateway.root, model)).status == 200
