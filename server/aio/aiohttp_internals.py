@@ -318,7 +318,7 @@ def _check_idle_clock() -> None:
     expect(cancelled == [True] and protocol._keepalive_handle is None, "the timer goes on")
 
 
-WRITE_NOW = PrivatePart("aiohttp writing", _check_write_now, instead="writes that may wait are not waited for")
+WRITE_NOW = PrivatePart("aiohttp writing", _check_write_now, instead="what aiohttp waits for is dropped")
 CHUNKS = PrivatePart("aiohttp chunks", _check_chunks, instead="aiohttp writes the chunks, with more CPU per token")
 HEAD_AS_BYTES = PrivatePart("aiohttp headers", _check_head_as_bytes, instead="2 KB more for each open stream")
 IDLE_CLOCK = PrivatePart("aiohttp idle clock", _check_idle_clock, instead="half a KB more for each open stream")

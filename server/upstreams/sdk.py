@@ -1,9 +1,8 @@
 """OpenAI's SDK for one upstream, and every reach into its private parts.
 
-The SDK does what becomes of an answer: a status, an error, a body. What is sent is the gateway's own. The SDK takes
-organization, project, keys and whole headers from variables of the environment (`OPENAI_ORG_ID`, `OPENAI_ADMIN_KEY`,
-`OPENAI_CUSTOM_HEADERS`), which must not reach an upstream that is not configured to get them. So the request that the
-SDK builds never leaves the process: only its answer counts.
+The SDK judges the answer: a status, an error, a body. The request is the gateway's own. The SDK would take keys,
+organization, project and whole headers from the environment (`OPENAI_ADMIN_KEY`, `OPENAI_ORG_ID`,
+`OPENAI_CUSTOM_HEADERS`), and send them to any upstream. So a request that the SDK has built is never sent.
 """
 
 import inspect
@@ -21,12 +20,12 @@ from server.upstreams.transport import AiohttpTransport, Outgoing
 
 PATH = "/chat/completions"
 
-# The request that is being sent in this task: the SDK has no way to hand it through.
+# The request that this task is sending. The SDK has no way to hand it through.
 _outgoing: ContextVar[Outgoing | None] = ContextVar("outgoing", default=None)
 
 
 class Sdk:
-    """The SDK's client as the relay uses it. Its retries and timeouts are off: recovery is the relay's."""
+    """The SDK as the relay uses it. Its retries and timeouts are off: recovery is the relay's."""
 
     def __init__(
         self, settings: Upstream, *, key: str | None, organization: str | None, transport: AiohttpTransport
@@ -78,7 +77,7 @@ class PlainOpenAI(AsyncOpenAI):
     """The SDK, asked in its public way."""
 
     async def complete(self) -> httpx2.Response:
-        """Ask for a chat completion. What is sent is the task's `Outgoing`, so the body here is of no account."""
+        """Ask for a chat completion. The task's `Outgoing` is sent, not this body."""
         # Cast to httpx2.Response, the SDK returns the response itself, not the stream that its types promise.
         answer: Any = await self.post(
             PATH, cast_to=httpx2.Response, body={}, stream=True, stream_cls=AsyncStream[object]
@@ -87,12 +86,12 @@ class PlainOpenAI(AsyncOpenAI):
 
 
 class QuickOpenAI(PlainOpenAI):
-    """The SDK without what it does anew for each request, a third of what one costs: none of that is sent."""
+    """The SDK without building a request each time, which is a third of the cost of one and is not sent."""
 
     _options: Any = None  # of the first request: the same for all of them
 
     async def complete(self) -> httpx2.Response:
-        """Ask for a chat completion, with the options of the first one."""
+        """Ask for a chat completion with the options of the first one."""
         if self._options is None:
             return await super().complete()
         answer: Any = await self.request(httpx2.Response, self._options, stream=True, stream_cls=AsyncStream[object])
