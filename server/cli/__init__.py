@@ -1,6 +1,7 @@
-"""The command line: `sluiceway serve`, `sluiceway check`, and the commands of a client.
+"""The command line: `sluiceway serve`, `sluiceway check`, and the client commands.
 
-What a command needs is imported when it is run: a client's does without the second that the whole gateway takes.
+Each command imports what it needs when it runs. Importing the whole gateway takes a second, which the client commands
+do not need to wait for.
 """
 
 import argparse
@@ -27,21 +28,22 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="listen here instead of [server] host")
     serve.add_argument("--port", type=int, help="listen here instead of [server] port")
     serve.set_defaults(run=_serve)
-    checked = commands.add_parser("check", help="validate a configuration")
-    checked.add_argument("--config", type=Path, required=True, help="TOML file")
-    checked.set_defaults(run=_check)
+    check = commands.add_parser("check", help="validate a configuration")
+    check.add_argument("--config", type=Path, required=True, help="TOML file")
+    check.set_defaults(run=_check)
     add_commands(commands)
     return parser
 
 
 def _serve(options: argparse.Namespace) -> int:
-    gc.disable()  # nothing that is imported is garbage; to look for it takes a sixth of the start. `serve` enables it
-    from server.cli.serve import serve  # noqa: PLC0415 — see above
+    # Imports leave no garbage, and looking for it takes a sixth of the start. `serve` enables the collector again.
+    gc.disable()
+    from server.cli.serve import serve  # noqa: PLC0415 — imported when it runs
 
     return serve(options.config, options.host, options.port)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from server.cli.check import check  # noqa: PLC0415 — see above
+    from server.cli.check import check  # noqa: PLC0415 — imported when it runs
 
     return check(options.config)

@@ -1,4 +1,4 @@
-"""`sluiceway check`: everything that is wrong with a configuration, a line each."""
+"""`sluiceway check`: print everything that is wrong with a configuration, one line per problem."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from server.tools.toolbox import configured
 
 
 def check(config: Path) -> int:
-    """Print the problems; return the exit status."""
+    """Print the problems of the file `config`. Return the exit status: 2 if one is more than a warning, else 0."""
     loaders = {("tools", "functions"): configured, ("preprocess",): imported}
     problems = problems_of(config, with_credentials(os.environ), **known(), loaders=loaders)
     for problem in problems:

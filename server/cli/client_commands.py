@@ -1,4 +1,4 @@
-"""`sluiceway tail`, `sluiceway chat` and `sluiceway streams`: a gateway from a terminal."""
+"""`sluiceway tail`, `sluiceway chat` and `sluiceway streams`: commands that use a running gateway."""
 
 import argparse
 import math
@@ -11,37 +11,42 @@ from collections.abc import Callable
 
 import httpx2
 
-from server.client.interrupts import Interrupts
-from server.client.reading import EVENTS, has_events, print_stream
-from server.client.streams_table import Look, table
-from server.client.terminal import DEFAULT_URL, KEY_VARIABLE, CommandError, connect, listed, note, say
+from server.cli.printing import EVENTS, has_events, print_stream
+from server.cli.streams_table import Look, table
+from server.cli.terminal import DEFAULT_URL, KEY_VARIABLE, CommandError, Interrupts, connect, get_list, note, say
 
 FAILED = 1
-INTERRUPTED = 130  # as a shell reports SIGINT
+INTERRUPTED = 130  # the status that shells use for SIGINT
 STREAM_ID = re.compile(r"[A-Za-z0-9_-]+")
-CLEAR = "\x1b[H\x1b[J"  # to the top left, and nothing below
+CLEAR = "\x1b[H\x1b[J"  # move to the top left and clear everything below
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the three commands to the command line."""
     tail = commands.add_parser("tail", help="print a stream as it comes, from its beginning")
-    tail.add_argument("id", help="of the stream")
+    tail.add_argument("id", help="the id of the stream")
     tail.add_argument("--after", type=int, default=0, metavar="SEQ", help="begin after this event")
     tail.add_argument("--raw", action="store_true", help="print the events as they are sent")
     _add(tail, _tail)
     chat = commands.add_parser("chat", help="talk to a model; an answer survives lost connections")
-    chat.add_argument("--model", help="the first of the gateway's, if left out")
+    chat.add_argument("--model", help="the model to talk to; the gateway's first one by default")
     chat.add_argument("--system", help="the system message")
     _add(chat, _chat)
     streams = commands.add_parser("streams", help="watch the streams: age, tokens/s, lag, who is stalling")
     streams.add_argument("--once", action="store_true", help="print them once")
-    streams.add_argument("--all", action="store_true", help="the ended ones, too")
-    streams.add_argument("--interval", type=_seconds, default=1.0, metavar="SECONDS", help="between two looks; 1")
+    streams.add_argument("--all", action="store_true", help="also the streams that have ended")
+    streams.add_argument(
+        "--interval", type=_seconds, default=1.0, metavar="SECONDS", help="seconds between two looks; 1 by default"
+    )
     _add(streams, _streams)
 
 
 def _add(parser: argparse.ArgumentParser, command: Callable[[argparse.Namespace, httpx2.Client], None]) -> None:
-    parser.add_argument("--url", default=DEFAULT_URL, help=f"of the gateway; {DEFAULT_URL}. Its key: {KEY_VARIABLE}")
+    parser.add_argument(
+        "--url",
+        default=DEFAULT_URL,
+        help=f"the gateway's address; {DEFAULT_URL} by default. Its key is taken from {KEY_VARIABLE}",
+    )
     parser.set_defaults(run=lambda options: _run(command, options))
 
 
@@ -52,8 +57,8 @@ def _run(command: Callable[[argparse.Namespace, httpx2.Client], None], options: 
     except CommandError as error:
         print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201 — the command's output
         return FAILED
-    except BrokenPipeError:  # who read the output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's last flush would fail, too
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # otherwise Python's last flush fails, too
         return FAILED
     except UnicodeError:
         print("sluiceway: what was given is not UTF-8.", file=sys.stderr)  # noqa: T201
@@ -83,7 +88,7 @@ def _tail(options: argparse.Namespace, client: httpx2.Client) -> None:
             print_stream(response)
             return
         for chunk in response.iter_raw():
-            say(chunk.decode())  # whole events, so whole characters
+            say(chunk.decode())  # never half a character: the transport passes on whole events
 
 
 def _chat(options: argparse.Namespace, client: httpx2.Client) -> None:
@@ -101,11 +106,11 @@ def _converse(client: httpx2.Client, model: str, messages: list[dict[str, str]],
         try:
             messages.append({"role": "assistant", "content": _answer(client, model, messages, interrupts.check)})
         except KeyboardInterrupt:
-            note("stopped")  # leaving the stream has aborted it
+            note("stopped")  # closing the response has aborted the stream
             messages.pop()
         except (CommandError, httpx2.TransportError) as error:
             if not sys.stdin.isatty():
-                raise  # nobody is there to ask again
+                raise  # input from a file or a pipe: nobody can ask again
             note(str(error))
             messages.pop()
 
@@ -124,7 +129,7 @@ def _answer(client: httpx2.Client, model: str, messages: list[dict[str, str]], c
 
 
 def _first_model(client: httpx2.Client) -> str:
-    names = [str(model["id"]) for model in listed(client, "/v1/models") if model["id"] != "*"]
+    names = [str(model["id"]) for model in get_list(client, "/v1/models") if model["id"] != "*"]
     if not names:
         raise CommandError("This gateway takes any model name: say which one with --model.")
     return names[0]
@@ -134,11 +139,11 @@ def _streams(options: argparse.Namespace, client: httpx2.Client) -> None:
     before = None
     while True:
         try:
-            look = Look.now(listed(client, "/v1/streams"))
+            look = Look.now(get_list(client, "/v1/streams"))
         except CommandError as error:
             if before is None:
                 raise
-            lines = [str(error)]  # a restart: the next look may succeed
+            lines = [str(error)]  # the gateway may be restarting: look again
         else:
             room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
             lines = table(look, before, ended=options.all, room=room)

@@ -21,12 +21,15 @@ from server.telemetry.logs import configure
 from server.tools.tool import ToolSetupError
 
 FAILED = 1
-SWITCH_INTERVAL = 0.0005  # seconds that a store's thread waits for a busy loop; the default is 5 ms a statement
-GC_THRESHOLD = (20_000, 20, 20)  # allocations; the default of 700 costs a tenth of a paced token's time
+# Seconds until a busy event loop gives the interpreter to another thread. Python's default is 5 ms, which a store's
+# thread would wait for at every statement.
+SWITCH_INTERVAL = 0.0005
+# Allocations between two garbage collections. With Python's default of 700 they take a tenth of a paced token's time.
+GC_THRESHOLD = (20_000, 20, 20)
 
 
 def serve(config: Path, host: str | None, port: int | None) -> int:
-    """Run until a signal; return the exit status. `host` and `port` go before the file's."""
+    """Run a gateway until a signal; return the exit status. `host` and `port` override those of the file `config`."""
 
     def read() -> tuple[Settings, dict[str, str]]:
         environ = with_credentials(os.environ)
@@ -46,7 +49,7 @@ def serve(config: Path, host: str | None, port: int | None) -> int:
 
 
 def _run(gateway: Gateway, read: Load, passed: list[socket.socket]) -> None:
-    # Streams allocate no cycles to speak of: look for them seldom, and never among what the start has made.
+    # Streams leave hardly any cycles. So collect seldom, and never look at the objects that the start has created.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)

@@ -1,4 +1,4 @@
-"""HTTP clients to hand to OpenAI's SDK, with the SDK's own defaults."""
+"""HTTP clients for OpenAI's SDK that resume streams. Their defaults are the SDK's own."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ PATIENT = Patience()
 
 
 def _defaults(options: dict[str, Any]) -> dict[str, Any]:
-    from openai import DEFAULT_TIMEOUT  # noqa: PLC0415 — takes a second, which commands of a terminal do without
+    from openai import DEFAULT_TIMEOUT  # noqa: PLC0415 — takes a second, which the terminal commands do not wait for
 
     return {"timeout": DEFAULT_TIMEOUT, "follow_redirects": True, **options}
 
 
 def _limits() -> httpx2.Limits:
-    from openai import DEFAULT_CONNECTION_LIMITS  # noqa: PLC0415 — the same
+    from openai import DEFAULT_CONNECTION_LIMITS  # noqa: PLC0415 — as above
 
     return DEFAULT_CONNECTION_LIMITS
 
@@ -33,10 +33,10 @@ def resuming_http_client(
 ) -> httpx2.AsyncClient:
     """Return an `http_client` for `AsyncOpenAI` whose streams survive lost connections.
 
-    `base_url` is the gateway's (`http://host:port/v1`): what the SDK would send to its default, api.openai.com, goes
-    there, so a program needs no other change. `transport` is wrapped (the default is httpx2's own), `on_cut` is called
-    with the last event's id at every cut, and the other options are `httpx2.AsyncClient`'s. A program that sets the
-    header `X-On-Disconnect` or `Idempotency-Key` itself keeps it.
+    `base_url` is the gateway's address (`http://host:port/v1`). Requests that the SDK would send to its default,
+    api.openai.com, go there, so a program needs no other change. `transport` is the transport to wrap; the default is
+    httpx2's own. `on_cut` is called at every cut with the id of the last event. All other options are those of
+    `httpx2.AsyncClient`. If the program sets the header `X-On-Disconnect` or `Idempotency-Key`, its value is kept.
     """
     inner = transport or httpx2.AsyncHTTPTransport(limits=_limits())
     resuming = AsyncResumingTransport(inner, patience, *([on_cut] if on_cut else []))
@@ -72,7 +72,7 @@ def resuming_sync_http_client(
 
 
 def _retarget(request: httpx2.Request, base_url: str) -> None:
-    """Send to the gateway what the SDK addressed to its default."""
+    """If the request goes to the SDK's default address, send it to the gateway instead."""
     path = str(request.url).removeprefix(SDK_DEFAULT)
     if path.startswith("/"):
         request.url = httpx2.URL(base_url.rstrip("/") + path)

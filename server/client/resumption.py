@@ -1,8 +1,8 @@
-"""What a stream needs to survive its connections, without any I/O: the protocol of `X-Stream-Id` and `Last-Event-ID`.
+"""How a stream survives lost connections, without I/O: the protocol of `X-Stream-Id` and `Last-Event-ID`.
 
-Whole events go through, an event that a cut left unfinished is dropped, and an id counts only from the blank line that
-ends its event (WHATWG HTML standard, section 9.2.6). A body that ends without a terminal event was cut, however
-politely: a proxy that speaks HTTP/1.0 ends a broken stream like a complete one.
+Only whole events go through. If a cut leaves an event unfinished, it is dropped. An id counts only when the blank line
+that ends its event has come (WHATWG HTML standard, section 9.2.6). A body that ends without a terminal event was cut,
+even if it ended cleanly: a proxy that speaks HTTP/1.0 ends a broken stream like a complete one.
 """
 
 import math
@@ -19,9 +19,10 @@ from server.client.outage import Outage, Patience
 from server.core.openai.sse import Decoder, Event
 
 STREAM_PATH = re.compile(r"/v1/streams/[^/]+")
-CREATING = {"/chat/completions": "/streams/", "/api/stream": "/v1/streams/"}  # the end of a path: a stream's beside it
+# Paths that create streams, by their last part. The value replaces that part in the path that reads the stream.
+CREATING = {"/chat/completions": "/streams/", "/api/stream": "/v1/streams/"}
 OWN_TO_POST = ("content-length", "content-type", "transfer-encoding", "idempotency-key", "x-on-disconnect", "accept")
-AWAY = frozenset({502, 503, 504})  # from a proxy, or from a gateway that is starting or stopping
+AWAY = frozenset({502, 503, 504})  # a proxy sends these, and a gateway that is starting or stopping
 LOST = {
     400: "the gateway has fewer events of this stream than were received",
     401: "the gateway no longer takes the key",
@@ -33,17 +34,17 @@ LOST = {
 class Answer(Enum):
     """What a response means for a stream."""
 
-    STREAM = auto()  # its events
-    ENDED = auto()  # there is nothing more
-    AWAY = auto()  # ask again
-    OTHER = auto()  # not a stream
+    STREAM = auto()  # the body has the stream's events
+    ENDED = auto()  # the stream has no further events
+    AWAY = auto()  # the gateway is away: ask again
+    OTHER = auto()  # the response is no stream: pass it on
 
 
 def can_resume(request: httpx2.Request) -> bool:
-    """Whether a request is one that creates a stream, or that reads one."""
+    """Whether a request creates a stream or reads one."""
     path = request.url.path
     if request.url.scheme not in ("http", "https") or not request.url.host:
-        return False  # an address that will never answer
+        return False  # such an address never answers, so there is nothing to wait for
     if request.method == "POST":
         return path.endswith(tuple(CREATING))
     wants_json = "application/json" in request.headers.get("accept", "")
@@ -51,16 +52,16 @@ def can_resume(request: httpx2.Request) -> bool:
 
 
 def prepare(request: httpx2.Request) -> None:
-    """Make a request safe to repeat, and its stream one that outlives the connection."""
+    """Set the headers that make a request safe to repeat, and that keep its stream when the connection is lost."""
     if request.method == "POST":
         request.headers.setdefault("Idempotency-Key", f"resume-{uuid.uuid4().hex}")
         request.headers.setdefault("X-On-Disconnect", "continue")
-    # A compressed body is decoded above this transport, and cannot be joined to another one.
+    # httpx2 decodes a compressed body above this transport. The bodies of two connections could not be joined.
     request.headers["Accept-Encoding"] = "identity"
 
 
 class Resumption:
-    """One stream over as many connections as it takes. `ended`: its terminal event has gone through."""
+    """One stream over as many connections as it takes. `ended`: the terminal event has gone through."""
 
     def __init__(self, request: httpx2.Request, patience: Patience) -> None:
         self.ended = False
@@ -69,24 +70,26 @@ class Resumption:
         self.last_id = request.headers.get("last-event-id") or request.url.params.get("after", "") or session or ""
         self._request = request
         self._native = request.url.path.endswith("/api/stream")
-        self._began = request.method == "POST" and session is None
+        self._creates = request.method == "POST" and session is None
         self._url: httpx2.URL | None = None
         self._decoder = Decoder()
         self._reason = "the connection was lost"
-        self._beside = 0  # events under the last id after the first: several of one record, in a form not its own
-        self._again: float = 0  # how many of those come once more
+        # In a dialect that did not create the stream, one record may become several events. All but the last carry the
+        # id before it, so one id may come several times. After a cut such events come again and must be skipped.
+        self._siblings = 0  # events that came under the last id, not counting the first
+        self._repeats: float = 0  # how many of these are still to be skipped
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
     def answer(self, response: httpx2.Response) -> Answer:
-        """Judge a response; a stream's connection counts from here."""
+        """Return what a response means. If it is the stream, a new connection begins with it."""
         kind, stream_id = response.headers.get("content-type", ""), response.headers.get("x-stream-id")
         if response.status_code == 204:
             return Answer.ENDED
         if response.status_code == 200 and kind.startswith("text/event-stream") and stream_id:
             self._url = self._stream_url(stream_id)
             self._decoder = Decoder()
-            self._again = self._beside
+            self._repeats = self._siblings
             self.outage.connected()
             return Answer.STREAM
         if (response.status_code in AWAY and not stream_id) or (self._url and response.status_code == 429):
@@ -96,53 +99,54 @@ class Resumption:
         return Answer.OTHER
 
     def feed(self, chunk: bytes) -> bytes:
-        """Return the whole events that `chunk` completes, as they are passed on."""
-        passed = [_frame(event) for event in self._decoder.feed(chunk) if self._is_new(event)]
-        if passed:
+        """Return the bytes of the new events that `chunk` completes."""
+        frames = [_frame(event) for event in self._decoder.feed(chunk) if self._is_new(event)]
+        if frames:
             self.outage.over()
-        return b"".join(passed)
+        return b"".join(frames)
 
     def _is_new(self, event: Event) -> bool:
         if self.ended:
             return False
-        if event.id is not None and self._was_seen(event.id.decode("ascii", "replace")):
+        if event.id is not None and self._is_repeated(event.id.decode("ascii", "replace")):
             return False
         self._native = self._native or bool(event.type)
         self.ended = _is_terminal(event)
         return True
 
-    def _was_seen(self, identity: str) -> bool:
-        """Whether an event of this id has come before; else note that it has come now."""
-        last, now = (int(one) if one.isdigit() else 0 for one in (self.last_id, identity))
+    def _is_repeated(self, event_id: str) -> bool:
+        """Whether this event has come before. If not, note its id."""
+        last, now = (int(text) if text.isdigit() else 0 for text in (self.last_id, event_id))
         if now < last:
-            self._again = math.inf  # a gateway never goes back: something between us repeats, up to the last id
+            # A gateway never goes back. Something between it and us repeats events: skip them, up to the last id.
+            self._repeats = math.inf
             return True
-        if now == last and self._again:
-            self._again -= 1
+        if now == last and self._repeats:
+            self._repeats -= 1
             return True
         if now == last:
-            self._beside += 1
+            self._siblings += 1
         else:
-            self.last_id, self._beside, self._again = identity, 0, 0
+            self.last_id, self._siblings, self._repeats = event_id, 0, 0
         return False
 
     def missed(self, reason: str) -> None:
-        """Note why there is no connection now."""
+        """Note that the connection is lost, and why."""
         self._reason = reason
         self.outage.lost()
 
     # --- what goes out -----------------------------------------------------------------------------------------
 
     def wait(self, response: httpx2.Response | None = None) -> float | None:
-        """Return seconds until the next attempt, or None to give up; `response` may have asked for more."""
-        asked = (self._decoder.retry or 0) / 1000
+        """Return the seconds until the next attempt, or None to give up. A `Retry-After` of `response` is heeded."""
+        at_least = (self._decoder.retry or 0) / 1000
         if response is not None:
-            with suppress(ValueError):  # an HTTP date: the backoff is as good
-                asked = max(asked, float(response.headers.get("retry-after", "0")))
-        return self.outage.wait(asked)
+            with suppress(ValueError):  # `Retry-After` may be a date: then our own backoff is good enough
+                at_least = max(at_least, float(response.headers.get("retry-after", "0")))
+        return self.outage.wait(at_least)
 
     def resume_request(self) -> httpx2.Request:
-        """Return the request that goes on after the last event."""
+        """Return the request that reads the stream after the last event."""
         headers = [(name, value) for name, value in self._request.headers.items() if name not in OWN_TO_POST]
         request = httpx2.Request("GET", self._known_url, headers=headers, extensions=self._request.extensions)
         request.headers["Accept"] = "text/event-stream"
@@ -151,15 +155,18 @@ class Resumption:
         return request
 
     def stop_request(self) -> httpx2.Request | None:
-        """Return the request that aborts a stream its program has left, where this program is who began it."""
-        if self.ended or not self._began or self._request.headers["X-On-Disconnect"] != "continue":
+        """Return the request that aborts a stream its program has left early, or None.
+
+        Only the program that created a stream aborts it. One that only reads it leaves it to its creator.
+        """
+        if self.ended or not self._creates or self._request.headers["X-On-Disconnect"] != "continue":
             return None
         headers = [(name, value) for name, value in self._request.headers.items() if name not in OWN_TO_POST]
         url = self._known_url.copy_with(query=b"reason=closed+by+the+client")
         return httpx2.Request("DELETE", url, headers=headers)
 
     def give_up(self) -> bytes:
-        """Return the ending of a stream that cannot be resumed, in its own form, so that SDKs raise their own error."""
+        """Return the ending of a stream that cannot be resumed, in the stream's dialect, so that SDKs raise it."""
         self.ended = True
         where = f"after event {self.last_id}" if self.last_id else "before its first event"
         message = f"The stream was lost {where}: {self._reason}."
@@ -172,22 +179,22 @@ class Resumption:
 
     @property
     def _known_url(self) -> httpx2.URL:
-        assert self._url is not None, "only a stream that has answered is resumed"
+        assert self._url is not None, "only a stream that has answered can be resumed"
         return self._url
 
     def _stream_url(self, stream_id: str) -> httpx2.URL:
         url = self._request.url
         if self._request.method == "GET":
             return url
-        for end, beside in CREATING.items():
+        for end, replacement in CREATING.items():
             if url.path.endswith(end):
                 query = b"format=native" if self._native else None
-                return url.copy_with(path=url.path.removesuffix(end) + beside + stream_id, query=query)
-        raise AssertionError("can_resume() was asked before")
+                return url.copy_with(path=url.path.removesuffix(end) + replacement + stream_id, query=query)
+        raise AssertionError("can_resume() lets only these paths through")
 
 
 def _session(request: httpx2.Request) -> str | None:
-    """Return the `last_event_id` of a request whose `session_id` reads a stream again; None for any other request."""
+    """Return the `last_event_id` of a request that reads a stream again by `session_id`; None for any other request."""
     if request.method != "POST" or b'"session_id"' not in request.content:
         return None
     try:
@@ -200,7 +207,7 @@ def _session(request: httpx2.Request) -> str | None:
 
 
 def _is_terminal(event: Event) -> bool:
-    """Whether nothing comes after this event: `[DONE]` or an error in the OpenAI form, `done` in the native one."""
+    """Whether this event ends the stream: `[DONE]` or an error in the OpenAI form, `done` in the native form."""
     if event.type:
         return event.type == b"done"
     if event.data == b"[DONE]":

@@ -1,7 +1,7 @@
-"""Transports for httpx2, and so for OpenAI's SDK, whose streams survive lost connections; one async and one not.
+"""Transports for httpx2, and so for OpenAI's SDK, whose streams survive lost connections: one async, one sync.
 
-Both do the same: send, pass whole events on, and at a cut ask `GET /v1/streams/{id}` for what is missing. What to make
-of an answer, what to ask next and when to stop is `Resumption`'s.
+Both send the request and pass whole events on. At a cut they ask `GET /v1/streams/{id}` for the missing events.
+`Resumption` decides what an answer means, what to ask next, and when to stop.
 """
 
 import time
@@ -14,21 +14,24 @@ import httpx2
 from server.client.outage import Patience
 from server.client.resumption import Answer, Resumption, can_resume, prepare
 
-STOPPING = 2.0  # seconds for telling the gateway that nobody wants the rest of a stream
+STOPPING = 2.0  # seconds for the request that aborts a stream
 OnCut = Callable[[str], None]  # called with the id of the last event that came through
 
 
 def _silent(last_id: str) -> None:
-    """Tell nobody: programs must not notice."""
+    """Do nothing: by default a program does not notice a cut."""
 
 
 def _may_stream(timeouts: dict[str, float | None], patience: Patience) -> None:
-    """Bound the silence of a body. The transport reads its timeout when the body begins, after the head has come."""
+    """Bound the silence between two reads of a body.
+
+    Setting it now is early enough: the transport reads this timeout when the body begins, after the head.
+    """
     timeouts["read"] = min(timeouts.get("read") or patience.silence, patience.silence)
 
 
 class AsyncResumingTransport(httpx2.AsyncBaseTransport):
-    """Wraps another transport. Requests that are no stream's go through it untouched."""
+    """Wraps another async transport. Requests that do not concern a stream pass untouched."""
 
     def __init__(self, inner: httpx2.AsyncBaseTransport, patience: Patience, on_cut: OnCut = _silent) -> None:
         self._inner = inner
@@ -36,10 +39,10 @@ class AsyncResumingTransport(httpx2.AsyncBaseTransport):
         self._on_cut = on_cut
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Return the response, once a head has come that is neither lost nor a gateway's that is just away.
+        """Return the first response that does not say that the gateway is away.
 
         Raises:
-            httpx2.TransportError: none came within the bounds of `Patience`.
+            httpx2.TransportError: no response came within the bounds of `Patience`.
 
         """
         if not can_resume(request):
@@ -54,7 +57,7 @@ class AsyncResumingTransport(httpx2.AsyncBaseTransport):
                 response = await self._inner.handle_async_request(request)
                 answer = resumption.answer(response)
                 if answer is not Answer.STREAM:
-                    await response.aread()  # here, where a cut in the middle can still be repaired
+                    await response.aread()  # read it here: if it is cut, the request can still be repeated
             except httpx2.TransportError as error:
                 resumption.missed(str(error) or type(error).__name__)
                 if (wait := resumption.wait()) is None:
@@ -100,7 +103,7 @@ class _AsyncBody(httpx2.AsyncByteStream):
                 return
 
     async def _reconnect(self) -> bool:
-        """Return whether there is a connection again."""
+        """Connect to the stream again. Return whether that succeeded."""
         wait = self._resumption.wait()
         while wait is not None:
             await anyio.sleep(wait)
@@ -122,18 +125,18 @@ class _AsyncBody(httpx2.AsyncByteStream):
         return False
 
     async def aclose(self) -> None:
-        """Close the connection; abort a stream that its program leaves early, which would otherwise linger."""
+        """Close the connection. If the program leaves its stream early, abort it: otherwise it would linger."""
         with anyio.move_on_after(STOPPING, shield=True):
             await self._response.aclose()
             if (request := self._resumption.stop_request()) is not None:
-                self._resumption.ended = True  # once is enough
+                self._resumption.ended = True  # so that a second `aclose` does not abort it again
                 with suppress(httpx2.HTTPError):
                     response = await self._inner.handle_async_request(request)
                     await response.aclose()
 
 
 class ResumingTransport(httpx2.BaseTransport):
-    """The same without an event loop."""
+    """The sync twin of `AsyncResumingTransport`."""
 
     def __init__(self, inner: httpx2.BaseTransport, patience: Patience, on_cut: OnCut = _silent) -> None:
         self._inner = inner
@@ -220,7 +223,7 @@ class _Body(httpx2.SyncByteStream):
         return False
 
     def close(self) -> None:
-        """Close the connection; abort a stream that its program leaves early."""
+        """Close the connection. If the program leaves its stream early, abort it."""
         self._response.close()
         if (request := self._resumption.stop_request()) is not None:
             self._resumption.ended = True

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from server.client.interrupts import Interrupts
+from server.cli.terminal import Interrupts
 
 
 class Dying:

@@ -1,4 +1,4 @@
-"""The table of `sluiceway streams`: pure, from two looks at `GET /v1/streams` to lines of text."""
+"""The table of `sluiceway streams`: two looks at `GET /v1/streams` become lines of text. No I/O."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -8,38 +8,40 @@ from typing import Any
 LIVE = frozenset({"starting", "streaming", "recovering"})
 HEAD = ("STREAM", "MODEL", "STATE", "AGE", "TOKENS/S", "LAG", "READERS", "RECOVERIES", "NOTE")
 RIGHT = frozenset({"AGE", "TOKENS/S", "LAG", "READERS", "RECOVERIES"})
-ELASTIC = ("NOTE", "MODEL")  # cut where there is no room for all, the last one first; an id is to be copied, so never
-NARROW = 15  # characters that are left of them: "client stalls:…"
-SPARE = ("RECOVERIES", "READERS", "MODEL", "LAG", "AGE")  # left out, in this order, where even that is too much
+# If a line is too narrow, these columns are cut, the last one first. An id stays whole, so that it can be copied.
+ELASTIC = ("NOTE", "MODEL")
+NARROW = 15  # characters that a cut column keeps: "client stalls:…"
+SPARE = ("RECOVERIES", "READERS", "MODEL", "LAG", "AGE")  # left out in this order if cutting is not enough
 GAP = "  "
-QUIET = 5.0  # seconds without a token that are worth a word
+QUIET = 5.0  # seconds without a token until the table says so
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What `GET /v1/streams` said at a time, in seconds since the epoch."""
+    """The answer of `GET /v1/streams`, and when it came (`at`, in seconds since the epoch)."""
 
     at: float
     streams: Sequence[Mapping[str, Any]]
 
     @classmethod
     def now(cls, streams: Sequence[Mapping[str, Any]]) -> "Look":
-        """Return what was listed just now."""
+        """Return a look that was taken just now."""
         return cls(time.time(), streams)
 
 
 def table(look: Look, before: Look | None = None, *, ended: bool = False, room: int | None = None) -> list[str]:
-    """Return the lines of the table, the oldest live stream first; `before` gives the rates, else the stream's age.
+    """Return the lines of the table, the oldest live stream first.
 
-    `room`: the characters of a line; None: as many as it takes.
+    Rates are measured since the look `before`, or over the stream's whole age without one. `ended` includes ended
+    streams. `room` is the number of characters in a line; None means no limit.
     """
-    earlier = {one["id"]: one["records"] for one in before.streams} if before else {}
+    earlier = {stream["id"]: stream["records"] for stream in before.streams} if before else {}
     rows: list[tuple[str, ...]] = [HEAD]
-    for one in look.streams:
-        if one["state"] in LIVE or ended:
-            span = look.at - before.at if before and one["id"] in earlier else look.at - one["created"]
-            rate = (one["records"] - earlier.get(one["id"], 0)) / max(span, 0.001)
-            rows.append(_row(one, rate, look.at))
+    for stream in look.streams:
+        if stream["state"] in LIVE or ended:
+            span = look.at - before.at if before and stream["id"] in earlier else look.at - stream["created"]
+            rate = (stream["records"] - earlier.get(stream["id"], 0)) / max(span, 0.001)
+            rows.append(_row(stream, rate, look.at))
     widths = {name: max(map(len, column)) for name, column in zip(HEAD, zip(*rows, strict=True), strict=True)}
     if room is not None:
         widths = _fitted(widths, room)
@@ -53,7 +55,7 @@ def table(look: Look, before: Look | None = None, *, ended: bool = False, room: 
 
 
 def _fitted(widths: Mapping[str, int], room: int) -> dict[str, int]:
-    """Return the columns that fit into a line, with their widths."""
+    """Return the columns that fit into `room` characters, with their widths."""
     fitted = {name: min(width, NARROW) if name in ELASTIC else width for name, width in widths.items()}
 
     def left() -> int:
@@ -74,29 +76,29 @@ def _cell(name: str, text: str, width: int) -> str:
     return text.rjust(width) if name in RIGHT else text.ljust(width)
 
 
-def _row(one: Mapping[str, Any], rate: float, now: float) -> tuple[str, ...]:
-    live = one["state"] in LIVE
+def _row(stream: Mapping[str, Any], rate: float, now: float) -> tuple[str, ...]:
+    live = stream["state"] in LIVE
     return (
-        one["id"],
-        one["model"],
-        one["state"],
-        _seconds(now - one["created"]),
+        stream["id"],
+        stream["model"],
+        stream["state"],
+        _seconds(now - stream["created"]),
         f"{rate:.1f}" if live else "",
-        _bytes(one["lag"]) if live else "",
-        str(one["readers"]),
-        str(one["recoveries"] or ""),
-        _note(one, now) if live else "",
+        _bytes(stream["lag"]) if live else "",
+        str(stream["readers"]),
+        str(stream["recoveries"] or ""),
+        _note(stream, now) if live else "",
     )
 
 
-def _note(one: Mapping[str, Any], now: float) -> str:
-    """Say who is stalling, if anyone is."""
-    quiet = now - one["last_activity"]
-    if one["paused"]:
-        return "client stalls: upstream held back" if one["readers"] else "held until its client is back"
-    if not one["readers"]:
+def _note(stream: Mapping[str, Any], now: float) -> str:
+    """Say who stalls the stream, if anyone does."""
+    quiet = now - stream["last_activity"]
+    if stream["paused"]:
+        return "client stalls: upstream held back" if stream["readers"] else "held until its client is back"
+    if not stream["readers"]:
         return "no reader"
-    if one["state"] == "streaming" and quiet > QUIET:
+    if stream["state"] == "streaming" and quiet > QUIET:
         return f"upstream quiet for {_seconds(quiet)}"
     return ""
 

@@ -1,4 +1,4 @@
-"""The text of a stream in the OpenAI form, printed as it comes. Used by `sluiceway tail` and `sluiceway chat`."""
+"""Prints the text of a stream in the OpenAI form as it comes, for `sluiceway tail` and `sluiceway chat`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import httpx2
 import orjson
 
-from server.client.terminal import NO_ANSWER, CommandError, checked, note, say
+from server.cli.terminal import NO_ANSWER, CommandError, json_of, note, say
 from server.core.openai.sse import Decoder, Event
 
 EVENTS = "text/event-stream"
@@ -18,27 +18,27 @@ def has_events(response: httpx2.Response) -> bool:
 
 
 def print_stream(response: httpx2.Response, check: Callable[[], None] = lambda: None) -> str:
-    """Print a stream to its end and return its text; `check` is called at each event, and may raise.
+    """Print a stream to its end and return its text. `check` is called at each event, and may raise.
 
-    Raises CommandError where the stream ends with an error.
+    Raises CommandError if the response is no stream, or if the stream ends with an error.
     """
     if response.status_code == 204:
         note("the stream has ended")
         return ""
     if not has_events(response):
         response.read()
-        checked(response)
+        json_of(response)
         if "x-stream-id" not in response.headers:
             raise CommandError(f"200: {NO_ANSWER}")
         raise CommandError("That stream is a single answer, without events.")
-    said = []
+    texts = []
     for event in _events(response.iter_raw()):
         if event.data == b"[DONE]":
             break
         check()
-        said.append(_show(orjson.loads(event.data)))
+        texts.append(_print_chunk(orjson.loads(event.data)))
     say("\n")
-    return "".join(said)
+    return "".join(texts)
 
 
 def _events(chunks: Iterable[bytes]) -> Iterator[Event]:
@@ -47,12 +47,12 @@ def _events(chunks: Iterable[bytes]) -> Iterator[Event]:
         yield from decoder.feed(chunk)
 
 
-def _show(payload: dict[str, Any]) -> str:
-    """Print what one chunk brings and return its text. Raises CommandError for an error."""
+def _print_chunk(payload: dict[str, Any]) -> str:
+    """Print the calls and the text of one chunk; return the text. Raises CommandError if the chunk is an error."""
     if error := payload.get("error"):
         say("\n")
         raise CommandError(f"{error.get('message')} ({error.get('code')})")
-    said = ""
+    texts = []
     for choice in payload.get("choices", []):
         delta = choice.get("delta") or {}
         for call in delta.get("tool_calls") or []:
@@ -62,5 +62,5 @@ def _show(payload: dict[str, Any]) -> str:
             say(function.get("arguments") or "")
         text = delta.get("content") or delta.get("refusal") or ""
         say(text)
-        said += text
-    return said
+        texts.append(text)
+    return "".join(texts)
