@@ -1,4 +1,4 @@
-"""Print docs/configuration.md: every key of the configuration, from the settings themselves.
+"""Print docs/configuration.md: every key of the configuration, as server/config/settings.py describes it.
 
 usage: .venv/bin/python scripts/config_reference.py > docs/configuration.md
 """
@@ -15,8 +15,8 @@ from server.config.settings import Settings
 
 HEAD = """# Configuration
 
-TOML; unknown keys are errors, and `sluiceway check --config FILE` names every mistake at once. Times are in seconds,
-sizes in bytes. Secrets never stand in the file: `api_key_env` names the environment variable that holds one.
+The file is TOML. Unknown keys are errors, and `sluiceway check --config FILE` names every mistake at once. Times are in
+seconds, sizes in bytes. Do not write secrets into the file: `api_key_env` names the environment variable of a key.
 
 This page is generated: `.venv/bin/python scripts/config_reference.py > docs/configuration.md`.
 """
@@ -32,17 +32,19 @@ def page() -> Iterator[str]:
     yield HEAD.rstrip("\n")
     for name, field in Settings.model_fields.items():
         table = _table(field)
-        many = "tuple" in str(field.annotation)
-        yield f"\n## `{'[[' if many else '['}{name}{']]' if many else ']'}`\n"
-        yield f"{(table.__doc__ or '').split(':', 1)[-1].strip().splitlines()[0].capitalize()}\n"
+        heading = f"[[{name}]]" if "tuple" in str(field.annotation) else f"[{name}]"
+        yield f"\n## `{heading}`\n"
+        sentence = (table.__doc__ or "").split(":", 1)[-1].strip().splitlines()[0]
+        yield f"{sentence[0].upper()}{sentence[1:]}\n"
         yield "| key | default | meaning |\n|---|---|---|"
-        for key, each in table.model_fields.items():
-            yield f"| `{key}` | {_default(each)} | {(each.description or '').replace('|', chr(92) + '|')} |"
+        for key, key_field in table.model_fields.items():
+            description = (key_field.description or "").replace("|", r"\|")
+            yield f"| `{key}` | {_default(key_field)} | {description} |"
 
 
 def _table(field: FieldInfo) -> type[BaseModel]:
-    kinds = [field.annotation, *get_args(field.annotation)]
-    return next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    types = [field.annotation, *get_args(field.annotation)]
+    return next(type_ for type_ in types if isinstance(type_, type) and issubclass(type_, BaseModel))
 
 
 def _default(field: FieldInfo) -> str:

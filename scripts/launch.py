@@ -15,7 +15,8 @@ import aiohttp
 from local_model import NAME as LOCAL_MODEL
 from local_model import LocalModel, ModelError
 
-from server.config.check import ConfigError, load
+from server.config.check import load
+from server.config.problems import ConfigError
 from server.config.settings import Settings, Target
 
 ROOT = Path(__file__).resolve().parent.parent

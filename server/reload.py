@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 
-from server.config.check import ConfigError, parse
+from server.config.check import parse
+from server.config.problems import ConfigError
 from server.config.settings import Settings
 from server.systemd import notify
 from server.telemetry.logs import cause

@@ -10,8 +10,9 @@ from pathlib import Path
 import uvloop
 
 from server.app import Gateway
-from server.config.check import BAD_CONFIG, ConfigError, load
-from server.config.plugins import known
+from server.config.check import load
+from server.config.plugins import known_plugins
+from server.config.problems import BAD_CONFIG, ConfigError
 from server.config.settings import Settings
 from server.core.errors import StoreError
 from server.reload import Load
@@ -33,7 +34,7 @@ def serve(config: Path, host: str | None, port: int | None) -> int:
 
     def read() -> tuple[Settings, dict[str, str]]:
         environ = with_credentials(os.environ)
-        return load(config, environ, host=host, port=port, **known()), environ
+        return load(config, environ, host=host, port=port, **known_plugins()), environ
 
     try:
         settings, environ = read()

@@ -1,4 +1,4 @@
-"""The configuration: its settings, how a file is checked, and the plug-ins that it may name."""
+"""The configuration: the settings, the check of a file, and the plug-ins that a file may name."""
 
 from server.config.settings import Settings
 

@@ -40,6 +40,6 @@ def load_plugins(group: str) -> dict[str, type]:
     return {point.name: point.load() for point in entry_points(group=group)}
 
 
-def known() -> dict[str, list[str]]:
-    """Return the names that a configuration may choose from."""
+def known_plugins() -> dict[str, list[str]]:
+    """Return the names that a configuration may use, as keyword arguments of `server.config.check.load`."""
     return {"known_strategies": plugin_names(RECOVERY), "known_stores": plugin_names(STORES)}

@@ -1,4 +1,4 @@
-"""The settings: every key with its type, unit, range and default. ``config_check`` reads them from a file."""
+"""The settings: every key with its type, unit, range and default. ``server.config.check`` reads them from a file."""
 
 from __future__ import annotations
 
@@ -17,16 +17,19 @@ if TYPE_CHECKING:
 
     from pydantic import ValidatorFunctionWrapHandler as Inner
 
-YEAR = 31_536_000.0  # the longest time: event loops overflow on timers far beyond it
+YEAR = 31_536_000.0  # seconds, the longest time that a key takes: event loops overflow on much longer timers
 BILLION = 1_000_000_000
 TERABYTE = 1 << 40
 
 
-# Types. Each says in one phrase what it wants; that phrase is the message for every way of getting it wrong.
+# Types. Each has one phrase for the values that it takes. That phrase is the message for every wrong value.
 
 
 def _wants(wanted: str, test: Callable[[Any], Any] = lambda value: value) -> WrapValidator:
-    """Replace every failure of the type before it, and of ``test``, by the phrase ``wanted``."""
+    """Return a validator whose only error is the phrase ``wanted``.
+
+    It replaces the errors of the type that it annotates, and those of ``test``, which gets the value after that type.
+    """
 
     def validate(value: object, inner: Inner) -> object:
         try:
@@ -38,6 +41,8 @@ def _wants(wanted: str, test: Callable[[Any], Any] = lambda value: value) -> Wra
 
 
 def _like(pattern: str, wanted: str) -> WrapValidator:
+    """Return a validator for text that matches ``pattern`` as a whole."""
+
     def test(value: str) -> str:
         if not re.fullmatch(pattern, value):
             raise ValueError
@@ -48,7 +53,7 @@ def _like(pattern: str, wanted: str) -> WrapValidator:
 
 def _url(value: str) -> str:
     """Return an http(s) URL without its trailing slash."""
-    url = urlsplit(value)  # raises ValueError itself on a bad IPv6 host; `port` does on a bad port
+    url = urlsplit(value)  # raises ValueError if an IPv6 host is bad; `url.port` does if the port is
     if not re.fullmatch(r"(?i)https?://[!-~]+", value) or not url.hostname or url.port == 0 or set("?#") & set(value):
         raise ValueError
     return value.rstrip("/")
@@ -66,7 +71,7 @@ def _host(value: str) -> str:
     return value
 
 
-@functools.lru_cache(maxsize=256)  # of a keyless gateway every request asks it, for one of a few names
+@functools.lru_cache(maxsize=256)  # a gateway without keys asks this for every request, with few different names
 def is_loopback(host: str) -> bool:
     """Whether an address or name is this machine's own: 127.0.0.0/8, ::1 or localhost."""
     try:
@@ -77,7 +82,7 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place to send a request to: an upstream's name, and its model or None to keep the client's name."""
+    """One place to send a request to: an upstream's name, and its model. None keeps the name that the client sent."""
 
     upstream: str
     model: str | None
@@ -141,12 +146,12 @@ TargetText = Annotated[
     PlainSerializer(str),
     WithJsonSchema({"type": "string"}),
 ]
-# TOML knows arrays only: the tuple is made from a list, its items stay strict.
+# TOML has arrays, not tuples. So a list becomes a tuple; its items are still checked strictly.
 ARRAY = Field(strict=False)
 
 
 class Table(BaseModel):
-    """A TOML table: frozen, strict in its types, closed to unknown keys."""
+    """A TOML table: frozen, with strict types and no unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -154,14 +159,14 @@ class Table(BaseModel):
 class Server(Table):
     """``[server]``: the listener and its limits."""
 
-    host: Host = Field("127.0.0.1", description="Address to listen on; anything but a loopback one needs [[keys]].")
-    port: Port = Field(8080, description="TCP port to listen on; 0 takes any free one.")
-    max_streams: Count = Field(10_000, description="Live streams; past it: 429 with Retry-After.")
-    max_body_bytes: Bytes = Field(8_388_608, description="Bytes of one request body; past it: 413.")
-    shutdown_grace: SecondsOrZero = Field(30.0, description="Seconds for running streams after SIGTERM.")
+    host: Host = Field("127.0.0.1", description="Address to listen on. Any address but a loopback one needs [[keys]].")
+    port: Port = Field(8080, description="TCP port to listen on. 0 takes any free port.")
+    max_streams: Count = Field(10_000, description="Limit of live streams. Past it: 429 with Retry-After.")
+    max_body_bytes: Bytes = Field(8_388_608, description="Limit of one request body, in bytes. Past it: 413.")
+    shutdown_grace: SecondsOrZero = Field(30.0, description="Seconds that running streams have after SIGTERM.")
     event_loop: EventLoop = Field("uvloop", description='Event loop: "uvloop" or "asyncio".')
     cors_origins: Annotated[tuple[Origin, ...], ARRAY] = Field(
-        (), description='Origins of other sites whose pages may call; "*" (any) needs [[keys]].'
+        (), description='Origins of other sites whose pages may use the gateway. "*" (any site) needs [[keys]].'
     )
 
     @property
@@ -174,17 +179,19 @@ class Flow(Table):
     """``[flow]``: transport-level flow control of one client connection."""
 
     drain_timeout: Seconds = Field(
-        30.0, description="Seconds of a blocked write without one acknowledged byte; then the client is detached."
+        30.0,
+        description="Seconds that a write may be blocked without one acknowledged byte. Then the client is detached.",
     )
     max_lag_bytes: BufferBytes = Field(
-        65_536, description="Bytes that the upstream may run ahead of its reader before it is paused."
+        65_536, description="Bytes that the upstream may be ahead of the fastest reader. Then the upstream is paused."
     )
     send_buffer_bytes: BufferBytes = Field(
-        65_536, description="Bytes, target for the send side of one connection, kernel and user space."
+        65_536, description="Target for the send buffers of one connection, kernel and user space together, in bytes."
     )
-    heartbeat_interval: Seconds = Field(15.0, description="Seconds of silence until a heartbeat is sent.")
+    heartbeat_interval: Seconds = Field(15.0, description="Seconds of silence after which a heartbeat is sent.")
     early_open_after: SecondsOrZero = Field(
-        5.0, description="Seconds without a first token before the response opens and heartbeats begin; 0: at once."
+        5.0,
+        description="Seconds without a first token after which the response opens and heartbeats begin. 0: at once.",
     )
 
 
@@ -192,13 +199,14 @@ class Streams(Table):
     """``[streams]``: how long a stream lives and stays readable."""
 
     on_disconnect: OnDisconnect = Field(
-        "cancel", description='When the last reader leaves: "cancel", or "continue" for linger seconds.'
+        "cancel",
+        description='What a stream does when its last reader leaves: "cancel", or "continue" for linger seconds.',
     )
     linger: SecondsOrZero = Field(60.0, description="Seconds that a stream without a reader waits for one.")
-    total_timeout: Seconds = Field(300.0, description="Seconds for the whole stream.")
+    total_timeout: Seconds = Field(300.0, description="Seconds that a whole stream may take.")
     retention: SecondsOrZero = Field(600.0, description="Seconds that a stream can still be read after its ending.")
     max_stream_bytes: Bytes = Field(
-        16_777_216, description="Bytes of one stream's log; past it the stream fails: stream_too_large."
+        16_777_216, description="Limit of one stream's log, in bytes. Past it the stream fails with stream_too_large."
     )
 
 
@@ -206,10 +214,14 @@ class Store(Table):
     """``[store]``: where the logs are kept."""
 
     kind: Name = Field("memory", description='A registered store: "memory", "sqlite" or "redis".')
-    path: Text = Field("data/streams.db", description="Database file (sqlite), from the working directory.")
-    url: RedisUrl = Field("redis://127.0.0.1:6379/0", description="Redis to use (redis).")
-    max_bytes: Bytes = Field(1_073_741_824, description="Bytes of all logs; the oldest ended streams go first.")
-    lease: Seconds = Field(10.0, description="Seconds until an orphaned stream can be taken over (sqlite, redis).")
+    path: Text = Field("data/streams.db", description="Database file, relative to the working directory (sqlite).")
+    url: RedisUrl = Field("redis://127.0.0.1:6379/0", description="Address of Redis (redis).")
+    max_bytes: Bytes = Field(
+        1_073_741_824, description="Limit of all logs together, in bytes. The oldest ended streams are deleted first."
+    )
+    lease: Seconds = Field(
+        10.0, description="Seconds after which an orphaned stream can be taken over (sqlite, redis)."
+    )
 
 
 class Upstream(Table):
@@ -218,98 +230,104 @@ class Upstream(Table):
     name: Name = Field(description="Unique name, used in targets.")
     base_url: BaseUrl = Field(description="URL below which /chat/completions is found.")
     api_key_env: Variable | None = Field(
-        None, description="Environment variable with the API key; unset: none is sent."
+        None, description="Environment variable that holds the API key. If it is not set, no key is sent."
     )
-    organization_env: Variable | None = Field(None, description="Environment variable with the organization.")
+    organization_env: Variable | None = Field(None, description="Environment variable that holds the organization.")
     headers: dict[HeaderName, HeaderValue] = Field({}, description="Further request headers.")
-    proxy: Url | None = Field(None, description="HTTP proxy on the way to it.")
+    proxy: Url | None = Field(None, description="HTTP proxy through which it is reached.")
     ca_file: Text | None = Field(None, description="PEM file with the certificates to trust instead of the system's.")
     connect_timeout: Seconds = Field(5.0, description="Seconds for DNS, TCP and TLS.")
-    ttft_timeout: Seconds = Field(30.0, description="Seconds of one attempt: request sent to first token.")
-    idle_timeout: Seconds = Field(30.0, description="Seconds between two tokens; comments do not count.")
-    continuation: Continuation = Field("none", description="How it continues a partial assistant message.")
-    usage: Flag = Field(True, description="Ask for usage in streams.")
+    ttft_timeout: Seconds = Field(30.0, description="Seconds of one attempt, from the sent request to the first token.")
+    idle_timeout: Seconds = Field(
+        30.0, description="Longest pause between two tokens, in seconds. SSE comments do not count as tokens."
+    )
+    continuation: Continuation = Field("none", description="How it continues a partial answer: see recovery.md.")
+    usage: Flag = Field(True, description="Ask it for the usage of streams.")
 
     def api_key(self, environ: Mapping[str, str]) -> str | None:
-        """Return the API key, or None where no variable is named, or it is unset or empty."""
+        """Return the API key, or None if no variable is named, or if the variable is unset or empty."""
         return (environ.get(self.api_key_env) or None) if self.api_key_env else None
 
     def organization(self, environ: Mapping[str, str]) -> str | None:
-        """Return the organization, or None where no variable is named, or it is unset or empty."""
+        """Return the organization, or None if no variable is named, or if the variable is unset or empty."""
         return (environ.get(self.organization_env) or None) if self.organization_env else None
 
 
 class Model(Table):
-    """``[[models]]``: a name that clients may ask for, and where it leads."""
+    """``[[models]]``: a model name that clients may ask for, and the targets that answer it."""
 
     name: ModelName = Field(description='What clients ask for; "*" takes any other name.')
     targets: Annotated[tuple[TargetText, ...], ARRAY, Field(min_length=1)] = Field(
-        description='"upstream/model", tried in this order; "upstream/*" keeps the client\'s name.'
+        description='"upstream/model", tried in this order. "upstream/*" sends the name that the client asked for.'
     )
 
 
 class Recovery(Table):
-    """``[recovery]``: what happens when an attempt fails."""
+    """``[recovery]``: what the gateway does when an attempt fails."""
 
     strategy: Name = Field("auto", description="A registered strategy: none, retry, restart, continue or auto.")
-    max_retries: Times = Field(2, description="Attempts that a target gets in one stream, beyond its first.")
-    max_recoveries: Times = Field(3, description="Recoveries after content was delivered, over all targets.")
-    backoff: SecondsOrZero = Field(0.5, description="Seconds, the first delay, doubled and jittered; Retry-After wins.")
+    max_retries: Times = Field(2, description="Attempts that a target gets in one stream after its first.")
+    max_recoveries: Times = Field(
+        3, description="Recoveries of one stream after content was delivered, over all targets."
+    )
+    backoff: SecondsOrZero = Field(
+        0.5, description="First delay in seconds. It doubles each time and is jittered. Retry-After overrides it."
+    )
     hedge_after: SecondsOrZero = Field(
-        0.0, description="Seconds without a first token until a second target is asked too; 0: never."
+        0.0, description="Seconds without a first token after which a second target is asked, too. 0: never."
     )
     breaker_failures: Count = Field(5, description="Consecutive failures that open a target's circuit.")
-    breaker_reset: Seconds = Field(10.0, description="Seconds until one probe of an open circuit.")
+    breaker_reset: Seconds = Field(10.0, description="Seconds after which an open circuit lets one probe through.")
 
 
 class Key(Table):
-    """``[[keys]]``: one owner of streams."""
+    """``[[keys]]``: one owner of streams, and the hash of its token."""
 
     name: Name = Field(description="Unique name of the owner.")
     sha256: Sha256 = Field(description="SHA-256 of the client's bearer token, 64 lower-case hexadecimal digits.")
-    admin: Flag = Field(False, description="Sees every owner's streams.")
-    max_streams: Count = Field(100, description="Live streams of this owner; past it: 429.")
-    requests_per_minute: Count = Field(600, description="Requests a minute of this owner; past it: 429.")
+    admin: Flag = Field(False, description="Whether it may see every owner's streams.")
+    max_streams: Count = Field(100, description="Limit of this owner's live streams. Past it: 429.")
+    requests_per_minute: Count = Field(600, description="Limit of this owner's requests per minute. Past it: 429.")
 
 
 class Tools(Table):
     """``[tools]``: functions that the server itself runs for a model."""
 
-    max_rounds: Count = Field(8, description="Rounds of tool calls in one stream.")
-    timeout: Seconds = Field(30.0, description="Seconds for one call.")
-    max_concurrency: Count = Field(16, description="Calls that run at the same time.")
-    max_result_bytes: Bytes = Field(65_536, description="Bytes of one result; the rest is cut.")
-    functions: dict[FunctionName, Entry] = Field({}, description='name = "module:function".')
+    max_rounds: Count = Field(8, description="Limit of the rounds of tool calls in one stream.")
+    timeout: Seconds = Field(30.0, description="Seconds that one call may take.")
+    max_concurrency: Count = Field(16, description="Calls that run at the same time, over all streams.")
+    max_result_bytes: Bytes = Field(65_536, description="Limit of one result, in bytes. The rest is cut off.")
+    functions: dict[FunctionName, Entry] = Field({}, description='The functions: name = "module:function".')
 
 
 class Mcp(Table):
-    """``[[mcp]]``: a server of further tools, started by ``command`` or reached at ``url``."""
+    """``[[mcp]]``: a server of further tools. The gateway starts it by ``command`` or reaches it at ``url``."""
 
     name: Name = Field(description="Unique name.")
     command: Annotated[tuple[Text, ...], ARRAY, Field(min_length=1)] | None = Field(
-        None, description="Program and arguments to start it with, instead of url."
+        None, description="The program that is started, and its arguments; instead of url."
     )
-    url: Url | None = Field(None, description="Where it listens, instead of command.")
+    url: Url | None = Field(None, description="Address of a running server; instead of command.")
 
 
 class Preprocess(Table):
-    """``[preprocess]``: functions that may change a request first; all keys but ``timeout`` are names of such."""
+    """``[preprocess]``: functions that may change a request before it is sent: name = ``"module:function"``."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Entry] = Field(init=False)
 
     timeout: Seconds = Field(
-        1.0, description="Seconds for the functions, side by side; one that is late or fails changes nothing."
+        1.0, description="Seconds for all functions, which run side by side. One that is late or fails changes nothing."
     )
 
     @property
     def functions(self) -> dict[str, str]:
-        """Name to ``"module:function"``, in the order of the file."""
+        """The functions: name to ``"module:function"``, in the order of the file."""
         return dict(self.__pydantic_extra__)
 
 
 class Settings(Table):
-    """The whole configuration. The rules between its keys are ``config_check``'s, whose functions make it."""
+    """The whole configuration. ``server.config.check`` makes it, and checks the rules between its keys."""
 
     server: Server = Server()
     flow: Flow = Flow()

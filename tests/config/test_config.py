@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from server.config.check import ConfigError, check, load, parse
+from server.config.check import check, load, parse
+from server.config.problems import ConfigError
 from server.config.settings import Settings, Target, is_loopback
 
 ROOT = Path(__file__).parents[2]
