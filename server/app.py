@@ -1,4 +1,4 @@
-"""The composition root: settings become a running gateway."""
+"""The composition root: makes a running gateway of the settings."""
 
 import asyncio
 import os
@@ -38,14 +38,14 @@ from server.telemetry.traces import traces
 from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Upstreams
 
-STOP_MARGIN = 15.0  # seconds for what follows the grace: readers, tools, stores
-ACCEPTED_GRACE = 2.0  # seconds for the first request of what was accepted last: it comes at once, or is none to come
+STOP_MARGIN = 15.0  # seconds for closing readers, tools and stores after the grace
+ACCEPTED_GRACE = 2.0  # seconds for the first request of a connection that was accepted last: it comes soon or never
 READERS_GRACE = 2.0  # seconds for readers to fetch the endings that a shutdown wrote
 log = structlog.get_logger("sluiceway")
 
 
 class Gateway:
-    """A whole gateway: `start`, `stop`; or `serve` until a signal. Raises PreprocessError."""
+    """A whole gateway. Call `start` and later `stop`, or `serve`, which runs until a signal. Raises PreprocessError."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
         self.settings = settings
@@ -66,11 +66,11 @@ class Gateway:
         self.responder: Responder
 
     async def start(self, passed: Sequence[socket.socket] = ()) -> None:
-        """Open the store, the upstreams, the tools and the listener, or take listening sockets that were passed.
+        """Open the tools, the store, the upstreams and the listener. `passed` sockets are used instead of a listener.
 
         Raises:
-            StoreError, ToolSetupError: said in one sentence.
-            OSError: the port is taken, or a passed socket may not be listened on without keys.
+            StoreError, ToolSetupError: with one sentence for the operator.
+            OSError: the port is taken, or others could reach a passed socket although there are no keys.
 
         """
         warn_of_changes()
@@ -99,40 +99,43 @@ class Gateway:
         for sock in passed:
             bound(sock, self.settings.flow)
         for sock in passed or listen(self.settings.server.host, self.settings.server.port, self.settings.flow):
-            made = loop.create_server(lambda: Connection(server, loop=loop, **options), sock=sock, backlog=BACKLOG)
-            self._servers.append(await made)
+            listening = await loop.create_server(
+                lambda: Connection(server, loop=loop, **options), sock=sock, backlog=BACKLOG
+            )
+            self._servers.append(listening)
 
     def _check_exposure(self, sockets: Sequence[socket.socket], settings: Settings) -> None:
-        """Raise OSError where others than this machine could come in without a key."""
+        """Raise OSError if other machines could use the gateway without a key."""
         if not settings.keys and (address := exposed(sockets)):
             raise OSError(f"listening on {address} takes [[keys]] for all who can reach it")
 
     async def reload(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        """Take the keys, models and upstreams of `settings`; live streams go on with what they began with.
+        """Take the keys, models and upstreams of `settings`. Live streams keep those with which they began.
 
         Raises:
-            ConfigError, OSError: nothing has changed.
+            ConfigError, OSError: the new settings cannot be used. Then nothing has changed.
 
         """
         self._check_exposure([sock for server in self._servers for sock in server.sockets], settings)
         await self.upstreams.reload(settings, environ)
-        # From here on nothing fails and nothing waits: no request sees a half of it.
+        # From here on nothing fails and nothing waits. So no request sees half of the change.
         self._access.take(settings.keys)
         self.settings = self.streams.settings = settings
 
     def _application(self) -> web.Application:
-        rooms: list[Models | StreamPaths | Operations | StatsPath | Console] = [
+        resources: list[Models | StreamPaths | Operations | StatsPath | Console] = [
             Models(self.streams),
             StreamPaths(self.streams, self.responder, self._dialects),
             Operations(self.streams, self.metrics),
             StatsPath(self.streams, self.metrics),
             Console(),
         ]
-        served_by = {one: one.routes(self.streams, self.responder) for one in self._served.values()}
-        paths = {route.path: one for one, routes in served_by.items() for route in routes}
-        routes = [route for found in (*served_by.values(), *(room.routes() for room in rooms)) for route in found]
+        by_dialect = {dialect: dialect.routes(self.streams, self.responder) for dialect in self._served.values()}
+        paths = {route.path: dialect for dialect, own_routes in by_dialect.items() for route in own_routes}
+        routes = [route for own_routes in by_dialect.values() for route in own_routes]
+        routes += [route for resource in resources for route in resource.routes()]
         served = ", ".join(f"{route.method} {route.path}" for route in routes)
-        # The body's own bound is checked where it is read; aiohttp's is for `request.read()`, which nothing calls.
+        # aiohttp's limit of a body is for `request.read()`, which nothing calls. server/api/requests.py has our own.
         cors = Cors(self.settings.server.cors_origins)
         app = web.Application(middlewares=[middleware(self._access, cors, served, paths)])
         app.on_response_prepare.append(add_headers)
@@ -143,12 +146,12 @@ class Gateway:
 
     @property
     def port(self) -> int:
-        """The port listened on (the kernel's choice where 0 was configured)."""
+        """The port that the gateway listens on. If 0 was configured, the kernel has chosen it."""
         port: int = self._servers[0].sockets[0].getsockname()[1]
         return port
 
     async def stop(self, grace: float) -> None:
-        """Drain for `grace` seconds with the listener open, then end what is left and close everything."""
+        """Drain for up to `grace` seconds with the listener open. Then end what is left and close everything."""
         await self.streams.drain(grace, self.responder.idle)
         await self.responder.leave(READERS_GRACE, durable=self.store.durable)
         await close(self._servers)
@@ -162,21 +165,22 @@ class Gateway:
             await self._traces.close()
 
     async def _first_requests(self) -> None:
-        """Wait a moment for the requests of connections that were accepted right before the listener was closed.
+        """Wait a moment for the first requests of connections that were accepted just before the listener was closed.
 
-        Who takes a passed socket over never sees them: they would be the only ones that a hand-over drops.
+        If another process takes over the listening socket, it never sees these connections. Without the wait they would
+        be the only requests that a hand-over loses.
         """
         server = self._runner.server
         assert server is not None
         try:
             async with asyncio.timeout(ACCEPTED_GRACE):
-                while any(isinstance(one, Connection) and one.fresh for one in server.connections):  # noqa: ASYNC110
+                while any(isinstance(one, Connection) and one.fresh for one in server.connections):  # noqa: ASYNC110 — see ACCEPTED_GRACE
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            pass  # a browser's spare connection
+            pass  # such as a browser's spare connection, which never sends a request
 
     async def serve(self, load: Load | None = None, passed: Sequence[socket.socket] = ()) -> None:
-        """Run until SIGTERM or SIGINT, and say so to systemd; `load` reads the configuration again at SIGHUP."""
+        """Run until SIGTERM or SIGINT, and notify systemd. At SIGHUP, `load` reads the configuration again."""
         stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(unhandled)
@@ -193,7 +197,7 @@ class Gateway:
         notify("READY=1\nSTATUS=Running.")
         await stopping.wait()
         log.info("draining", streams=self.streams.live, grace=grace)
-        # Without the extension systemd's own timeout would kill a long grace half-way.
+        # Without this extension systemd would kill the process if the grace is longer than its own timeout.
         notify(f"STOPPING=1\nSTATUS=Draining.\nEXTEND_TIMEOUT_USEC={round((grace + STOP_MARGIN) * 1_000_000)}")
         await self.stop(grace)
         for task in companions:
@@ -202,7 +206,7 @@ class Gateway:
 
 
 async def _watchdog() -> None:
-    """Tell systemd that the event loop turns, as often as it wants to know; a loop that hangs is restarted."""
+    """Tell systemd that the event loop runs, as often as it asks for. It restarts a process whose loop hangs."""
     interval = watchdog_interval()
     while interval is not None:
         notify("WATCHDOG=1")

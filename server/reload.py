@@ -1,4 +1,4 @@
-"""SIGHUP: keys, models and upstreams of the configuration file, taken whole or not at all."""
+"""SIGHUP: take the keys, models and upstreams of the configuration file, all of them or none."""
 
 import asyncio
 import os
@@ -13,57 +13,56 @@ from server.config.settings import Settings
 from server.systemd import notify
 from server.telemetry.logs import cause
 
-TAKEN = ("keys", "models", "upstreams")
+RELOADABLE = ("keys", "models", "upstreams")  # the sections that a reload takes
 log = structlog.get_logger("sluiceway")
 Load = Callable[[], tuple[Settings, Mapping[str, str]]]
 Apply = Callable[[Settings, Mapping[str, str]], Awaitable[None]]
 
 
 def merged(running: Settings, written: Settings, environ: Mapping[str, str]) -> Settings:
-    """Return what runs with the new keys, models and upstreams, checked as a file is.
+    """Return the settings `running` with the keys, models and upstreams of the file, checked like a file.
 
     Raises:
-        ConfigError: the combination is wrong, though the file by itself is not: say, it has dropped all keys and
-            listens on a loopback address now, while this process goes on listening on another.
+        ConfigError: the combination is wrong although the file alone is right. For example, the file has no more keys
+            and a loopback address to listen on, but this process still listens on another address.
 
     """
-    taken = {name: getattr(written, name) for name in TAKEN}
-    return parse(running.model_copy(update=taken).model_dump(exclude_none=True), environ)
+    sections = {name: getattr(written, name) for name in RELOADABLE}
+    return parse(running.model_copy(update=sections).model_dump(exclude_none=True), environ)
 
 
-def left_out(running: Settings, written: Settings) -> list[str]:
-    """Return the sections that have changed and take a restart."""
-    return [
-        name for name in Settings.model_fields if name not in TAKEN and getattr(running, name) != getattr(written, name)
-    ]
+def needing_restart(running: Settings, written: Settings) -> list[str]:
+    """Return the sections that have changed and that only a restart takes."""
+    fixed = [name for name in Settings.model_fields if name not in RELOADABLE]
+    return [name for name in fixed if getattr(running, name) != getattr(written, name)]
 
 
 class Reload:
-    """Reads the file again whenever it is asked to, one time after the other. `run` is the task."""
+    """Reads the file again when it is asked to, one reload after the other. `run` is the task."""
 
     def __init__(self, running: Settings, load: Load, apply: Apply) -> None:
         self._running = running
         self._load = load
         self._apply = apply
-        self._asked = asyncio.Event()
+        self._requested = asyncio.Event()
 
     def ask(self) -> None:
-        """Reload soon; asking again before it has begun is asking once."""
-        self._asked.set()
+        """Reload soon. Calls before a reload begins count as one."""
+        self._requested.set()
 
     async def run(self) -> None:
-        """Reload for ever."""
+        """Reload whenever `ask` is called, for ever."""
         while True:
-            await self._asked.wait()
-            self._asked.clear()
+            await self._requested.wait()
+            self._requested.clear()
             notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}", os.environ)
             status = await self._once()
             notify(f"READY=1\nSTATUS={status}", os.environ)
 
     async def _once(self) -> str:
-        """Take the file, or leave everything as it is; return one line about it."""
+        """Take the file, or leave everything as it is. Return the outcome in one line."""
         try:
-            # In a thread: reading certificates takes longer than the gap between two tokens.
+            # In a thread, because reading certificates takes longer than the gap between two tokens.
             written, environ = await asyncio.to_thread(self._load)
             settings = merged(self._running, written, environ)
             await self._apply(settings, environ)
@@ -74,10 +73,10 @@ class Reload:
         except OSError as error:
             log.error("reload rejected", problems=[str(error)])
             return f"Reload rejected: {error}"
-        except Exception as error:  # noqa: BLE001 — a bug of ours here must not deafen the process to the next SIGHUP
+        except Exception as error:  # noqa: BLE001 — after a bug of ours the next SIGHUP must still work
             log.error("reload failed", **cause(error))
             return "Reload failed."
-        restart = left_out(self._running, written)
+        restart = needing_restart(self._running, written)
         self._running = settings
         log.info("reloaded", keys=len(settings.keys), models=len(settings.models), upstreams=len(settings.upstreams))
         if restart:

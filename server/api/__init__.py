@@ -1,1 +1,1 @@
-"""Floor 5: what clients talk to."""
+"""The HTTP side: requests in, responses and events out."""

@@ -1,4 +1,4 @@
-"""Who may: the bearer token's owner, or one user on a loopback host where there are no keys."""
+"""Who may use the gateway: the owner of the bearer token; without keys, one user on a loopback host."""
 
 import hashlib
 import hmac
@@ -15,32 +15,35 @@ from server.streams.admission import Owner
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/"})
 STATIC = "/static/"
 SINGLE_USER = Owner()
-OWNER = web.RequestKey("owner", Owner)  # who asks, on every request that got past the middleware
+OWNER = web.RequestKey("owner", Owner)  # the caller; the middleware sets it on every request that it lets through
 
 
 class RateLimit:
-    """A sliding window of one minute, in two counters: the last whole minute weighs by what is left of it."""
+    """A sliding window of one minute, in two counters.
+
+    The count of the last whole minute is weighted with the share of that minute that is still inside the window.
+    """
 
     def __init__(self, per_minute: int) -> None:
         self._limit = per_minute
         self._minute = 0
-        self._now = 0
-        self._before = 0
+        self._current = 0
+        self._previous = 0
 
     def take(self, at: float) -> float | None:
-        """Count one request; return None, or the seconds to wait where it is one too many."""
-        minute, into = int(at // 60), at % 60
+        """Count one request at the time `at`. Return None, or the seconds to wait if it is one too many."""
+        minute, elapsed = int(at // 60), at % 60
         if minute != self._minute:
-            self._before = self._now if minute == self._minute + 1 else 0
-            self._minute, self._now = minute, 0
-        if self._before * (60 - into) / 60 + self._now >= self._limit:
-            return 60 - into if self._now >= self._limit else max(1.0, 60 / self._limit)
-        self._now += 1
+            self._previous = self._current if minute == self._minute + 1 else 0
+            self._minute, self._current = minute, 0
+        if self._previous * (60 - elapsed) / 60 + self._current >= self._limit:
+            return 60 - elapsed if self._current >= self._limit else max(1.0, 60 / self._limit)
+        self._current += 1
         return None
 
 
 class Access:
-    """Authentication and limits for one configuration."""
+    """Authentication and rate limits of the configuration in force."""
 
     def __init__(self, settings: Settings) -> None:
         self._limits: dict[tuple[str, int], RateLimit] = {}
@@ -48,13 +51,13 @@ class Access:
         self.take(settings.keys)
 
     def take(self, keys: Sequence[Key]) -> None:
-        """Let these keys in from now on, and no other. What an unchanged limit has counted stays counted."""
+        """Accept these keys from now on, and no others. A key whose limit is unchanged keeps its count."""
         self._keys = [(key, bytes.fromhex(key.sha256)) for key in keys]
         limits = [(key.name, key.requests_per_minute) for key in keys]
         self._limits = {limit: self._limits.get(limit) or RateLimit(limit[1]) for limit in limits}
 
     def owner(self, request: web.Request) -> Owner:
-        """Return who asks. Raises Rejected 401, 403, 415 or 429."""
+        """Return the caller of a request. Raises Rejected 401, 403, 415 or 429."""
         if request.path in OPEN_PATHS or request.path.startswith(STATIC):
             return SINGLE_USER
         if not self._keys:
@@ -69,16 +72,17 @@ class Access:
     def _key(self, request: web.Request) -> Key:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
-        found = None
-        for key, wanted in self._keys:  # all of them, in constant time: the time must not tell how near a guess was
-            if hmac.compare_digest(digest, wanted):
-                found = key
-        if found is None or scheme.lower() != "bearer" or not token:
+        match = None
+        # Compare with all keys, each in constant time. Otherwise the time would tell how close a guess is.
+        for key, key_digest in self._keys:
+            if hmac.compare_digest(digest, key_digest):
+                match = key
+        if match is None or scheme.lower() != "bearer" or not token:
             raise Rejected(401, "This needs a valid key: Authorization: Bearer <key>.", "invalid_api_key")
-        return found
+        return match
 
     def _local_only(self, request: web.Request) -> None:
-        """Keep foreign web pages out of a keyless gateway (DNS rebinding, cross-site requests)."""
+        """Keep web pages of other sites out of a gateway without keys (DNS rebinding, cross-site requests)."""
         try:
             host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
         except ValueError:

@@ -1,7 +1,7 @@
-"""`GET /` and `/static/…`: the console and the JavaScript client, from files beside the code.
+"""`GET /` and `/static/…`: the console and the JavaScript client, from the files in server/static.
 
-The policy of the pages allows nothing but this origin's own scripts, styles and connections: model output that would
-slip into the page as markup could neither run nor load anything.
+The pages' content security policy allows only this origin's own scripts, styles and connections. If a model's output
+got into the page as markup, it could neither run nor load anything.
 """
 
 from pathlib import Path
@@ -32,13 +32,13 @@ HEADERS = {
 
 
 class Console:
-    """Static files, known from the start: a path is looked up, never opened."""
+    """Serves the static files. They are listed at the start, so no path of a request is ever opened."""
 
     def __init__(self) -> None:
         self._files = {path.name: path for path in FILES.iterdir() if path.suffix in TYPES}
 
     def routes(self) -> list[web.RouteDef]:
-        """Return what is served here."""
+        """Return the routes."""
         return [web.get("/", self.page), web.get(STATIC + "{name}", self.file)]
 
     async def page(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 — aiohttp's handler signature

@@ -1,6 +1,6 @@
-"""Pages of other sites: off unless `cors_origins` names them (Fetch Standard, section "CORS protocol").
+"""Lets pages of other sites use the gateway if `cors_origins` names them (Fetch Standard, section "CORS protocol").
 
-Credentials in the Fetch sense (cookies) are never allowed: a key goes into the Authorization header.
+Cookies (credentials in the words of the Fetch Standard) are never allowed: a key goes into the Authorization header.
 """
 
 import re
@@ -12,7 +12,7 @@ from server.core.errors import Rejected
 METHODS = "GET, POST, DELETE"
 EXPOSED = "X-Stream-Id, X-Request-Id, X-Sluiceway-Target, Retry-After, x-should-retry"
 MAX_AGE = "600"  # seconds that a browser keeps the answer to a preflight
-# Whatever a page may send: SDKs in browsers add headers of their own, and none of ours means anything without a key.
+# A page may send any header: SDKs in browsers add their own, and without a key no header of ours has an effect.
 HEADER_NAMES = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}(?:, ?[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}){0,63}")
 
 
@@ -27,7 +27,10 @@ class Cors:
         return self._any or origin in self._origins
 
     def preflight(self, request: web.Request) -> web.Response | None:
-        """Return the answer to a preflight, which carries no key; None for any other request. Raises Rejected 403."""
+        """Return the answer to a preflight request, or None for any other request. Raises Rejected 403.
+
+        A preflight carries no key, so it is answered before access is checked.
+        """
         origin = request.headers.get("Origin")
         preflight = request.method == "OPTIONS" and "Access-Control-Request-Method" in request.headers
         if not self._origins or origin is None or not preflight:
@@ -35,15 +38,15 @@ class Cors:
         if not self._allows(origin):
             raise Rejected(403, "This origin may not use the gateway.", "forbidden_origin")
         headers = {"Access-Control-Allow-Methods": METHODS, "Access-Control-Max-Age": MAX_AGE}
-        asked = request.headers.get("Access-Control-Request-Headers", "")
-        if HEADER_NAMES.fullmatch(asked):
-            headers["Access-Control-Allow-Headers"] = asked
+        names = request.headers.get("Access-Control-Request-Headers", "")
+        if HEADER_NAMES.fullmatch(names):
+            headers["Access-Control-Allow-Headers"] = names
         return web.Response(status=204, headers=headers)
 
     async def sign(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Let the page of an allowed origin read this response; aiohttp's signal before any head is sent."""
+        """Let the page of an allowed origin read this response. aiohttp calls it before it sends the head."""
         if not self._any:
-            response.headers.add("Vary", "Origin")  # a cache must not give one origin's answer to another
+            response.headers.add("Vary", "Origin")  # a cache must not give the answer for one origin to another
         origin = request.headers.get("Origin")
         if origin is not None and self._allows(origin):
             response.headers["Access-Control-Allow-Origin"] = "*" if self._any else origin

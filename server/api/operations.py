@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz`, `/metrics`."""
+"""`/healthz`, `/readyz` and `/metrics`: the paths for operators and their tools."""
 
 from aiohttp import web
 
@@ -10,14 +10,14 @@ BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Operations:
-    """What operators and their tools ask."""
+    """Answers `/healthz`, `/readyz` and `/metrics`."""
 
     def __init__(self, streams: Streams, metrics: Metrics) -> None:
         self._streams = streams
         self._metrics = metrics
 
     def routes(self) -> list[web.RouteDef]:
-        """Return what is served here."""
+        """Return the routes."""
         return [
             web.get("/healthz", self.health),
             web.get("/readyz", self.ready),
@@ -28,15 +28,15 @@ class Operations:
         """Say that the process is alive."""
         return json_response({"status": "ok"})
 
-    async def ready(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
-        """Say whether new streams are taken: 503 while draining or without the store."""
+    async def ready(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 — as above
+        """Say whether new streams are taken. 503 while the gateway drains, or if the store is away."""
         problem = await self._streams.problem()
         return json_response({"status": problem or "ready"}, 503 if problem else 200)
 
-    async def metrics(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002
+    async def metrics(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 — as above
         """Return all metrics in Prometheus' text format."""
         self._metrics.buffered.set(self._streams.buffered)
-        self._metrics.breaker.clear()  # of targets that a reload has taken away
+        self._metrics.breaker.clear()  # otherwise targets that a reload has removed would stay
         for target, state in self._streams.upstreams.circuits.items():
             self._metrics.breaker.labels(target).set(BREAKER_VALUES[state])
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}

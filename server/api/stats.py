@@ -1,4 +1,4 @@
-"""`GET /api/stats`: what the console plots, as JSON. All times are in milliseconds, `at` in seconds since the epoch."""
+"""`GET /api/stats`: the figures of the console, as JSON. Times are in milliseconds; `at` is seconds since the epoch."""
 
 from aiohttp import web
 
@@ -9,18 +9,18 @@ from server.telemetry.metrics import Metrics
 
 
 class StatsPath:
-    """Percentiles of the last hour, the last attempts one by one, and the circuits."""
+    """Answers `/api/stats`: percentiles of the last hour, the most recent attempts, and the circuits."""
 
     def __init__(self, streams: Streams, metrics: Metrics) -> None:
         self._streams = streams
         self._metrics = metrics
 
     def routes(self) -> list[web.RouteDef]:
-        """Return what is served here."""
+        """Return the routes."""
         return [web.get("/api/stats", self.read, allow_head=False)]
 
     async def read(self, request: web.Request) -> web.StreamResponse:
-        """Return everything; the last attempts only of streams that the caller may see."""
+        """Return all figures. Of the attempts, only those of streams that the caller may see."""
         owner = request[OWNER]
         self._metrics.settle()
         stats = self._metrics.stats
