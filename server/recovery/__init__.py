@@ -1,1 +1,1 @@
-"""Floor 2: what to do after a failed attempt. Pure decisions; the relay acts."""
+"""Decides what to do after a failed attempt. Decisions are pure functions; the relay carries them out."""

@@ -1,12 +1,13 @@
-"""The built-in strategies. Each is a pure function from a frozen `Failure` to a decision, so it reads as a ladder.
+"""The built-in recovery strategies: pure functions from a `Failure` to a decision.
 
-Third parties register theirs under the entry point group `sluiceway.recovery`: a class without arguments.
+Each strategy is a ladder: it takes the first step that is possible. Third parties register a strategy of their own, a
+class without constructor arguments, under the entry point group `sluiceway.recovery`.
 """
 
 from server.core.errors import TRAITS, Kind
 from server.core.ports import Continue, Decision, Failure, GiveUp, Restart, Retry
 
-MAX_WAIT = 10.0  # seconds: who asks for more is passed over
+MAX_WAIT = 10.0  # seconds; a target that asks for a longer wait is skipped
 SILENT = frozenset({Kind.TTFT_TIMEOUT, Kind.CONNECT_TIMEOUT})
 
 
@@ -27,30 +28,30 @@ class RetryOnly:
 
 
 class RestartOnly:
-    """`restart`: as `retry`, and after content by restart with verified prefix suppression."""
+    """`restart`: as `retry`; after content, send the request again and suppress the part that was delivered."""
 
     def decide(self, failure: Failure) -> Decision:
-        """Restart where nothing forbids it."""
+        """Retry before content; after it, restart if nothing forbids it."""
         if not after_content(failure):
             return before_content(failure)
         return restart(failure) if within_budget(failure) else GiveUp()
 
 
 class ContinueOnly:
-    """`continue`: as `retry`, and after content by continuation, where a target can."""
+    """`continue`: as `retry`; after content, ask a target to go on from the delivered text, if one can."""
 
     def decide(self, failure: Failure) -> Decision:
-        """Continue where a target can and nothing forbids it."""
+        """Retry before content; after it, continue if a target can and nothing forbids it."""
         if not after_content(failure):
             return before_content(failure)
         return continuation(failure) if within_budget(failure) else GiveUp()
 
 
 class Auto:
-    """`auto`: retry, next target; after content restart, then continuation, then an honest error."""
+    """`auto`: as `retry`; after content, restart, then continue, then end with an error."""
 
     def decide(self, failure: Failure) -> Decision:
-        """Take the first step of the ladder that is possible."""
+        """Take the first step that is possible."""
         if not after_content(failure):
             return before_content(failure)
         if not within_budget(failure):
@@ -71,21 +72,24 @@ def before_content(failure: Failure) -> Decision:
 
 
 def restart(failure: Failure) -> Decision:
-    """Ask the same target again, or the next; never past a delivered tool call, which a client may have run."""
+    """Ask the same target again, or the next one. Give up after a delivered tool call: the client may have run it."""
     if failure.delivered.calls:
         return GiveUp()
     other = next_target(failure)
-    # The same target tells the same story most likely, so it gets a second try: but not one that went silent in the
-    # middle, and not a third while somebody is watching and another target is there.
-    tried = failure.targets[failure.target].attempts > 1
-    if (tried or failure.kind is Kind.IDLE_TIMEOUT) and isinstance(other, Restart):
+    # The same target most likely produces the same text, so it gets a second attempt. It does not get one if it went
+    # silent in the middle, and it does not get a third one if there is another target: a client is waiting.
+    had_second_attempt = failure.targets[failure.target].attempts > 1
+    if (had_second_attempt or failure.kind is Kind.IDLE_TIMEOUT) and isinstance(other, Restart):
         return other
     wait = wait_for(failure, failure.target)
     return other if wait is None else Restart(failure.target, wait)
 
 
 def continuation(failure: Failure) -> Decision:
-    """Ask a target that can to go on from the delivered text; refused where its inner state would be lost."""
+    """Ask a target that supports it to go on from the delivered text.
+
+    Give up if the answer has state that the text does not show: calls, reasoning, a structure, tools, several choices.
+    """
     delivered = failure.delivered
     if delivered.calls or delivered.reasoning or delivered.structured or delivered.tools or delivered.choices != 1:
         return GiveUp()
@@ -93,42 +97,45 @@ def continuation(failure: Failure) -> Decision:
     order = [*others(failure), failure.target] if silent else [failure.target, *others(failure)]
     for index in order:
         view = failure.targets[index]
-        # A target whose restart told another story is up, and needs no pause.
+        # A target whose restart produced another text is up, so it needs no pause.
         wait = 0.0 if view.last is Kind.DIVERGED and within_attempts(failure, index) else wait_for(failure, index)
         if view.continuation != "none" and wait is not None:
             return Continue(index, wait)
     return GiveUp()
 
 
-# --- what the steps weigh ---------------------------------------------------------------------------------------
+# --- conditions and delays --------------------------------------------------------------------------------------
 
 
 def after_content(failure: Failure) -> bool:
-    """Whether the client has been given something that a new attempt must join."""
+    """Whether the client has received something that a new attempt must join on to."""
     delivered = failure.delivered
     return bool(delivered.characters or delivered.calls or delivered.reasoning)
 
 
 def within_budget(failure: Failure) -> bool:
-    """Whether another recovery may be tried: budget and time left, and someone to tell the rest to."""
+    """Whether another recovery may be tried: there is budget and time left, and a client that waits."""
     budget = failure.takeover or failure.recoveries < failure.max_recoveries  # a takeover is no recovery
     return budget and failure.time_left > 0 and failure.client_present
 
 
 def within_attempts(failure: Failure, index: int) -> bool:
-    """Whether a target has attempts left and its circuit lets one through."""
+    """Whether a target has attempts left, and its circuit lets one through."""
     view = failure.targets[index]
     return view.available and view.attempts <= failure.max_retries
 
 
 def backoff(failure: Failure, index: int) -> float:
-    """Return the delay before a target is asked again: doubled each time, jittered by up to a half, bounded."""
-    made = failure.targets[index].attempts
-    return min(MAX_WAIT, failure.backoff * 2.0 ** max(0, made - 1) * (0.5 + failure.jitter / 2))
+    """Return the seconds before a target is asked again.
+
+    They double with each attempt, up to `MAX_WAIT`. Jitter shortens them by up to a half.
+    """
+    attempts = failure.targets[index].attempts
+    return min(MAX_WAIT, failure.backoff * 2.0 ** max(0, attempts - 1) * (0.5 + failure.jitter / 2))
 
 
 def wait_for(failure: Failure, index: int) -> float | None:
-    """Return the seconds until a target may be asked (again), or None where that is no use; `Retry-After` wins."""
+    """Return the seconds until a target may be asked, or None if asking it is no use. `Retry-After` wins."""
     view = failure.targets[index]
     if not within_attempts(failure, index):
         return None
@@ -141,17 +148,19 @@ def wait_for(failure: Failure, index: int) -> float | None:
 
 
 def others(failure: Failure) -> list[int]:
-    """Return the other targets, the following ones first."""
+    """Return the indexes of the other targets, beginning after the failed one."""
     count = len(failure.targets)
     return [(failure.target + step) % count for step in range(1, count)]
 
 
 def next_target(failure: Failure) -> Decision:
-    """Ask another target: one that was not asked yet, then one that may do better now, then one that was silent."""
+    """Ask another target: a new one first, then one that may do better now, then one that was silent."""
     if not failure.other:
         return GiveUp()
     views = failure.targets
-    candidates = sorted(others(failure), key=lambda index: views[index].attempts > 0)  # stable: the order stays
+    candidates = sorted(
+        others(failure), key=lambda index: views[index].attempts > 0
+    )  # sorted() is stable: the order stays
     for index in candidates:
         if (wait := wait_for(failure, index)) is not None:
             return Restart(index, wait)
