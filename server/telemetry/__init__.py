@@ -1,1 +1,1 @@
-"""Floor 2: logs and metrics. Nothing here ever holds a prompt, an answer, or a key."""
+"""Logs, metrics and traces. None of them ever holds a prompt, an answer or a key."""

@@ -1,4 +1,4 @@
-"""Prometheus metrics (the contract's names), cheap enough for every token."""
+"""The Prometheus metrics of a gateway. Those that every token touches are counted in plain integers."""
 
 import asyncio
 from bisect import bisect_left
@@ -16,11 +16,11 @@ from server.telemetry.stats import BOUNDS, Stats, bucket_of
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 GAP_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 PHASE_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0)
-FINE = sorted({*GAP_BUCKETS, *BOUNDS})  # the gaps' buckets
+FINE = sorted({*GAP_BUCKETS, *BOUNDS})  # the buckets in which gaps are counted
 
 
 class Gaps:
-    """The buckets of one target."""
+    """The gaps between the tokens of one target, counted in buckets."""
 
     __slots__ = ("counts", "total")
 
@@ -35,37 +35,38 @@ class Gaps:
 
 
 class GapHistogram(Collector):
-    """Inter-token gaps by target. prometheus_client takes a lock an observation; one loop needs none.
+    """Inter-token gaps by target.
 
-    Gaps are counted once, as finely as the percentiles of `Stats` want it; Prometheus is shown coarser buckets.
+    prometheus_client takes a lock per observation, which a single event loop does not need. A gap is counted once, in
+    buckets that are fine enough for the percentiles of `Stats`; Prometheus gets coarser ones.
     """
 
     def __init__(self) -> None:
         self._series: dict[str, Gaps] = {}
-        self._settled: dict[str, list[int]] = {}
+        self._settled: dict[str, list[int]] = {}  # the counts at the last call of `settle`
 
     def of(self, target: str) -> Gaps:
-        """Return what counts the gaps of one target."""
+        """Return the counter of one target's gaps."""
         series = self._series.get(target)
         if series is None:
             series = self._series[target] = Gaps()
         return series
 
     def settle(self) -> Iterator[tuple[str, Counts[int]]]:
-        """Yield what was counted since the last call: targets with the counts of `Stats`' buckets."""
+        """Yield the gaps since the last call, as pairs of a target and the counts in `Stats`' buckets."""
         for target, gaps in self._series.items():
             counts = gaps.counts
-            before = self._settled.get(target)
-            if before != counts:
-                news: Counts[int] = Counts()
-                for bound, count, old in zip((*FINE, FINE[-1]), counts, before or [0] * len(counts), strict=True):
+            previous = self._settled.get(target)
+            if previous != counts:
+                increase: Counts[int] = Counts()
+                for bound, count, old in zip((*FINE, FINE[-1]), counts, previous or [0] * len(counts), strict=True):
                     if count != old:
-                        news[bucket_of(bound)] += count - old
+                        increase[bucket_of(bound)] += count - old
                 self._settled[target] = counts.copy()
-                yield target, news
+                yield target, increase
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Yield the histogram as Prometheus wants it."""
+        """Yield the histogram in the form of prometheus_client."""
         family = HistogramMetricFamily(
             "sluiceway_inter_token_seconds", "Seconds between two tokens.", labels=["target"]
         )
@@ -95,7 +96,7 @@ class Metrics:
                              registry=registry)  # fmt: skip
         self.streams = counter("sluiceway_streams_total", "Streams by how they ended.", ["status"])
         self._tokens = counter("sluiceway_tokens_total", "Chunks delivered.")
-        self.delivered = 0  # counted here first: a locked counter a token is too dear
+        self.delivered = 0  # counted here first: a counter with a lock is too expensive per token
         self.disconnects = counter("sluiceway_client_disconnects_total", "Readers that left early.", ["reason"])
         self.recoveries = counter("sluiceway_recoveries_total", "Recoveries after content.", ["strategy", "outcome"])
         self.takeovers = counter("sluiceway_takeovers_total", "Streams whose relay was gone.", ["strategy", "outcome"])
@@ -108,9 +109,9 @@ class Metrics:
                                 TTFT_BUCKETS)  # fmt: skip
         self._overhead = histogram("sluiceway_overhead_seconds", "Seconds of the gateway's own before its request.",
                                    PHASE_BUCKETS, ["target"])  # fmt: skip
-        self._late = histogram("sluiceway_loop_lag_seconds", "Seconds that the event loop's timers were late.",
+        self._loop_lag = histogram("sluiceway_loop_lag_seconds", "Seconds that the event loop's timers were late.",
                                PHASE_BUCKETS)  # fmt: skip
-        # What must not grow while streams come and go; memory and descriptors are ProcessCollector's.
+        # Tasks, memory and descriptors must not grow while streams come and go. ProcessCollector has the latter two.
         self.tasks = Gauge("sluiceway_tasks", "Tasks of the event loop.", registry=registry)
         ProcessCollector(registry=registry)
         self.stats = Stats()
@@ -135,17 +136,17 @@ class Metrics:
         self.stats.count("drain", seconds, target)
 
     def observe_lag(self, seconds: float) -> None:
-        """Count how late a timer of the event loop was: whatever runs on it was as late."""
-        self._late.observe(seconds)
+        """Count how late a timer of the event loop was. Everything else that the loop runs was as late."""
+        self._loop_lag.observe(seconds)
         self.stats.count("loop_lag", seconds)
 
     def settle(self) -> None:
-        """Bring the gaps that were counted so far to the percentiles. To be called every second or so."""
+        """Add the gaps since the last call to the percentiles. Call this about once a second."""
         for target, counts in self.gaps.settle():
             self.stats.add("inter_token", counts, target)
 
     def observe_phases(self, target: str, phases: Phases, beginning: Beginning) -> None:
-        """Count the phases of one attempt of the stream with this beginning."""
+        """Count the phases of one attempt. `beginning` is that of its stream."""
         durations = self._phases(target, phases)
         if (overhead := phases.overhead) is not None:
             self._overhead.labels(target).observe(overhead)
@@ -153,7 +154,7 @@ class Metrics:
         self.stats.attempt(beginning.id, beginning.owner, target, durations)
 
     def observe_connecting(self, upstream: str, phases: Phases) -> None:
-        """Count how a connection to an upstream was made that no attempt had asked for."""
+        """Count the phases of a connection that was opened ahead, and not by an attempt."""
         self._phases(f"{upstream}/*", phases)
 
     def _phases(self, target: str, phases: Phases) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""Percentiles of the last hour in bounded memory: for the console, which has no Prometheus behind it.
+"""Percentiles of the last hour in bounded memory, for the console, which has no Prometheus behind it.
 
-Durations fall into buckets that grow by a constant factor, so that a percentile is right to within a tenth at any
-scale (Prometheus' native histograms do the same). An hour is 180 slots of at most a hundred buckets for each thing
-that is measured at each configured target.
+Durations are counted in buckets whose bounds grow by a constant factor. So a percentile is right to within a tenth at
+any scale (Prometheus' native histograms do the same). An hour is 180 slots. A slot has at most a hundred buckets per
+measure and configured target.
 """
 
 import math
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 GROWTH = 1.2
-SMALLEST = 1e-4  # seconds; what is faster counts as this
+SMALLEST = 1e-4  # seconds; shorter durations count as this
 LARGEST = 100  # index of the last bucket: more than two hours
 SLOT = 20  # seconds
 SLOTS = 180
@@ -22,13 +22,13 @@ RECENT = 50  # attempts kept one by one
 WINDOWS = {"1m": 1, "5m": 5, "60m": 60}  # minutes
 PERCENTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 BOUNDS = tuple(SMALLEST * GROWTH**n for n in range(LARGEST + 1))  # seconds, the upper ends of the buckets
-# Whose time it is: `drain` the client's, `overhead` and `loop_lag` the gateway's, all else the upstream's.
-WHOLE = ("ttft", "inter_token", "drain", "overhead")  # the phases of an attempt are shown beside these
-PROCESS = ("loop_lag",)  # no target's
+# `drain` is the client's time, `overhead` and `loop_lag` are the gateway's. All others are the upstream's.
+WHOLE = ("ttft", "inter_token", "drain", "overhead")  # all other measures of a target are phases of an attempt
+PROCESS = ("loop_lag",)  # measures of the process, not of a target
 
 
 class Attempt(NamedTuple):
-    """One attempt at one target; `phases` in seconds, `at` in seconds since the epoch."""
+    """One attempt at one target. `phases` are in seconds, `at` is in seconds since the epoch."""
 
     stream_id: str
     owner: str
@@ -37,18 +37,18 @@ class Attempt(NamedTuple):
     phases: Mapping[str, float]
 
 
-Buckets = dict[tuple[str, str], Counter[int]]  # by what was measured, and the target ("": of none)
+Buckets = dict[tuple[str, str], Counter[int]]  # by the name of the measure, and the target ("" if it has none)
 
 
 class Slot(NamedTuple):
-    """The buckets of some seconds."""
+    """The buckets of `SLOT` seconds. `number` counts the slots since the epoch."""
 
     number: int
     buckets: Buckets
 
 
 class Stats:
-    """What was measured in the last hour. Times go in as seconds and come out as milliseconds."""
+    """The durations of the last hour. They go in as seconds and come out as milliseconds."""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -57,24 +57,24 @@ class Stats:
 
     def count(self, name: str, seconds: float, target: str = "") -> None:
         """Count one duration."""
-        self._running(name, target)[bucket_of(seconds)] += 1
+        self._counter(name, target)[bucket_of(seconds)] += 1
 
     def add(self, name: str, counts: Mapping[int, int], target: str = "") -> None:
-        """Count durations by their buckets."""
-        self._running(name, target).update(counts)
+        """Count durations: `counts` has the number of them per bucket."""
+        self._counter(name, target).update(counts)
 
-    def _running(self, name: str, target: str) -> Counter[int]:
+    def _counter(self, name: str, target: str) -> Counter[int]:
         number = int(self._clock() // SLOT)
         if not self._slots or self._slots[-1].number < number:
             self._slots.append(Slot(number, {}))
         buckets = self._slots[-1].buckets
-        found = buckets.get((name, target))
-        if found is None:
-            found = buckets[name, target] = Counter()
-        return found
+        counter = buckets.get((name, target))
+        if counter is None:
+            counter = buckets[name, target] = Counter()
+        return counter
 
     def attempt(self, stream_id: str, owner: str, target: str, phases: Mapping[str, float]) -> None:
-        """Keep one attempt among the last ones."""
+        """Add one attempt to the most recent ones."""
         self._recent.append(Attempt(stream_id, owner, target, self._clock(), phases))
 
     def windows(self) -> dict[str, Any]:
@@ -92,10 +92,14 @@ class Stats:
                     if target:
                         targets.setdefault(target, {}).setdefault(name, Counter()).update(counts)
         lag = {name: percentiles(total.pop(name, {})) for name in PROCESS}
-        return {**_shown(total), **lag, "targets": {target: _shown(found) for target, found in targets.items()}}
+        return {
+            **_all_percentiles(total),
+            **lag,
+            "targets": {name: _all_percentiles(own) for name, own in targets.items()},
+        }
 
     def minutes(self) -> list[dict[str, Any]]:
-        """Return the percentiles of the time to first token for each minute of the last hour that had any."""
+        """Return the percentiles of the time to first token, for each minute of the last hour that has any."""
         merged: dict[int, Counter[int]] = {}
         oldest = self._clock() - SLOT * SLOTS
         for slot in self._slots:
@@ -105,31 +109,31 @@ class Stats:
         return [{"at": minute * MINUTE, **percentiles(counts)} for minute, counts in merged.items()]
 
     def recent(self, sees: Callable[[str], bool]) -> list[dict[str, Any]]:
-        """Return the last attempts, newest first, of the owners that `sees` lets through."""
+        """Return the most recent attempts, newest first, of the owners for whom `sees` is true."""
         return [
-            {"stream_id": one.stream_id, "target": one.target, "at": one.at, **_milliseconds(one.phases)}
-            for one in reversed(self._recent)
-            if sees(one.owner)
+            {"stream_id": entry.stream_id, "target": entry.target, "at": entry.at, **_milliseconds(entry.phases)}
+            for entry in reversed(self._recent)
+            if sees(entry.owner)
         ]
 
 
 def percentiles(counts: Mapping[int, int]) -> dict[str, float | int | None]:
-    """Return p50, p95 and p99 in milliseconds (None where nothing was counted), and the count."""
+    """Return p50, p95 and p99 in milliseconds (None if nothing was counted), and the count."""
     total = sum(counts.values())
-    found: dict[str, float | int | None] = dict.fromkeys(PERCENTILES)
+    values: dict[str, float | int | None] = dict.fromkeys(PERCENTILES)
     running = 0
     for bucket, count in sorted(counts.items()):
         running += count
         for name, share in PERCENTILES.items():
-            if found[name] is None and running >= share * total:
-                found[name] = _middle(bucket)
-    return {**found, "count": total}
+            if values[name] is None and running >= share * total:
+                values[name] = _middle(bucket)
+    return {**values, "count": total}
 
 
-def _shown(measured: dict[str, Counter[int]]) -> dict[str, Any]:
-    """Return the percentiles of what was measured, the phases of attempts under a name of their own."""
-    whole = {name: percentiles(measured.get(name, {})) for name in WHOLE}
-    phases = {name: percentiles(counts) for name, counts in measured.items() if name not in WHOLE}
+def _all_percentiles(measures: dict[str, Counter[int]]) -> dict[str, Any]:
+    """Return the percentiles of each measure. Those of an attempt's phases are together under `phases`."""
+    whole = {name: percentiles(measures.get(name, {})) for name in WHOLE}
+    phases = {name: percentiles(counts) for name, counts in measures.items() if name not in WHOLE}
     return {**whole, "phases": phases}
 
 
