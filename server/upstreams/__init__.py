@@ -1,1 +1,1 @@
-"""Floor 2: asking a target. The OpenAI SDK over a transport of our own, its errors translated once, its circuit."""
+"""Sends requests to targets: the OpenAI SDK over our own transport, its errors translated once, and the circuits."""

@@ -1,4 +1,4 @@
-"""The circuit of one target, shared by all streams (Nygard, Release It!: Circuit Breaker)."""
+"""The circuit breaker of one target, shared by all streams (pattern: Nygard, "Release It!")."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -7,7 +7,7 @@ CircuitState = Literal["closed", "half_open", "open"]
 
 
 class Breaker:
-    """Opens after `failures` consecutive failures; lets one probe through `reset` seconds later."""
+    """Opens after `failures` consecutive failures. `reset` seconds later it lets one probe through."""
 
     def __init__(self, failures: int, reset: float, clock: Callable[[], float]) -> None:
         self._limit = failures
@@ -19,7 +19,7 @@ class Breaker:
 
     @property
     def state(self) -> CircuitState:
-        """Whether requests go through, one goes through, or none does."""
+        """`closed`: requests go through. `half_open`: one probe does. `open`: none does."""
         if self._opened_at is None:
             return "closed"
         return "half_open" if self._probing or self._clock() >= self._opened_at + self._reset else "open"
@@ -31,32 +31,35 @@ class Breaker:
 
     @property
     def opens_in(self) -> float:
-        """Seconds until a probe may go through; 0 where it may now."""
+        """Seconds until a probe may go through; 0 if one may now."""
         return 0.0 if self._opened_at is None else max(0.0, self._opened_at + self._reset - self._clock())
 
     def acquire(self) -> "Permit | None":
-        """Take the right to send one request, or None while the circuit is open."""
+        """Return the permit to send one request, or None if the circuit lets none through."""
         if not self.available:
             return None
         self._probing = self._opened_at is not None
         return Permit(self, probe=self._probing)
 
     def answered(self) -> None:
-        """Let others through: the probe has its first token. Until it is whole, one more failure opens again.
+        """Close the circuit: the probe has its first token. One more failure opens it, until a request succeeds.
 
-        A probe may be a stream of minutes, and a target that speaks is up; but one that cuts every stream must not
-        get the whole count of failures again each time that it has spoken.
+        A probe may be a stream of several minutes, and a target that sends tokens is up. But a target that cuts every
+        stream must not get the whole number of failures again each time that it has sent a token.
         """
         self._probing = False
         self._opened_at = None
         self._consecutive = self._limit - 1
 
     def settle(self, *, probe: bool, ok: bool | None) -> None:
-        """Take a permit's verdict: True closes the circuit, False counts, None says nothing about the target."""
+        """Take the outcome of a permit's request.
+
+        True closes the circuit, False counts as a failure. None says nothing about the target.
+        """
         if probe:
             self._probing = False
-        # A straggler from before the circuit opened says nothing about the target now: neither may its success close
-        # the circuit, nor its failure push the next probe away.
+        # A request from before the circuit opened says nothing about the target now. Its success must not close the
+        # circuit, and its failure must not delay the next probe.
         if self._opened_at is not None and not probe:
             return
         if ok:
@@ -69,7 +72,7 @@ class Breaker:
 
 
 class Permit:
-    """The right to send one request. It is settled once: a later verdict is ignored."""
+    """The right to send one request. Only its first outcome counts."""
 
     def __init__(self, breaker: Breaker, *, probe: bool) -> None:
         self._breaker: Breaker | None = breaker
@@ -79,10 +82,10 @@ class Permit:
         """Report the first token."""
         if self._probe and self._breaker is not None:
             self._breaker.answered()
-            self._probe = False  # from here on a request like any other
+            self._probe = False  # from now on it is a request like any other
 
     def settle(self, ok: bool | None) -> None:
-        """Report what became of the request; None: the client left, or the request itself was at fault."""
+        """Report the outcome of the request. None: the client left, or the request itself was wrong."""
         if self._breaker is not None:
             self._breaker.settle(probe=self._probe, ok=ok)
             self._breaker = None

@@ -1,4 +1,4 @@
-"""All upstreams of the configuration, and the circuits of their targets."""
+"""All configured upstreams, and the circuits of their targets."""
 
 import asyncio
 import time
@@ -11,16 +11,17 @@ from server.core.timing import Phases
 from server.upstreams.breaker import Breaker, CircuitState
 from server.upstreams.client import UpstreamClient, identity
 
-MAX_CIRCUITS = 1000  # of the models behind one "upstream/*"
-WARM_INTERVAL = 10.0  # seconds between two looks after idle connections; aiohttp drops one after 30
-WARM_FOR = 300.0  # seconds after its last request that an upstream is kept a connection to
+MAX_CIRCUITS = 1000  # per "upstream/*", one for each model behind it
+WARM_INTERVAL = 10.0  # seconds between two checks of idle connections; aiohttp drops one after 30
+WARM_FOR = 300.0  # seconds after an upstream's last request in which it keeps an idle connection
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place that a request can go to: an upstream, the model's name there, and the circuit they share.
+    """One place that a request can go to: an upstream, the model's name there, and the circuit of the two.
 
-    `label` is the target as configured ("upstream/*" stays so): clients must not be able to grow our metrics.
+    `name` is "upstream/model". `label` is the target as configured: "upstream/*" stays "upstream/*", because clients
+    must not be able to add labels to our metrics.
     """
 
     name: str
@@ -36,10 +37,10 @@ class Target:
 
 
 class Upstreams:
-    """Clients by upstream and circuits by target, of the configuration that is in force.
+    """The clients of the upstreams and the circuits of the targets, for the configuration in force.
 
-    To each upstream in use there is a connection before it is needed; `connected` is told, with the upstream's name,
-    how each of these was made.
+    Each upstream in use has a connection before it is needed. When one was opened so, `connected` is called with the
+    upstream's name and the connection's phases.
     """
 
     def __init__(
@@ -53,23 +54,25 @@ class Upstreams:
         self._settings = settings
         self._environ = environ
         self._clients: dict[str, UpstreamClient] = {}
-        self._retired: set[UpstreamClient] = set()  # replaced, and closed with the last stream that may ask them
+        self._retired: set[UpstreamClient] = set()  # replaced; each is closed after the last stream that may use it
         self._closing: set[asyncio.Task[None]] = set()
         self._circuits: dict[str, OrderedDict[str, Breaker]] = {}  # by target as configured, then by model
 
     async def open(self) -> None:
-        """Make the clients; call in the running loop. Raises OSError."""
-        self._clients = {one.name: UpstreamClient(one, self._environ) for one in self._settings.upstreams}
+        """Create the clients. Call it in the running loop. Raises OSError if a certificate cannot be read."""
+        self._clients = {
+            upstream.name: UpstreamClient(upstream, self._environ) for upstream in self._settings.upstreams
+        }
         for client in self._clients.values():
             await client.warm_up()
         self._warming = asyncio.create_task(self._keep_warm(), name="keep warm")
 
     async def _keep_warm(self) -> None:
-        """Have an idle connection to every upstream that is in use, from the start on."""
+        """Keep an idle connection to every upstream in use. At the start all upstreams count as in use."""
         while True:
             since = time.monotonic() - WARM_FOR
             used = [client for client in self._clients.values() if client.asked >= since]
-            for client, phases in zip(used, await asyncio.gather(*(one.connect() for one in used)), strict=True):
+            for client, phases in zip(used, await asyncio.gather(*(client.connect() for client in used)), strict=True):
                 if phases is not None:
                     self._connected(client.settings.name, phases)
             await asyncio.sleep(WARM_INTERVAL)
@@ -84,47 +87,47 @@ class Upstreams:
         await asyncio.gather(*self._closing)
 
     async def reload(self, settings: Settings, environ: Mapping[str, str]) -> None:
-        """Take new upstreams. What has not changed stays as it is, with its connections and circuits.
+        """Take new upstreams. Upstreams that have not changed keep their connections and circuits.
 
         Raises:
-            OSError: a certificate cannot be read; nothing has changed.
+            OSError: a certificate cannot be read. Then nothing has changed.
 
         """
         clients = {}
-        for one in settings.upstreams:
-            old = self._clients.get(one.name)
-            same = old is not None and old.identity == identity(one, environ)
-            clients[one.name] = old if old is not None and same else UpstreamClient(one, environ)
+        for upstream in settings.upstreams:
+            old = self._clients.get(upstream.name)
+            same = old is not None and old.identity == identity(upstream, environ)
+            clients[upstream.name] = old if old is not None and same else UpstreamClient(upstream, environ)
         for client in clients.values():
             await client.warm_up()
         replaced = set(self._clients.values()) - set(clients.values())
-        gone = {client.settings.name for client in replaced}
+        replaced_names = {client.settings.name for client in replaced}
         self._settings, self._environ, self._clients = settings, environ, clients
         targets = {str(target) for model in settings.models for target in model.targets}
         self._circuits = {
             label: circuits
             for label, circuits in self._circuits.items()
-            if label in targets and label.partition("/")[0] not in gone
+            if label in targets and label.partition("/")[0] not in replaced_names
         }
         self._retired |= replaced
         self._close_retired()
 
     def connect_ahead(self, route: Sequence[Target]) -> None:
-        """Begin to connect to the target that is going to be asked first."""
+        """Begin to connect to the target that will be asked first."""
         for target in route:
             if target.breaker.available:
                 target.client.connect_ahead()
                 return
 
     def hold(self, route: Sequence[Target]) -> None:
-        """Keep the clients of a stream's targets open until it is released."""
+        """Keep the clients of a stream's targets open until `release`."""
         now = time.monotonic()
         for target in route:
             target.client.streams += 1
             target.client.asked = now
 
     def release(self, route: Sequence[Target]) -> None:
-        """Let go of what `hold` held: the stream has ended."""
+        """Undo `hold`: the stream has ended."""
         for target in route:
             target.client.streams -= 1
         if self._retired:
@@ -137,30 +140,34 @@ class Upstreams:
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
-    def route(self, model: Model, asked: str) -> list[Target]:
-        """Return the targets for `model`, in the order of the configuration; `upstream/*` keeps the name `asked`."""
+    def route(self, model: Model, model_name: str) -> list[Target]:
+        """Return the targets of `model`, in the order of the configuration.
+
+        `model_name` is the name that the client sent: "upstream/*" keeps it.
+        """
         targets = []
         for target in model.targets:
-            name = f"{target.upstream}/{target.model or asked}"
+            upstream_model = target.model or model_name
+            name = f"{target.upstream}/{upstream_model}"
             breaker = self._breaker(str(target), name)
-            targets.append(Target(name, str(target), target.model or asked, self._clients[target.upstream], breaker))
+            targets.append(Target(name, str(target), upstream_model, self._clients[target.upstream], breaker))
         return targets
 
     def _breaker(self, label: str, name: str) -> Breaker:
-        """Return the circuit of one model: behind "upstream/*" a bad one must not close the way to the others."""
+        """Return the circuit of one model. Behind "upstream/*" each has its own: a bad one must not block others."""
         circuits = self._circuits.setdefault(label, OrderedDict())
         breaker = circuits.get(name)
         if breaker is None:
             recovery = self._settings.recovery
             breaker = circuits[name] = Breaker(recovery.breaker_failures, recovery.breaker_reset, time.monotonic)
             if len(circuits) > MAX_CIRCUITS:
-                circuits.popitem(last=False)  # clients choose the names behind a "*": forget the one unused longest
+                circuits.popitem(last=False)  # clients choose these names, so drop the least recently used one
         circuits.move_to_end(name)
         return breaker
 
     @property
     def circuits(self) -> dict[str, CircuitState]:
-        """The state of each configured target's circuit; of "upstream/*" the worst of its models'."""
+        """The state of each configured target's circuit. For "upstream/*" it is the worst state of its models."""
         worst: list[CircuitState] = ["open", "half_open", "closed"]
-        states = {label: {one.state for one in circuits.values()} for label, circuits in self._circuits.items()}
-        return {label: next(state for state in worst if state in found) for label, found in states.items()}
+        states = {label: {breaker.state for breaker in circuits.values()} for label, circuits in self._circuits.items()}
+        return {label: next(state for state in worst if state in own) for label, own in states.items()}

@@ -1,7 +1,7 @@
-"""Foreign exceptions become `UpstreamError` here and nowhere else.
+"""Turns the exceptions of the SDK and of aiohttp into `UpstreamError`. This is the only place that does so.
 
-The SDK reports what our transport raised as APIConnectionError (or, for some, APITimeoutError), with aiohttp's own
-exception as `__cause__`; that one tells what happened.
+The SDK wraps an exception of our transport in APIConnectionError or APITimeoutError. aiohttp's own exception is the
+`__cause__`, and says what happened.
 """
 
 import ssl
@@ -12,12 +12,15 @@ import openai
 from server.core.errors import Kind, UpstreamError
 from server.core.recovery.classify import from_status
 
-# What an attempt can raise (ENGINE: RuntimeError and ValueError come from both libraries on broken input).
+# The exceptions that an attempt can raise. Both libraries raise RuntimeError and ValueError for broken input.
 FOREIGN = (openai.OpenAIError, aiohttp.ClientError, OSError, RuntimeError, ValueError)
 
 
 def translate(error: Exception, *, in_body: bool) -> UpstreamError:
-    """Return what an exception of the SDK, aiohttp or the socket means. `in_body`: the head had come already."""
+    """Return the error that an exception of the SDK, aiohttp or the socket means.
+
+    `in_body` says whether the head of the response had come before.
+    """
     if isinstance(error, openai.APIStatusError):
         headers = error.response.headers
         return from_status(
@@ -31,7 +34,7 @@ def translate(error: Exception, *, in_body: bool) -> UpstreamError:
 
 
 def _retry_after(milliseconds: str | None, seconds: str | None) -> str | None:
-    """Return `Retry-After` in seconds; OpenAI's own header in milliseconds is the finer one."""
+    """Return `Retry-After` in seconds. OpenAI's own header, in milliseconds, is preferred: it is finer."""
     try:
         return str(float(milliseconds) / 1000) if milliseconds else seconds
     except ValueError:
