@@ -1,4 +1,4 @@
-/** Requests with the gateway's key, where it wants one: asked for once, kept in this tab. */
+/** Requests with the gateway's key, if it wants one. The user is asked for it once; it is kept in this tab. */
 
 const STORED = "sluiceway.key";
 const dialog = /** @type {HTMLDialogElement} */ (document.getElementById("key-dialog"));
@@ -14,14 +14,14 @@ export function keyHeaders() {
   return key ? { authorization: `Bearer ${key}` } : {};
 }
 
-/** @returns {Promise<void>} when there is a new key; one dialog, however many requests wait for it */
+/** @returns {Promise<void>} resolves when there is a new key. All requests that wait for it share one dialog. */
 export function askForKey() {
   asking ??= new Promise((resolve) => {
     problem.textContent = sessionStorage.getItem(STORED) ? "That key was not taken." : "";
     input.value = "";
     dialog.addEventListener("close", () => {
       asking = null;
-      if (!input.value) return void askForKey().then(resolve); // closed with Escape: nothing works without it
+      if (!input.value) return void askForKey().then(resolve); // closed with Escape: nothing works without a key
       sessionStorage.setItem(STORED, input.value);
       input.value = "";
       resolve();
@@ -32,8 +32,8 @@ export function askForKey() {
 }
 
 /**
- * @param {string} path relative to the page, so that the console also works below a prefix
- * @returns {Promise<any>} its JSON
+ * @param {string} path relative to the page, so that the console also works below a path prefix
+ * @returns {Promise<any>} the JSON at that path
  */
 export async function getJson(path) {
   for (;;) {

@@ -1,7 +1,7 @@
 /**
- * How turns look. Whatever a model or a tool said becomes text nodes: nothing here makes markup of it.
+ * Draws questions and answers. The output of models and tools goes into text nodes only, so it can never become markup.
  *
- * @typedef {Record<string, any> & { type: string }} Part an event of the native protocol; neighbouring texts are one
+ * @typedef {Record<string, any> & { type: string }} Part an event of the native protocol; texts in a row are one part
  */
 
 const TEXTS = ["token", "reasoning"];
@@ -12,10 +12,10 @@ const TEXTS = ["token", "reasoning"];
  * @param {...(Node | string)} children
  */
 export function make(name, className = "", ...children) {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  made.append(...children);
-  return made;
+  const element = document.createElement(name);
+  if (className) element.className = className;
+  element.append(...children);
+  return element;
 }
 
 /** @param {string} content */
@@ -23,21 +23,21 @@ export function questionView(content) {
   return make("li", "question", make("div", "text", content));
 }
 
-/** One answer: fed with events, which it also keeps in `parts`. */
+/** One answer. It is fed with events, and keeps them in `parts`. */
 export class AnswerView {
-  #said = make("div", "text");
+  #body = make("div", "text");
   #foot = make("p", "foot");
-  /** @type {{ type: string, node: Text } | null} texts of its type go to its end until something else comes between */
+  /** @type {{ type: string, node: Text } | null} the last text; more text of the same type is appended to it */
   #text = null;
   /** @type {Map<string, HTMLElement>} tool calls by id */
   #calls = new Map();
   #start = { target: "" };
   #recoveries = 0;
 
-  /** @param {Part[]} parts what it holds already; grows */
+  /** @param {Part[]} parts the events so far; `add` appends to it */
   constructor(parts) {
     this.parts = parts;
-    this.element = make("li", "answer", this.#said, this.#foot);
+    this.element = make("li", "answer", this.#body, this.#foot);
     for (const part of parts) this.#render(part);
   }
 
@@ -59,21 +59,21 @@ export class AnswerView {
 
   /** @param {Part} part */
   #render(part) {
-    if (TEXTS.includes(part.type)) return this.#words(part.type, part.content);
+    if (TEXTS.includes(part.type)) return this.#append(part.type, part.content);
     if (part.type === "start") this.#start.target = part.target ?? "";
     else if (part.type === "done") this.#done(part);
     else if (part.type === "tool_result") this.#result(part);
-    else this.#between(this.#mark(part));
+    else this.#insert(this.#mark(part));
   }
 
   /**
    * @param {string} type
    * @param {string} content
    */
-  #words(type, content) {
+  #append(type, content) {
     if (this.#text?.type !== type) {
       const node = document.createTextNode("");
-      this.#said.append(type === "token" ? node : this.#thinking(node));
+      this.#body.append(type === "token" ? node : this.#thinking(node));
       this.#text = { type, node };
     }
     this.#text?.node.appendData(content);
@@ -85,9 +85,9 @@ export class AnswerView {
   }
 
   /** @param {HTMLElement} mark */
-  #between(mark) {
+  #insert(mark) {
     this.#text = null;
-    this.#said.append(mark);
+    this.#body.append(mark);
   }
 
   /** @param {Part} part */
@@ -130,7 +130,7 @@ export class AnswerView {
     state.className = failed ? "state failed" : "state";
     state.textContent = `${failed ? "failed after " : ""}${Math.round(part.duration_ms)} ms`;
     call.append(make("h3", "", failed ? "Error" : "Result"), make("pre", failed ? "failed" : "", text));
-    if (!call.isConnected && !this.#calls.has(part.id)) this.#between(call);
+    if (!call.isConnected && !this.#calls.has(part.id)) this.#insert(call);
   }
 
   /** @param {Part} part */

@@ -1,4 +1,4 @@
-/** The chat: what was said, kept in this tab, and the one answer that may be under way. */
+/** The chat: its turns, which are kept in this tab, and the one answer that may be under way. */
 
 import { askForKey, getJson, keyHeaders } from "./access.js";
 import { AnswerView, questionView } from "./answer.js";
@@ -6,7 +6,8 @@ import { StreamEvents } from "./events.js";
 import { randomKey } from "./resume.js";
 
 /**
- * An answer is saved together with the id of the last event that is in it: what is read after that id fits exactly.
+ * An answer is saved together with the id of its last event. After a reload, reading goes on after that id: nothing is
+ * missing, and nothing comes twice.
  *
  * @typedef {import("./answer.js").Part} Part
  * @typedef {{ role: "user", content: string }} Question
@@ -30,7 +31,7 @@ let chat = load();
 let events = null;
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let saving;
-let following = true; // the end stays in view, unless the reader has scrolled away from it
+let following = true; // keep the end in view, unless the reader has scrolled away from it
 
 export function startChat() {
   for (const turn of chat.turns) show(turn);
@@ -63,7 +64,7 @@ export function startChat() {
 
 async function offerModels() {
   const { data } = await getJson("v1/models").catch(() => ({ data: [] }));
-  const names = data.map((/** @type {{ id: string }} */ one) => one.id).filter((/** @type {string} */ id) => id !== "*");
+  const names = data.map((/** @type {{ id: string }} */ { id }) => id).filter((/** @type {string} */ id) => id !== "*");
   element("models").replaceChildren(...names.map((/** @type {string} */ name) => new Option(name, name)));
   model.value ||= names[0] ?? "";
 }
@@ -85,7 +86,7 @@ function ask() {
   follow();
 }
 
-/** @param {Answer} answer begun, or cut by a reload; read from where it is */
+/** @param {Answer} answer a new one, or one that a reload has interrupted */
 function listen(answer) {
   const view = new AnswerView(answer.parts);
   const shown = viewOf(answer);
@@ -123,15 +124,16 @@ function open(answer) {
     const url = new URL(`v1/streams/${answer.id}?format=native`, document.baseURI);
     return new StreamEvents(url, { headers, lastEventId: answer.lastEventId, resume });
   }
-  // Under one key for this answer, a request that was cut before it had a name joins what it had begun.
-  const body = { model: chat.model, messages: said(answer) };
+  // The answer has one idempotency key. If a request was cut before the stream's id was known, the next one joins the
+  // same stream.
+  const body = { model: chat.model, messages: messagesBefore(answer) };
   return new StreamEvents(new URL("api/stream", document.baseURI), {
     body, headers: { ...headers, "idempotency-key": answer.key }, resume,
   });
 }
 
-/** @param {Answer} answer what was said before it, as the model sees it */
-function said(answer) {
+/** @param {Answer} answer whose earlier turns are returned in the form that a model takes */
+function messagesBefore(answer) {
   const before = chat.turns.slice(0, chat.turns.indexOf(answer));
   return before.flatMap((turn) => {
     const content = turn.role === "user" ? turn.content : textOf(turn);
@@ -207,10 +209,10 @@ function follow() {
 /** @returns {Chat} */
 function load() {
   try {
-    const found = JSON.parse(sessionStorage.getItem(STORED) ?? "");
-    if (Array.isArray(found.turns)) return found;
+    const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "");
+    if (Array.isArray(stored.turns)) return stored;
   } catch {
-    // None yet, or one of another version.
+    // There is none yet, or another version of the console has stored it.
   }
   return { model: "", turns: [] };
 }

@@ -1,5 +1,5 @@
 /**
- * Clients that never notice a broken connection, for browsers and for Node from 20 on.
+ * Clients whose streams survive broken connections, for browsers and for Node 20 or later.
  *
  *     import OpenAI from "openai";
  *     import { resumingFetch } from "./client.js";

@@ -1,4 +1,4 @@
-/** The console: a chat at the left, the gateway at the right. */
+/** The console: a chat on the left, the gateway's figures on the right. */
 
 import { startChat } from "./chat.js";
 import { startGateway } from "./gateway.js";
@@ -19,7 +19,7 @@ document.getElementById("theme")?.addEventListener("click", () => {
   show(next);
 });
 
-const views = ["chat", "gateway"]; // on a phone one at a time
+const views = ["chat", "gateway"]; // a narrow screen shows one at a time
 for (const view of views) {
   document.getElementById(`show-${view}`)?.addEventListener("click", () => {
     main.dataset.view = view;

@@ -1,14 +1,14 @@
 /**
- * The native protocol in the manner of `EventSource`, but with a body, headers and an end.
+ * Reads the native protocol. It works like `EventSource`, but takes a body and headers, and has an end.
  *
  *     const events = new StreamEvents("/api/stream", { body: { model: "small", prompt: "Hello" } });
  *     events.addEventListener("token", ({ data }) => show(data.content));
  *     events.addEventListener("end", () => …);
  *
- * Every event of the gateway is dispatched under its own name (`start`, `token`, `tool_call`, `tool_result`,
- * `recovery`, `error`, `gap`, `done`; a stream read in the OpenAI form gives `message`) as a `MessageEvent` with parsed
- * `data` and `lastEventId`. Beside them: `open` for every connection, `cut` when one is lost and the next is under way,
- * and `end`, always last and exactly once.
+ * Each event of the gateway is dispatched under its own name: `start`, `token`, `reasoning`, `tool_call`,
+ * `tool_result`, `recovery`, `error`, `gap`, `done`. Events of a stream in the OpenAI form are dispatched as `message`. Each is a
+ * `MessageEvent` with parsed `data` and `lastEventId`. There are three further events: `open` for every connection,
+ * `cut` when a connection is lost and the next attempt begins, and `end`, which always comes last and exactly once.
  */
 
 import { makeResumingFetch } from "./resume.js";
@@ -19,7 +19,7 @@ export class StreamEvents extends EventTarget {
   static OPEN = 1;
   static CLOSED = 2;
 
-  /** @type {0 | 1 | 2} as EventSource's */
+  /** @type {0 | 1 | 2} as in EventSource */
   readyState = 0;
   /** The stream's id, once it is known. */
   id = "";
@@ -32,11 +32,11 @@ export class StreamEvents extends EventTarget {
   #fetch;
 
   /**
-   * @param {string | URL} url `/api/stream`; or, without a body, `/v1/streams/{id}?format=native` to read a stream again
+   * @param {string | URL} url `/api/stream`; or `/v1/streams/{id}?format=native` without a body, to read a stream again
    * @param {object} [options]
-   * @param {object} [options.body] the request; a GET without one
+   * @param {object} [options.body] the request; without it the method is GET
    * @param {Record<string, string>} [options.headers]
-   * @param {string} [options.lastEventId] read on after this event
+   * @param {string} [options.lastEventId] the event after which reading begins
    * @param {import("./resume.js").Options} [options.resume]
    */
   constructor(url, { body, headers = {}, lastEventId = "", resume = {} } = {}) {
@@ -51,23 +51,23 @@ export class StreamEvents extends EventTarget {
     });
     this.lastEventId = lastEventId;
     /** @type {Record<string, string>} */
-    const sent = { accept: "text/event-stream", ...headers };
-    if (body) sent["content-type"] = "application/json";
-    if (lastEventId) sent["last-event-id"] = lastEventId;
-    const init = { method: body ? "POST" : "GET", headers: sent, body: body && JSON.stringify(body) };
-    // In a task of its own, so that listeners can be added first.
+    const allHeaders = { accept: "text/event-stream", ...headers };
+    if (body) allHeaders["content-type"] = "application/json";
+    if (lastEventId) allHeaders["last-event-id"] = lastEventId;
+    const init = { method: body ? "POST" : "GET", headers: allHeaders, body: body && JSON.stringify(body) };
+    // In a microtask, so that the caller can add its listeners first.
     queueMicrotask(() => void this.#run({ ...init, signal: this.#leaving.signal }));
   }
 
-  /** Stop reading. The stream itself goes on for the gateway's `linger`, and can be read again. */
+  /** Stop reading. The stream itself goes on for `linger` seconds of the gateway, and can be read again. */
   close() {
     this.#leaving.abort();
   }
 
-  /** Abort the generation: the events end with its error `cancelled` and `done`. */
+  /** Abort the generation. The last events are then an error `cancelled` and `done`. */
   async stop() {
     this.#stopping = true;
-    if (!this.id) return; // as soon as it has a name
+    if (!this.id) return; // `#opened` does it when the id is known
     const { origin, pathname } = new URL(this.#url, globalThis.location?.href);
     const path = pathname.replace(/\/api\/stream$|\/v1\/streams\/[^/]+$/, `/v1/streams/${this.id}`);
     await fetch(`${origin}${path}?reason=stopped+by+the+user`, { method: "DELETE", headers: this.#headers });

@@ -1,4 +1,4 @@
-/** The gateway beside the chat: its streams, times and circuits, asked for while the page is looked at. */
+/** The right side of the console: the gateway's streams, times and circuits, refreshed while the page is visible. */
 
 import { getJson } from "./access.js";
 import { make } from "./answer.js";
@@ -6,15 +6,15 @@ import { PHASES, phasesPlot, ttftPlot } from "./plots.js";
 
 const EVERY = 2_000; // milliseconds
 const SHOWN = 12; // live streams in the table, and requests in the plot
-const SHOWN_ENDED = 6;
+const SHOWN_ENDED = 6; // ended streams in the table
 const LIVE = ["starting", "streaming", "recovering"];
 
 const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
-/** @type {Map<string, { records: number, at: number }>} for the rate between two looks */
+/** @type {Map<string, { records: number, at: number }>} the last look, by stream id, for the rates */
 let before = new Map();
 /** @type {any} */
 let latest = null;
-let width = 0; // that the plots were drawn for
+let width = 0; // for which the plots were drawn
 
 export function startGateway() {
   element("phases-legend").replaceChildren(...PHASES.map((name) => make("span", `key ${name}`, name.replace("_", " "))));
@@ -31,7 +31,7 @@ async function look() {
       document.body.classList.remove("away");
     }
   } catch {
-    document.body.classList.add("away"); // what is shown is old; the next look may succeed
+    document.body.classList.add("away"); // the figures on the page are old; the next look may succeed
   }
   setTimeout(look, EVERY);
 }
@@ -46,21 +46,21 @@ function showStreams(streams) {
   const rates = new Map();
   element("streams-title").textContent = `Streams (${live.length} live)`;
   element("streams").replaceChildren(...shown.map((stream) => {
-    const is = LIVE.includes(stream.state);
+    const isLive = LIVE.includes(stream.state);
     const last = before.get(stream.id) ?? { records: 0, at: stream.created };
-    const rate = is ? (stream.records - last.records) / Math.max(now - last.at, 0.001) : NaN;
+    const rate = isLive ? (stream.records - last.records) / Math.max(now - last.at, 0.001) : NaN;
     rates.set(stream.id, { records: stream.records, at: now });
     const state = stream.paused ? "paused" : stream.state;
     const recovered = stream.recoveries ? ` ⟲${stream.recoveries}` : "";
-    const age = is ? now - stream.created : stream.last_activity - stream.created;
+    const age = isLive ? now - stream.created : stream.last_activity - stream.created;
     const cells = [
       make("td", "id", stream.id.slice(-8)), make("td", "", stream.model),
       make("td", "", make("span", `state ${state}`, state + recovered)), make("td", "number", seconds(age)),
-      make("td", "number", is ? rate.toFixed(1) : ""), make("td", "number", is ? bytes(stream.lag) : ""),
-      make("td", "number", is ? String(stream.readers) : ""),
+      make("td", "number", isLive ? rate.toFixed(1) : ""), make("td", "number", isLive ? bytes(stream.lag) : ""),
+      make("td", "number", isLive ? String(stream.readers) : ""),
     ];
     cells[0].title = `${stream.id} at ${stream.target}`;
-    return make("tr", is ? "live" : "", ...cells);
+    return make("tr", isLive ? "live" : "", ...cells);
   }));
   if (!shown.length) {
     const cell = /** @type {HTMLTableCellElement} */ (make("td", "none", "No streams yet."));

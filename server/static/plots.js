@@ -1,7 +1,7 @@
-/** Two plots as SVG, coloured by the style sheet. Times are in milliseconds. */
+/** Two plots as SVG. The style sheet colours them. Times are in milliseconds. */
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTHS = [320, 480, 640]; // least, usual (while the plot is hidden) and most: a unit is about a pixel
+const WIDTHS = [320, 480, 640]; // least, usual (if the plot is hidden) and most; a unit is about a pixel
 const LINES = ["p99", "p95", "p50"];
 const MINUTES = 60;
 export const PHASES = ["dns", "connect", "tls", "headers", "first_token"];
@@ -12,10 +12,10 @@ export const PHASES = ["dns", "connect", "tls", "headers", "first_token"];
  * @param {...(Node | string)} children
  */
 function svg(name, attributes, ...children) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, String(value));
-  made.append(...children);
-  return made;
+  const element = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, String(value));
+  element.append(...children);
+  return element;
 }
 
 /**
@@ -36,7 +36,7 @@ function fit(available) {
 /**
  * @param {{ at: number, p50: number, p95: number, p99: number, count: number }[]} minutes
  * @param {number} available width in pixels
- * @returns {Element} percentiles over the last hour, on a logarithmic scale: a first token takes 10 ms or 10 s
+ * @returns {Element} percentiles over the last hour; the scale is logarithmic, as a first token may take 10 ms or 10 s
  */
 export function ttftPlot(minutes, available) {
   const [width, left, top, bottom, height] = [fit(available), 52, 8, 124, 148];
@@ -71,24 +71,24 @@ export function ttftPlot(minutes, available) {
 /**
  * @param {any[]} recent attempts, newest first
  * @param {number} available width in pixels
- * @returns {Element} one bar an attempt, its phases side by side
+ * @returns {Element} one bar per attempt, with its phases side by side
  */
 export function phasesPlot(recent, available) {
   const width = fit(available);
   const [left, right, row] = [Math.round(width * 0.3), 60, 18];
   const plot = canvas(width, Math.max(1, recent.length) * row + 4, "Phases of the last requests");
-  const totals = recent.map((one) => PHASES.reduce((sum, name) => sum + (one[name] ?? 0), 0));
+  const totals = recent.map((attempt) => PHASES.reduce((sum, name) => sum + (attempt[name] ?? 0), 0));
   const scale = (width - left - right) / Math.max(...totals, 1);
-  recent.forEach((one, index) => {
+  recent.forEach((attempt, index) => {
     const y = 2 + index * row;
     let x = left;
     const fits = Math.floor(left / 6.5);
-    const name = one.target.length > fits ? `…${one.target.slice(1 - fits)}` : one.target;
+    const name = attempt.target.length > fits ? `…${attempt.target.slice(1 - fits)}` : attempt.target;
     plot.append(svg("text", { class: "tick", x: left - 8, y: y + 12, "text-anchor": "end" }, name));
     for (const phase of PHASES) {
-      const length = (one[phase] ?? 0) * scale;
+      const length = (attempt[phase] ?? 0) * scale;
       if (length <= 0) continue;
-      const label = svg("title", {}, `${phase.replace("_", " ")}: ${unit(one[phase])}`);
+      const label = svg("title", {}, `${phase.replace("_", " ")}: ${unit(attempt[phase])}`);
       plot.append(svg("rect", { class: `bar ${phase}`, x, y, width: Math.max(length, 1), height: row - 5 }, label));
       x += Math.max(length, 1);
     }

@@ -1,29 +1,31 @@
 /**
  * A `fetch` whose streams survive lost connections, restarts and deploys of the gateway.
  *
- * Whole events go through, an event that a cut left unfinished is dropped, and `GET /v1/streams/{id}` with
+ * Only whole events go through. If a cut leaves an event unfinished, it is dropped, and `GET /v1/streams/{id}` with
  * `Last-Event-ID` brings what is missing. A body that ends without a terminal event (`[DONE]`, an error, the native
- * `done`) was cut, however politely. Where a stream cannot go on it ends with an error event of code `stream_lost`.
+ * `done`) was cut, even if it ended cleanly. If a stream cannot go on, it ends with an error event of code
+ * `stream_lost`.
  *
- * @typedef {object} Options all times in milliseconds
- * @property {typeof fetch} [fetch] what is wrapped; the platform's own by default
- * @property {number} [giveUpAfter] without a connection since the last event; 60 000
- * @property {number} [firstWait] before the first attempt, doubled and jittered; 250
- * @property {number} [longestWait] between two attempts; 5 000
- * @property {number} [silence] of an open stream that is taken for a cut (heartbeats come every 15 000); 45 000
- * @property {boolean} [stopOnAbort] abort the generation when the program leaves its stream early; true
+ * @typedef {object} Options all times are in milliseconds
+ * @property {typeof fetch} [fetch] the function to wrap; default: the platform's own
+ * @property {number} [giveUpAfter] longest time without a connection since the last event; default: 60 000
+ * @property {number} [firstWait] pause before the first attempt; it doubles each time and is jittered; default: 250
+ * @property {number} [longestWait] longest pause between two attempts; default: 5 000
+ * @property {number} [silence] silence that counts as a cut; heartbeats come every 15 000; default: 45 000
+ * @property {boolean} [stopOnAbort] abort the generation when the program leaves its stream early; default: true
  * @property {(lastId: string) => void} [onCut] called whenever a connection is lost
  * @property {(streamId: string) => void} [onOpen] called whenever a stream is connected
  */
 
 import { Decoder, frame } from "./sse.js";
 
+// Paths that create streams, by their last part, and what replaces that part in the path that reads the stream.
 const CREATING = [["/chat/completions", "/streams/"], ["/api/stream", "/v1/streams/"]];
 const STREAM_PATH = /\/v1\/streams\/[^/]+$/;
 const OWN_TO_POST = ["content-length", "content-type", "idempotency-key", "x-on-disconnect", "accept"];
-const AWAY = [502, 503, 504]; // from a proxy, or from a gateway that is starting or stopping
-const LEAVING = 10_000; // milliseconds for the head of a stream that is to be aborted
-const TIDY = 1_000; // milliseconds for the end of a body after its terminal event
+const AWAY = [502, 503, 504]; // a proxy sends these, and a gateway that is starting or stopping
+const LEAVING = 10_000; // milliseconds to wait for the head of a stream that will be aborted
+const TIDY = 1_000; // milliseconds to wait for the end of a body after its terminal event
 const NO_BODY = [101, 204, 205, 304];
 /** @type {Record<number, string>} */
 const LOST = {
@@ -55,7 +57,7 @@ export function makeResumingFetch(options = {}) {
 /** For `new OpenAI({ fetch })`, Vercel's AI SDK and everything else that takes a `fetch`. */
 export const resumingFetch = makeResumingFetch();
 
-/** @returns {string} 128 random bits; `crypto.randomUUID` is missing on pages that were not fetched over TLS */
+/** @returns {string} 128 random bits. Pages that were not loaded over TLS have no `crypto.randomUUID`. */
 export function randomKey() {
   return Array.from(crypto.getRandomValues(new Uint8Array(16)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -63,7 +65,7 @@ export function randomKey() {
 /** @param {Request} request */
 function canResume(request) {
   const { pathname, protocol } = new URL(request.url);
-  if (!protocol.startsWith("http")) return false; // an address that will never answer
+  if (!protocol.startsWith("http")) return false; // such an address never answers
   if (request.method === "POST") return CREATING.some(([end]) => pathname.endsWith(end));
   const wantsJson = (request.headers.get("accept") ?? "").includes("application/json");
   return request.method === "GET" && STREAM_PATH.test(pathname) && !wantsJson;
@@ -71,7 +73,7 @@ function canResume(request) {
 
 /**
  * @param {ArrayBuffer | undefined} body
- * @returns {string | null} its `last_event_id` where its `session_id` reads a stream again; null for any other request
+ * @returns {string | null} its `last_event_id` if it reads a stream again by `session_id`; null for any other request
  */
 function sessionOf(body) {
   const text = new TextDecoder().decode(body);
@@ -80,7 +82,7 @@ function sessionOf(body) {
     const { session_id: session, last_event_id: last } = JSON.parse(text);
     return session ? String(last || "") : null;
   } catch {
-    return null; // the gateway will say what is wrong with it
+    return null; // the gateway will report what is wrong with it
   }
 }
 
@@ -88,16 +90,18 @@ function sessionOf(body) {
 class Resumption {
   #ended = false;
   #native;
-  #began; // by this request, which does not just read a stream
+  #creates; // whether this request creates the stream, and does not only read it
   #url = "";
   #lastId;
   #decoder = new Decoder();
   #reason = "the connection was lost";
-  #beside = 0; // events under the last id after the first: several of one record, in a form not its own
-  #again = 0; // how many of those come once more
+  // In a dialect that did not create the stream, one record may become several events. All but the last carry the id
+  // before it, so one id may come several times. After a cut such events come again and must be skipped.
+  #siblings = 0; // events that came under the last id, not counting the first
+  #repeats = 0; // how many of these are still to be skipped
   #attempts = 0;
-  #without = 0; // milliseconds without a connection, up to the last time there was one
-  /** @type {number | null} the connection was lost then */
+  #disconnected = 0; // milliseconds without a connection, before the present outage
+  /** @type {number | null} when the connection was lost; null if there is one */
   #since = null;
   /** @type {ReadableStreamDefaultReader<Uint8Array> | null} */
   #reader = null;
@@ -105,7 +109,7 @@ class Resumption {
   /**
    * @param {Request} request
    * @param {ArrayBuffer | undefined} body
-   * @param {RequestInit} init what a platform may know beside the standard (Node's `dispatcher`)
+   * @param {RequestInit} init for options that are not in the standard, such as Node's `dispatcher`
    * @param {Required<Options>} settings
    */
   constructor(request, body, init, settings) {
@@ -117,7 +121,7 @@ class Resumption {
     const url = new URL(request.url);
     this.#native = url.pathname.endsWith("/api/stream");
     const session = sessionOf(body);
-    this.#began = request.method === "POST" && session === null;
+    this.#creates = request.method === "POST" && session === null;
     this.#lastId = this.headers.get("last-event-id") ?? url.searchParams.get("after") ?? session ?? "";
     if (request.method === "POST") {
       if (!this.headers.has("idempotency-key")) this.headers.set("idempotency-key", `resume-${randomKey()}`);
@@ -125,7 +129,7 @@ class Resumption {
     }
   }
 
-  /** @returns {Promise<Response>} the response, once a head has come that is not just a gateway's that is away */
+  /** @returns {Promise<Response>} the first response that does not say that the gateway is away */
   async open() {
     const { request, settings } = this;
     for (;;) {
@@ -133,7 +137,7 @@ class Resumption {
       try {
         const response = await this.#head();
         if (this.#isStream(response)) return this.#streaming(response);
-        // Read here, where a cut in the middle can still be repaired.
+        // Read it here: if it is cut, the request can still be repeated.
         const body = NO_BODY.includes(response.status) ? null : await response.arrayBuffer();
         wait = this.#isAway(response) ? this.#wait(response) : null;
         if (wait === null) return copy(response, body);
@@ -146,22 +150,22 @@ class Resumption {
     }
   }
 
-  /** @returns {Promise<Response>} what the gateway answers, unless the program leaves before */
+  /** @returns {Promise<Response>} the gateway's response. Rejects if the program leaves before it comes. */
   async #head() {
     const { request, settings, headers, body } = this;
-    // Not the program's own signal: a request that is torn down before its head leaves a stream without a name, which
-    // nobody could abort and which would linger. The head is waited for, and then the stream aborted.
+    // Do not pass on the program's own signal. If a request is cut before its head, the stream's id is not known. Then
+    // nobody could abort the stream, and it would linger. So wait for the head, and then abort the stream.
     const line = new AbortController();
-    const sent = settings.fetch(request.url, {
+    const pending = settings.fetch(request.url, {
       ...this.init, method: request.method, headers, body, signal: line.signal,
     });
     try {
-      return await unlessAborted(request.signal, sent);
+      return await unlessAborted(request.signal, pending);
     } catch (error) {
       if (request.signal.aborted) {
         const timer = setTimeout(() => line.abort(), LEAVING);
         const stop = (/** @type {Response} */ response) => void (this.#isStream(response) && this.#leave());
-        sent.then(stop, () => {}).finally(() => clearTimeout(timer));
+        pending.then(stop, () => {}).finally(() => clearTimeout(timer));
       }
       throw error;
     }
@@ -174,7 +178,7 @@ class Resumption {
     if (!(response.headers.get("content-type") ?? "").startsWith("text/event-stream")) return false;
     this.#url ||= streamUrl(this.request, streamId);
     this.#decoder = new Decoder();
-    this.#again = this.#beside;
+    this.#repeats = this.#siblings;
     this.#reader = response.body.getReader();
     this.#connected();
     this.settings.onOpen(streamId);
@@ -209,11 +213,11 @@ class Resumption {
         signal.removeEventListener("abort", leave);
         return this.#leave();
       },
-    }, { highWaterMark: 0 }); // nothing is read ahead: the gateway's flow control reaches through to the program
+    }, { highWaterMark: 0 }); // read nothing ahead: so the gateway's flow control sees how fast the program reads
     return copy(response, body);
   }
 
-  /** @returns {Promise<string>} the next whole events; nothing at the end */
+  /** @returns {Promise<string>} the next whole events; "" at the end */
   async #next() {
     while (!this.#ended) {
       const chunk = await this.#read();
@@ -221,7 +225,7 @@ class Resumption {
       if (chunk) {
         const frames = this.#decoder.feed(chunk).filter((event) => this.#isNew(event)).map(frame).join("");
         if (!frames) continue;
-        [this.#attempts, this.#without, this.#since] = [0, 0, null];
+        [this.#attempts, this.#disconnected, this.#since] = [0, 0, null];
         return frames;
       }
       this.settings.onCut(this.#lastId);
@@ -231,14 +235,14 @@ class Resumption {
     return "";
   }
 
-  /** Read the end of a body, so that its connection can be used again and the gateway sees no disconnect. */
+  /** Read a body to its end. So its connection can be used again, and the gateway sees no disconnect. */
   async #tidy() {
     const reader = this.#reader;
     const timer = setTimeout(() => void reader?.cancel().catch(() => {}), TIDY);
     try {
       while (reader && !(await reader.read()).done);
     } catch {
-      // The answer is whole.
+      // The stream has ended before, so nothing is lost.
     }
     clearTimeout(timer);
   }
@@ -265,7 +269,7 @@ class Resumption {
   /** @param {import("./sse.js").ServerEvent} event */
   #isNew(event) {
     if (this.#ended) return false;
-    if (event.id !== null && this.#wasSeen(event.id)) return false;
+    if (event.id !== null && this.#isRepeated(event.id)) return false;
     this.#native ||= event.type !== "";
     this.#ended = isTerminal(event);
     return true;
@@ -273,24 +277,24 @@ class Resumption {
 
   /**
    * @param {string} id
-   * @returns {boolean} whether an event of this id has come before; else it is noted that it has come now
+   * @returns {boolean} whether this event has come before; if not, its id is noted
    */
-  #wasSeen(id) {
+  #isRepeated(id) {
     const [last, now] = [Number(this.#lastId), Number(id)];
     if (now < last) {
-      this.#again = Infinity; // a gateway never goes back: something between us repeats, up to the last id
+      this.#repeats = Infinity; // a gateway never goes back: something between it and us repeats, up to the last id
       return true;
     }
-    if (now === last && this.#again > 0) {
-      this.#again -= 1;
+    if (now === last && this.#repeats > 0) {
+      this.#repeats -= 1;
       return true;
     }
-    if (now === last) this.#beside += 1;
-    else [this.#lastId, this.#beside, this.#again] = [id, 0, 0];
+    if (now === last) this.#siblings += 1;
+    else [this.#lastId, this.#siblings, this.#repeats] = [id, 0, 0];
     return false;
   }
 
-  /** @returns {Promise<boolean>} whether there is a connection again */
+  /** @returns {Promise<boolean>} whether the stream is connected again */
   async #reconnect() {
     const { signal } = this.request;
     for (let wait = this.#wait(); wait !== null; ) {
@@ -324,33 +328,33 @@ class Resumption {
   }
 
   #connected() {
-    if (this.#since !== null) this.#without += performance.now() - this.#since;
+    if (this.#since !== null) this.#disconnected += performance.now() - this.#since;
     this.#since = null;
   }
 
   /**
-   * @param {Response} [response] may have asked for more
+   * @param {Response} [response] its `Retry-After` may ask for a longer wait
    * @returns {number | null} milliseconds until the next attempt, or null to give up
    */
   #wait(response) {
     const { giveUpAfter, firstWait, longestWait } = this.settings;
     this.#since ??= performance.now();
-    const left = giveUpAfter - this.#without - (performance.now() - this.#since);
+    const left = giveUpAfter - this.#disconnected - (performance.now() - this.#since);
     if (left <= 0) return null;
-    const asked = Math.max(this.#decoder.retry ?? 0, 1000 * (Number(response?.headers.get("retry-after")) || 0));
+    const atLeast = Math.max(this.#decoder.retry ?? 0, 1000 * (Number(response?.headers.get("retry-after")) || 0));
     const backoff = Math.min(firstWait * 2 ** this.#attempts, longestWait);
     this.#attempts = Math.min(this.#attempts + 1, 16);
     const jitter = Math.random(); // spreads clients after a restart
-    return Math.min(Math.max(backoff * (0.5 + jitter / 2), asked * (1 + jitter / 4)), left);
+    return Math.min(Math.max(backoff * (0.5 + jitter / 2), atLeast * (1 + jitter / 4)), left);
   }
 
-  /** Abort a stream that its program leaves early, where this program is who began it: it would linger otherwise. */
+  /** Abort a stream that the program leaves early, if this program created it: otherwise it would linger. */
   async #leave() {
     if (this.#ended) return;
     this.#ended = true;
     void this.#reader?.cancel().catch(() => {});
     const continues = this.headers.get("x-on-disconnect") === "continue";
-    if (!this.#began || !continues || !this.settings.stopOnAbort) return;
+    if (!this.#creates || !continues || !this.settings.stopOnAbort) return;
     const headers = new Headers(this.headers);
     for (const name of OWN_TO_POST) headers.delete(name);
     const init = { ...this.init, method: "DELETE", headers, body: undefined, keepalive: true };
@@ -359,7 +363,7 @@ class Resumption {
     await this.settings.fetch(url, { ...init, signal }).catch(() => {});
   }
 
-  /** @returns {string} the ending of a stream that cannot be resumed, in its own form */
+  /** @returns {string} the ending of a stream that cannot be resumed, in the stream's own dialect */
   #giveUp() {
     this.#ended = true;
     const where = this.#lastId ? `after event ${this.#lastId}` : "before its first event";
@@ -398,12 +402,12 @@ function isTerminal({ type, data }) {
 function streamUrl(request, streamId) {
   if (request.method === "GET") return request.url;
   const url = new URL(request.url);
-  for (const [end, beside] of CREATING) {
+  for (const [end, replacement] of CREATING) {
     if (!url.pathname.endsWith(end)) continue;
     const query = end === "/api/stream" ? "?format=native" : "";
-    return url.origin + url.pathname.slice(0, -end.length) + beside + streamId + query;
+    return url.origin + url.pathname.slice(0, -end.length) + replacement + streamId + query;
   }
-  throw new Error("canResume() was asked before");
+  throw new Error("canResume() lets only these paths through");
 }
 
 /**
@@ -412,16 +416,16 @@ function streamUrl(request, streamId) {
  */
 function copy(response, body) {
   const { status, statusText, headers, url } = response;
-  const made = new Response(body, { status, statusText, headers });
-  Object.defineProperty(made, "url", { value: url }); // the constructor cannot set it, and SDKs log it
-  return made;
+  const result = new Response(body, { status, statusText, headers });
+  Object.defineProperty(result, "url", { value: url }); // the constructor cannot set it, and SDKs log it
+  return result;
 }
 
 /**
  * @template T
  * @param {AbortSignal} signal
  * @param {Promise<T>} promise
- * @returns {Promise<T>} what `promise` gives, or the signal's reason if that comes first
+ * @returns {Promise<T>} the result of `promise`. Rejects with the signal's reason if that comes first.
  */
 async function unlessAborted(signal, promise) {
   signal.throwIfAborted();

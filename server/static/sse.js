@@ -1,15 +1,15 @@
 /**
- * Server-Sent Events as the WHATWG HTML standard defines them (section 9.2.6): bytes in, whole events out.
+ * Decodes Server-Sent Events (WHATWG HTML standard, section 9.2.6): bytes in, whole events out.
  *
  * @typedef {object} ServerEvent
  * @property {string} type the event's name, "" for the default
  * @property {string} data
- * @property {string | null} id the id that its block set
+ * @property {string | null} id the id in the event itself; null if it has none
  */
 
-/** Incremental to the byte; an event that is incomplete at the end is never given out. */
+/** Takes bytes in pieces of any size. An event that is incomplete at the end is never returned. */
 export class Decoder {
-  /** The reconnection time that the stream asked for last, in milliseconds. @type {number | null} */
+  /** The last `retry:` of the stream, in milliseconds. @type {number | null} */
   retry = null;
   #text = new TextDecoder();
   #rest = "";
@@ -25,10 +25,10 @@ export class Decoder {
    */
   feed(chunk) {
     const text = this.#rest + this.#text.decode(chunk, { stream: true });
-    // A last \r may be half of a \r\n: it waits for what follows, or an empty line would be seen between the two.
-    const held = text.endsWith("\r") ? "\r" : "";
-    const lines = (held ? text.slice(0, -1) : text).split(/\r\n|\r|\n/);
-    this.#rest = lines.pop() + held;
+    // A \r at the end may be half of a \r\n. Keep it until more comes: otherwise there would be an empty line between.
+    const half = text.endsWith("\r") ? "\r" : "";
+    const lines = (half ? text.slice(0, -1) : text).split(/\r\n|\r|\n/);
+    this.#rest = lines.pop() + half;
     const events = [];
     for (const line of lines) {
       const event = line === "" ? this.#dispatch() : this.#take(line);
@@ -61,7 +61,7 @@ export class Decoder {
 
 /**
  * @param {ServerEvent} event
- * @returns {string} the event as it is written on the wire
+ * @returns {string} the event as text on the wire
  */
 export function frame({ type, data, id }) {
   const head = (type ? `event: ${type}\n` : "") + (id === null ? "" : `id: ${id}\n`);
@@ -78,6 +78,6 @@ export async function* readEvents(body) {
   try {
     for (let read = await reader.read(); !read.done; read = await reader.read()) yield* decoder.feed(read.value);
   } finally {
-    await reader.cancel().catch(() => {}); // of a body that has failed: the caller has the failure already
+    await reader.cancel().catch(() => {}); // if the body has failed, the caller already has the error
   }
 }
