@@ -34,7 +34,7 @@ NOT_RUN = {
         "docs/extending.md",
         ".venv/bin/pip install",
     ): "would install into this environment; tests/examples does it elsewhere",
-    ("docs/extending.md", "# from tests/stores/contract.py"): "tests/examples/test_example_store.py is this class",
+    ("docs/extending.md", "# from tests/support/contract.py"): "tests/examples/test_example_store.py is this class",
     ("docs/clients.md", "sluiceway chat"): "test_snippets.py runs it, with somebody who types",
     ("docs/tools.md", "from mcp.server"): "does not end; test_snippets.py runs it as a server",
     ("docs/tools.md", "[project.entry-points"): "is a pyproject.toml's; test_snippets.py compares it",
