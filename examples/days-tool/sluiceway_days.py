@@ -1,4 +1,4 @@
-"""A tool is a function: its name is the entry point's, its schema the signature, its description the docstring."""
+"""A tool is a function. The entry point has its name, the signature is its schema, the docstring its description."""
 
 from datetime import date
 from typing import Annotated

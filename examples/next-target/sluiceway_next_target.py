@@ -1,13 +1,13 @@
-"""A strategy that never waits: whatever fails, the next target that was not asked yet is, at once."""
+"""A recovery strategy that never waits: after any failure it asks the next target that was not asked yet, at once."""
 
 from server.core.ports import Decision, Failure, GiveUp, Restart
 
 
 class NextTarget:
-    """`[recovery] strategy = "next-target"`."""
+    """The strategy for `[recovery] strategy = "next-target"`."""
 
     def decide(self, failure: Failure) -> Decision:
-        """Take the next fresh target; never past a delivered tool call, which the client may have run already."""
+        """Ask the next new target. Give up after a delivered tool call, because the client may have run it already."""
         if failure.delivered.calls or not failure.other or not failure.client_present:
             return GiveUp()
         for index, target in enumerate(failure.targets):
