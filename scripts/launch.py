@@ -1,4 +1,4 @@
-"""The running part of scripts/serve: start the upstream and the gateway, say how to try it, and stop both together."""
+"""The main part of scripts/serve: starts the upstream and the gateway, prints how to try it, and stops both."""
 
 import argparse
 import asyncio
@@ -21,12 +21,12 @@ from server.config.settings import Settings, Target
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENAI = "https://api.openai.com/v1"
-ANY_MODEL = "gpt-4o-mini"  # what the curl line asks for where the configuration takes every name
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # looked up, not bound
+ANY_MODEL = "gpt-4o-mini"  # the model in the curl line if the configuration takes every name
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # these are compared, not bound
 POLL = 0.1
 
 LOCAL_CONFIG = """\
-# Written by scripts/serve at each start: copy it to make it your own, and start with --config.
+# scripts/serve writes this file at each start. To change it, make a copy and start with --config.
 [[upstreams]]
 name = "local"
 base_url = {base_url}
@@ -39,7 +39,7 @@ targets = ["local/{model}"]
 """
 
 OPENAI_CONFIG = """\
-# Written by scripts/serve at each start: copy it to make it your own, and start with --config.
+# scripts/serve writes this file at each start. To change it, make a copy and start with --config.
 [[upstreams]]
 name = "openai"
 base_url = {base_url}
@@ -52,11 +52,11 @@ targets = ["openai/*"]
 
 
 class LaunchError(Exception):
-    """Nothing was started; the message is one sentence for the person at the terminal."""
+    """The gateway was not started. The message is one sentence for the user."""
 
 
 async def launch(upstream: str, arguments: list[str]) -> int:
-    """Run the gateway, and the local model if that is its upstream; return the gateway's exit code."""
+    """Run the gateway, and the local model if it is the upstream. Return the gateway's exit code."""
     parser = argparse.ArgumentParser(prog="serve", allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--host")
@@ -69,17 +69,18 @@ async def launch(upstream: str, arguments: list[str]) -> int:
         options.config.parent.mkdir(exist_ok=True)
         options.config.write_text(generated_config(model))
     settings = load(options.config, os.environ, host=options.host, port=options.port)
-    # Before anything is started, so that a port in use is said at once.
+    # Do this before anything is started, so that a port in use is reported at once.
     host, port = settings.server.host, free_port(settings.server.host, settings.server.port)
 
     async with model or contextlib.nullcontext():
         gateway = await asyncio.create_subprocess_exec(
-            # Should we be killed, the gateway still drains and ends.
+            # If this process is killed, the gateway still drains and ends.
             *("setpriv", "--pdeathsig", "TERM"),
-            # -P: a directory "server" where the user happens to be is not ours.
+            # -P: do not import a directory "server" that the user happens to be in.
             *(sys.executable, "-P", "-m", "server", "serve", "--config", str(options.config)),
             *("--host", host, "--port", str(port), *others),
-            # A Ctrl-C at the terminal reaches the whole process group: only we get it, and stop things in order.
+            # Ctrl-C reaches the whole process group. The gateway is not in it, so that this process can stop things in
+            # order.
             start_new_session=True,
         )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -88,12 +89,12 @@ async def launch(upstream: str, arguments: list[str]) -> int:
         code = await gateway.wait()
         greeting.cancel()
         await asyncio.wait([greeting])
-    # The model went last, after the gateway's last stream.
+    # The model has been stopped last, after the gateway's last stream.
     return code if code >= 0 else 128 - code
 
 
 def generated_config(model: LocalModel | None) -> str:
-    """Write the configuration for what the environment asks for, and say what that is."""
+    """Return the configuration that fits the environment, and print which upstream that is."""
     if model:
         say(f"OPENAI_API_KEY is not set: {LOCAL_MODEL}, a small local model, is the upstream.")
         return LOCAL_CONFIG.format(base_url=toml(model.url), model=LOCAL_MODEL)
@@ -103,7 +104,7 @@ def generated_config(model: LocalModel | None) -> str:
 
 
 def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
-    """Return the port if it can be listened on, and any free one for 0."""
+    """Return the port if it is free; for 0 return any free port. Raises LaunchError."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -115,13 +116,13 @@ def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
 
 
 def terminate(gateway: asyncio.subprocess.Process) -> None:
-    """Ask the gateway to drain; it may have ended by itself a moment ago."""
+    """Tell the gateway to drain. It may have ended by itself a moment ago."""
     with contextlib.suppress(ProcessLookupError):
         gateway.terminate()
 
 
 async def greet(settings: Settings, host: str, port: int) -> None:
-    """Wait until the gateway is ready and print one line to try it with."""
+    """Wait until the gateway is ready, and print a command that tries it."""
     host = EVERYWHERE.get(host, host)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
@@ -132,7 +133,7 @@ async def greet(settings: Settings, host: str, port: int) -> None:
 
 
 async def is_ready(session: aiohttp.ClientSession, url: str) -> bool:
-    """Ask the gateway itself."""
+    """Whether the gateway says that it is ready."""
     try:
         async with session.get(f"{url}/readyz") as response:
             return response.status == 200
@@ -157,7 +158,7 @@ def toml(value: str) -> str:
 
 
 def say(line: str) -> None:
-    """Print at once, also into a pipe."""
+    """Print at once, even into a pipe."""
     print(line, flush=True)
 
 

