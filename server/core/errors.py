@@ -1,12 +1,25 @@
-"""Everything that can go wrong, in one tree.
+"""Every exception class of `server/`, in one tree. Most are defined here; the others say in which file of `server/`.
 
-    SluicewayError
-    ├── Rejected            a request that never became a stream: status and OpenAI-shaped body
-    ├── UpstreamError       one attempt at one target failed, classified by its Kind
-    ├── StreamError         the stream itself cannot go on (too large, timed out, aborted, shut down)
-    └── StoreError          the log cannot be written or read
-        ├── Deleted         it is not there any more
-        └── Fenced          another relay has taken the stream over
+    Exception
+    ├── SluicewayError                 what the gateway reports to a client
+    │   ├── Rejected                   a request never became a stream
+    │   ├── UpstreamError              one attempt at one target failed; its `Kind` says how
+    │   ├── StreamError                the stream cannot go on: too large, timed out, aborted, shut down
+    │   └── StoreError                 the log cannot be written or read now
+    │       ├── Deleted                the log is gone
+    │       ├── Fenced                 another relay has taken the stream over
+    │       └── UnknownDialectError    core/dialect.py: the log is in a dialect that is not registered here
+    ├── StalledClientError             api/channel.py: a client acknowledged nothing for `drain_timeout`
+    ├── CommandError                   client/terminal.py: a command of the client cannot do what its user wants
+    └── ToolError                      tools/tool.py: a call of a tool gave no result, and the model is told why
+    ValueError
+    ├── ConfigError                    config/check.py: the configuration cannot be used, with all reasons
+    ├── ToolSetupError                 tools/tool.py: a tool cannot be offered
+    ├── PreprocessError                streams/preprocess.py: a function that changes requests cannot be used
+    ├── EventTooLargeError             core/openai/sse.py: an event of an upstream is larger than the decoder allows
+    └── NonsenseError                  relay/plan.py: the decision of a recovery strategy cannot be carried out
+    AssertionError
+    └── ImpossibleTransitionError      core/lifecycle.py: a change of state that the table forbids, so a bug of ours
 
 An error body has OpenAI's shape (https://platform.openai.com/docs/guides/error-codes).
 """

@@ -1,7 +1,14 @@
 """The tree of errors: OpenAI's bodies, and what each kind of upstream failure means."""
 
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
+
 import pytest
 
+import server
+from server.core import errors
 from server.core.errors import (
     TRAITS,
     Fenced,
@@ -62,10 +69,49 @@ def test_other_bodies() -> None:
 
 
 def test_tree() -> None:
-    """Everything of ours is caught by the root, and a fence by whoever watches the store."""
+    """The root catches each error that a client may see; whoever catches StoreError also catches a fence."""
     for error in (Rejected, UpstreamError, StreamError, StoreError):
         assert issubclass(error, SluicewayError)
     assert issubclass(Fenced, StoreError)
+
+
+def documented_errors(tree: str) -> Iterator[tuple[str, str, str]]:
+    """Yield name, parent and module of each class in the tree that the module's docstring draws."""
+    ancestors: dict[int, str] = {}
+    for branch, name, text in re.findall(r"^    ([│├└─ ]*)(\w+)(?: +(.*))?$", tree, re.MULTILINE):
+        depth = len(branch) // 4
+        ancestors[depth] = name
+        if depth:
+            place = re.match(r"([\w/]+)\.py: ", text)
+            yield name, ancestors[depth - 1], place[1].replace("/", ".") if place else "core.errors"
+
+
+def defined_errors(root: type[BaseException] = BaseException) -> Iterator[tuple[str, str, str]]:
+    """Yield name, parent and module of each exception class that `server` defines."""
+    for child in root.__subclasses__():
+        if child.__module__.startswith("server."):
+            yield child.__name__, root.__name__, child.__module__.removeprefix("server.")
+        yield from defined_errors(child)
+
+
+def test_the_tree_is_whole() -> None:
+    """The opening of errors.py shows every exception class of the package with its parent and its file."""
+    for module in pkgutil.walk_packages(server.__path__, "server."):
+        if not module.name.endswith("__main__"):  # it would start the command line
+            importlib.import_module(module.name)
+    assert {*documented_errors(errors.__doc__ or "")} == {*defined_errors()}
+
+
+def test_a_missing_error_is_noticed() -> None:
+    """A tree without one class, or with a class below another parent, is not what the package defines."""
+    tree = errors.__doc__ or ""
+    for wrong in (
+        re.sub(r"\n.*ToolSetupError.*", "", tree),
+        tree.replace("│       ├── Fenced", "│   ├── Fenced    "),
+        tree.replace("relay/plan.py", "relay/turn.py"),
+    ):
+        assert wrong != tree
+        assert {*documented_errors(wrong)} != {*defined_errors()}
 
 
 @pytest.mark.parametrize(
