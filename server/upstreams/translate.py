@@ -5,6 +5,7 @@ The SDK wraps an exception of our transport in APIConnectionError or APITimeoutE
 """
 
 import ssl
+import time
 
 import aiohttp
 import openai
@@ -23,9 +24,8 @@ def translate(error: Exception, *, in_body: bool) -> UpstreamError:
     """
     if isinstance(error, openai.APIStatusError):
         headers = error.response.headers
-        return from_status(
-            error.status_code, error.body, _retry_after(headers.get("retry-after-ms"), headers.get("retry-after"))
-        )
+        retry_after = _retry_after(headers.get("retry-after-ms"), headers.get("retry-after"))
+        return from_status(error.status_code, error.body, retry_after, time.time())
     cause: BaseException = error
     while isinstance(cause, openai.OpenAIError) and cause.__cause__ is not None:
         cause = cause.__cause__

@@ -1,7 +1,6 @@
 """What an upstream's own error means: from its HTTP status and body, or from an error event in its stream."""
 
 import math
-import time
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -24,15 +23,19 @@ MAX_MESSAGE = 2000  # characters of an upstream's words that are passed on
 CONTEXT_WORDS = ("maximum context length", "context size", "context window", "prompt is too long")
 
 
-def from_status(status: int, body: object, retry_after: str | None) -> UpstreamError:
-    """Return the error of an HTTP answer that is not 200. `body` is its parsed JSON, or its text, or anything."""
+def from_status(status: int, body: object, retry_after: str | None, now: float) -> UpstreamError:
+    """Return the error of an HTTP answer that is not 200.
+
+    `body` is its parsed JSON, or its text, or anything. `retry_after` is its `Retry-After` header. `now` is the time
+    of the answer in seconds since 1970: the header may hold a date.
+    """
     detail = _detail(body)
     return _error(
         _kind(status, detail),
         detail,
         f"The upstream answered with status {status}.",
         status=status if 400 <= status < 600 else 502,
-        retry_after=parse_retry_after(retry_after),
+        retry_after=parse_retry_after(retry_after, now),
     )
 
 
@@ -63,8 +66,11 @@ def _error(
     )
 
 
-def parse_retry_after(value: str | None) -> float | None:
-    """Return the seconds that a `Retry-After` header asks for, in either form of RFC 9110 section 10.2.3."""
+def parse_retry_after(value: str | None, now: float) -> float | None:
+    """Return the seconds that a `Retry-After` header asks for, in either form of RFC 9110 section 10.2.3.
+
+    `now` is in seconds since 1970. A date that is over gives 0. A value of neither form gives None.
+    """
     if not value:
         return None
     try:
@@ -73,7 +79,7 @@ def parse_retry_after(value: str | None) -> float | None:
         try:
             when = parsedate_to_datetime(value)
             # The obsolete asctime form names no zone: it is GMT like the others.
-            seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - time.time()
+            seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
         except (ValueError, TypeError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
