@@ -38,8 +38,14 @@ class Live:
     relay: Relay
     task: asyncio.Task[None]
     route: Sequence[Target]
-    lingering: asyncio.TimerHandle | None = None
+    lingering: asyncio.TimerHandle | asyncio.Task[None] | None = None  # see Linger
     over: Event = field(default_factory=Event)  # the relay is done, and what follows from it as well
+
+    def stop_lingering(self) -> None:
+        """Stop what may stop the stream because it has no reader."""
+        if self.lingering is not None:
+            self.lingering.cancel()
+            self.lingering = None
 
 
 class LiveStreams:
@@ -199,8 +205,7 @@ class LiveStreams:
     def _forget(self, live: Live) -> None:
         beginning = live.stream.beginning
         del self._streams[beginning.id]
-        if live.lingering is not None:
-            live.lingering.cancel()
+        live.stop_lingering()
         if beginning.idempotency is not None and self.with_key(beginning.owner, beginning.idempotency[0]) is live:
             del self._keys[beginning.owner, beginning.idempotency[0]]
         self._owners -= Counter({beginning.owner: 1})

@@ -120,6 +120,7 @@ class Streams:
         await cancel(self._chores)
         await self._following.close()
         await self._live.let_go()
+        await self._linger.close()
 
     # --- start and find ------------------------------------------------------------------------------------------
 
