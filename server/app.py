@@ -29,6 +29,7 @@ from server.core.dialect import Dialects
 from server.core.openai.request import check_fields
 from server.core.ports import Store, Strategy
 from server.reload import Load, Reload
+from server.streams.live import RelayParts
 from server.streams.preprocess import Preprocessing
 from server.streams.streams import Streams
 from server.systemd import notify, watchdog_interval
@@ -78,17 +79,8 @@ class Gateway:
         await self.toolbox.open()
         await self.store.open()
         await self.upstreams.open()
-        self.streams = Streams(
-            self.settings,
-            self.store,
-            self.upstreams,
-            self._strategy,
-            self.metrics,
-            self.toolbox,
-            self.preprocessing,
-            self._traces,
-            self._dialects,
-        )
+        parts = RelayParts(self._strategy, self.toolbox, self._dialects, self.metrics, self._traces)
+        self.streams = Streams(self.settings, self.store, self.upstreams, self.preprocessing, parts)
         await self.streams.open()
         self.responder = Responder(self.streams, self.settings.flow, self.metrics)
         self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=1.0)

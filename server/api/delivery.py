@@ -17,7 +17,7 @@ from server.core.errors import Deleted, StoreError
 from server.core.gaps import resume_at
 from server.core.records import Record
 from server.relay.stream import Stream
-from server.streams.following import out_of_reach
+from server.streams.live import out_of_reach
 from server.telemetry.metrics import Metrics
 
 READ_BYTES = 16_384  # of the log at once: what fits the transport without waiting

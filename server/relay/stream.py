@@ -39,6 +39,7 @@ class Stream:
     """A log with its readers. `max_lag_bytes` is the high water, half of it the low one."""
 
     __slots__ = (
+        "__weakref__",
         "_append_now",
         "_append_soon",
         "_max_bytes",

@@ -1,4 +1,4 @@
-"""What is told of a stream that is over here: one log line with all that billing and debugging need, and its span."""
+"""One log line per stream that has ended, with all that billing and debugging need, and the end of its span."""
 
 import structlog
 
@@ -9,7 +9,7 @@ log = structlog.get_logger("sluiceway")
 
 
 def account(stream: Stream, relay: Relay) -> None:
-    """Write the line, unless the stream goes on in another process, and end the span."""
+    """End the span, and write the line unless the stream goes on in another process."""
     ending, progress = stream.log.ending, relay.progress
     facts = {
         "bytes": stream.log.bytes,

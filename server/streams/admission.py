@@ -1,60 +1,59 @@
-"""Who may begin a stream: the limits, and what counts against them."""
+"""Who may begin a stream, and when: the limits, and what counts against them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server.aio.event import Event
+from server.aio.pacing import StartPacer
 from server.core.errors import Rejected
+from server.core.records import Beginning
 from server.streams.live import LiveStreams
+from server.streams.starting import Starting
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Who asks: the key's name ("" where there are no keys) and what it may do."""
+    """The caller: the name of its key ("" if there are no keys), and what that key may do."""
 
     name: str = ""
     admin: bool = True
     max_streams: int | None = None
 
 
-def shutting_down() -> Rejected:
-    """Return the answer to a generation that comes while the gateway drains."""
-    return Rejected(503, "The gateway is shutting down.", "draining", retry_after=1.0)
-
-
 class Admission:
-    """Lets in what is within the limits. What was let in counts as a stream from then on, before it is live."""
+    """Lets streams in that are within the limits. A stream counts from then on, before it is live.
 
-    def __init__(self, limit: int, live: LiveStreams, draining: Event) -> None:
+    `pacer` spreads a burst of requests over turns of the event loop.
+    """
+
+    def __init__(self, limit: int, live: LiveStreams, starting: Starting, draining: Event) -> None:
+        self.pacer = StartPacer()
         self._limit = limit
         self._live = live
+        self._starting = starting
         self._draining = draining
-        self._starting: dict[tuple[str, str], Event] = {}  # by owner, and key or stream; set when it is over
 
-    def admit(self, owner: Owner) -> None:
-        """Raise Rejected while draining, and for one stream more than a limit allows."""
+    @property
+    def full(self) -> bool:
+        """Whether the gateway relays as many streams as it may."""
+        return len(self._live) + len(self._starting) >= self._limit
+
+    def check_open(self) -> None:
+        """Raise Rejected 503 while the gateway drains."""
         if self._draining.is_set():
-            raise shutting_down()
-        if len(self._live) + len(self._starting) >= self._limit:
-            words = f"The gateway runs {self._limit} streams already."
-            raise Rejected(429, words, "too_many_streams", retry_after=1.0)
-        mine = self._live.count(owner.name) + sum(name == owner.name for name, _ in self._starting)
-        if owner.max_streams is not None and mine >= owner.max_streams:
-            words = f"This key runs {owner.max_streams} streams already."
-            raise Rejected(429, words, "too_many_streams", retry_after=1.0)
+            raise Rejected(503, "The gateway is shutting down.", "draining", retry_after=1.0)
 
     @contextmanager
-    def starting(self, owner: Owner, name: str) -> Iterator[None]:
-        """Count what begins under this idempotency key or id, one at a time."""
-        self._starting[owner.name, name] = over = Event()
-        try:
+    def admitted(self, owner: Owner, beginning: Beginning) -> Iterator[None]:
+        """Let a stream in, and others wait for it while the block runs. Raises Rejected: draining, over a limit."""
+        self.check_open()
+        if self.full:
+            words = f"The gateway runs {self._limit} streams already."
+            raise Rejected(429, words, "too_many_streams", retry_after=1.0)
+        count = self._live.count(owner.name) + self._starting.count(owner.name)
+        if owner.max_streams is not None and count >= owner.max_streams:
+            words = f"This key runs {owner.max_streams} streams already."
+            raise Rejected(429, words, "too_many_streams", retry_after=1.0)
+        with self._starting.start(beginning):
             yield
-        finally:
-            del self._starting[owner.name, name]
-            over.set()
-
-    async def settled(self, owner: Owner, key: str) -> None:
-        """Return when nothing begins under this idempotency key."""
-        while (beginning := self._starting.get((owner.name, key))) is not None:
-            await beginning.wait()

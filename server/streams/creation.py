@@ -4,42 +4,45 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import orjson
 
-from server.aio.event import Event
-from server.aio.pacing import StartPacer
-from server.config.settings import Model
+from server.aio.cancelling import cancel
 from server.core.dialect import unopened
-from server.core.errors import Rejected
+from server.core.errors import Rejected, StoreError
 from server.core.generation import Generation
 from server.core.ports import Log, Store
 from server.core.records import Beginning
 from server.relay.stream import Stream
-from server.streams.admission import Admission, Owner, shutting_down
+from server.streams.admission import Admission, Owner
+from server.streams.finding import Finding
 from server.streams.linger import Linger
 from server.streams.live import LiveStreams
 from server.streams.preprocess import Preprocessing
-from server.upstreams.pool import Target, Upstreams
+from server.streams.routes import Routes
+from server.upstreams.pool import Target
 
 ID_BYTES = 18  # 144 random bits
+Result = TypeVar("Result")
 
 
-def _written(generation: Generation) -> bytes:
-    """Return a request's body. Raises Rejected 400 for one that cannot be written again."""
+def _body(generation: Generation) -> bytes:
+    """Return a request's body as JSON. Raises Rejected 400 if it cannot be written."""
     try:
-        written = orjson.dumps(generation.body, option=orjson.OPT_SORT_KEYS)
+        body = orjson.dumps(generation.body, option=orjson.OPT_SORT_KEYS)
     except orjson.JSONEncodeError as error:  # orjson reads 1024 levels, but writes 254
         raise Rejected(400, "The body is nested too deeply.", "invalid_json") from error
-    # The copy is as long as the text; orjson's own buffer behind a short one keeps its first 4 KB.
-    return bytes(memoryview(written))
+    # Copy it: orjson gives a short text in a buffer of 4 KB, which would live as long as the log.
+    return bytes(memoryview(body))
 
 
 def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginning:
     """Return the facts that a stream starts with. Raises Rejected 400."""
-    body = _written(generation)
+    body = _body(generation)
     return Beginning(
         id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
         owner=owner.name,
@@ -55,31 +58,32 @@ def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginni
 
 
 class Creation:
-    """Begins streams. `resolve` finds a configured model, `join` the stream of a log that was there already."""
+    """Begins streams, or joins those that an idempotency key has begun before."""
 
     def __init__(
         self,
         store: Store,
-        upstreams: Upstreams,
+        routes: Routes,
         preprocessing: Preprocessing,
-        start_pacer: StartPacer,
         admission: Admission,
+        finding: Finding,
         live: LiveStreams,
         linger: Linger,
-        draining: Event,
-        resolve: Callable[[str], Model | None],
-        join: Callable[[Log], Awaitable[Stream]],
     ) -> None:
         self._store = store
-        self._upstreams = upstreams
+        self._routes = routes
         self._preprocessing = preprocessing
-        self._start_pacer = start_pacer
         self._admission = admission
+        self._finding = finding
         self._live = live
         self._linger = linger
-        self._draining = draining
-        self._resolve = resolve
-        self._join = join
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    async def close(self) -> None:
+        """Begin nothing any more. A request whose log was still being created is told that the gateway goes."""
+        self._closed = True
+        await cancel(self._tasks)
 
     async def create(self, generation: Generation, owner: Owner, key: str | None) -> Stream:
         """Begin a stream, or join the one that this idempotency key began.
@@ -89,72 +93,74 @@ class Creation:
             StoreError: the store is away.
 
         """
-        model = self._resolve(generation.model)
-        if model is None:
-            raise Rejected(404, f"The model `{generation.model}` does not exist.", "model_not_found", "model")
+        self._routes.check(generation.model)
         beginning = _beginning(generation, owner, key)
         if key is not None:
-            await self._admission.settled(owner, key)
-            live = self._live.with_key(owner.name, key)
-            if live is not None:
-                return await self._joined(live.stream.log, beginning)  # no further generation: no limit holds it back
-        self._admission.admit(owner)
-        route = self._upstreams.route(model, generation.model)
-        with self._admission.starting(owner, key or beginning.id):
-            self._upstreams.hold(route)
+            stream = await self._finding.with_key(owner.name, key)
+            if stream is not None:
+                return await self._join(stream.log, beginning)  # no further generation: no limit holds it back
+            self._routes.check(generation.model)  # a reload may have taken it away meanwhile
+        with ExitStack() as holds:
+            holds.enter_context(self._admission.admitted(owner, beginning))
+            route = self._routes.of(generation.model)
+            holds.enter_context(self._routes.held(route))
+            if self._preprocessing or self._store.durable:
+                self._routes.upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
+            if self._preprocessing:
+                generation = await self._preprocessing.run(generation)
+                beginning = replace(beginning, body=_body(generation))  # the digest stays that of the client's own body
+                self._admission.check_open()
+            creating = self._start(self._create_log(beginning))
             try:
-                if self._preprocessing or self._store.durable:
-                    self._upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
-                if self._preprocessing:
-                    generation = await self._preprocessing.run(generation)
-                    beginning = replace(
-                        beginning, body=_written(generation)
-                    )  # the digest stays that of the client's own words
-                    if self._draining.is_set():
-                        raise shutting_down()
-                return await self._created(beginning, generation, route)
-            finally:
-                self._upstreams.release(route)
+                # Shielded: if the client leaves now, its log must not stay behind without anyone to end it.
+                log = await asyncio.shield(creating)
+                if self._store.durable:
+                    await self._admission.pacer.take()  # a batch of logs is created at once
+            except asyncio.CancelledError:
+                if creating.cancelled():  # by `close`
+                    self._admission.check_open()
+                elif not self._closed:
+                    self._start(self._begin_without_client(creating, beginning.id, generation, route, holds.pop_all()))
+                raise
+            if log.beginning.id == beginning.id:
+                return self._live.begin(self._live.stream(log), generation, route).stream
+            return await self._join(log, beginning)
 
-    async def _created(self, beginning: Beginning, generation: Generation, route: Sequence[Target]) -> Stream:
-        # Shielded: a client that leaves now must not leave a log behind that nobody ever ends.
-        creating = asyncio.ensure_future(self._log(beginning))
-        try:
-            found = await asyncio.shield(creating)
-            if self._store.durable:
-                await self._start_pacer.take()  # a batch of logs is made at once
-        except asyncio.CancelledError:
-            creating.add_done_callback(lambda done: self._abandoned(done, beginning, generation, route))
-            raise
-        if found.beginning.id == beginning.id:
-            return self._live.begin(self._live.stream(found), generation, route).stream
-        return await self._joined(found, beginning)
+    def _start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+        """Return a task that `close` cancels."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
-    async def _log(self, beginning: Beginning) -> Log:
-        """Make a log, or return the one that its idempotency key began. Raises StoreError."""
-        self._live.expect(beginning.id)  # whoever finds the log from now on must not begin a relay of its own
-        made = False
-        try:
-            found = await self._store.create(beginning)
-            if found.beginning.id != beginning.id and unopened(self._live.stream(found).dialect, found):
-                # It failed before its response opened: its key may be used again.
-                await self._store.release_key(found)
-                found = await self._store.create(beginning)
-            made = found.beginning.id == beginning.id
-            return found
-        finally:
-            if not made:
-                self._live.unexpect(beginning.id)
+    async def _create_log(self, beginning: Beginning) -> Log:
+        """Create a log, or return the one that its idempotency key began. Raises StoreError."""
+        log = await self._store.create(beginning)
+        if log.beginning.id != beginning.id and unopened(self._live.stream(log).dialect, log):
+            # It failed before its response opened: its key may be used again.
+            await self._store.release_key(log)
+            log = await self._store.create(beginning)
+        return log
 
-    async def _joined(self, found: Log, beginning: Beginning) -> Stream:
-        if found.beginning.idempotency != beginning.idempotency:
+    async def _join(self, log: Log, beginning: Beginning) -> Stream:
+        if log.beginning.idempotency != beginning.idempotency:
             words = "This Idempotency-Key was used with another body."
             raise Rejected(422, words, "idempotency_key_reused", "Idempotency-Key")
-        return await self._join(found)
+        return await self._finding.current(log)
 
-    def _abandoned(
-        self, done: asyncio.Future[Log], beginning: Beginning, generation: Generation, route: Sequence[Target]
+    async def _begin_without_client(
+        self,
+        creating: asyncio.Task[Log],
+        stream_id: str,
+        generation: Generation,
+        route: Sequence[Target],
+        holds: ExitStack,
     ) -> None:
-        """Begin a stream whose client left while its log was made: the policy says what becomes of it."""
-        if not done.cancelled() and done.exception() is None and done.result().beginning.id == beginning.id:
-            self._linger.left(self._live.begin(self._live.stream(done.result()), generation, route), "gone")
+        """Begin a stream whose client left while its log was created. Its policy says what becomes of it.
+
+        `holds` is what the request held; others wait for this stream until it is released.
+        """
+        with holds, suppress(StoreError):  # no log was created
+            log = await creating
+            if log.beginning.id == stream_id:
+                self._linger.left(self._live.begin(self._live.stream(log), generation, route), "gone")

@@ -1,22 +1,22 @@
-"""What is done at intervals as long as the gateway runs: the store is swept, and the lease on its logs kept."""
+"""What is done at intervals while the gateway runs: the store is swept, and the lease on its logs is renewed."""
 
 import asyncio
 import time
-from collections.abc import Callable
 
 import structlog
 
 from server.core.errors import StoreError
-from server.core.ports import Log, Store
+from server.core.ports import Store
+from server.streams.live import LiveStreams
 from server.telemetry.metrics import Metrics
 
 SWEEP_INTERVAL = 1.0  # seconds
-RENEW_INTERVAL = 0.25  # seconds: how late a relay is stopped whose stream was aborted elsewhere
+RENEW_INTERVAL = 0.25  # seconds; a relay whose stream was aborted elsewhere is stopped as late as that
 log = structlog.get_logger("sluiceway")
 
 
 async def sweep(store: Store, metrics: Metrics) -> None:
-    """Delete old logs for ever, and measure how late the event loop is."""
+    """Delete old logs again and again, and measure how late the event loop is."""
     while True:
         due = time.monotonic() + SWEEP_INTERVAL
         await asyncio.sleep(SWEEP_INTERVAL)
@@ -28,12 +28,12 @@ async def sweep(store: Store, metrics: Metrics) -> None:
             log.warning("sweep failed", error=str(error))
 
 
-async def renew(store: Store, lease: float, lose: Callable[[Log], None]) -> None:
-    """Keep a lease of so many seconds for ever; `lose` is told of the logs that another instance has claimed."""
+async def renew(store: Store, lease: float, live: LiveStreams) -> None:
+    """Renew a lease of so many seconds again and again, and stop the relays of logs that others have claimed."""
     while True:
         await asyncio.sleep(min(RENEW_INTERVAL, lease / 4))
         try:
             for lost in await store.renew():
-                lose(lost)
+                live.lose(lost)
         except StoreError as error:
             log.warning("lease not renewed", error=str(error))

@@ -3,8 +3,9 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 import structlog
 
@@ -12,7 +13,7 @@ from server.aio.cancelling import cancel
 from server.aio.event import Event
 from server.config.settings import Settings
 from server.core.dialect import Dialects
-from server.core.errors import Fenced, StoreError
+from server.core.errors import Fenced, StoreError, StreamError
 from server.core.generation import Generation
 from server.core.ports import Log, Strategy
 from server.relay.plan import Rules
@@ -28,6 +29,11 @@ from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Target, Upstreams
 
 log = structlog.get_logger("sluiceway")
+
+
+def out_of_reach() -> StreamError:
+    """Return the error of a reader whose stream's log cannot be written or read."""
+    return StreamError("The log of this stream is out of reach.", "store_unavailable", 503, retryable=True)
 
 
 @dataclass(slots=True)
@@ -48,56 +54,64 @@ class Live:
             self.lingering = None
 
 
-class LiveStreams:
-    """All of them, by id.
+@dataclass(frozen=True, slots=True)
+class RelayParts:
+    """What every relay of this process is given, whatever its stream."""
 
-    A relay may be done without an ending. `lost` is told of a stream that another instance has claimed, `stranded` of
-    one that the store has stopped. While `draining` a relay that is cancelled is let go, not lost.
+    strategy: Strategy
+    toolbox: Toolbox
+    dialects: Dialects
+    metrics: Metrics
+    traces: Traces | None
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A relay that the store has stopped: when (time.monotonic()), and the ending that could not be logged, if any."""
+
+    since: float
+    ending: StreamError | None
+
+
+class LiveStreams:
+    """All streams with a relay here, by id, and the one `Stream` of each log that is in use in this process.
+
+    A relay may be done without an ending. `lost` then has the stream if another instance has claimed its log, and
+    `interrupted` knows of it if the store has stopped its relay; `Takeover` goes on with both. A relay that is
+    cancelled while `draining` is neither: this process lets it go.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        upstreams: Upstreams,
-        strategy: Strategy,
-        metrics: Metrics,
-        toolbox: Toolbox,
-        traces: Traces | None,
-        dialects: Dialects,
-        *,
-        draining: Event,
-        lost: Callable[[Stream], None],
-        stranded: Callable[[Live], None],
-    ) -> None:
+    def __init__(self, settings: Settings, upstreams: Upstreams, parts: RelayParts, draining: Event) -> None:
         self.idle = asyncio.Event()  # there is none
         self.idle.set()
+        self.lost: asyncio.Queue[Stream] = asyncio.Queue()
+        self.interrupted: dict[str, Interrupted] = {}  # by id
+        self.claims: set[str] = set()  # ids of the logs that are being claimed: a relay may begin in any turn
         self._settings = settings
         self._upstreams = upstreams
-        self._strategy = strategy
-        self._metrics = metrics
-        self._toolbox = toolbox
-        self._traces = traces
-        self._dialects = dialects
+        self._strategy = parts.strategy
+        self._metrics = parts.metrics
+        self._toolbox = parts.toolbox
+        self._traces = parts.traces
+        self._dialects = parts.dialects
         self._draining = draining
-        self._lost = lost
-        self._stranded = stranded
-        self._streams: dict[str, Live] = {}
+        self._relayed: dict[str, Live] = {}
+        self._streams: WeakValueDictionary[str, Stream] = WeakValueDictionary()
         self._owners: Counter[str] = Counter()
         self._keys: dict[tuple[str, str], Live] = {}  # by owner and idempotency key
-        self._expected: dict[str, Event] = {}  # by id; set when it has begun, or will not
 
     def get(self, stream_id: str) -> Live | None:
         """Return the stream with this id, if it is live here."""
-        return self._streams.get(stream_id)
+        return self._relayed.get(stream_id)
 
     def __contains__(self, stream_id: str) -> bool:
-        return stream_id in self._streams
+        return stream_id in self._relayed
 
     def __iter__(self) -> Iterator[Live]:
-        return iter(list(self._streams.values()))
+        return iter(list(self._relayed.values()))
 
     def __len__(self) -> int:
-        return len(self._streams)
+        return len(self._relayed)
 
     def count(self, owner: str) -> int:
         """Return how many are this owner's."""
@@ -107,35 +121,38 @@ class LiveStreams:
         """Return the stream that was begun with this owner's idempotency key, if it is live here."""
         return self._keys.get((owner, key))
 
-    # --- a relay begins ------------------------------------------------------------------------------------------
+    # --- the one stream of a log ---------------------------------------------------------------------------------
 
-    def expect(self, stream_id: str) -> None:
-        """Note that a relay is about to begin for a log that can be found from now on: there must be no second one."""
-        self._expected[stream_id] = Event()
+    def stream(self, log: Log) -> Stream:
+        """Return the stream of a log that the store has just given, and so brought up to date.
 
-    def unexpect(self, stream_id: str) -> None:
-        """Note that it has begun, or that it will not."""
-        expected = self._expected.pop(stream_id, None)
-        if expected is not None:
-            expected.set()
+        Everyone who uses a log that may still grow shares one object: a reader of another one would never see a relay
+        begin. The object goes with its last user. If its readers were told of a fault, it is done with and makes room
+        for a new one.
 
-    async def settled(self, stream_id: str) -> None:
-        """Return when no relay is about to begin for this log."""
-        if stream_id in self._expected:
-            await self._expected[stream_id].wait()
-
-    def stream(self, opened: Log) -> Stream:
-        """Return a stream of a log, within the configured bounds. Raises UnknownDialectError."""
+        Raises UnknownDialectError.
+        """
+        stream_id = log.beginning.id
+        stream = self._streams.get(stream_id) if log.ending is None else None
+        if stream is not None and (stream.fault is None or stream_id in self.claims):
+            if stream_id not in self._relayed:
+                stream.refreshed()
+            return stream
         flow, streams = self._settings.flow, self._settings.streams
-        dialect = self._dialects.of(opened.beginning)
-        return Stream(opened, dialect, max_lag_bytes=flow.max_lag_bytes, max_stream_bytes=streams.max_stream_bytes)
+        dialect = self._dialects.of(log.beginning)
+        stream = Stream(log, dialect, max_lag_bytes=flow.max_lag_bytes, max_stream_bytes=streams.max_stream_bytes)
+        if log.ending is None:
+            self._streams[stream_id] = stream
+        return stream
+
+    # --- a relay begins ------------------------------------------------------------------------------------------
 
     def begin(
         self, stream: Stream, generation: Generation, route: Sequence[Target], *, taken_over: bool = False
     ) -> Live:
         """Begin the relay of a stream whose log is held here."""
         stream.relayed()
-        self.unexpect(stream.id)
+        self.interrupted.pop(stream.id, None)
         settings = self._settings
         tool_loop = ToolLoop(self._toolbox, generation) if stream.dialect.server_tools else None
         client_tools = None if tool_loop is None else tool_loop.client_tools
@@ -154,7 +171,7 @@ class LiveStreams:
         rules = Rules(self._strategy, settings.recovery)
         relay = Relay(stream, generation, route, writer, tool_loop, rules, progress)
         task = asyncio.create_task(relay.run(), name=f"relay {stream.id}")
-        live = self._streams[stream.id] = Live(stream, relay, task, route)
+        live = self._relayed[stream.id] = Live(stream, relay, task, route)
         self._upstreams.hold(route)
         if stream.beginning.idempotency is not None:
             self._keys[stream.beginning.owner, stream.beginning.idempotency[0]] = live
@@ -172,8 +189,8 @@ class LiveStreams:
 
     def lose(self, claimed: Log) -> None:
         """Stop the relay of a log that another instance has claimed."""
-        live = self._streams.get(claimed.beginning.id)
-        if live is not None and live.stream.log is claimed:
+        live = self._relayed.get(claimed.beginning.id)
+        if live is not None and live.stream.log is claimed:  # until a store gives one log per id
             live.task.cancel()
 
     def _done(self, live: Live) -> None:
@@ -192,10 +209,11 @@ class LiveStreams:
         if isinstance(error, Fenced) or (task.cancelled() and not let_go):
             log.warning("stream lost to another instance", stream_id=stream.id)
             stream.refreshed()
-            self._lost(stream)
+            self.lost.put_nowait(stream)
         elif isinstance(error, StoreError):
             log.warning("relay stopped by its store", stream_id=stream.id, error=str(error))
-            self._stranded(live)
+            self.interrupted[stream.id] = Interrupted(time.monotonic(), live.relay.stopped)
+            stream.fail(out_of_reach())
         elif error is not None:
             log.error("relay failed", stream_id=stream.id, **cause(error))
         if ending is not None:
@@ -204,12 +222,12 @@ class LiveStreams:
 
     def _forget(self, live: Live) -> None:
         beginning = live.stream.beginning
-        del self._streams[beginning.id]
+        del self._relayed[beginning.id]
         live.stop_lingering()
         if beginning.idempotency is not None and self.with_key(beginning.owner, beginning.idempotency[0]) is live:
             del self._keys[beginning.owner, beginning.idempotency[0]]
         self._owners -= Counter({beginning.owner: 1})
         self._upstreams.release(live.route)
         self._metrics.active.dec()
-        if not self._streams:
+        if not self._relayed:
             self.idle.set()

@@ -6,29 +6,26 @@ from collections.abc import AsyncIterator
 
 from server.aio.cancelling import cancel
 from server.aio.event import Event
-from server.aio.pacing import StartPacer
-from server.config.settings import Model, Settings
-from server.core.dialect import Dialects
+from server.config.settings import Settings
+from server.core.dialect import UnknownDialectError
 from server.core.errors import Rejected, StoreError, StreamError
 from server.core.generation import Generation
-from server.core.ports import Log, Store, Strategy
+from server.core.ports import Store
 from server.relay.stream import Reader, Stream
 from server.streams.admission import Admission, Owner
-from server.streams.adoption import Adoption
 from server.streams.creation import Creation
-from server.streams.following import Following
+from server.streams.finding import Finding
 from server.streams.housekeeping import renew, sweep
 from server.streams.linger import Leaving, Linger, cancelled
-from server.streams.live import Live, LiveStreams
+from server.streams.live import LiveStreams, RelayParts
 from server.streams.preprocess import Preprocessing
+from server.streams.routes import Routes
+from server.streams.starting import Starting
 from server.streams.takeover import Takeover
-from server.telemetry.metrics import Metrics
-from server.telemetry.traces import Traces
-from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Upstreams
 
-ABORT_PATIENCE = 5.0  # seconds in which a stream that is aborted may be taken away again
-ABORT_PAUSE = 0.05  # seconds until it is taken back: whoever has it may be about to end it, too
+ABORT_PATIENCE = 5.0  # seconds for which an aborted stream is taken back whenever another instance takes it away
+ABORT_PAUSE = 0.05  # seconds before it is taken back: the other instance may be about to end it, too
 
 
 class Streams:
@@ -39,63 +36,38 @@ class Streams:
         settings: Settings,
         store: Store,
         upstreams: Upstreams,
-        strategy: Strategy,
-        metrics: Metrics,
-        toolbox: Toolbox,
         preprocessing: Preprocessing,
-        traces: Traces | None,
-        dialects: Dialects,
+        parts: RelayParts,
     ) -> None:
-        self.settings = settings
         self.upstreams = upstreams
-        self.start_pacer = StartPacer()
         self.preprocessing = preprocessing
+        self._lease = settings.store.lease
         self._store = store
-        self._metrics = metrics
+        self._metrics = parts.metrics
         self._draining = Event()
-        self._live = LiveStreams(
-            settings,
-            upstreams,
-            strategy,
-            metrics,
-            toolbox,
-            traces,
-            dialects,
-            draining=self._draining,
-            lost=self._lost,
-            stranded=self._stranded,
-        )
+        self._routes = Routes(settings, upstreams)
+        self._starting = Starting()
+        self._live = LiveStreams(settings, upstreams, parts, self._draining)
+        self._finding = Finding(store, self._live, self._starting)
         self._linger = Linger(store, settings.streams.linger, settings.store.lease)
-        self._takeover = Takeover(upstreams, self._live, self._linger, self._resolve)
-        self._following = Following(store, self._draining, self._takeover.begin, self._live.__contains__)
-        self._adoption = Adoption(
-            settings, store, self._live, self._following, self._takeover, self._draining, self._one
+        self._takeover = Takeover(
+            settings, store, self._routes, self._finding, self._live, self._linger, self._draining
         )
+        admission = Admission(settings.server.max_streams, self._live, self._starting, self._draining)
         self._creation = Creation(
-            store,
-            upstreams,
-            preprocessing,
-            self.start_pacer,
-            Admission(settings.server.max_streams, self._live, self._draining),
-            self._live,
-            self._linger,
-            self._draining,
-            self._resolve,
-            self._one,
+            store, self._routes, preprocessing, admission, self._finding, self._live, self._linger
         )
+        self.start_pacer = admission.pacer
         self._chores: list[asyncio.Task[None]] = []
 
-    def _resolve(self, name: str) -> Model | None:
-        return self.settings.resolve(name)  # of the present settings: a reload replaces them
+    @property
+    def settings(self) -> Settings:
+        """The configuration in force. After a reload new streams go by its models; the rest stays as it was."""
+        return self._routes.settings
 
-    def _lost(self, stream: Stream) -> None:
-        """Show a stream that another instance has claimed to its readers here."""
-        if stream.readers:
-            self._following.begin(stream)
-
-    def _stranded(self, live: Live) -> None:
-        """Tell the readers of a stream that the store has stopped, and take it up again when the store is well."""
-        self._adoption.strand(live)
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._routes.settings = settings
 
     @property
     def live(self) -> int:
@@ -111,14 +83,14 @@ class Streams:
         """Begin the housekeeping."""
         self._chores.append(asyncio.create_task(sweep(self._store, self._metrics), name="sweep"))
         if self._store.durable:
-            lease = self.settings.store.lease
-            self._chores.append(asyncio.create_task(renew(self._store, lease, self._live.lose), name="renew"))
-            self._chores.append(asyncio.create_task(self._adoption.run(), name="adopt"))
+            self._chores.append(asyncio.create_task(renew(self._store, self._lease, self._live), name="renew"))
+            self._takeover.open()
 
     async def close(self) -> None:
         """Stop what is still running; logs of a durable store stay open for a takeover."""
         await cancel(self._chores)
-        await self._following.close()
+        await self._takeover.close()
+        await self._creation.close()
         await self._live.let_go()
         await self._linger.close()
 
@@ -136,34 +108,20 @@ class Streams:
 
     async def find(self, stream_id: str, owner: Owner) -> Stream:
         """Return a live or retained stream that `owner` may see. Raises Rejected 404, StoreError."""
-        found = await self._store.find(stream_id)
-        if found is None or not (owner.admin or found.beginning.owner == owner.name):
+        log = await self._store.find(stream_id)
+        if log is None or not (owner.admin or log.beginning.owner == owner.name):
             raise Rejected(404, "There is no such stream.", "stream_not_found")
-        return await self._one(found)
+        return await self._finding.current(log)
 
     async def visible(self, owner: Owner) -> AsyncIterator[Stream]:
         """Yield every live or retained stream that `owner` may see, oldest first. Raises StoreError."""
-        async for found in self._store.logs():
-            if owner.admin or found.beginning.owner == owner.name:
-                live = self._live.get(found.beginning.id)
-                yield live.stream if live else self._live.stream(found)
-
-    async def _one(self, found: Log) -> Stream:
-        """Return the one stream of a log: that which is live or followed here, brought up to date."""
-        while True:
-            await self._live.settled(found.beginning.id)
-            if (live := self._live.get(found.beginning.id)) is not None:
-                held = live.stream.log
-                if held is found or held.ending is not None or await self._store.find(found.beginning.id) is held:
-                    return live.stream
-                live.task.cancel()  # another instance has claimed it, and the relay here did not know yet
-                await asyncio.wait([live.task])
-            if (followed := self._following.get(found.beginning.id)) is None:
-                return self._live.stream(found)
-            await self._store.refresh(followed.log)
-            if self._following.get(found.beginning.id) is followed:  # else its last reader left, or it is live now
-                followed.refreshed()
-                return followed
+        async for log in self._store.logs():
+            if owner.admin or log.beginning.owner == owner.name:
+                try:
+                    stream = self._live.stream(log)
+                except UnknownDialectError:  # one that cannot be shown must not hide the others
+                    continue
+                yield stream
 
     async def problem(self) -> str | None:
         """Return why the gateway is not ready, or None."""
@@ -176,7 +134,7 @@ class Streams:
         stream.readers.add(reader)
         live = self._live.get(stream.id)
         if live is None:
-            self._following.begin(stream)
+            self._takeover.follow(stream)
         else:
             self._linger.stop(live)
         stream.held = False
@@ -197,20 +155,19 @@ class Streams:
     async def abort(self, stream: Stream, reason: str) -> None:
         """Cancel a live stream; return when it has ended and its upstream is closed. An ended one is left as it is.
 
-        From a relay on another instance the stream is taken away, and that relay is fenced. It may be the other way
-        round in the same moment, or this process lets go of its relays: then it is taken back. Raises StoreError where
-        the ending could not be written yet.
+        If another instance relays the stream it is taken away, and the relay there is fenced. The other instance may do
+        the same at this moment, or this process may let its relays go: then the stream is taken back.
+
+        Raises:
+            StoreError: the ending could not be written yet.
+
         """
         stop, until = cancelled(reason), time.monotonic() + ABORT_PATIENCE
         while stream.log.ending is None:
             live = self._live.get(stream.id)
             if live is None and self._store.durable:
-                stream = self._following.get(stream.id) or stream
-                if await self._following.claim(stream, force=True):
-                    live = self._takeover.begin(stream, stop)
-                else:  # it has ended, or is being claimed here
-                    await self._store.refresh(stream.log)
-                    stream.refreshed()
+                stream = self._live.stream(stream.log)  # a new one, if the readers of this one were told of a fault
+                live = await self._takeover.end(stream, stop)
             if live is not None:
                 stream = live.stream
                 live.relay.stop(stop)
@@ -223,8 +180,8 @@ class Streams:
     async def drain(self, grace: float, readers: asyncio.Event) -> None:
         """Take no new streams, let the running ones end for `grace` seconds, then end the rest with `shutdown`.
 
-        Logs of a durable store stay open instead, and before a client is cut: that is no disconnect of its. `readers`
-        is set while no response is under way.
+        Logs of a durable store stay open instead. They are let go before a client is cut, which so does not count as
+        its leaving. `readers` is set while no response is under way.
         """
         self._draining.set()
         try:

@@ -166,7 +166,7 @@ async def test_a_reload_meanwhile(provider, model) -> None:
     async with in_process(provider.url, **tables) as gateway:
         [old] = gateway.app.upstreams._clients.values()
         asking = asyncio.create_task(complete(gateway.root, model))
-        await until(lambda: asyncio.sleep(0, gateway.app.streams._creation._admission._starting))
+        await until(lambda: asyncio.sleep(0, len(gateway.app.streams._starting)))
         await gateway.app.reload(settings(provider.url, **{**tables, "upstream": {"ttft_timeout": 6.0}}), {})
         assert gateway.app.upstreams._clients["local"] is not old
         assert (await asking).status == 200

@@ -1,4 +1,4 @@
-"""DELETE in the moment in which the stream changes hands: it is answered 204 when the stream has ended, not before."""
+"""DELETE while the stream changes hands: the answer 204 comes when the stream has ended, not before."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ def tables(store):
 
 
 async def begun(client: wire.Client, model: str) -> str:
-    """Begin a stream that stalls, and return its id when the client has had what comes before."""
+    """Begin a stream that stalls after three tokens; return its id when the client has them."""
     await client.complete(model, headers={"X-On-Disconnect": "continue"})
     _, head = await client.head()
     await client.events(3)
@@ -46,8 +46,7 @@ async def taken_over(gateway: InProcess, stream_id: str) -> None:
     """Let a gateway take a running stream away from another one, and go on with it."""
     streams = gateway.app.streams
     stream = await streams.find(stream_id, Owner())
-    assert await streams._following.claim(stream, force=True)
-    streams._takeover.begin(stream)
+    assert await streams._takeover.take_over(stream, force=True)
 
 
 async def ending(gateway: InProcess, stream_id: str) -> State | None:
@@ -86,7 +85,7 @@ async def test_taken_over_in_the_same_moment(provider, model, store):
 
 
 async def test_any_turn_after_the_loss_was_noticed(provider, model, store):
-    """However far the relay here has come in ending without an ending, the stream has ended when `abort` returns."""
+    """The relay here ends without an ending. In whichever turn `abort` comes, the stream has ended when it returns."""
     await provider.script(model, STALLED)
     async with in_process(provider.url, **tables(store)) as one, in_process(provider.url, **tables(store)) as two:
         for count in range(TURNS):
@@ -104,7 +103,7 @@ async def test_any_turn_after_the_loss_was_noticed(provider, model, store):
 
 
 async def test_any_turn_of_a_shutdown(provider, model, store):
-    """DELETE is served while the gateway goes: a relay that was let go without an ending is begun again to write it."""
+    """DELETE is served while the gateway stops. A relay that was let go without an ending begins again to write one."""
     await provider.script(model, STALLED)
     async with in_process(provider.url, **tables(store)) as gateway:
         streams = gateway.app.streams
@@ -121,7 +120,7 @@ async def test_any_turn_of_a_shutdown(provider, model, store):
 
 
 async def test_taken_away_again_and_again(provider, model, store, monkeypatch):
-    """Where others take the stream back each time, DELETE says after a while that it has not been ended: 503."""
+    """If others take the stream back each time, DELETE is 503 after a while: the stream has not ended."""
     monkeypatch.setattr(streams_module, "ABORT_PATIENCE", 0.3)
     async with on_one_of_two(provider, model, store) as (one, two, _client, path):
         claim = one.app.store.claim
@@ -141,7 +140,7 @@ async def test_taken_away_again_and_again(provider, model, store, monkeypatch):
 
 
 async def test_the_store_fails_halfway(provider, model, store):
-    """DELETE that takes a stream away and cannot go on is 503; the stream does, and its client gets all of it."""
+    """DELETE takes a stream away and then fails: 503. The stream goes on, and its client gets all of it."""
     async with on_one_of_two(provider, model, store) as (one, two, client, path):
         await provider.script(model, {**STALLED, "stall_after": None})
         catalog = two.app.store._catalog

@@ -1,11 +1,12 @@
-"""Between a log that can be found and its relay: nobody else begins one, whoever comes meanwhile."""
+"""A log has been created and its relay is about to begin: no other request begins a relay for it."""
 
 import asyncio
 from collections import Counter
+from contextlib import AsyncExitStack
 
 import pytest
 import wire
-from gateway import in_process
+from gateway import in_process, settings
 
 from server.core.lifecycle import State
 from server.streams.admission import Owner
@@ -15,7 +16,7 @@ TEXT = {"pieces": [f"word{n} " for n in range(5)]}
 
 
 class Held:
-    """A gateway that is held back where a log has been made and its relay is to begin."""
+    """Holds a gateway back when a log has been created and its relay is to begin, until `go`."""
 
     def __init__(self, gateway):
         self.begun = Counter()
@@ -85,7 +86,7 @@ async def test_read_before_its_relay_began(provider, model, store):
 
 
 async def test_a_client_that_leaves_before(provider, model, store):
-    """A client that leaves at that moment leaves a stream with one relay and one ending, which nobody waits for."""
+    """A client that leaves at that moment leaves a stream with one relay and one ending. Nothing waits for it."""
     await provider.script(model, TEXT)
     async with in_process(provider.url, store=store) as gateway:
         held = Held(gateway)
@@ -98,12 +99,59 @@ async def test_a_client_that_leaves_before(provider, model, store):
         assert (await finding).id == stream_id
         await gateway.idle()
         assert held.begun == {stream_id: 1}
-        assert not gateway.app.streams._live._expected
+        assert not gateway.app.streams._starting
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_the_gateway_stops_before(provider, model, store, leaves):
+    """A request whose log is still being created is told that the gateway goes. Nothing begins after that."""
+    await provider.script(model, TEXT)
+    async with AsyncExitStack() as stack:
+        gateway = await stack.enter_async_context(in_process(provider.url, store=store))
+        client = await stack.enter_async_context(wire.Client(gateway.root))
+        held = Held(gateway)
+        await client.complete(model)
+        await held.made.wait()
+        if leaves:
+            client.leave()
+            await asyncio.sleep(0.1)  # the request has been cancelled, and its log is waited for without it
+        await gateway.app.stop(0.0)
+        gateway.app.stop = stopped
+        if not leaves:
+            answer = await client.answer()
+            assert (answer.status, answer.error["code"]) == (503, "draining")
+        assert not held.begun
+        assert not gateway.app.streams._starting
+    assert await provider.seen(model) == []
+
+
+async def stopped(grace):
+    """Take the place of `stop` in a gateway that has been stopped."""
+
+
+async def test_a_reload_before(provider, model, store):
+    """A client leaves, and a reload replaces its upstream: the one that the request was let in for is asked."""
+    await provider.script(model, TEXT)
+    tables = {"store": store, "streams": {"on_disconnect": "continue"}}
+    async with in_process(provider.url, **tables) as gateway:
+        held = Held(gateway)
+        async with wire.Client(gateway.root) as client:
+            await client.complete(model)
+            await held.made.wait()
+        await asyncio.sleep(0.1)  # the request has been cancelled, and its log is waited for without it
+        await gateway.app.reload(settings(provider.url, **tables, upstream={"ttft_timeout": 6.0}), {})
+        held.go.set()
+        stream_id = await only(gateway)
+        await wire.until(lambda: asyncio.sleep(0, held.begun))
+        await gateway.idle()
+        assert held.begun == {stream_id: 1}
+        assert (await gateway.app.store.find(stream_id)).ending.state is State.COMPLETE
+        assert not gateway.app.upstreams._retired
 
 
 @pytest.mark.parametrize("form", ["openai", "native"])
 async def test_a_key_whose_stream_never_opened(provider, model, store, form):
-    """A key is free when its stream failed before it opened, also where the gateway died before it could say so."""
+    """A key is free if its stream failed before it opened, even if the gateway died before it could say so."""
     await provider.script(model, {"status": 400, "error": {"message": "no", "type": "x", "code": "x"}}, TEXT)
     path = {"openai": "/v1/chat/completions", "native": "/api/stream"}[form]
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "x"}]}
@@ -118,7 +166,7 @@ async def test_a_key_whose_stream_never_opened(provider, model, store, form):
 
 
 async def test_orphans_whose_client_stays_away(provider, model, store):
-    """A stream that was not to outlive its client ends as cancelled when its gateway went and nobody has come back."""
+    """A stream under `cancel` whose gateway went ends as cancelled when its client has not come back."""
     await provider.script(model, {"pieces": ["a ", "b "], "stall_after": 1})
     tables = {"store": store, "streams": {"linger": 0.3}}
     async with in_process(provider.url, **tables) as one, wire.Client(one.root) as client:

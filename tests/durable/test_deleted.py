@@ -61,7 +61,7 @@ async def forgetful(gateway, stream, cursor):
 
 
 async def kept(gateway, model, form):
-    """Have a stream of one form that has ended; return its id and its number of records."""
+    """Let a stream of one form run to its end; return its id and its number of records."""
     body = wire.completion(model) if form == "openai" else {"model": model, "prompt": "Say it."}
     answer = await wire.call(gateway.root, "POST", PATHS[form], body)
     return answer.headers["x-stream-id"], answer.events[-1].id
@@ -75,7 +75,7 @@ async def expire(gateway):
 @pytest.mark.parametrize("shown", ["openai", "native"])
 @pytest.mark.parametrize("created", ["openai", "native"])
 async def test_deleted_under_its_reader(provider, model, store, created, shown):
-    """Its retention is over before it is read: the rest is named as gone, in both forms of both, and then it is 404."""
+    """Its retention ends while it is read: the client is told what is missing, in either form. After that it is 404."""
     await provider.script(model, LARGE)
     async with in_process(provider.url, store=store) as gateway:
         stream_id, tail = await kept(gateway, model, created)
@@ -104,7 +104,7 @@ async def test_deleted_under_its_reader(provider, model, store, created, shown):
 @pytest.mark.parametrize("shown", ["openai", "native"])
 @pytest.mark.parametrize("store", ["redis"], indirect=True)
 async def test_lost_ahead_of_the_reader_of_a_live_stream(provider, model, store, shown):
-    """What is missing is told by the relay's next append, which does not wait for the reader, nor this for ever."""
+    """The relay's next append finds out what is missing. It does not wait for the reader, and the reader is told."""
     await provider.script(model, LARGE)
     async with in_process(provider.url, store=store) as gateway, wire.Client(gateway.root) as first:
         await first.complete(model, headers={"X-On-Disconnect": "continue"})
@@ -150,7 +150,7 @@ async def test_a_whole_answer_deleted(provider, model, store):
 
 @pytest.mark.parametrize("whole", [True, False])
 async def test_deleted_once_it_was_found(provider, model, store, monkeypatch, whole):
-    """It goes between being found and being read: whoever asks is told so before or after the response opens."""
+    """It is deleted between being found and being read: the client is told, before or after the response opens."""
     await provider.script(model, {"text": "One two three."})
     async with in_process(provider.url, store=store) as gateway:
         stream_id = (await wire.complete(gateway.root, model, stream=not whole)).headers["x-stream-id"]

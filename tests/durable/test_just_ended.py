@@ -9,7 +9,7 @@ from server.relay import attempt
 
 
 async def test_its_upstream_connection_is_kept(provider, model, store, monkeypatch):
-    """Whoever reads the stream in that moment does not cost it the connection to its upstream."""
+    """A reader that comes at that moment does not cost the connection to the upstream."""
     tidying, tidied = asyncio.Event(), asyncio.Event()
     read_to_end = attempt._read_to_end
 

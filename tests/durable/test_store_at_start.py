@@ -19,7 +19,7 @@ KEYS = 20_000
 
 
 async def refused(provider, folder, store):
-    """Start a gateway that cannot; give its one line."""
+    """Start a gateway that cannot start; return its one line."""
     config = written(str(folder), tree(provider.url, store=store))
     began = time.monotonic()
     status, out, said = await run("serve", "--config", str(config), "--port", "0")
@@ -36,7 +36,7 @@ async def is_ready(gateway):
 @pytest.mark.parametrize("mode", ["IMMEDIATE", "EXCLUSIVE"])
 @pytest.mark.parametrize("made", [True, False])
 async def test_locked(provider, tmp_path, mode, made):
-    """Another process holds the lock, of a database that is in use or of a new one: the wait for it is bounded."""
+    """Another process holds the lock of a database, used before or new: the wait for it is bounded."""
     store = {"kind": "sqlite", "path": str(tmp_path / "streams.db")}
     if made:
         async with own_process(provider.url, store=store):
@@ -51,7 +51,7 @@ async def test_locked(provider, tmp_path, mode, made):
 
 
 async def first_refused(provider, path, namespace, fault, over):
-    """Start a gateway under a fault, and again when it is over; give what the first one said, the second being ready.
+    """Start a gateway under a fault, and again, until it is ready, after the fault; return what the first one said.
 
     `fault` and `over` are of the shell, in namespaces of their own; `$0` is the folder of the database.
     """
@@ -70,7 +70,7 @@ async def first_refused(provider, path, namespace, fault, over):
 @pytest.mark.parametrize("left", [0, 4096, 40_000])
 @pytest.mark.parametrize("made", [True, False])
 async def test_full(provider, tmp_path, left, made):
-    """No room on the disk for what a database needs to be opened, whether there is one already or not."""
+    """The disk has no room for what opening a database needs, whether there is a database already or not."""
     path = tmp_path / "disk" / "streams.db"
     path.parent.mkdir()
     if made:
@@ -101,7 +101,7 @@ async def test_read_only_folder(provider, tmp_path, made):
 
 
 async def test_redis_is_not_there(provider, tmp_path):
-    """No server is said at once."""
+    """A server that is not there is reported at once."""
     port = free_port()
     said = await refused(provider, tmp_path, {"kind": "redis", "url": f"redis://127.0.0.1:{port}/0"})
     assert said.startswith(f"sluiceway: Redis at 127.0.0.1:{port}/0 cannot be used: ")
@@ -109,7 +109,7 @@ async def test_redis_is_not_there(provider, tmp_path):
 
 
 async def test_redis_is_a_replica(provider, tmp_path):
-    """A server that may only be read."""
+    """A server that may only be read is reported."""
     with running(tmp_path) as server:
         store = {"kind": "redis", "url": server.url}
         assert server.call(f"REPLICAOF 127.0.0.1 {free_port()}") == b"+OK\r\n"
@@ -120,14 +120,14 @@ async def test_redis_is_a_replica(provider, tmp_path):
 
 
 async def test_redis_stands_still(provider, tmp_path):
-    """A server that takes the connection and says nothing: the wait for it is bounded."""
+    """A server accepts the connection and says nothing: the wait for it is bounded."""
     with running(tmp_path) as server:
         server.pause()
         assert "Timeout" in await refused(provider, tmp_path, {"kind": "redis", "url": server.url})
 
 
 async def test_redis_is_loading(provider, tmp_path):
-    """A server that reads its file, as after the machine's start, is waited for."""
+    """The gateway waits for a server that reads its file, as after a start of the machine."""
     with running(tmp_path) as before:
         before.call("EVAL", f"\"for n = 1, {KEYS} do redis.call('SET', n, n) end\"", "0")
     server = RedisServer(tmp_path, "--key-load-delay", str(SLOW))

@@ -1,4 +1,4 @@
-"""A gateway whose store cannot be written any more, and can be again."""
+"""A gateway whose store cannot be written for a while."""
 
 import asyncio
 import re
@@ -88,7 +88,7 @@ async def test_redis_is_away(provider, model, tmp_path, monkeypatch, fault):
 
 
 async def test_redis_loses_the_answer_to_an_ending(provider, model, redis, monkeypatch):
-    """The client is told that the store is away; the ending is in the log, and it gets it when it comes back."""
+    """The client is told that the store is away. The ending is in the log; the client gets it when it comes back."""
     monkeypatch.setattr(redis_server, "PATIENCE", 0.5)
     await provider.script(model, {**QUICK, "rate": 300})
     async with (
@@ -108,10 +108,10 @@ async def test_redis_loses_the_answer_to_an_ending(provider, model, redis, monke
 
 
 async def test_redis_loses_an_answer_and_the_client_leaves(provider, model, redis, monkeypatch):
-    """The stream ends behind everything that is in the log, also what nobody knew to be there: no id is used twice."""
+    """The stream ends behind every record of the log, also those whose answer was lost: no id is used twice."""
     monkeypatch.setattr(redis_server, "PATIENCE", 0.5)
     await provider.script(model, LONG)
-    options = {"streams": {"linger": 0.5}}  # where the store's failure was heard of before the client's leaving
+    options = {"streams": {"linger": 0.5}}  # if the gateway hears of the failure before its client leaves
     async with (
         line_to(redis.port) as line,
         in_process(provider.url, store={"kind": "redis", "url": line.url, "lease": 1.0}, **options) as gateway,

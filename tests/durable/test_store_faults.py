@@ -20,14 +20,14 @@ PAGE = 4096  # bytes; the first one has the schema
 
 @pytest.fixture
 def path(tmp_path):
-    """The database, on a disk of its own where a test has one mounted there."""
+    """The path of the database. A test may mount a disk of its own at its folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
     return folder / "streams.db"
 
 
 def gateway(provider, path, **more):
-    """Run one that restarts what was cut."""
+    """Run a gateway that restarts an answer that was cut."""
     store = {"kind": "sqlite", "path": str(path), "lease": 1.0}
     return own_process(provider.url, store=store, recovery={"strategy": "auto", "backoff": 0.05}, **more)
 
@@ -56,7 +56,7 @@ async def full_disk(provider, path):
 
 @asynccontextmanager
 async def limited_files(provider, path, **tables):
-    """A gateway whose files may not grow, when it is said so: the kernel refuses its writes as a broken disk does."""
+    """A gateway, and how to keep its files from growing: the kernel then refuses its writes, as a broken disk does."""
     async with gateway(provider, path, **tables) as running:
 
         @contextmanager
@@ -86,7 +86,7 @@ async def test_full(provider, model, path, disk):
 
 @pytest.mark.parametrize(("policy", "linger", "state"), [("continue", 60.0, "complete"), ("cancel", 0.5, "cancelled")])
 async def test_nobody_comes_back(provider, model, path, policy, linger, state):
-    """With room again a stream that nobody asks for goes on, or ends, as its policy says: it does not stay for ever."""
+    """With room again, a stream that nobody asks for goes on or ends, as its policy says. It does not stay as it is."""
     await provider.script(model, LONG, QUICK)
     async with limited_files(provider, path, streams={"linger": linger}) as (running, full):
         witness = Witness()
@@ -152,7 +152,7 @@ async def test_locked(provider, model, path):
 
 @asynccontextmanager
 async def standing_still(running, path):
-    """Everything is in the file, and its gateway knows of nothing that happens to it now."""
+    """While the block runs everything is in the file, and the gateway stands still."""
     with closing(sqlite3.connect(path, timeout=0)) as db:
         while True:
             running.signal(signal.SIGSTOP)
@@ -166,7 +166,7 @@ async def standing_still(running, path):
 
 
 async def test_damaged(provider, model, path):
-    """Noise over all pages but the first: streams end with a typed error, and nothing is said but what is wrong."""
+    """Noise over all pages but the first: streams end with a typed error, and nothing wrong is shown."""
     await provider.script(model, QUICK, *[LONG] * STREAMS, QUICK)
     async with gateway(provider, path) as running:
         whole = await wire.complete(running.root, model)

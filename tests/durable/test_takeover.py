@@ -1,4 +1,4 @@
-"""A stream whose gateway is killed, stopped or stands still goes on, without a lost, repeated or altered token."""
+"""A stream goes on if its gateway is killed, is stopped or stands still. No token is lost, repeated or altered."""
 
 import asyncio
 import json
@@ -69,7 +69,7 @@ async def test_killed_beside_another(provider, model, store):
 
 
 async def test_after_a_stop(provider, model, store):
-    """SIGTERM past its grace: the client is told when to come back and cut without an end, and the next one goes on."""
+    """SIGTERM, and the grace is over: the client is told when to come back and is cut. The next gateway goes on."""
     await provider.script(model, LONG, QUICK)
     roots: list[str] = []
     survivor = Survivor(lambda: roots)
@@ -183,7 +183,7 @@ async def test_aborted_from_elsewhere(provider, model, store):
 
 
 async def test_a_reader_elsewhere_keeps_it(provider, model, store):
-    """Under `cancel` a stream whose last reader here has left goes on while another instance has one."""
+    """Under `cancel`, a stream whose last reader here has left goes on while another instance has a reader."""
     await provider.script(model, SLOW)
     async with (
         in_process(provider.url, **tables(store)) as one,
@@ -204,7 +204,7 @@ async def test_a_reader_elsewhere_keeps_it(provider, model, store):
 
 
 async def test_idempotency_across_instances(provider, model, store):
-    """The same key at two instances in the same moment is one stream, one request upstream, one text for both."""
+    """The same key at two instances at the same moment is one stream, one request upstream and one text for both."""
     await provider.script(model, SLOW)
     headers = {"Idempotency-Key": "once"}
     async with in_process(provider.url, **tables(store)) as one, in_process(provider.url, **tables(store)) as two:
