@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import internals
 import pytest
 from gateway import OwnProcess, in_process, own_process, settings, toml, tree
 from provider import Provider
@@ -85,7 +86,7 @@ async def test_a_live_stream_recovers_with_what_it_began_with(provider, model) -
         assert len(texts(await client.rest())) == 30
         await gateway.idle()
         assert len(await provider.seen(model)) == 2
-        assert not gateway.app.upstreams._retired
+        assert not internals.retired_clients(gateway.app.upstreams)
 
 
 async def test_unchanged_upstreams_stay(provider, model) -> None:
@@ -100,10 +101,10 @@ async def test_unchanged_upstreams_stay(provider, model) -> None:
         for name in ("same", "changed"):
             assert (await complete(gateway.root, name)).status == 500
             assert (await complete(gateway.root, name)).error["code"] == "no_target"
-        client = gateway.app.upstreams._clients["same"]
+        client = internals.upstream_client(gateway.app.upstreams, "same")
         upstreams[1]["idle_timeout"] = 7.0
         await gateway.app.reload(settings(provider.url, upstreams=upstreams, **tables), os.environ)
-        assert gateway.app.upstreams._clients["same"] is client
+        assert internals.upstream_client(gateway.app.upstreams, "same") is client
         assert (await complete(gateway.root, "same")).error["code"] == "no_target"
         assert (await complete(gateway.root, "changed")).status == 500
 

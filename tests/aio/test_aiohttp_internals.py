@@ -3,6 +3,7 @@
 import asyncio
 from collections import deque
 
+import internals
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from hypothesis import given

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+import internals
 import pytest
 import uvloop
 
@@ -137,7 +138,7 @@ def test_moves_cost_nothing(run) -> None:
                 return super().put(at, what)
 
         deadline = Deadline()
-        deadline._wheel = Counting(asyncio.get_running_loop())
+        internals.set_wheel(deadline, Counting(asyncio.get_running_loop()))
         async with deadline:
             deadline.set(time.monotonic() + FAR)
             for number in range(1000):
@@ -167,7 +168,7 @@ def test_other_ends_stay_what_they_are(run) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert not timer_wheel()._slots
+        assert not internals.timer_slots(timer_wheel())
 
     run(scenario())
 

@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Callable
 
+import internals
 import pytest
 import uvloop
 from wire import until

@@ -6,6 +6,7 @@ what the network makes of it is in `test_leaving.py`.
 
 import asyncio
 
+import internals
 import pytest
 from gateway import InProcess, in_process
 from provider import Provider
@@ -104,7 +105,7 @@ async def test_abort_after_k_turns(provider, model) -> None:
 
 
 async def live_streams(gateway: InProcess) -> list:
-    return list(gateway.app.streams._live)
+    return list(internals.live_streams(gateway.app))
 
 
 async def test_resume_gone_after_k_turns(provider, model) -> None:

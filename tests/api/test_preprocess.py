@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 
+import internals
 import pytest
 import structlog
 from behind_tls import behind_tls
@@ -164,15 +165,15 @@ async def test_a_reload_meanwhile(provider, model) -> None:
     """A reload replaces the upstream meanwhile. The former one is still asked, and closed afterwards."""
     tables = {"preprocess": configured("slowly"), "upstream": {"ttft_timeout": 5.0}}
     async with in_process(provider.url, **tables) as gateway:
-        [old] = gateway.app.upstreams._clients.values()
+        old = internals.upstream_client(gateway.app.upstreams, "local")
         asking = asyncio.create_task(complete(gateway.root, model))
         await until(lambda: asyncio.sleep(0, len(gateway.app.streams._starting)))
         await gateway.app.reload(settings(provider.url, **{**tables, "upstream": {"ttft_timeout": 6.0}}), {})
-        assert gateway.app.upstreams._clients["local"] is not old
+        assert internals.upstream_client(gateway.app.upstreams, "local") is not old
         assert (await asking).status == 200
         await gateway.idle()
-        await until(lambda: asyncio.sleep(0, old._transport._session is None))
-        assert not gateway.app.upstreams._retired
+        await until(lambda: asyncio.sleep(0, internals.is_closed(old)))
+        assert not internals.retired_clients(gateway.app.upstreams)
 
 
 async def test_limits_count_what_is_prepared(provider, model) -> None:

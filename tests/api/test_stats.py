@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any
 
 import aiohttp
+import internals
 import pytest
 import structlog
 from best import best
@@ -86,7 +87,7 @@ def test_memory_is_bounded_and_old_times_leave() -> None:
         now += 60
         stats.count("ttft", 0.1, "a/b")
         stats.attempt("strm_x", "", "a/b", {"headers": 0.01})
-    assert len(stats._slots) <= SLOTS
+    assert len(internals.stats_slots(stats)) <= SLOTS
     assert len(stats.recent(lambda _: True)) == RECENT
     windows = stats.windows()
     assert windows["1m"]["ttft"]["count"] in (1, 2)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
+import internals
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -149,7 +150,7 @@ async def test_a_reader_that_has_enough(provider: Provider, model: str) -> None:
             assert process.stdout is not None
             assert process.stderr is not None
             await process.stdout.readexactly(5)
-            process._transport.get_pipe_transport(1).close()  # type: ignore[attr-defined]  # asyncio has no other way
+            internals.close_stdout(process)
             assert await process.wait() == 1
             assert await process.stderr.read() == b""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import internals
 import openai
 import pytest
 import wire
@@ -88,7 +89,7 @@ async def _grown(gateway: InProcess, records: int) -> int:
     """Wait until the one live stream has more than so many records; return how many."""
 
     async def tail() -> int:
-        (live,) = gateway.app.streams._live
+        (live,) = internals.live_streams(gateway.app)
         return live.stream.log.tail if live.stream.log.tail > records else 0
 
     return int(await wire.until(tail, 20.0))

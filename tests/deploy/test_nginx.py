@@ -13,6 +13,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import internals
 import pytest
 from best import best
 from certificates import certify
@@ -227,7 +228,7 @@ async def test_backpressure_reaches_the_upstream(nginx, provider, model) -> None
     async with nginx.client() as client:
         # The client's own kernel is not to take what nobody reads.
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
-        client._writer.transport.pause_reading()
+        client.pause_reading()
         await client.complete(model)
         stood, acked = 0, -1
         async with asyncio.timeout(30):
@@ -237,10 +238,10 @@ async def test_backpressure_reaches_the_upstream(nginx, provider, model) -> None
                 now = found[0]["bytes_acked"] if found else -1
                 stood, acked = (stood + 1 if now == acked and now > 0 else 0), now
         assert acked <= BOUND
-        [stream] = [one for gateway in nginx.gateways for one in gateway.app.streams._live]
+        [stream] = [one for gateway in nginx.gateways for one in internals.live_streams(gateway.app)]
         assert stream.stream.paused
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        client._writer.transport.resume_reading()
+        client.resume_reading()
         await client.head()
         assert len(texts(await client.rest())) == 2_000
 

@@ -8,6 +8,7 @@ import socket
 import time
 from pathlib import Path
 
+import internals
 import pytest
 from gateway import own_process, settings
 from wire import Client, call, complete, texts, until
@@ -244,9 +245,9 @@ async def test_an_accepted_connection_is_served(provider, monkeypatch) -> None:
     await gateway.start()
     root = f"http://127.0.0.1:{gateway.port}"
     async with Client(root) as client:
-        await until(lambda: asyncio.sleep(0, gateway._runner.server.connections))
+        await until(lambda: asyncio.sleep(0, internals.connections(gateway)))
         stopping = asyncio.create_task(gateway.stop(0.0))
-        await until(lambda: asyncio.sleep(0, not any(server.is_serving() for server in gateway._servers)))
+        await until(lambda: asyncio.sleep(0, not internals.is_accepting(gateway)))
         await client.ask("GET", "/healthz")
         assert (await client.answer()).status == 200
         await stopping
@@ -269,7 +270,7 @@ async def test_none_falls_between(provider, monkeypatch, turns) -> None:
 
         monkeypatch.setattr(gateway.responder, "leave", connect)
         stopping = asyncio.create_task(gateway.stop(0.0))
-        await until(lambda: asyncio.sleep(0, not any(server.is_serving() for server in gateway._servers)))
+        await until(lambda: asyncio.sleep(0, not internals.is_accepting(gateway)))
         late.sendall(b"GET /healthz HTTP/1.1\r\nHost: here\r\n\r\n")
         await stopping
         late.setblocking(False)

@@ -4,6 +4,7 @@ import asyncio
 import json
 from contextlib import asynccontextmanager
 
+import internals
 import wire
 from gateway import InProcess, in_process
 
@@ -92,7 +93,7 @@ async def test_any_turn_after_the_loss_was_noticed(provider, model, store):
             async with wire.Client(one.root) as client:
                 streams = one.app.streams
                 stream = await streams.find(await begun(client, model), Owner())
-                live = streams._live.get(stream.id)
+                live = internals.live_streams(one.app).get(stream.id)
                 await taken_over(two, stream.id)
                 live.task.cancel()  # as the next renewal of the lease does, which may have come by already
                 await turns(count)
@@ -115,7 +116,7 @@ async def test_any_turn_of_a_shutdown(provider, model, store):
                 await streams.abort(stream, "test")
                 assert await ending(gateway, stream.id) is State.CANCELLED, count
                 await draining
-                streams._draining.clear()
+                internals.stop_draining(gateway.app)
         await wire.until(lambda: closed(provider, model))
 
 
@@ -143,7 +144,7 @@ async def test_the_store_fails_halfway(provider, model, store):
     """DELETE takes a stream away and then fails: 503. The stream goes on, and its client gets all of it."""
     async with on_one_of_two(provider, model, store) as (one, two, client, path):
         await provider.script(model, {**STALLED, "stall_after": None})
-        catalog = two.app.store._catalog
+        catalog = internals.catalog(two.app.store)
         refresh = catalog.refresh
 
         async def failing(_logs):

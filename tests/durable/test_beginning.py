@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from contextlib import AsyncExitStack
 
+import internals
 import pytest
 import wire
 from gateway import in_process, settings
@@ -22,8 +23,9 @@ class Held:
         self.begun = Counter()
         self.go = asyncio.Event()
         self.made = asyncio.Event()
-        self._begin = gateway.app.streams._live.begin
-        gateway.app.streams._live.begin = self.begin
+        live_streams = internals.live_streams(gateway.app)
+        self._begin = live_streams.begin
+        live_streams.begin = self.begin
         self._create = gateway.app.store.create
         gateway.app.store.create = self.create
 
@@ -60,7 +62,7 @@ async def test_deleted_before_its_relay_began(provider, model, store):
         await gateway.idle()
         assert held.begun == {stream_id: 1}
         assert (await gateway.app.store.find(stream_id)).ending.state is State.CANCELLED
-        assert gateway.app.streams._live.count("") == 0
+        assert internals.live_streams(gateway.app).count("") == 0
 
 
 async def test_read_before_its_relay_began(provider, model, store):

@@ -6,6 +6,7 @@ import socket
 import time
 from contextlib import asynccontextmanager
 
+import internals
 import pytest
 import wire
 from gateway import in_process
@@ -21,7 +22,7 @@ async def slow(root):
     """Connect a client whose buffers are small, and that reads nothing yet."""
     async with wire.Client(root) as client:
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 13)
-        client._writer.transport.pause_reading()
+        client.pause_reading()
         yield client
 
 
@@ -29,7 +30,7 @@ async def stuck(gateway):
     """Wait until the one response is under way, and its client's buffers are full."""
 
     async def blocked():
-        return [one for one in gateway.app.responder.open if one.cursor and one._protocol.writing_paused]
+        return [one for one in gateway.app.responder.open if one.cursor and internals.is_blocked(one)]
 
     (delivery,) = await wire.until(blocked)
     return delivery
@@ -37,7 +38,7 @@ async def stuck(gateway):
 
 async def read_on(client):
     """Read to the proper end; return the ids, and the events that have none: their type and data."""
-    client._writer.transport.resume_reading()
+    client.resume_reading()
     await client.head()
     while await client.more():
         pass
@@ -52,7 +53,7 @@ def unnumbered(body):
 
 async def forgetful(gateway, stream, cursor):
     """Take the last records of a live stream out of Redis, as a failover does; return the last number that is left."""
-    redis, records = gateway.app.store._server.redis, f"{PREFIX}records:{stream.id}"
+    redis, records = internals.redis_server(gateway.app.store).redis, f"{PREFIX}records:{stream.id}"
     entries = [one for one, _ in await redis.xrange(records, f"{cursor + 1}-0")]
     assert await redis.xdel(records, *entries[1:])
     left = int(entries[0].split(b"-")[0])
@@ -112,12 +113,12 @@ async def test_lost_ahead_of_the_reader_of_a_live_stream(provider, model, store,
         async with slow(gateway.root) as client:
             await client.ask("GET", f"/v1/streams/{headers['x-stream-id']}?format={shown}")
             first.leave()
-            (live,) = gateway.app.streams._live
+            (live,) = internals.live_streams(gateway.app)
             delivery = await stuck(gateway)
             stream = live.stream
 
             async def paused():
-                return stream.paused and stream._under_way is None
+                return stream.paused and internals.append_under_way(stream) is None
 
             await wire.until(paused)
             tail, left = stream.log.tail, await forgetful(gateway, stream, delivery.cursor)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import internals
 import wire
 from gateway import in_process
 
@@ -11,7 +12,7 @@ from server.relay import attempt
 async def test_its_upstream_connection_is_kept(provider, model, store, monkeypatch):
     """A reader that comes at that moment does not cost the connection to the upstream."""
     tidying, tidied = asyncio.Event(), asyncio.Event()
-    read_to_end = attempt._read_to_end
+    read_to_end = internals.read_to_end()
 
     async def read_late(response):
         tidying.set()
@@ -19,12 +20,12 @@ async def test_its_upstream_connection_is_kept(provider, model, store, monkeypat
         await read_to_end(response)
 
     monkeypatch.setattr(attempt, "TIDY", 10.0)
-    monkeypatch.setattr(attempt, "_read_to_end", read_late)
+    internals.set_read_to_end(monkeypatch, read_late)
     async with in_process(provider.url, store=store) as gateway:
         answer = await wire.complete(gateway.root, model)
         stream_id = answer.headers["x-stream-id"]
         await tidying.wait()
-        live = gateway.app.streams._live.get(stream_id)
+        live = internals.live_streams(gateway.app).get(stream_id)
         again = await wire.call(gateway.root, "GET", f"/v1/streams/{stream_id}")
         assert again.events == answer.events
         tidied.set()

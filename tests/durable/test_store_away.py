@@ -4,6 +4,7 @@ import asyncio
 import re
 from contextlib import asynccontextmanager
 
+import internals
 import pytest
 import wire
 from gateway import in_process
@@ -21,7 +22,7 @@ async def test_a_store_that_cannot_be_written(provider, model, tmp_path):
     await provider.script(model, {"pieces": PIECES, "rate": 60})
     store = {"kind": "sqlite", "path": str(tmp_path / "streams.db"), "lease": 1.0}
     async with in_process(provider.url, store=store) as gateway, wire.Client(gateway.root) as client:
-        database = gateway.app.store._db
+        database = internals.database(gateway.app.store)
         await client.complete(model)
         status, head = await client.head()
         assert status == 200

@@ -77,7 +77,7 @@ async def test_after_a_stop(provider, model, store):
     async with own_process(provider.url, **shared) as first:
         await survivor.begin(first.root, model)
         reading = asyncio.create_task(survivor.run())
-        client = survivor._client
+        client = survivor.client
         first.signal(signal.SIGTERM)
         assert await first.ended() == 0
     assert client.body.endswith(b"retry: 1000\n")
@@ -96,7 +96,7 @@ async def test_a_stale_relay_stops(provider, model, store):
         await survivor.begin(stale.root, model)
         stale.signal(signal.SIGSTOP)  # what its upstream sends from now on waits for it
         try:
-            survivor._client.leave("rst")
+            survivor.client.leave("rst")
             await survivor.run()
         finally:
             stale.signal(signal.SIGCONT)
@@ -104,7 +104,7 @@ async def test_a_stale_relay_stops(provider, model, store):
         await wire.until(lambda: _over(provider, model, 2))
         again = Survivor(lambda: [stale.root])
         again.stream_id = survivor.stream_id
-        await again._resume(stale.root)
+        await again.resume(stale.root)
         assert again.events == survivor.events
         await wire.until(lambda: _lost(stale, survivor.stream_id))
         assert not [line for line in stale.lines if "Traceback" in str(line)]

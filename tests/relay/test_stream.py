@@ -4,6 +4,7 @@ import asyncio
 import re
 from pathlib import Path
 
+import internals
 import pytest
 
 from server.aio.event import Event
@@ -66,10 +67,10 @@ async def opened(tmp_path: Path, max_stream_bytes: int = 1000) -> tuple[SqliteSt
 
 async def one_that_fails(store: SqliteStore, stream: Stream) -> None:
     """Log a token, without waiting for it, while the store cannot be written."""
-    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
+    await internals.database(store).maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
     assert stream.append_now(chunks("one"))
     await store.batches.flush()
-    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
+    await internals.database(store).maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
 
 
 async def test_a_token_is_shown_when_it_is_durable(tmp_path: Path) -> None:

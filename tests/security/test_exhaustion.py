@@ -121,7 +121,7 @@ async def test_pipelining_flood(provider) -> None:
     """A hundred thousand requests on one connection whose answers nobody reads are not taken in."""
     async with own_process(provider.url) as gateway, Client(gateway.root) as client:
         before = gateway.rss()
-        client._writer.transport.pause_reading()
+        client.pause_reading()
         one = request("GET", "/v1/models")
         flooding = asyncio.create_task(client.send(one * 100_000))
         await asyncio.sleep(1.0)
@@ -177,7 +177,7 @@ async def test_nobody_reads(provider, model) -> None:
         clients = [Client(gateway.root) for _ in range(20)]
         for client in clients:
             await client.__aenter__()
-            client._writer.transport.pause_reading()
+            client.pause_reading()
             await client.send(request("POST", PATH, completion(model)))
 
         async def paused() -> bool:

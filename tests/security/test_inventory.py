@@ -2,6 +2,7 @@
 
 import hashlib
 
+import internals
 import pytest
 from gateway import in_process
 from wire import call, complete
@@ -34,7 +35,7 @@ def bearer(name: str) -> dict[str, str]:
 
 async def test_what_is_served(gateway) -> None:
     """The routes are those of the contract, and the console's files: none is left over from a trial."""
-    app = gateway.app._runner.app
+    app = internals.application(gateway.app)
     routes = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     assert {route for route in routes if route[0] != "HEAD" and not route[1].startswith("/static")} == SERVED
 

@@ -37,24 +37,24 @@ class Survivor:
     async def begin(self, root: str, model: str, **fields: object) -> None:
         """Begin the stream and return when its first event is there; `run` goes on."""
         headers = {"X-On-Disconnect": "continue", **fields.pop("headers", {})}
-        self._client = wire.Client(root)
-        await self._client.__aenter__()
-        await self._client.complete(model, headers=headers, **fields)
-        status, head = await self._client.head()
+        self.client = wire.Client(root)
+        await self.client.__aenter__()
+        await self.client.complete(model, headers=headers, **fields)
+        status, head = await self.client.head()
         assert status == 200, status
         self.stream_id = head["x-stream-id"]
-        await self._client.events(1)
+        await self.client.events(1)
 
     async def run(self) -> None:
         """Read to the ending."""
         async with asyncio.timeout(PATIENCE):
-            await self._read(self._client)
+            await self._read(self.client)
             turn = 0
             while not self.over:
                 roots = self._roots()
                 turn += 1
                 if roots:
-                    await self._resume(roots[turn % len(roots)])
+                    await self.resume(roots[turn % len(roots)])
                 await asyncio.sleep(0.05)
 
     async def _read(self, client: wire.Client) -> None:
@@ -65,11 +65,12 @@ class Survivor:
         except (wire.CutError, ConnectionError):
             self.cuts += 1
         finally:
-            client._writer.close()
+            client.close()
         whole = b"".join(client.body.rpartition(b"\n\n")[:2])  # nothing of a first event that was cut
         self.events += [event for event in wire.events_of(whole) if event.id > before or not event.id]
 
-    async def _resume(self, root: str) -> None:
+    async def resume(self, root: str) -> None:
+        """Ask a gateway for what was not shown yet, and read that."""
         client = wire.Client(root)
         try:
             await client.__aenter__()
@@ -81,7 +82,7 @@ class Survivor:
         if status == 200:
             await self._read(client)
         else:
-            client._writer.close()
+            client.close()
 
     def check(self, text: str) -> None:
         """Nothing lost, repeated or altered."""

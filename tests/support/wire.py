@@ -105,7 +105,7 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._writer.close()
+        self.close()
 
     @property
     def body(self) -> bytes:
@@ -205,7 +205,19 @@ class Client:
                 pass
         return data
 
+    def pause_reading(self) -> None:
+        """Take nothing from the socket any more, so that the kernel's buffers fill."""
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]  # of a stream it is a ReadTransport as well
+
+    def resume_reading(self) -> None:
+        """Take what comes again."""
+        self._writer.transport.resume_reading()  # type: ignore[attr-defined]  # of a stream it is a ReadTransport as well
+
     # --- leaving -----------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Close the connection with a FIN."""
+        self._writer.close()
 
     def leave(self, how: str = "fin") -> None:
         """Leave by FIN (`fin`), RST (`rst`), or by closing only the sending half (`half`)."""

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import internals
 from aiohttp import web
 
 from server.aio.aiohttp_internals import UpstreamProtocol
@@ -47,12 +48,12 @@ async def test_a_reader_that_pauses_gets_every_byte_over_our_own_protocol() -> N
 async def test_nothing_is_resumed_that_was_not_paused() -> None:
     """The parser does not run on nothing after every read. It runs after a pause."""
     connector = UpstreamConnector()
-    protocol = connector._factory()
+    protocol = internals.new_protocol(connector)
     runs = []
     protocol.data_received = runs.append  # type: ignore[method-assign]
     protocol.resume_reading()
     assert runs == []
-    protocol._reading_paused = True
+    internals.mark_paused(protocol)
     protocol.resume_reading()
     assert runs == [b""]
     await connector.close()

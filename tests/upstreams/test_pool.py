@@ -1,5 +1,7 @@
 """Targets and their circuits."""
 
+import internals
+
 from server.config.check import parse
 from server.upstreams import pool
 from server.upstreams.pool import Upstreams
@@ -26,7 +28,7 @@ def fail(upstreams: Upstreams, model: str) -> None:
 
 def ask(upstreams: Upstreams, model: str) -> pool.Target:
     """The one target for a model's name."""
-    return upstreams.route(upstreams._settings.models[0], model)[0]
+    return upstreams.route(internals.first_model(upstreams), model)[0]
 
 
 async def test_models_behind_a_wildcard_have_circuits_of_their_own():
@@ -48,5 +50,5 @@ async def test_clients_cannot_grow_the_circuits(monkeypatch):
     for index in range(20):
         ask(upstreams, f"model-{index}")
         assert not ask(upstreams, "kept").breaker.available
-    assert len(upstreams._circuits["u/*"]) == 3
+    assert len(internals.circuits(upstreams, "u/*")) == 3
     await upstreams.close()

@@ -4,6 +4,7 @@ import json
 import time
 from typing import Any
 
+import internals
 import native
 import wire
 from gateway import InProcess, in_process
@@ -34,8 +35,7 @@ async def taken_over(gateway: InProcess, model: str, *records: Record, **fields:
     beginning = Beginning("strm_left", "", "native", model, time.time(), json.dumps(body).encode(), policy="continue")
     log = await gateway.app.store.create(beginning)
     await log.append(records)
-    streams = gateway.app.streams
-    streams._takeover.begin(streams._live.stream(log))
+    internals.adopt(gateway.app, log)
     found = native.decoded((await wire.call(gateway.root, "GET", "/v1/streams/strm_left")).events)
     assert [one.id for one in found] == list(range(1, len(found) + 1))
     return found
@@ -96,7 +96,7 @@ async def test_a_takeover_is_no_recovery(provider, model, monkeypatch) -> None:
 
         def recording(self: Auto, failure: Failure) -> Decision:
             failures.append(failure)
-            counted.extend(live.stream.view()["recoveries"] for live in gateway.app.streams._live)
+            counted.extend(live.stream.view()["recoveries"] for live in internals.live_streams(gateway.app))
             return decide(self, failure)
 
         monkeypatch.setattr(Auto, "decide", recording)

@@ -1,0 +1,212 @@
+"""Every reach of a test into a private part of the gateway or of a library.
+
+A test that needs what is not public gets it from a function here. So a private name is used in one file, and a change
+of it breaks one line. Each function says what it gives, and why a test needs it.
+"""
+
+from asyncio.subprocess import Process
+from collections.abc import Awaitable, Callable, Collection
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.client_proto import ResponseHandler
+
+from server.aio.deadline import Deadline
+from server.aio.timers import Due, TimerWheel
+from server.api.delivery import Delivery
+from server.app import Gateway
+from server.config.settings import Model
+from server.core.ports import Log, Store
+from server.relay import attempt
+from server.relay.stream import Stream
+from server.stores.redis.catalog import Catalog as RedisCatalog
+from server.stores.redis.server import Server
+from server.stores.redis.store import RedisStore
+from server.stores.sqlite.catalog import Catalog as SqliteCatalog
+from server.stores.sqlite.database import Database
+from server.stores.sqlite.store import SqliteStore
+from server.streams.live import LiveStreams
+from server.telemetry.stats import Slot, Stats
+from server.upstreams.client import UpstreamClient
+from server.upstreams.connector import UpstreamConnector
+from server.upstreams.pool import Upstreams
+
+ReadToEnd = Callable[[aiohttp.ClientResponse], Awaitable[None]]
+
+# --- asyncio and aiohttp ------------------------------------------------------------------------------------------
+
+
+def close_stdout(process: Process) -> None:
+    """Close our end of the pipe that a process writes to, as `head` does: asyncio has no other way."""
+    pipe = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]  # typeshed does not know it
+    pipe.close()
+
+
+def queues(handler: web.RequestHandler, protocol: ResponseHandler, body: aiohttp.StreamReader) -> list[object]:
+    """Give the queues of a server's connection, a client's connection and a body: their types are under test."""
+    return [handler._messages, protocol._buffer, body._buffer, body._http_chunk_splits]
+
+
+def new_protocol(connector: UpstreamConnector) -> ResponseHandler:
+    """Give the protocol that a connector makes for a new connection: a test drives it without a socket."""
+    protocol: ResponseHandler = connector._factory()
+    return protocol
+
+
+def mark_paused(protocol: ResponseHandler) -> None:
+    """Let a protocol that has no socket believe that it paused reading."""
+    protocol._reading_paused = True
+
+
+# --- aio ----------------------------------------------------------------------------------------------------------
+
+
+def timer_slots(wheel: TimerWheel) -> Collection[set[Due]]:
+    """Give the places of a timer wheel that are taken: a timer that was dropped must leave none."""
+    return wheel._slots.values()
+
+
+def is_ticking(wheel: TimerWheel) -> bool:
+    """Whether a timer wheel turns: a test waits until it stands still."""
+    return wheel._ticking
+
+
+def set_wheel(deadline: Deadline, wheel: TimerWheel) -> None:
+    """Give a deadline another wheel, which counts how often the deadline asks it."""
+    deadline._wheel = wheel
+
+
+# --- the gateway and its API --------------------------------------------------------------------------------------
+
+
+def application(gateway: Gateway) -> web.Application:
+    """Give the aiohttp application: a test compares its routes with those that may exist."""
+    assert gateway._runner.app is not None
+    return gateway._runner.app
+
+
+def connections(gateway: Gateway) -> list[web.RequestHandler]:
+    """Give the connections that the gateway has accepted: a test waits for its own."""
+    assert gateway._runner.server is not None
+    return gateway._runner.server.connections
+
+
+def is_accepting(gateway: Gateway) -> bool:
+    """Whether any listener is open: a test waits for the moment in which a gateway that stops closes them."""
+    return any(server.is_serving() for server in gateway._servers)
+
+
+def is_blocked(delivery: Delivery) -> bool:
+    """Whether the client of a response takes no more bytes: a test waits until all buffers are full."""
+    return delivery._protocol.writing_paused
+
+
+def stats_slots(stats: Stats) -> Collection[Slot]:
+    """Give the slots of the statistics: their number is bounded."""
+    return stats._slots
+
+
+# --- streams and their relays -------------------------------------------------------------------------------------
+
+
+def live_streams(gateway: Gateway) -> LiveStreams:
+    """Give the streams that this process relays: a test looks at their tasks and relays."""
+    return gateway.streams._live
+
+
+def starting_streams(gateway: Gateway) -> Collection[object]:
+    """Give the requests that are admitted but have no stream yet: a test waits for one."""
+    return gateway.streams._creation._admission._starting
+
+
+def expected_streams(gateway: Gateway) -> Collection[str]:
+    """Give the ids of the logs whose relay is about to begin: none may stay."""
+    return gateway.streams._live._expected
+
+
+def adopt(gateway: Gateway, log: Log) -> None:
+    """Let the gateway go on with a log that it holds, as after a takeover."""
+    gateway.streams._takeover.begin(gateway.streams._live.stream(log))
+
+
+async def take_over(gateway: Gateway, stream: Stream) -> None:
+    """Let the gateway take a running stream away from another gateway: else it does so only when a lease lapses."""
+    assert await gateway.streams._following.claim(stream, force=True)
+    gateway.streams._takeover.begin(stream)
+
+
+def stop_draining(gateway: Gateway) -> None:
+    """Let the gateway create streams again after it was drained: a test drains it more than once."""
+    gateway.streams._draining.clear()
+
+
+def set_linger(gateway: Gateway, seconds: float) -> None:
+    """Change how long a stream without readers goes on, while one is under way."""
+    gateway.streams._linger._seconds = seconds
+
+
+def append_under_way(stream: Stream) -> object | None:
+    """Give the append of a stream that is not durable yet, or None: a test waits until there is none."""
+    return stream._under_way
+
+
+def read_to_end() -> ReadToEnd:
+    """Give the function that reads an upstream's response to its end, so that the connection can be used again."""
+    return attempt._read_to_end
+
+
+def set_read_to_end(
+    patch: pytest.MonkeyPatch, replacement: Callable[[aiohttp.ClientResponse], Awaitable[None]]
+) -> None:
+    """Replace that function: a test holds a relay at its last step."""
+    patch.setattr(attempt, "_read_to_end", replacement)
+
+
+# --- upstreams ----------------------------------------------------------------------------------------------------
+
+
+def upstream_client(upstreams: Upstreams, name: str) -> UpstreamClient:
+    """Give the client of an upstream: a reload keeps it, or replaces it."""
+    return upstreams._clients[name]
+
+
+def retired_clients(upstreams: Upstreams) -> Collection[UpstreamClient]:
+    """Give the clients that a reload has replaced and that are not closed yet: none may stay."""
+    return upstreams._retired
+
+
+def is_closed(client: UpstreamClient) -> bool:
+    """Whether a client of an upstream has no session, and so no connections."""
+    return client._transport._session is None
+
+
+def first_model(upstreams: Upstreams) -> Model:
+    """Give the first configured model: a test asks for its route."""
+    return upstreams._settings.models[0]
+
+
+def circuits(upstreams: Upstreams, target: str) -> Collection[str]:
+    """Give the models that have a circuit behind a target with a wildcard: their number is bounded."""
+    return upstreams._circuits[target]
+
+
+# --- stores -------------------------------------------------------------------------------------------------------
+
+
+def database(store: Store) -> Database:
+    """Give the database of a SQLite store: a test makes it read-only, or full, or looks into its tables."""
+    assert isinstance(store, SqliteStore)
+    return store._db
+
+
+def catalog(store: Store) -> SqliteCatalog | RedisCatalog:
+    """Give the catalog of a durable store: a test lets its next look fail."""
+    assert isinstance(store, SqliteStore | RedisStore)
+    return store._catalog
+
+
+def redis_server(store: Store) -> Server:
+    """Give the connection of a Redis store to its server: a test changes what the server holds."""
+    assert isinstance(store, RedisStore)
+    return store._server
