@@ -8,11 +8,11 @@ from itertools import pairwise
 from statistics import median
 
 import pytest
-from best import best
 from gateway import OwnProcess, in_process, own_process
 from provider import Provider
 from slow_reader import run
 from slow_readers import stuck
+from timing import until_fast
 from wire import Client, call, completion, texts, until
 
 JSON = {"Accept": "application/json"}
@@ -95,7 +95,7 @@ async def test_neighbours_of_those_who_never_read(provider, model) -> None:
         return sorted(beside)[int(len(beside) * 0.99)] - sorted(alone)[int(len(alone) * 0.99)]
 
     async with own_process(provider.url, flow={"drain_timeout": 60.0}) as gateway:
-        await best(longer, 0.1)
+        await until_fast(longer, 0.1)
 
 
 async def gaps(gateway: OwnProcess, model: str) -> list[float]:

@@ -5,9 +5,9 @@ import socket
 import time
 
 import pytest
-from best import best
 from gateway import in_process, own_process
 from provider import Provider
+from timing import until_fast
 from wire import Client, call, complete, completion, request, texts, until
 
 JSON = {"Accept": "application/json"}
@@ -60,7 +60,7 @@ async def test_client_gone(gateway, provider, model, when, how) -> None:
         assert [stream["state"] for stream in streams] == ["cancelled"] * (number + 1)
         return took
 
-    await best(leave, AT_ONCE)
+    await until_fast(leave, AT_ONCE)
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -80,7 +80,7 @@ async def test_client_of_a_whole_answer_gone(gateway, provider, model, script, h
             await gateway.idle()
         return took
 
-    await best(leave, AT_ONCE)
+    await until_fast(leave, AT_ONCE)
 
 
 @pytest.mark.parametrize("how", WAYS)
@@ -101,7 +101,7 @@ async def test_client_gone_on_uvloop(provider, model, how) -> None:
         return took
 
     async with own_process(provider.url) as gateway:
-        await best(leave, AT_ONCE)
+        await until_fast(leave, AT_ONCE)
     assert not [line for line in gateway.lines if isinstance(line, str)], "a traceback, or a library's warning"
 
 
@@ -155,7 +155,7 @@ async def test_only_the_last_reader_counts(gateway, provider, model) -> None:
             second.leave("rst")
             return await closed(provider, name) - left
 
-    await best(leave, AT_ONCE)
+    await until_fast(leave, AT_ONCE)
 
 
 # --- going on ---------------------------------------------------------------------------------------------------

@@ -8,10 +8,10 @@ import internals
 import pytest
 import structlog
 from behind_tls import behind_tls
-from best import best
 from certificates import certify
 from gateway import in_process, own_process, settings
 from preprocessors import PAUSE
+from timing import until_fast
 from wire import Client, call, complete, completion, until
 
 from server.config.check import parse
@@ -61,7 +61,7 @@ async def test_side_by_side(provider, model) -> None:
             assert took >= PAUSE
             return took
 
-        await best(ask, 1.9 * PAUSE)
+        await until_fast(ask, 1.9 * PAUSE)
     seen = (await provider.seen(model))[-1]
     assert (seen["body"]["seed"], seen["body"]["top_p"]) == (1, 0.5)
 
@@ -133,7 +133,7 @@ async def test_beside_the_connect(provider, model, tmp_path, monkeypatch) -> Non
         return max(took, window["overhead"]["p50"] / 1000)
 
     async with behind_tls(provider.url, certificate, handshake=HANDSHAKE) as url:
-        await best(ask, PAUSE + HANDSHAKE)
+        await until_fast(ask, PAUSE + HANDSHAKE)
 
 
 async def nothing(_client: pool.UpstreamClient) -> None:

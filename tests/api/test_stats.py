@@ -11,9 +11,9 @@ import aiohttp
 import internals
 import pytest
 import structlog
-from best import best
 from gateway import in_process
 from provider import Provider
+from timing import until_fast
 from wire import Client, call, complete, until
 
 from server.telemetry.metrics import GapHistogram
@@ -131,7 +131,7 @@ async def test_a_slow_upstream(provider: Provider, model: str) -> None:
         even = gaps[0] + "0.0" in metrics and gaps[1] + "5.0" in metrics and 150 < seen["inter_token"]["p50"] < 400
         return max(seen["overhead"]["p99"], lag["p50"] or 0) / 1000 if even else math.inf
 
-    await best(ask, 0.1)
+    await until_fast(ask, 0.1)
 
 
 async def test_a_slow_client(provider: Provider, model: str) -> None:
@@ -155,7 +155,7 @@ async def test_a_slow_client(provider: Provider, model: str) -> None:
         assert ended["drain_ms"] > 500
         return seen["overhead"]["p99"] / 1000
 
-    await best(ask, 0.1)
+    await until_fast(ask, 0.1)
 
 
 async def test_a_slow_gateway(provider: Provider, model: str) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import internals
 import pytest
-from best import best
 from certificates import certify
 from gateway import in_process, own_process
+from timing import until_fast
 from wire import Client, CutError, call, completion, texts, until
 
 from server.api.connection import KEEPALIVE_TIMEOUT
@@ -172,7 +172,7 @@ async def test_first_byte_is_not_delayed(nginx, provider, model) -> None:
             assert "content-encoding" not in headers
             return came - (await provider.seen(name))[0]["first_token_at"]
 
-    await best(ask, 0.1)  # a millisecond, on a machine of one's own
+    await until_fast(ask, 0.1)  # a millisecond, on a machine of one's own
 
 
 async def test_http2(nginx, provider, model) -> None:
@@ -208,7 +208,7 @@ async def test_disconnect_reaches_the_upstream(nginx, provider, model, how) -> N
             seen = await one_seen(provider, name, lambda seen: seen["closed_by_client_at"])
         return seen["closed_by_client_at"] - left
 
-    await best(leave, 0.1)
+    await until_fast(leave, 0.1)
 
 
 async def test_disconnect_before_the_first_byte(nginx, provider, model) -> None:

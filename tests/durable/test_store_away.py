@@ -10,7 +10,18 @@ import wire
 from gateway import in_process
 from redis_line import line_to
 from redis_server import RedisServer
-from witness import LONG, QUICK, SENT, STREAMS, Witness, begun, mended, over, stopped, unready
+from store_outage import (
+    LONG,
+    QUICK,
+    SENT,
+    STREAMS,
+    CheckedClient,
+    check_resumed,
+    check_stopped,
+    check_unready,
+    start_streams,
+    until_ended,
+)
 
 from server.stores.redis import server as redis_server
 
@@ -75,13 +86,13 @@ async def test_redis_is_away(provider, model, tmp_path, monkeypatch, fault):
     store = {"kind": "redis", "url": server.url, "lease": 1.0}
     try:
         async with in_process(provider.url, store=store, recovery={"strategy": "auto", "backoff": 0.05}) as gateway:
-            witnesses, alone = await begun(gateway.root, model), Witness()
+            clients, alone = await start_streams(gateway.root, model), CheckedClient()
             await alone.begin(gateway.root, model, {"X-On-Disconnect": "continue"})
             async with fault(server) as words:
-                await stopped([*witnesses, alone])
-                await unready(gateway.root, words)
-            await mended(gateway.root, model, witnesses)
-            assert await over(gateway.root, alone) == "complete"  # though nobody asks for it
+                await check_stopped([*clients, alone])
+                await check_unready(gateway.root, words)
+            await check_resumed(gateway.root, model, clients)
+            assert await until_ended(gateway.root, alone) == "complete"  # though nobody asks for it
             told = (await wire.call(gateway.root, "GET", alone.path)).events
             assert [event.data for event in told] == SENT
     finally:
@@ -98,14 +109,14 @@ async def test_redis_loses_the_answer_to_an_ending(provider, model, redis, monke
         asyncio.timeout(20),
     ):
         line.lose('"state":"complete"')
-        witness = Witness()
-        await witness.begin(gateway.root, model)
-        await stopped([witness])
+        client = CheckedClient()
+        await client.begin(gateway.root, model)
+        await check_stopped([client])
         line.mend()
-        await witness.resume(gateway.root)
-        witness.check()
-        assert len(witness.events) == len(SENT)
-        assert await over(gateway.root, witness) == "complete"
+        await client.resume(gateway.root)
+        client.check()
+        assert len(client.events) == len(SENT)
+        assert await until_ended(gateway.root, client) == "complete"
 
 
 async def test_redis_loses_an_answer_and_the_client_leaves(provider, model, redis, monkeypatch):
@@ -118,16 +129,16 @@ async def test_redis_loses_an_answer_and_the_client_leaves(provider, model, redi
         in_process(provider.url, store={"kind": "redis", "url": line.url, "lease": 1.0}, **options) as gateway,
         asyncio.timeout(20),
     ):
-        witness = Witness()
-        await witness.begin(gateway.root, model, {"X-On-Disconnect": "cancel"})
-        line.lose(witness.path.rpartition("/")[2])
+        client = CheckedClient()
+        await client.begin(gateway.root, model, {"X-On-Disconnect": "cancel"})
+        line.lose(client.path.rpartition("/")[2])
         await line.lost.wait()
-        shown = wire.events_of(witness.client.body)
-        witness.client.leave()
+        shown = wire.events_of(client.connection.body)
+        client.connection.leave()
         await gateway.idle_streams()
         line.mend()
-        assert await over(gateway.root, witness) == "cancelled"
-        told = (await wire.call(gateway.root, "GET", witness.path)).events
+        assert await until_ended(gateway.root, client) == "cancelled"
+        told = (await wire.call(gateway.root, "GET", client.path)).events
     assert [event.id for event in told] == list(range(1, len(told) + 1))
     assert [event.data for event in told[:-1]] == SENT[: len(told) - 1]
     assert len(told) > len(shown) + 1

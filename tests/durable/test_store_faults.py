@@ -13,7 +13,18 @@ from pathlib import Path
 import pytest
 import wire
 from gateway import own_process
-from witness import LONG, QUICK, SENT, STREAMS, Witness, begun, mended, over, stopped, unready
+from store_outage import (
+    LONG,
+    QUICK,
+    SENT,
+    STREAMS,
+    CheckedClient,
+    check_resumed,
+    check_stopped,
+    check_unready,
+    start_streams,
+    until_ended,
+)
 
 PAGE = 4096  # bytes; the first one has the schema
 
@@ -74,14 +85,14 @@ async def test_full(provider, model, path, disk):
     """No room: streams end with a typed error, `/readyz` says why; with room again clients get what is missing."""
     await provider.script(model, *[LONG] * STREAMS, QUICK)
     async with disk(provider, path) as (running, full):
-        witnesses = await begun(running.root, model)
+        clients = await start_streams(running.root, model)
         with full() as words:
-            await stopped(witnesses)
-            await unready(running.root, words)
-            for witness in witnesses:  # what was stored can be read
-                state = await wire.call(running.root, "GET", witness.path, headers={"Accept": "application/json"})
-                assert state.json["records"] == len(witness.events)
-        await mended(running.root, model, witnesses)
+            await check_stopped(clients)
+            await check_unready(running.root, words)
+            for client in clients:  # what was stored can be read
+                state = await wire.call(running.root, "GET", client.path, headers={"Accept": "application/json"})
+                assert state.json["records"] == len(client.events)
+        await check_resumed(running.root, model, clients)
 
 
 @pytest.mark.parametrize(("policy", "linger", "state"), [("continue", 60.0, "complete"), ("cancel", 0.5, "cancelled")])
@@ -89,13 +100,13 @@ async def test_nobody_comes_back(provider, model, path, policy, linger, state):
     """With room again, a stream that nobody asks for goes on or ends, as its policy says. It does not stay as it is."""
     await provider.script(model, LONG, QUICK)
     async with limited_files(provider, path, streams={"linger": linger}) as (running, full):
-        witness = Witness()
-        await witness.begin(running.root, model, {"X-On-Disconnect": policy})
+        client = CheckedClient()
+        await client.begin(running.root, model, {"X-On-Disconnect": policy})
         with full():
-            await stopped([witness])
-        assert await over(running.root, witness) == state
-        told = (await wire.call(running.root, "GET", witness.path)).events
-    assert told[: len(witness.events)] == witness.events
+            await check_stopped([client])
+        assert await until_ended(running.root, client) == state
+        told = (await wire.call(running.root, "GET", client.path)).events
+    assert told[: len(client.events)] == client.events
     assert [event.id for event in told] == list(range(1, len(told) + 1))
     assert len(await provider.seen(model)) == (2 if policy == "continue" else 1)
     if policy == "continue":
@@ -111,16 +122,16 @@ async def test_aborted_without_room(provider, model, path):
         return seen["closed_by_client_at"]
 
     async with limited_files(provider, path) as (running, full):
-        witness = Witness()
-        await witness.begin(running.root, model, {"X-On-Disconnect": "continue"})
-        await witness.client.events(5)
+        client = CheckedClient()
+        await client.begin(running.root, model, {"X-On-Disconnect": "continue"})
+        await client.connection.events(5)
         with full():
-            refused = await wire.call(running.root, "DELETE", witness.path)
+            refused = await wire.call(running.root, "DELETE", client.path)
             assert (refused.status, refused.error["code"]) == (503, "store_unavailable")
             await wire.until(closed)
-            await stopped([witness])
-        assert await over(running.root, witness) == "cancelled"
-        rest = (await wire.call(running.root, "GET", witness.path, headers={"Last-Event-ID": "5"})).events
+            await check_stopped([client])
+        assert await until_ended(running.root, client) == "cancelled"
+        rest = (await wire.call(running.root, "GET", client.path, headers={"Last-Event-ID": "5"})).events
     assert [event.id for event in rest] == [6]
     assert b'"cancelled"' in rest[0].data
     assert len(await provider.seen(model)) == 1
@@ -139,15 +150,15 @@ async def test_locked(provider, model, path):
     """A lock held for a moment delays tokens; one held for longer than the store waits ends streams, until it goes."""
     await provider.script(model, *[LONG] * STREAMS, QUICK)
     async with gateway(provider, path) as running:
-        witnesses = await begun(running.root, model)
+        clients = await start_streams(running.root, model)
         with locked(path):
             await asyncio.sleep(0.5)
-        for witness in witnesses:
-            await witness.client.events(8)
+        for client in clients:
+            await client.connection.events(8)
         with locked(path):
-            await stopped(witnesses)
-            await unready(running.root, "is locked by another process")
-        await mended(running.root, model, witnesses)
+            await check_stopped(clients)
+            await check_unready(running.root, "is locked by another process")
+        await check_resumed(running.root, model, clients)
 
 
 @asynccontextmanager
@@ -170,16 +181,16 @@ async def test_damaged(provider, model, path):
     await provider.script(model, QUICK, *[LONG] * STREAMS, QUICK)
     async with gateway(provider, path) as running:
         whole = await wire.complete(running.root, model)
-        witnesses = await begun(running.root, model)
+        clients = await start_streams(running.root, model)
         async with standing_still(running, path):
             noise = random.Random(5).randbytes(path.stat().st_size - PAGE)
             with path.open("r+b") as file:
                 file.seek(PAGE)
                 file.write(noise)
-        await stopped(witnesses)
-        await unready(running.root, "is damaged")
+        await check_stopped(clients)
+        await check_unready(running.root, "is damaged")
         ended = f"/v1/streams/{whole.headers['x-stream-id']}"
-        for method, asked in [("GET", "/v1/streams"), ("GET", ended), ("GET", witnesses[0].path), ("DELETE", ended)]:
+        for method, asked in [("GET", "/v1/streams"), ("GET", ended), ("GET", clients[0].path), ("DELETE", ended)]:
             answer = await wire.call(running.root, method, asked)
             assert (answer.status, answer.error["code"]) == (503, "store_unavailable")
         assert not running.logged("handler failed")
@@ -194,10 +205,10 @@ async def test_altered_in_one_place(provider, model, path):
     stalled = {**QUICK, "stall_after": 50, "stall_for": 2.0}
     await provider.script(model, QUICK, *[stalled] * STREAMS)
     async with gateway(provider, path) as running:
-        kept = Witness()
+        kept = CheckedClient()
         await kept.begin(running.root, model)
         await kept.rest()
-        witnesses = await begun(running.root, model)
+        clients = await start_streams(running.root, model)
         async with standing_still(running, path):
             path.write_bytes(path.read_bytes().replace(b"word150 ", b"Word150 "))
         again = await wire.call(running.root, "GET", kept.path)
@@ -207,8 +218,8 @@ async def test_altered_in_one_place(provider, model, path):
         assert (later.status, later.error["code"]) == (503, "store_unavailable")
         ready = await wire.call(running.root, "GET", "/readyz")
         assert (ready.status, "is damaged" in ready.json["status"]) == (503, True)
-        for witness in witnesses:
-            await witness.rest()
-            witness.check()
-            assert len(witness.events) == len(SENT)
-            assert witness.faults == []
+        for client in clients:
+            await client.rest()
+            client.check()
+            assert len(client.events) == len(SENT)
+            assert client.faults == []

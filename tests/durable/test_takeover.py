@@ -6,8 +6,8 @@ import random
 import signal
 
 import wire
-from durable import Survivor
 from gateway import in_process, own_process
+from resuming_client import ResumingClient
 
 PIECES = [f"word{n} " for n in range(60)]
 TEXT = "".join(PIECES)
@@ -25,11 +25,11 @@ async def test_after_a_kill(provider, model, store):
     await provider.script(model, LONG, SLOW)
     moment = random.Random(4)
     roots: list[str] = []
-    survivor = Survivor(lambda: roots)
+    client = ResumingClient(lambda: roots)
     async with own_process(provider.url, **tables(store)) as first:
         roots.append(first.root)
-        await survivor.begin(first.root, model)
-        reading = asyncio.create_task(survivor.run())
+        await client.begin(first.root, model)
+        reading = asyncio.create_task(client.run())
         await asyncio.sleep(moment.uniform(0.1, 0.5))
         first.process.kill()
         await first.ended()
@@ -44,12 +44,12 @@ async def test_after_a_kill(provider, model, store):
     async with own_process(provider.url, **tables(store)) as last:
         roots.append(last.root)
         await reading
-        state = (await wire.call(last.root, "GET", f"/v1/streams/{survivor.stream_id}",
+        state = (await wire.call(last.root, "GET", f"/v1/streams/{client.stream_id}",
                                  headers={"Accept": "application/json"})).json  # fmt: skip
-    survivor.check(TEXT)
-    assert survivor.cuts >= 1
+    client.check(TEXT)
+    assert client.cuts >= 1
     assert state["state"] == "complete"
-    assert state["records"] == survivor.last
+    assert state["records"] == client.last
     assert state["recoveries"] == 0
 
 
@@ -57,14 +57,14 @@ async def test_killed_beside_another(provider, model, store):
     """SIGKILL of one of two gateways in mid-stream: the client goes on at the other, which is asked for the stream."""
     await provider.script(model, LONG, QUICK)
     async with own_process(provider.url, **tables(store)) as one, own_process(provider.url, **tables(store)) as other:
-        survivor = Survivor(lambda: [other.root])
-        await survivor.begin(one.root, model, headers={"X-On-Disconnect": "cancel"})
+        client = ResumingClient(lambda: [other.root])
+        await client.begin(one.root, model, headers={"X-On-Disconnect": "cancel"})
         one.process.kill()
-        await survivor.run()
+        await client.run()
         taken = other.logged("stream taken over")
-    survivor.check(TEXT)
-    assert survivor.cuts == 1
-    assert [line["stream_id"] for line in taken] == [survivor.stream_id]
+    client.check(TEXT)
+    assert client.cuts == 1
+    assert [line["stream_id"] for line in taken] == [client.stream_id]
     assert len(await provider.seen(model)) == 2
 
 
@@ -72,41 +72,41 @@ async def test_after_a_stop(provider, model, store):
     """SIGTERM, and the grace is over: the client is told when to come back and is cut. The next gateway goes on."""
     await provider.script(model, LONG, QUICK)
     roots: list[str] = []
-    survivor = Survivor(lambda: roots)
+    client = ResumingClient(lambda: roots)
     shared = tables(store, server={"shutdown_grace": 0.1, "port": 0})
     async with own_process(provider.url, **shared) as first:
-        await survivor.begin(first.root, model)
-        reading = asyncio.create_task(survivor.run())
-        client = survivor.client
+        await client.begin(first.root, model)
+        reading = asyncio.create_task(client.run())
+        connection = client.connection
         first.signal(signal.SIGTERM)
         assert await first.ended() == 0
-    assert client.body.endswith(b"retry: 1000\n")
+    assert connection.body.endswith(b"retry: 1000\n")
     async with own_process(provider.url, **shared) as second:
         roots.append(second.root)
         await reading
-    survivor.check(TEXT)
-    assert survivor.cuts == 1
+    client.check(TEXT)
+    assert client.cuts == 1
 
 
 async def test_a_stale_relay_stops(provider, model, store):
     """A gateway that stood still (SIGSTOP) and wakes up after a takeover cannot write, and cancels its upstream."""
     await provider.script(model, LONG, QUICK)
     async with own_process(provider.url, **tables(store)) as stale, own_process(provider.url, **tables(store)) as other:
-        survivor = Survivor(lambda: [other.root])
-        await survivor.begin(stale.root, model)
+        client = ResumingClient(lambda: [other.root])
+        await client.begin(stale.root, model)
         stale.signal(signal.SIGSTOP)  # what its upstream sends from now on waits for it
         try:
-            survivor.client.leave("rst")
-            await survivor.run()
+            client.connection.leave("rst")
+            await client.run()
         finally:
             stale.signal(signal.SIGCONT)
-        survivor.check(TEXT)
+        client.check(TEXT)
         await wire.until(lambda: _over(provider, model, 2))
-        again = Survivor(lambda: [stale.root])
-        again.stream_id = survivor.stream_id
+        again = ResumingClient(lambda: [stale.root])
+        again.stream_id = client.stream_id
         await again.resume(stale.root)
-        assert again.events == survivor.events
-        await wire.until(lambda: _lost(stale, survivor.stream_id))
+        assert again.events == client.events
+        await wire.until(lambda: _lost(stale, client.stream_id))
         assert not [line for line in stale.lines if "Traceback" in str(line)]
 
 

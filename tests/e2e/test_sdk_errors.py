@@ -6,10 +6,10 @@ from typing import Any
 
 import openai
 import pytest
-from best import best
 from gateway import InProcess, in_process
 from node import node
 from provider import Provider
+from timing import until_fast
 
 MESSAGES: Any = [{"role": "user", "content": "Tell me."}]
 SOME = {"message": "So sorry.", "type": "t", "code": "c"}
@@ -104,7 +104,7 @@ async def test_python_leaves_a_stream(gateway: InProcess, provider, model) -> No
         [seen] = await provider.seen(name)
         return seen["closed_by_client_at"] - left
 
-    await best(leave, 0.1)
+    await until_fast(leave, 0.1)
 
 
 async def test_python_rejections(gateway: InProcess, model) -> None:

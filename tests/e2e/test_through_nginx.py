@@ -4,10 +4,10 @@ import asyncio
 import time
 
 import pytest
-from best import best
 from gateway import in_process, own_process
 from nginx import nginx
 from slow_readers import never_read
+from timing import until_fast
 from wire import Client, call, parse, texts, until
 
 SETTINGS = {"listen": "sndbuf=64k", "location": "proxy_buffering off; gzip off;"}
@@ -70,7 +70,7 @@ async def test_client_gone(provider, model, script, how) -> None:
         return took
 
     async with in_process(provider.url) as gateway, nginx(gateway.port, **SETTINGS) as front:
-        await best(leave, 0.1)
+        await until_fast(leave, 0.1)
 
 
 async def test_tokens_are_not_held(provider, model) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from ladder import TEXT60, attempts, counted, ladder
+from targets import TEXT60, gateway_with_targets, requests_per_target, until_counted
 from wire import Client, call, complete, texts, until
 
 UNICODE = [f"wörter-{i}-水🌊é " for i in range(30)]
@@ -52,10 +52,10 @@ async def test_absorbed(provider, model, fault, by) -> None:
     calls = [broken, better] if by == "the same target" else [broken]
     await provider.script(f"{model}-1", *calls)
     await provider.script(f"{model}-2", better)
-    async with ladder(provider, model, one={"idle_timeout": 1.0}) as gateway:
+    async with gateway_with_targets(provider, model, one={"idle_timeout": 1.0}) as gateway:
         answer = await complete(gateway.root, model)
     check_whole(answer, "".join(UNICODE) if "pieces" in fault else TEXT60)
-    first, second = await attempts(provider, model)
+    first, second = await requests_per_target(provider, model)
     assert (first > 1, second) == ((True, 0) if by == "the same target" else (first > 1, 1))
 
 
@@ -64,18 +64,18 @@ async def test_stall_goes_to_another(provider, model, fault) -> None:
     """A target that goes silent in the middle, though it still sends comments, is left while another is there."""
     await provider.script(f"{model}-1", {"tokens": 60, **fault})
     await provider.script(f"{model}-2", {"tokens": 60})
-    async with ladder(provider, model, one={"idle_timeout": 0.2}) as gateway:
+    async with gateway_with_targets(provider, model, one={"idle_timeout": 0.2}) as gateway:
         check_whole(await complete(gateway.root, model), TEXT60)
-    assert await attempts(provider, model) == [1, 1]
+    assert await requests_per_target(provider, model) == [1, 1]
 
 
 async def test_bad_chunk_header(provider, model) -> None:
     """Broken HTTP in the middle, after which aiohttp's parser may stay silent for ever, is absorbed all the same."""
     await provider.script(f"{model}-1", {"tokens": 60, "bad_chunk_header_at": 20})
     await provider.script(f"{model}-2", {"tokens": 60})
-    async with ladder(provider, model, one={"idle_timeout": 0.2}) as gateway:
+    async with gateway_with_targets(provider, model, one={"idle_timeout": 0.2}) as gateway:
         check_whole(await complete(gateway.root, model), TEXT60)
-    assert (await attempts(provider, model))[0] <= 3
+    assert (await requests_per_target(provider, model))[0] <= 3
 
 
 async def test_two_failures_on_two_targets(provider, model) -> None:
@@ -83,18 +83,18 @@ async def test_two_failures_on_two_targets(provider, model) -> None:
     await provider.script(f"{model}-1", {"tokens": 60, "cut_after": 15})
     await provider.script(f"{model}-2", {"tokens": 60, "stall_after": 30})
     await provider.script(f"{model}-3", {"tokens": 60})
-    async with ladder(provider, model, targets=3, two={"idle_timeout": 0.2}) as gateway:
+    async with gateway_with_targets(provider, model, targets=3, two={"idle_timeout": 0.2}) as gateway:
         answer = await complete(gateway.root, model)
         check_whole(answer, TEXT60)
         state = (await call(gateway.root, "GET", f"/v1/streams/{answer.headers['x-stream-id']}", headers=STATE)).json
         assert (state["target"], state["state"], state["recoveries"]) == (f"three/{model}-3", "complete", 3)
-    assert await attempts(provider, model, 3) == [2, 1, 1]
+    assert await requests_per_target(provider, model, 3) == [2, 1, 1]
 
 
 async def test_three_choices(provider, model) -> None:
     """With `n` = 3 each choice is joined to its own text."""
     await provider.script(f"{model}-1", {"tokens": 20, "cut_after": 31}, {"tokens": 20})
-    async with ladder(provider, model) as gateway:
+    async with gateway_with_targets(provider, model) as gateway:
         events = (await complete(gateway.root, model, n=3)).events
     told = ["".join(texts(events, choice)) for choice in range(3)]
     assert told == ["".join(f"tok{i}{suffix} " for i in range(20)) for suffix in ("", ".1", ".2")]
@@ -105,14 +105,14 @@ async def test_diverging_restart(provider, model) -> None:
     """Where the new text is another one nothing of it goes out: the error names the first cause."""
     await provider.script(f"{model}-1", {"text": "One two three four five six.", "cut_after": 3})
     await provider.script(f"{model}-2", {"text": "One two other words than before."})
-    async with ladder(provider, model, recovery={"max_retries": 0}) as gateway:
+    async with gateway_with_targets(provider, model, recovery={"max_retries": 0}) as gateway:
         answer = await complete(gateway.root, model)
-        await counted(gateway, "sluiceway_recoveries_total", strategy="restart", outcome="diverged")
+        await until_counted(gateway, "sluiceway_recoveries_total", strategy="restart", outcome="diverged")
     assert "".join(texts(answer.events[:-1])) == "One two three "
     error = ending(answer)
     assert error["code"] == "upstream_cut"
     assert "recovery_diverged" in error["message"]
-    assert await attempts(provider, model) == [1, 1]
+    assert await requests_per_target(provider, model) == [1, 1]
 
 
 @pytest.mark.parametrize("finish", ["stop", None])
@@ -120,7 +120,7 @@ async def test_shorter_restart(provider, model, finish) -> None:
     """A restart that ends inside the delivered text is another text, with or without a finish reason."""
     await provider.script(f"{model}-1", {"text": "One two three four five six.", "cut_after": 4})
     await provider.script(f"{model}-2", {"text": "One two", "finish": finish})
-    async with ladder(provider, model, recovery={"max_retries": 0}) as gateway:
+    async with gateway_with_targets(provider, model, recovery={"max_retries": 0}) as gateway:
         answer = await complete(gateway.root, model)
     assert "".join(texts(answer.events[:-1])) == "One two three four "
     assert ending(answer)["code"] == "upstream_cut"
@@ -134,9 +134,11 @@ async def test_diverging_restart_is_continued(provider, model, form) -> None:
     await provider.script(
         f"{model}-2", {"text": "Another text."}, {"text": words, "continue_text": True, "echo_prefix": form == "prefix"}
     )
-    async with ladder(provider, model, two={"continuation": form}, recovery={"max_retries": 1}) as gateway:
+    async with gateway_with_targets(
+        provider, model, two={"continuation": form}, recovery={"max_retries": 1}
+    ) as gateway:
         answer = await complete(gateway.root, model, max_tokens=50)
-        await counted(gateway, "sluiceway_recoveries_total", strategy="continue", outcome="recovered")
+        await until_counted(gateway, "sluiceway_recoveries_total", strategy="continue", outcome="recovered")
     assert "".join(texts(answer.events)) == "One two three or some other end."
     assert answer.events[-1].data == b"[DONE]"
     continued = (await provider.seen(f"{model}-2"))[-1]["body"]
@@ -154,16 +156,16 @@ async def test_diverging_restart_is_continued(provider, model, form) -> None:
 async def test_no_recovery_past_a_tool_call(provider, model, script, fields) -> None:
     """A delivered piece of a tool call forbids every further attempt: a client may run it."""
     await provider.script(f"{model}-1", {**script, "cut_after": 4})
-    async with ladder(provider, model, one={"continuation": "assistant"}) as gateway:
+    async with gateway_with_targets(provider, model, one={"continuation": "assistant"}) as gateway:
         answer = await complete(gateway.root, model, **fields)
     assert ending(answer)["code"] == "upstream_cut"
-    assert await attempts(provider, model) == [1, 0]
+    assert await requests_per_target(provider, model) == [1, 0]
 
 
 async def test_usage_after_a_restart(provider, model) -> None:
     """After a restart the usage is that of one telling; what was billed over both is in the log line only."""
     await provider.script(f"{model}-1", {"tokens": 60, "cut_after": 40}, {"tokens": 60})
-    async with ladder(provider, model) as gateway:
+    async with gateway_with_targets(provider, model) as gateway:
         answer = await complete(gateway.root, model, stream_options={"include_usage": True})
         state = (await call(gateway.root, "GET", f"/v1/streams/{answer.headers['x-stream-id']}", headers=STATE)).json
     chunks = [json.loads(event.data) for event in answer.events[:-1]]
@@ -176,14 +178,14 @@ async def test_usage_after_a_restart(provider, model) -> None:
 async def test_client_leaves_while_a_retry_waits(provider, model) -> None:
     """When the client goes during the wait for a retry, nothing more is sent upstream."""
     await provider.script(f"{model}-1", {"status": 429, "headers": {"Retry-After": "1"}}, {})
-    async with ladder(provider, model, targets=1) as gateway:
+    async with gateway_with_targets(provider, model, targets=1) as gateway:
         async with Client(gateway.root) as client:
             await client.complete(model)
             await until(lambda: provider.seen(f"{model}-1"))
             client.leave()
         await gateway.idle()
         await asyncio.sleep(1.2)  # the retry's time has come and gone
-    assert await attempts(provider, model, 1) == [1]
+    assert await requests_per_target(provider, model, 1) == [1]
 
 
 async def test_stalled_client_costs_no_recovery(provider, model) -> None:
@@ -194,7 +196,7 @@ async def test_stalled_client_costs_no_recovery(provider, model) -> None:
         "flow": {"drain_timeout": 1.5, "max_lag_bytes": 1 << 26},  # it is the client that stalls, not the lag
         "streams": {"linger": 30.0, "max_stream_bytes": 1 << 26},
     }
-    async with ladder(provider, model, targets=1, **tables) as gateway:
+    async with gateway_with_targets(provider, model, targets=1, **tables) as gateway:
         async with Client(gateway.root) as client:
             await client.complete(model)
             _, headers = await client.head()
@@ -209,11 +211,11 @@ async def test_stalled_client_costs_no_recovery(provider, model) -> None:
             await until(detached)
             await until(cut)
         await asyncio.sleep(0.3)
-        assert await attempts(provider, model, 1) == [1]
+        assert await requests_per_target(provider, model, 1) == [1]
         answer = await call(gateway.root, "GET", f"{path}?after=0")
     assert answer.events[-1].data == b"[DONE]"
     assert len(texts(answer.events)) == 60
-    assert await attempts(provider, model, 1) == [2]
+    assert await requests_per_target(provider, model, 1) == [2]
 
 
 async def test_total_timeout_is_over_all_attempts(provider, model) -> None:
@@ -221,20 +223,22 @@ async def test_total_timeout_is_over_all_attempts(provider, model) -> None:
     await provider.script(f"{model}-1", {"status": 503, "headers_after": 0.4})
     recovery = {"max_retries": 100}
     tables = {"streams": {"total_timeout": 1.0}, "recovery": {**recovery, "breaker_failures": 1000}}
-    async with ladder(provider, model, targets=1, **tables) as gateway:
+    async with gateway_with_targets(provider, model, targets=1, **tables) as gateway:
         answer = await complete(gateway.root, model)
     assert answer.status == 504
     assert answer.error["code"] == "total_timeout"
     assert answer.headers["x-should-retry"] == "false"
-    assert (await attempts(provider, model, 1))[0] <= 3
+    assert (await requests_per_target(provider, model, 1))[0] <= 3
 
 
 async def test_max_recoveries(provider, model) -> None:
     """Recoveries after content are bounded over all targets, however many attempts each has left."""
     for number in (1, 2, 3):
         await provider.script(f"{model}-{number}", {"tokens": 60, "cut_after": 10})
-    async with ladder(provider, model, targets=3, recovery={"max_retries": 50, "max_recoveries": 4}) as gateway:
+    async with gateway_with_targets(
+        provider, model, targets=3, recovery={"max_retries": 50, "max_recoveries": 4}
+    ) as gateway:
         answer = await complete(gateway.root, model)
     assert "".join(texts(answer.events[:-1])) == TEXT60[: len("tok0 ") * 10]
     assert ending(answer)["code"] == "upstream_cut"
-    assert sum(await attempts(provider, model, 3)) == 5
+    assert sum(await requests_per_target(provider, model, 3)) == 5

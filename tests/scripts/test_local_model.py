@@ -14,7 +14,7 @@ import local_model
 import pytest
 from local_model import NAME, LocalModel
 from openai import APIConnectionError, AsyncOpenAI
-from processes import gone
+from processes import until_ended
 
 SCRIPT = Path(local_model.__file__)
 STORY = [{"role": "user", "content": "Tell me a short story about a river."}]
@@ -125,7 +125,7 @@ async def test_nothing_is_left_running():
     async with LocalModel() as model:
         pid = model.pid
     assert model.pid is None
-    await gone(pid)
+    await until_ended(pid)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -137,7 +137,7 @@ async def test_command_takes_the_model_with_it(number):
     ready = (await command.stdout.readline()).decode()
     command.send_signal(number)
     code = await command.wait()
-    await gone(re.search(r"\(pid (\d+)\)", ready)[1])
+    await until_ended(re.search(r"\(pid (\d+)\)", ready)[1])
     assert code == (-number if number == signal.SIGKILL else 0)
 
 

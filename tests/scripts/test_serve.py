@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 from ports import free_port
-from processes import gone
+from processes import until_ended
 
 ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "scripts" / "serve"
@@ -116,7 +116,7 @@ async def test_ctrl_c_lets_the_running_stream_end():
         os.killpg(served.process.pid, signal.SIGINT)
         assert (await stream).rstrip().endswith("data: [DONE]")
         assert await served.process.wait() == 0
-        await gone(*children)
+        await until_ended(*children)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
@@ -126,7 +126,7 @@ async def test_stops_with_code_0_and_leaves_nothing(number):
         children = served.children()
         served.process.send_signal(number)
         assert await served.process.wait() == 0
-        await gone(*children)
+        await until_ended(*children)
 
 
 async def test_sigkill_leaves_nothing():
@@ -135,7 +135,7 @@ async def test_sigkill_leaves_nothing():
         children = served.children()
         assert len(children) == 2
         served.process.kill()
-        await gone(*children)
+        await until_ended(*children)
 
 
 async def test_exit_code_of_the_gateway_is_passed_on():
@@ -144,7 +144,7 @@ async def test_exit_code_of_the_gateway_is_passed_on():
         model, gateway = served.children()
         os.kill(gateway, signal.SIGKILL)
         assert await served.process.wait() == 128 + signal.SIGKILL
-        await gone(model)
+        await until_ended(model)
 
 
 async def test_with_a_key_it_relays_there(aiohttp_server):

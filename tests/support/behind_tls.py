@@ -2,19 +2,21 @@
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 from certificates import Certificate
+from tcp_server import copy, listening
 
 
 @contextlib.asynccontextmanager
 async def behind_tls(
     url: str, certificate: Certificate, *, host: str = "127.0.0.1", handshake: float = 0.0
 ) -> AsyncIterator[str]:
-    """Put TLS before a provider; yield the base_url. `handshake`: seconds that every handshake takes at least."""
+    """Put TLS before a provider; yield the base_url. A handshake takes at least `handshake` seconds."""
     address = urlsplit(url)
-    async with _relay(address.hostname, address.port, ssl=certificate.server()) as port:
+    async with _relay(address.hostname, address.port, tls=certificate.server()) as port:
         if not handshake:
             yield f"https://{host}:{port}/v1"
             return
@@ -23,22 +25,14 @@ async def behind_tls(
 
 
 @contextlib.asynccontextmanager
-async def _relay(host, port, *, delay: float = 0.0, **listening) -> AsyncIterator[int]:
-    """Relay connections; the first bytes of each answer come late by `delay` seconds."""
+async def _relay(
+    host: str | None, port: int | None, *, delay: float = 0.0, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
+    """Relay connections from a new port, which is yielded. The first bytes of each answer come `delay` seconds late."""
 
-    async def copy(source, sink, delay: float = 0.0) -> None:
-        with contextlib.suppress(ConnectionError):
-            while data := await source.read(65_536):
-                await asyncio.sleep(delay)
-                delay = 0.0
-                sink.write(data)
-                await sink.drain()
-        sink.close()
-
-    async def relay(reader, writer) -> None:
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection(host, port)
-        await asyncio.gather(copy(reader, back), copy(there, writer, delay))
+        await asyncio.gather(copy(reader, back), copy(there, writer, delay=delay))
 
-    server = await asyncio.start_server(relay, "127.0.0.1", 0, **listening)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
+    async with listening(relay, tls=tls) as relay_port:
+        yield relay_port

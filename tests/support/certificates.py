@@ -24,10 +24,10 @@ class Certificate(NamedTuple):
 
 
 def certify(folder: Path, name: str = "localhost") -> Certificate:
-    """Make one."""
+    """Make a self-signed certificate for a name, and for 127.0.0.1 if that is `localhost`, in a folder."""
     made = Certificate(folder / "certificate.pem", folder / "key.pem")
     names = f"subjectAltName=DNS:{name}" + (",IP:127.0.0.1" if name == "localhost" else "")
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3"]
-    shown = ["-subj", f"/CN={name}", "-addext", names, "-out", made.certificate, "-keyout", made.key]
+    shown = ["-subj", f"/CN={name}", "-addext", names, "-out", str(made.certificate), "-keyout", str(made.key)]
     subprocess.run(["openssl", "req", "-x509", *kind, *shown], check=True, capture_output=True)
     return made

@@ -476,6 +476,7 @@ class DurableContract(StoreContract):
             assert not await two.claim(found)
             assert log.beginning.id not in [orphan.beginning.id async for orphan in two.orphans()]
         await log.append(DONE, ending())
+        assert found is not None
         assert not await two.claim(found, force=True)  # ended
 
     async def test_a_stale_writer_is_fenced(self, stores: list[Store]) -> None:

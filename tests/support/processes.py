@@ -1,19 +1,19 @@
-"""Watching processes that are not our children."""
+"""Processes that are not children of the test."""
 
 import asyncio
 from pathlib import Path
 
 
-def alive(pid):
-    """Whether it still runs; a zombie that nobody has reaped yet does not."""
+def is_running(pid: int | str) -> bool:
+    """Whether a process still runs. A zombie, which waits for its parent, does not."""
     try:
         return ") Z " not in Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-async def gone(*pids):
-    """Wait for the end of all of them."""
+async def until_ended(*pids: int | str) -> None:
+    """Wait until none of the processes runs. Raises TimeoutError after 10 seconds."""
     async with asyncio.timeout(10):
-        while any(map(alive, pids)):  # noqa: ASYNC110  # other processes set no event
+        while any(map(is_running, pids)):  # noqa: ASYNC110  # other processes set no event
             await asyncio.sleep(0.02)

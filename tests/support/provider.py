@@ -42,7 +42,8 @@ class Provider:
 
     async def seen(self, model: str | None = None) -> list[dict[str, Any]]:
         """Every request (for the model) in order, and what became of it until now."""
-        return await self._call("GET", "/_seen", params={} if model is None else {"model": model})
+        seen: list[dict[str, Any]] = await self._call("GET", "/_seen", params={} if model is None else {"model": model})
+        return seen
 
     async def clear(self) -> None:
         """Forget the requests seen so far; scripts and their call counters stay."""
@@ -50,7 +51,7 @@ class Provider:
 
     async def now(self) -> float:
         """The clock of all times in `seen`: this machine's `time.monotonic()`."""
-        return (await self._call("GET", "/_now"))["now"]
+        return float((await self._call("GET", "/_now"))["now"])
 
     async def _call(self, method: str, path: str, **options: Any) -> Any:
         async with aiohttp.request(method, self.root + path, **options) as response:

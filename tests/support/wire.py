@@ -73,7 +73,7 @@ class Answer(NamedTuple):
     @property
     def error(self) -> dict[str, Any]:
         """The error object. Raises AssertionError unless it has OpenAI's shape."""
-        error = self.json["error"]
+        error: dict[str, Any] = self.json["error"]
         assert self.headers["content-type"] == "application/json; charset=utf-8" or (
             self.headers["content-type"] == "application/json"
         )

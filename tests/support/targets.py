@@ -1,4 +1,4 @@
-"""A gateway in this process in front of one provider that plays several upstreams: `one`, `two`, `three`."""
+"""A gateway in this process whose models have several targets: one provider is the upstreams `one`, `two`, `three`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,28 +14,31 @@ TEXT60 = "".join(f"tok{i} " for i in range(60))
 
 
 @asynccontextmanager
-async def ladder(
+async def gateway_with_targets(
     provider: Provider, model: str, *, targets: int = 2, one: Any = None, two: Any = None, **tables: Any
 ) -> AsyncIterator[InProcess]:
-    """Run a gateway whose `model` goes to `one/{model}-1`, then `two/{model}-2`, …; `one` and `two` add settings."""
+    """Run a gateway whose `model` goes to `one/{model}-1`, then `two/{model}-2`, …
+
+    `one` and `two` are further settings of these upstreams, `tables` further tables of the configuration.
+    """
     extra = {"one": one or {}, "two": two or {}}
     recovery = {"strategy": "auto", "backoff": 0.01, **tables.pop("recovery", {})}
     upstreams = [{"name": name, "base_url": provider.url, **extra.get(name, {})} for name in NAMES[:targets]]
     route = [f"{name}/{model}-{number}" for number, name in enumerate(NAMES[:targets], 1)]
     models = [{"name": model, "targets": route}]
-    async with in_process(provider.url, recovery=recovery, upstreams=upstreams, models=models, **tables) as running:
-        yield running
+    async with in_process(provider.url, recovery=recovery, upstreams=upstreams, models=models, **tables) as gateway:
+        yield gateway
 
 
-async def attempts(provider: Provider, model: str, targets: int = 2) -> list[int]:
+async def requests_per_target(provider: Provider, model: str, targets: int = 2) -> list[int]:
     """Return how many requests each target has seen."""
     return [len(await provider.seen(f"{model}-{number}")) for number in range(1, targets + 1)]
 
 
-async def counted(gateway: InProcess, name: str, **labels: str) -> None:
-    """Wait until a metric counts one: an attempt is accounted for after the caller has its ending."""
+async def until_counted(gateway: InProcess, metric: str, **labels: str) -> None:
+    """Wait until a metric is 1: an attempt is counted after its client has got the ending."""
 
-    async def one() -> bool:
-        return gateway.app.metrics.registry.get_sample_value(name, labels) == 1
+    async def counted() -> bool:
+        return gateway.app.metrics.registry.get_sample_value(metric, labels) == 1
 
-    await until(one)
+    await until(counted)

@@ -1,19 +1,25 @@
-"""Clients that come back, for tests of streams that outlive a process."""
+"""A client that comes back, for tests of streams that outlive a process."""
 
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 import wire
 
 PATIENCE = 40.0  # seconds for a stream to be whole, on a busy machine
 
 
-class Survivor:
-    """Reads one stream to its ending over any number of connections, and keeps what it was shown."""
+class ResumingClient:
+    """Reads one stream to its ending over any number of connections, and keeps the events that it was shown.
+
+    `roots` gives the gateways to try at this moment.
+    """
+
+    connection: wire.Client  # the first one
 
     def __init__(self, roots: Callable[[], list[str]]) -> None:
-        self._roots = roots  # of the gateways to try, at this moment
+        self._roots = roots
         self.events: list[wire.Event] = []
         self.stream_id = ""
         self.cuts = 0
@@ -34,21 +40,21 @@ class Survivor:
         """Whether the ending was shown."""
         return bool(self.events) and (self.events[-1].data == b"[DONE]" or b'"error"' in self.events[-1].data)
 
-    async def begin(self, root: str, model: str, **fields: object) -> None:
+    async def begin(self, root: str, model: str, **fields: Any) -> None:
         """Begin the stream and return when its first event is there; `run` goes on."""
         headers = {"X-On-Disconnect": "continue", **fields.pop("headers", {})}
-        self.client = wire.Client(root)
-        await self.client.__aenter__()
-        await self.client.complete(model, headers=headers, **fields)
-        status, head = await self.client.head()
+        self.connection = wire.Client(root)
+        await self.connection.__aenter__()
+        await self.connection.complete(model, headers=headers, **fields)
+        status, head = await self.connection.head()
         assert status == 200, status
         self.stream_id = head["x-stream-id"]
-        await self.client.events(1)
+        await self.connection.events(1)
 
     async def run(self) -> None:
-        """Read to the ending."""
+        """Read to the ending, over as many connections as that takes. Raises TimeoutError."""
         async with asyncio.timeout(PATIENCE):
-            await self._read(self.client)
+            await self._read(self.connection)
             turn = 0
             while not self.over:
                 roots = self._roots()
@@ -85,7 +91,7 @@ class Survivor:
             client.close()
 
     def check(self, text: str) -> None:
-        """Nothing lost, repeated or altered."""
+        """Check that no event is lost, repeated or altered: all ids, the text, the one id of the completion."""
         assert [event.id for event in self.events] == list(range(1, len(self.events) + 1))
         assert self.events[-1].data == b"[DONE]", self.events[-1]
         assert self.text == text
