@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from gateway import own_process
+from tcp_server import listening
 from wire import Client, call, complete
 
 MEGABYTE = 1 << 20
@@ -128,15 +129,12 @@ async def upstream(attack: Callable[[Send], Awaitable[None]]) -> AsyncIterator[s
             writer.write(data)
             await writer.drain()
 
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            await reader.readuntil(b"\r\n\r\n")
-            await attack(send)
-            await reader.read()
-        writer.close()
+        await reader.readuntil(b"\r\n\r\n")
+        await attack(send)
+        await reader.read()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    async with server:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
+    async with listening(serve) as port:
+        yield f"http://127.0.0.1:{port}/v1"
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -24,15 +24,15 @@ class Forked:
     """What tests use of a `subprocess.Popen`, with a pipe as standard error."""
 
     def __init__(self, arguments: list[str], environ: Mapping[str, str], folder: Path) -> None:
-        self._reader, writer = _context.Pipe(duplex=False)
+        reader, writer = _context.Pipe(duplex=False)
         self._process = _context.Process(target=_run, args=(arguments, dict(environ), folder, writer))
         with _looking:
             self._process.start()
         writer.close()
         assert self._process.pid is not None
         self.pid = self._process.pid
-        # `_reader` closes it.
-        self.stderr: TextIO = open(self._reader.fileno(), encoding="utf-8", closefd=False)  # noqa: SIM115
+        self.stderr: TextIO = os.fdopen(os.dup(reader.fileno()), encoding="utf-8")
+        reader.close()
 
     @property
     def returncode(self) -> int | None:

@@ -118,13 +118,14 @@ class OwnProcess:
 
     def _read(self) -> None:
         assert self.process.stderr is not None
-        for line in self.process.stderr:
-            try:
-                self.lines.append(json.loads(line))
-            except ValueError:
-                self.lines.append(line)
-            if self.logged("listening"):
-                self._listening.set()
+        with self.process.stderr as stderr:
+            for line in stderr:
+                try:
+                    self.lines.append(json.loads(line))
+                except ValueError:
+                    self.lines.append(line)
+                if self.logged("listening"):
+                    self._listening.set()
         self._listening.set()  # nothing will come any more
 
     def logged(self, event: str) -> list[dict[str, Any]]:

@@ -5,12 +5,13 @@ import contextlib
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
+from tcp_server import Serve, listening
 
 from server.config.settings import Upstream
 from server.core.errors import Kind, UpstreamError
@@ -20,7 +21,6 @@ from server.upstreams.client import UpstreamClient
 from server.upstreams.translate import FOREIGN, translate
 
 SECRET = "sk-secret-0123456789"
-Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
 
 
 async def ask(base_url: str, model: str = "m", **settings: Any) -> bytes:
@@ -51,15 +51,8 @@ async def failure(base_url: str, model: str = "m", **settings: Any) -> UpstreamE
 @contextlib.asynccontextmanager
 async def serving(serve: Serve, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
     """A server on a port of the kernel's choice; yields its host and port."""
-
-    async def once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            await serve(reader, writer)
-        writer.close()
-
-    server = await asyncio.start_server(once, "127.0.0.1", 0, ssl=tls)
-    async with server:
-        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with listening(serve, tls=tls) as port:
+        yield f"127.0.0.1:{port}"
 
 
 def answering(data: bytes) -> Serve:
