@@ -11,9 +11,9 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import aiohttp
+import check_links
 import pytest
 from gateway import ROOT, in_process, toml
 from provider import Provider
@@ -44,8 +44,6 @@ BASE = {
     "models": [{"name": "*", "targets": ["local/*"]}],
 }
 KNOWN_PLUGINS = {"next-target": "auto", "files": "memory"}  # of examples/: a built-in stands for each
-LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-PLACE = re.compile(r"`((?:\./)?(?:scripts|deploy|server|tests|docs|examples)/[\w./@-]*\w)(?: [^`]*)?`")
 
 
 def found(*languages: str) -> Iterator[Any]:
@@ -116,27 +114,7 @@ def test_nothing_is_left_out() -> None:
         assert any(code.startswith(start) for _, code in codes[page]), f"{page}: {start} is there no more"
 
 
-def anchors(page: Path) -> set[str]:
-    """Give the anchors of a page's headings, as GitHub makes them."""
-    heads = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
-    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
-
-
-@pytest.mark.parametrize("page", [*PAGES, "CHANGELOG.md"])
-def test_links_lead_somewhere(page: str) -> None:
-    """Every relative link is to a file and a heading that exist."""
-    text = FENCE.sub("", (ROOT / page).read_text(encoding="utf-8"))
-    for link in LINK.findall(text):
-        if re.match(r"[a-z]+:", link):
-            continue
-        path, _, anchor = unquote(link).partition("#")
-        target = ((ROOT / page).parent / path).resolve() if path else ROOT / page
-        assert target.exists(), link
-        assert not anchor or anchor in anchors(target), link
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_places_exist(page: str) -> None:
-    """Every script, unit and folder that a page names in its text is there."""
-    for place in PLACE.findall((ROOT / page).read_text(encoding="utf-8")):
-        assert (ROOT / place).exists(), place
+def test_links_lead_somewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every relative link is to a file and a heading that exist, and every file that a page names is there."""
+    wrong = check_links.main()
+    assert not wrong, capsys.readouterr().out
