@@ -195,7 +195,7 @@ class Client:
         return Answer(status, headers, self.body)
 
     async def closed(self) -> bytes:
-        """Read to the end of the connection, however it comes; return what was still there."""
+        """Read to the end of the connection, however it comes, and close it; return what was still there."""
         data = b""
         async with asyncio.timeout(WAIT):
             try:
@@ -203,6 +203,7 @@ class Client:
                     data += piece
             except ConnectionError:
                 pass
+        self.close()
         return data
 
     def pause_reading(self) -> None:
