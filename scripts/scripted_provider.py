@@ -15,7 +15,7 @@ import socket
 
 from scripted.connection import Connection
 from scripted.routes import Routes
-from scripted.seen import Book
+from scripted.seen import Memory
 
 # Small, so that the provider soon notices a client that does not read, and so that `bytes_acked` is meaningful.
 SEND_BUFFER = 65_536
@@ -38,7 +38,7 @@ async def serve(sock: socket.socket) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    routes = Routes(Book())
+    routes = Routes(Memory())
     server = await loop.create_server(lambda: Connection(routes.serve), sock=sock, backlog=BACKLOG)
     host, port = sock.getsockname()[:2]
     print(f"listening on {host}:{port}", flush=True)

@@ -1,1 +1,1 @@
-"""What scripts/chaos runs: two gateways behind nginx, hundreds of streams, and everything that can go wrong."""
+"""What `scripts/chaos` runs: it breaks two gateways behind nginx under hundreds of streams, and checks each stream."""

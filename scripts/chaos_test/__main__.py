@@ -1,4 +1,8 @@
-"""``scripts/chaos``: options in, a table out; 0 if nothing was lost, repeated, altered, truncated or unfinished."""
+"""Run `scripts/chaos` and print a table of what was broken and what came of it.
+
+The exit status is 0 if nothing was lost, repeated, altered, truncated or left unfinished, else 1. It is 2 if a process
+did not start or ended badly.
+"""
 
 import argparse
 import asyncio
@@ -14,28 +18,30 @@ from pathlib import Path
 import aiohttp
 
 from chaos_test.client import Client, Verdict
+from chaos_test.cluster import Cluster
 from chaos_test.faults import answers, break_processes
-from chaos_test.world import World
 
-BAD = ("lost", "repeated", "altered", "truncated", "unfinished")
+MUST_BE_ZERO = ("lost", "repeated", "altered", "truncated", "unfinished")
 
 
 def main() -> int:
     """Run; return the exit status."""
-    parser = argparse.ArgumentParser(prog="chaos", description="Breaks everything around hundreds of streams.")
-    parser.add_argument(
-        "--seconds", type=float, default=120.0, help="how long streams are begun; the last ones end later"
+    parser = argparse.ArgumentParser(
+        prog="chaos", description="Break everything around hundreds of streams, and count what is lost."
     )
-    parser.add_argument("--streams", type=int, default=200, help="at the same time")
-    parser.add_argument("--store", choices=("sqlite", "redis"), default="redis", help="of both gateways")
-    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3)), help="repeats the same choices")
-    parser.add_argument("--pause", type=float, default=5.0, help="seconds between two broken processes, on average")
-    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keeps the logs of all processes there")
+    parser.add_argument(
+        "--seconds", type=float, default=120.0, help="how long new streams are begun; the last ones end later"
+    )
+    parser.add_argument("--streams", type=int, default=200, help="number of streams at the same time")
+    parser.add_argument("--store", choices=("sqlite", "redis"), default="redis", help="store that both gateways share")
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3)), help="for the same choices again")
+    parser.add_argument("--pause", type=float, default=5.0, help="average seconds from one broken process to the next")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep the logs of all processes there")
     options = parser.parse_args()
     print(f"seed {options.seed}: two gateways with {options.store} behind nginx, {options.seconds:g} s", flush=True)
-    with tempfile.TemporaryDirectory(prefix="chaos-") as made:
-        # Never one that was used before: its store would have the streams of another run under the same keys.
-        folder = options.keep.resolve() / f"{options.seed}-{time.time():.0f}" if options.keep else Path(made)
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        # A new folder for each run. A store of an earlier run has streams under the same idempotency keys.
+        folder = options.keep.resolve() / f"{options.seed}-{time.time():.0f}" if options.keep else Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             verdicts, broken = asyncio.run(_run(options, folder))
@@ -48,24 +54,24 @@ def main() -> int:
 async def _run(options: argparse.Namespace, folder: Path) -> tuple[list[Verdict], Counter[str]]:
     broken: Counter[str] = Counter()
     async with (
-        World(options.store, folder) as world,
+        Cluster(options.store, folder) as cluster,
         aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_read=30)
         ) as session,
     ):
         pause = (options.pause * 0.5, options.pause * 1.5)
-        breaking = asyncio.create_task(break_processes(world, random.Random(options.seed + 1), broken, pause))  # noqa: S311  # a seed repeats it
+        breaking = asyncio.create_task(break_processes(cluster, random.Random(options.seed + 1), broken, pause))  # noqa: S311  # a seed repeats it
         until = time.monotonic() + options.seconds
 
-        async def keep_one(number: int) -> list[Verdict]:
-            own = random.Random(options.seed * 1_000_003 + number)  # noqa: S311
+        async def one_after_another(number: int) -> list[Verdict]:
+            chance = random.Random(options.seed * 1_000_003 + number)  # noqa: S311
             verdicts: list[Verdict] = []
             while time.monotonic() < until:
-                verdicts.append(await _one(session, world, own, f"chaos-{number}-{len(verdicts)}"))
+                verdicts.append(await _one(session, cluster, chance, f"chaos-{number}-{len(verdicts)}"))
             return verdicts
 
         _, lists = await asyncio.gather(
-            _progress(until), asyncio.gather(*(keep_one(n) for n in range(options.streams)))
+            _progress(until), asyncio.gather(*(one_after_another(n) for n in range(options.streams)))
         )
         breaking.cancel()
         with suppress(asyncio.CancelledError):
@@ -73,12 +79,13 @@ async def _run(options: argparse.Namespace, folder: Path) -> tuple[list[Verdict]
     return [verdict for verdicts in lists for verdict in verdicts], broken
 
 
-async def _one(session: aiohttp.ClientSession, world: World, chance: random.Random, model: str) -> Verdict:
+async def _one(session: aiohttp.ClientSession, cluster: Cluster, chance: random.Random, model: str) -> Verdict:
+    """Run one stream to its ending; `model` is a name of its own, under which the provider has its scripts."""
     calls, faults, text = answers(chance, model)
-    address = f"http://127.0.0.1:{world.provider.port}/_script"
+    address = f"http://127.0.0.1:{cluster.provider.port}/_script"
     async with session.post(address, json={"model": model, "calls": calls}) as answer:
         answer.raise_for_status()
-    client = Client(session, f"http://127.0.0.1:{world.nginx.port}", model, text, chance)
+    client = Client(session, f"http://127.0.0.1:{cluster.nginx.port}", model, text, chance)
     client.verdict.faults.update(faults)
     return await client.run()
 
@@ -97,11 +104,11 @@ def _report(verdicts: list[Verdict], broken: Counter[str]) -> int:
     for name, count in sorted((broken + faults).items()):
         print(f"| {name} | {count} |")
     print(f"| records | {sum(verdict.records for verdict in verdicts)} |")
-    totals = {name: sum(getattr(verdict, name) for verdict in verdicts) for name in BAD}
+    totals = {name: sum(getattr(verdict, name) for verdict in verdicts) for name in MUST_BE_ZERO}
     for name, count in totals.items():
         print(f"| **{name}** | **{count}** |")
     for verdict in verdicts:
-        if any(getattr(verdict, name) for name in BAD):
+        if any(getattr(verdict, name) for name in MUST_BE_ZERO):
             print(f"{verdict.model}: {verdict.words}", file=sys.stderr)
     return int(any(totals.values()))
 

@@ -1,4 +1,7 @@
-"""A client that checks every id and every byte, is cut and stalls at random, and comes back by `Last-Event-ID`."""
+"""A client that checks every id and all text of one stream.
+
+It cuts its connection or stalls at random, and resumes with `Last-Event-ID` whenever it is cut.
+"""
 
 import asyncio
 import random
@@ -11,14 +14,17 @@ import orjson
 
 from server.core.openai.sse import Decoder
 
-PATIENCE = 150.0  # seconds until a stream counts as not finished
-AGAIN = 0.2  # seconds before a client comes back
-GONE_FOR_NOW = (aiohttp.ClientError, ConnectionError, TimeoutError, asyncio.IncompleteReadError)
+PATIENCE = 150.0  # seconds until a stream counts as unfinished
+RETRY_AFTER = 0.2  # seconds before a client comes back
+CONNECTION_ERRORS = (aiohttp.ClientError, ConnectionError, TimeoutError, asyncio.IncompleteReadError)
 
 
 @dataclass
 class Verdict:
-    """What became of one stream. The last five are what must be zero."""
+    """What became of one stream. `lost` to `unfinished` must be 0.
+
+    `faults` counts what went wrong on the way, `records` the records that were shown. `words` says what is wrong.
+    """
 
     model: str
     records: int = 0
@@ -31,12 +37,12 @@ class Verdict:
     words: str = ""
 
 
-class Left(Exception):  # not an error: the client meant it
+class DeliberateCut(Exception):  # it is no error
     """The client cut its connection on purpose."""
 
 
 class Client:
-    """One stream from its creation to its ending."""
+    """Reads one stream from its creation to its ending. `text` is what it must be shown in all."""
 
     def __init__(self, session: aiohttp.ClientSession, root: str, model: str, text: str, chance: random.Random) -> None:
         self._session = session
@@ -45,35 +51,35 @@ class Client:
         self._chance = chance
         self._stream_id = ""
         self._last = 0
-        self._said: list[str] = []
-        self._over = False
-        self._plan = self._next_fault()
+        self._pieces: list[str] = []
+        self._ended = False
+        self._fault = self._next_fault()
         self.verdict = Verdict(model)
 
     def _next_fault(self) -> tuple[int, str]:
-        """Choose what this client does after how many more records: cut, stall, or nothing."""
+        """Choose after how many more records this client does something, and what: cut, stall or nothing."""
         return self._chance.randrange(1, 40), self._chance.choice(("cut", "stall", "nothing", "nothing"))
 
     async def run(self) -> Verdict:
-        """Read until the stream is whole, or patience is at its end."""
+        """Read until the stream has ended, or for `PATIENCE` seconds."""
         try:
             async with asyncio.timeout(PATIENCE):
-                while not self._over:
+                while not self._ended:
                     try:
                         await self._connect()
-                    except (Left, *GONE_FOR_NOW) as error:
-                        self.verdict.faults["came back"] += not isinstance(error, Left)
-                    await asyncio.sleep(AGAIN)
+                    except (DeliberateCut, *CONNECTION_ERRORS) as error:
+                        self.verdict.faults["came back"] += not isinstance(error, DeliberateCut)
+                    await asyncio.sleep(RETRY_AFTER)
         except TimeoutError:
             self.verdict.unfinished = 1
             self.verdict.words = self.verdict.words or f"{self._stream_id} stood at {self._last}"
-        said = "".join(self._said)
+        text = "".join(self._pieces)
         self.verdict.records = self._last
-        if not self.verdict.unfinished and said != self._text:
-            self.verdict.truncated = int(self._text.startswith(said))
+        if not self.verdict.unfinished and text != self._text:
+            self.verdict.truncated = int(self._text.startswith(text))
             self.verdict.altered = int(not self.verdict.truncated)
-            at = next((n for n, (a, b) in enumerate(zip(said, self._text, strict=False)) if a != b), len(said))
-            words = f"{self._stream_id} at character {at}: {said[at:][:60]!r} instead of {self._text[at:][:60]!r}"
+            at = next((n for n, (a, b) in enumerate(zip(text, self._text, strict=False)) if a != b), len(text))
+            words = f"{self._stream_id} at character {at}: {text[at:][:60]!r} instead of {self._text[at:][:60]!r}"
             self.verdict.words = self.verdict.words or words
         return self.verdict
 
@@ -83,7 +89,7 @@ class Client:
             request = self._session.get(url, headers={"Last-Event-ID": str(self._last)})
         else:
             body = {"model": self.verdict.model, "stream": True, "messages": [{"role": "user", "content": "Say it."}]}
-            # A creation whose answer was lost is asked for again, and joins the stream that it began.
+            # If the answer to this is lost, the same request joins the stream that it created.
             headers = {"Idempotency-Key": self.verdict.model}
             request = self._session.post(f"{self._root}/v1/chat/completions", json=body, headers=headers)
         async with request as response:
@@ -93,14 +99,14 @@ class Client:
             elif response.status in (400, 404, 422):
                 self.verdict.words = f"{response.status} {self._stream_id} at {self._last}: {await response.text()}"
                 self.verdict.unfinished = 1
-                self._over = True
+                self._ended = True
 
     async def _read(self, response: aiohttp.ClientResponse) -> None:
         decoder = Decoder()
         async for data in response.content.iter_any():
             for event in decoder.feed(data):
                 self._take(event.id, event.data)
-                if self._over:
+                if self._ended:
                     return
             await self._misbehave(response, len(data))
 
@@ -109,7 +115,7 @@ class Client:
         if data != b"[DONE]":
             chunk = orjson.loads(data)
             error = chunk.get("error") or {}
-        if identity is None:  # told to come back: the ending is not in the log
+        if identity is None:  # an error that is not in the log: the stream goes on
             self.verdict.faults[f"told {error.get('code')}"] += 1
             self.verdict.lost += error.get("code") == "gap"
             return
@@ -120,23 +126,23 @@ class Client:
             self.verdict.words = self.verdict.words or f"{self._stream_id}: {seq} after {self._last}"
         self._last = max(seq, self._last)
         if error or data == b"[DONE]":
-            self._over = True
+            self._ended = True
             self.verdict.words = self.verdict.words or (f"{self._stream_id} ended: {error}" if error else "")
             self.verdict.truncated += bool(error)
             return
         for choice in chunk.get("choices") or ():
-            self._said.append((choice.get("delta") or {}).get("content") or "")
+            self._pieces.append((choice.get("delta") or {}).get("content") or "")
 
     async def _misbehave(self, response: aiohttp.ClientResponse, size: int) -> None:  # noqa: ARG002
-        after, what = self._plan
+        after, what = self._fault
         if self._last < after:
             return
         more, following = self._next_fault()
-        self._plan = (self._last + more, following)
+        self._fault = (self._last + more, following)
         if what == "cut":
             self.verdict.faults["client cut"] += 1
             response.close()
-            raise Left
+            raise DeliberateCut
         if what == "stall":
             self.verdict.faults["client stalled"] += 1
             await asyncio.sleep(self._chance.uniform(0.5, 3.0))

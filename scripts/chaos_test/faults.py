@@ -1,4 +1,4 @@
-"""What goes wrong meanwhile: in the provider's answers, and with the processes."""
+"""The faults: in the answers of the provider, and in the processes."""
 
 import asyncio
 import random
@@ -6,16 +6,16 @@ import signal
 from collections import Counter
 from typing import Any
 
-from chaos_test.world import Part, World
+from chaos_test.cluster import Cluster, ServerProcess
 
-TOKENS = (30, 90)  # of one stream
-RATE = (15, 60)  # tokens a second
+TOKENS = (30, 90)  # the least and the most tokens of one stream
+RATE = (15, 60)  # tokens per second
 
 
-def answers(chance: random.Random, seed: str) -> tuple[list[dict[str, Any]], list[str], str]:
-    """Return one stream's scripts, the provider's faults in them, and its whole text."""
+def answers(chance: random.Random, model: str) -> tuple[list[dict[str, Any]], list[str], str]:
+    """Return the scripts of one stream, the names of the faults in them, and its whole text."""
     count = chance.randint(*TOKENS)
-    pieces = [f"{seed}-{n}:{chance.randrange(36**4):x} " for n in range(count)]
+    pieces = [f"{model}-{n}:{chance.randrange(36**4):x} " for n in range(count)]
     good = {"pieces": pieces, "rate": chance.randint(*RATE)}
     calls, names = [], []
     for _ in range(chance.choice((1, 1, 1, 2))):
@@ -37,31 +37,37 @@ def answers(chance: random.Random, seed: str) -> tuple[list[dict[str, Any]], lis
     return [*calls, good], names, "".join(pieces)
 
 
-async def break_processes(world: World, chance: random.Random, done: Counter[str], pause: tuple[float, float]) -> None:
-    """Break one thing after another until cancelled; whatever is broken has come back when this returns."""
+async def break_processes(
+    cluster: Cluster, chance: random.Random, broken: Counter[str], pause: tuple[float, float]
+) -> None:
+    """Break one process after another until cancelled; `broken` counts them. All of them run again when this returns.
+
+    `pause` gives the least and the most seconds between two. Raises RuntimeError if a process ends badly.
+    """
     kinds = ["gateway SIGKILL", "gateway SIGKILL", "gateway SIGTERM", "gateway SIGTERM", "nginx reload"]
-    if world.store == "redis":
+    if cluster.store == "redis":
         kinds += ["redis SIGKILL", "redis SIGTERM"]
     while True:
         await asyncio.sleep(chance.uniform(*pause))
         kind = chance.choice(kinds)
-        gateway = chance.choice(world.gateways)
-        breaking = asyncio.ensure_future(_break(kind, world, gateway, chance.uniform(0.0, 1.0)))
+        gateway = chance.choice(cluster.gateways)
+        breaking = asyncio.ensure_future(_break(kind, cluster, gateway, chance.uniform(0.0, 1.0)))
         try:
             await asyncio.shield(breaking)
         finally:
             await breaking
-        done[kind] += 1
+        broken[kind] += 1
 
 
-async def _break(kind: str, world: World, gateway: Part, away: float) -> None:
+async def _break(kind: str, cluster: Cluster, gateway: ServerProcess, seconds: float) -> None:
+    """Reload nginx, or stop a process and start it again after some seconds."""
     if kind == "nginx reload":
-        world.nginx.signal(signal.SIGHUP)
+        cluster.nginx.signal(signal.SIGHUP)
         return
-    part = gateway if kind.startswith("gateway") else world.redis
+    process = gateway if kind.startswith("gateway") else cluster.redis
     number = signal.SIGKILL if kind.endswith("SIGKILL") else signal.SIGTERM
-    status = await part.stop(number)
-    if part is gateway and number is signal.SIGTERM and status != 0:
+    status = await process.stop(number)
+    if process is gateway and number is signal.SIGTERM and status != 0:
         raise RuntimeError(f"{gateway.name} ended with {status} on SIGTERM")
-    await asyncio.sleep(away)
-    await part.start()
+    await asyncio.sleep(seconds)
+    await process.start()

@@ -1,1 +1,1 @@
-"""What the gateway saves: sixteen faults of a primary with a fallback, and a real model that is killed."""
+"""What `scripts/faults` and `scripts/model_kills` run: sixteen faults of a provider, and kills of a real model."""

@@ -1,4 +1,4 @@
-"""The caller: one completion request, and everything that came of it."""
+"""The caller of the gateway: one completion request, and its whole answer."""
 
 import json
 import time
@@ -12,8 +12,11 @@ LIMIT = aiohttp.ClientTimeout(total=120)
 
 
 @dataclass
-class Got:
-    """What a caller got. Times are in seconds since the request was sent."""
+class Answer:
+    """The answer to a request. Times are in seconds since the request was sent.
+
+    `first` is when the first content came, `last` when the last content or finish reason came, `took` the end.
+    """
 
     status: int
     headers: dict[str, str]
@@ -21,8 +24,8 @@ class Got:
     ids: list[int] = field(default_factory=list)
     done: bool = False
     error: dict[str, Any] | None = None
-    first: float | None = None  # when the first content came
-    last: float = 0.0  # when the last content or finish reason came
+    first: float | None = None
+    last: float = 0.0
     took: float = 0.0
 
     @property
@@ -44,7 +47,7 @@ class Got:
         return [choice for chunk in self.chunks for choice in chunk.get("choices") or ()]
 
 
-async def ask(root: str, model: str, **fields: Any) -> Got:
+async def ask(root: str, model: str, **fields: Any) -> Answer:
     """Send a streaming request to a gateway and read the whole answer."""
     body = {
         "model": model,
@@ -56,37 +59,38 @@ async def ask(root: str, model: str, **fields: Any) -> Got:
     return await read(root, body)
 
 
-async def read(root: str, body: dict[str, Any], watch: Callable[[Got], Awaitable[None]] | None = None) -> Got:
-    """Send a request and read the whole answer; `watch` is called with what has come after each line."""
+async def read(root: str, body: dict[str, Any], watch: Callable[[Answer], Awaitable[None]] | None = None) -> Answer:
+    """Send a request and read the whole answer. After each line, `watch` gets the part of the answer that has come."""
     began = time.monotonic()
     async with (
         aiohttp.ClientSession(timeout=LIMIT) as session,
         session.post(f"{root}/v1/chat/completions", json=body) as response,
     ):
-        got = Got(response.status, {name.lower(): value for name, value in response.headers.items()})
+        answer = Answer(response.status, {name.lower(): value for name, value in response.headers.items()})
         if response.content_type == "text/event-stream":
             async for line in response.content:
-                _take(got, line.rstrip(b"\n"), time.monotonic() - began)
+                _take(answer, line.rstrip(b"\n"), time.monotonic() - began)
                 if watch is not None:
-                    await watch(got)
+                    await watch(answer)
         else:
-            got.error = (await response.json()).get("error")
-    got.took = time.monotonic() - began
-    return got
+            answer.error = (await response.json()).get("error")
+    answer.took = time.monotonic() - began
+    return answer
 
 
-def _take(got: Got, line: bytes, at: float) -> None:
+def _take(answer: Answer, line: bytes, at: float) -> None:
+    """Add a line of the response to an answer; `at` is the time in seconds since the request."""
     if line.startswith(b"id: "):
-        got.ids.append(int(line[4:]))
+        answer.ids.append(int(line[4:]))
     elif line == b"data: [DONE]":
-        got.done = True
+        answer.done = True
     elif line.startswith(b"data: "):
         chunk = json.loads(line[6:])
         if "error" in chunk:
-            got.error = chunk["error"]
+            answer.error = chunk["error"]
             return
-        got.chunks.append(chunk)
+        answer.chunks.append(chunk)
         if chunk.get("choices"):
-            got.last = at
-            if got.first is None and chunk["choices"][0]["delta"].get("content"):
-                got.first = at
+            answer.last = at
+            if answer.first is None and chunk["choices"][0]["delta"].get("content"):
+                answer.first = at

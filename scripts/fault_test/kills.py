@@ -1,9 +1,11 @@
-"""Kill a real model in the middle of its streams, and compare what the caller got with the uninterrupted text.
+"""Kill a real model in the middle of its streams, and compare the caller's text with the uninterrupted text.
 
-By restart the two are equal at temperature 0. By continuation the caller must have exactly what was delivered before
-the kill (a beginning of the uninterrupted text) followed by exactly what the model says when it is asked, directly and
-without the gateway, to go on from there: so nothing is lost, repeated or garbled at the seam. Whether that is also the
-uninterrupted text is the model's affair (the delivered part may be cut into other tokens again), so it is counted.
+After a restart the two must be equal, at temperature 0.
+
+After a continuation the caller's text must be two parts. The first is what was delivered before the kill, which is a
+beginning of the uninterrupted text. The second is exactly what the model says if it is asked directly, without the
+gateway, to go on from there. So nothing is lost, repeated or garbled at the seam. The model may split the delivered
+part into other tokens and then go on differently. So it is only counted how often the two texts are equal.
 """
 
 import argparse
@@ -18,19 +20,19 @@ from typing import Any
 import aiohttp
 from local_model import NAME, LocalModel
 
-from .caller import Got, ask, read
-from .parts import gateway
+from .caller import Answer, ask, read
+from .processes import gateway
 
 PROMPT = [{"role": "user", "content": "Tell me a story about a river, a mill and a fox, in about ten sentences."}]
 TOKENS = 120
-MARGIN = 10  # chunks at the end in which a kill may come too late to matter
+MARGIN = 10  # chunks at the end: a kill there may come when the whole answer is under way already
 
 CONFIG = """
 [recovery]
 strategy = "{strategy}"
-max_retries = 8          # the model needs a second to come back, longer on a busy machine,
-max_recoveries = 8       # and an attempt that is refused meanwhile counts
-breaker_failures = 100   # one target: there is nowhere else to go
+max_retries = 8          # the model takes a second to come back, longer on a busy machine, and
+max_recoveries = 8       # attempts that are refused meanwhile count
+breaker_failures = 100   # there is no other target
 backoff = 0.4
 [[upstreams]]
 name = "model"
@@ -46,60 +48,60 @@ targets = ["model/{model}"]
 
 @dataclass
 class Tally:
-    """What became of the kills."""
+    """The results of all kills under one strategy. `same` counts the texts that equal the uninterrupted one."""
 
     kills: int = 0
-    same: int = 0  # the caller's text is the uninterrupted one
+    same: int = 0
     recoveries: int = 0
     wrong: list[str] = field(default_factory=list)
 
 
 async def run(strategy: str, kills: int, seed: int) -> Tally:
     """Kill the model once in each of `kills` streams, at a random content chunk, under one strategy."""
-    dice, tally = random.Random(seed), Tally()  # noqa: S311 — a repeatable experiment
+    chance, tally = random.Random(seed), Tally()  # noqa: S311 — a repeatable experiment
     async with LocalModel() as model, gateway(CONFIG.format(strategy=strategy, url=model.url, model=NAME)) as root:
         plain = await ask(root, NAME, messages=PROMPT, temperature=0, max_tokens=TOKENS)
         while tally.kills < kills:
-            after = dice.randrange(1, len(plain.chunks) - MARGIN)
-            got, before, recoveries = await _killed(root, model, after)
+            after = chance.randrange(1, len(plain.chunks) - MARGIN)
+            answer, before, recoveries = await _kill_mid_stream(root, model, after)
             if not recoveries:
                 continue  # the whole answer was under way already
             tally.kills += 1
             tally.recoveries += recoveries
-            tally.same += got.text == plain.text
-            if problem := await _problem(model.url, strategy, plain, got, before):
+            tally.same += answer.text == plain.text
+            if problem := await _problem(model.url, strategy, plain, answer, before):
                 tally.wrong.append(f"killed after {after} chunks: {problem}")
     return tally
 
 
-async def _killed(root: str, model: LocalModel, after: int) -> tuple[Got, int, int]:
+async def _kill_mid_stream(root: str, model: LocalModel, after: int) -> tuple[Answer, int, int]:
     """Read a stream, and kill the model after `after` chunks.
 
-    Return the answer, how many of its chunks are from before the kill, and how often it was recovered.
+    Return the answer, the number of its chunks from before the kill, and the number of its recoveries.
     """
     pid, before, recoveries = model.pid, 0, 0
     assert pid is not None  # it is running
     async with aiohttp.ClientSession() as session:
         path = ""
 
-        async def watch(got: Got) -> None:
+        async def watch(answer: Answer) -> None:
             nonlocal path, before
-            path = f"{root}/v1/streams/{got.headers['x-stream-id']}"
-            if before or len(got.chunks) < after:
+            path = f"{root}/v1/streams/{answer.headers['x-stream-id']}"
+            if before or len(answer.chunks) < after:
                 return
             os.kill(pid, signal.SIGKILL)
-            # Nothing is added between the failure and the model's return, which takes much longer than this.
+            # The model takes much longer to come back than this takes. So no record is added meanwhile.
             while True:
                 state = await _state(session, path)
-                if state["recoveries"] or state["usage"]:  # or it has ended: the kill came too late
+                if state["recoveries"] or state["usage"]:  # or the stream has ended: the kill came too late
                     break
                 await asyncio.sleep(0.005)
             before = state["records"]
 
-        got = await read(root, _body(), watch)
+        answer = await read(root, _body(), watch)
         recoveries = (await _state(session, path))["recoveries"]
     await model.restarted(pid)
-    return got, before, recoveries
+    return answer, before, recoveries
 
 
 async def _state(session: aiohttp.ClientSession, path: str) -> dict[str, Any]:
@@ -112,31 +114,31 @@ def _body(**changes: Any) -> dict[str, Any]:
     return {"model": NAME, "messages": PROMPT, "temperature": 0, "max_tokens": TOKENS, "stream": True, **changes}
 
 
-async def _problem(url: str, strategy: str, plain: Got, got: Got, before: int) -> str:
-    """Return what is wrong with an answer; nothing where it is as it must be."""
-    if got.error or not got.done or got.finish is None:
-        return f"no ending: {got.error}"
+async def _problem(url: str, strategy: str, plain: Answer, answer: Answer, before: int) -> str:
+    """Return what is wrong with an answer, or an empty text."""
+    if answer.error or not answer.done or answer.finish is None:
+        return f"no ending: {answer.error}"
     if strategy == "restart":
-        return "" if got.text == plain.text else f"another text: {got.text!r}"
-    pieces = [chunk["choices"][0]["delta"].get("content") or "" for chunk in got.chunks[:before]]
+        return "" if answer.text == plain.text else f"another text: {answer.text!r}"
+    pieces = [chunk["choices"][0]["delta"].get("content") or "" for chunk in answer.chunks[:before]]
     delivered, tokens = "".join(pieces), sum(map(bool, pieces))
-    if not plain.text.startswith(delivered) or not got.text.startswith(delivered):
+    if not plain.text.startswith(delivered) or not answer.text.startswith(delivered):
         return f"what was delivered is not the beginning: {delivered!r}"
     prefill = delivered.rstrip()
-    said = await _continued(url, prefill, TOKENS - tokens)
+    continuation = await _continued(url, prefill, TOKENS - tokens)
     stripped = delivered[len(prefill) :]
-    whole = prefill + said if said.startswith(stripped) else delivered + said
-    return "" if got.text == whole else f"not what the model goes on with: {got.text!r} instead of {whole!r}"
+    expected = prefill + continuation if continuation.startswith(stripped) else delivered + continuation
+    return "" if answer.text == expected else f"the model goes on with {expected!r}, but the answer is {answer.text!r}"
 
 
 async def _continued(url: str, prefill: str, tokens: int) -> str:
-    """Return how the model itself, asked directly, goes on from `prefill`."""
+    """Return how the model goes on from `prefill` if it is asked without the gateway."""
     messages = [*PROMPT, {"role": "assistant", "content": prefill}]
     return (await read(url.removesuffix("/v1"), _body(messages=messages, max_tokens=tokens))).text
 
 
 async def main(kills: int, seed: int) -> int:
-    """Run both ways and print what came of it."""
+    """Run the experiment with both strategies and print the results; return the exit status."""
     wrong = 0
     print("| recovery | kills | whole, nothing lost or told twice | the uninterrupted text | recoveries needed |")
     print("|---|---|---|---|---|")
@@ -151,8 +153,10 @@ async def main(kills: int, seed: int) -> int:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="scripts/model_kills", description="Kill a real model in mid-stream.")
-    parser.add_argument("--kills", type=int, default=50, help="for each way of recovery")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser = argparse.ArgumentParser(
+        prog="scripts/model_kills", description="Kill a real model in mid-stream, and check the texts."
+    )
+    parser.add_argument("--kills", type=int, default=50, help="number of kills under each strategy")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     options = parser.parse_args()
     sys.exit(asyncio.run(main(options.kills, options.seed)))

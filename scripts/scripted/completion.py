@@ -1,4 +1,4 @@
-"""What a script says to one request, as SSE events or as one JSON completion. Pure: no clock but `created`, no I/O."""
+"""The answer of a script to one request, as SSE events or as one JSON completion. It does no I/O."""
 
 import itertools
 import random
@@ -18,21 +18,21 @@ _EMPTY = b"{}"
 
 
 class Completion:
-    """One answer: its events in order, and afterwards how many tokens it had and why it stopped."""
+    """One answer: its events in their order. `tokens` counts those that were taken so far."""
 
-    def __init__(self, script: Script, asked: dict[str, Any], number: int) -> None:
+    def __init__(self, script: Script, request: dict[str, Any], number: int) -> None:
         self.script = script
-        self.prefill = prefilled(asked)
-        self._asked = asked
+        self.prefill = prefilled(request)
+        self._request = request
         self.tokens = 0
         self._cut_short = False
-        self._choices = range(asked.get("n") or 1)
+        self._choices = range(request.get("n") or 1)
         self._line_end = script.newline.encode()
         self._head: dict[str, Any] = {
             "id": f"chatcmpl-scripted{number:08d}",
             "object": "chat.completion.chunk",
             "created": int(time.time()),
-            "model": script.model_echo or asked["model"],
+            "model": script.model_echo or request["model"],
         }
         if script.system_fingerprint is not None:
             self._head["system_fingerprint"] = script.system_fingerprint
@@ -42,14 +42,14 @@ class Completion:
     # The events of a stream, in their order.
 
     def opening(self) -> Iterator[bytes]:
-        """Yield the role chunks, one a choice."""
+        """Yield the role chunks, one per choice."""
         wanted = self.script.role_chunk
         if self.script.chunks is None if wanted is None else wanted:
             for choice in self._choices:
                 yield self._chunk(choice, _ROLE)
 
     def content(self) -> Iterator[bytes]:
-        """Yield every content chunk, built as it is taken: a flood of millions needs no memory."""
+        """Yield every content chunk. Each is built when it is taken, so that millions of them need no memory."""
         if self.script.chunks is not None:
             for chunk in self.script.chunks:
                 self.tokens += 1
@@ -71,16 +71,16 @@ class Completion:
         if (reason := self._finish_reason()) is not None:
             for choice in self._choices:
                 yield self._chunk(choice, _EMPTY, finish=dumps(reason))
-        asked_usage = (
-            bool((self._asked.get("stream_options") or {}).get("include_usage")) and self.script.chunks is None
+        wants_usage = (
+            bool((self._request.get("stream_options") or {}).get("include_usage")) and self.script.chunks is None
         )
-        if asked_usage if self.script.usage is None else self.script.usage:
+        if wants_usage if self.script.usage is None else self.script.usage:
             yield self._opening + b'],"usage":' + dumps(self._usage()) + b"}" + self._closing
         if self.script.done:
             yield self.event("[DONE]")
 
     def event(self, data: str) -> bytes:
-        """Frame any data as an event."""
+        """Frame data as an event."""
         return b"data: " + data.encode() + self._closing
 
     def comment(self) -> bytes:
@@ -91,9 +91,9 @@ class Completion:
         """Give the answer to a request that does not stream."""
         choices = []
         for choice in self._choices:
-            said = list(self._said(choice))
-            self.tokens += len(said)
-            message: dict[str, Any] = {"role": "assistant", "content": "".join(said) or None}
+            texts = list(self._texts(choice))
+            self.tokens += len(texts)
+            message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) or None}
             if self.script.reasoning:
                 message["reasoning_content"] = "".join(self.script.reasoning)
             if self.script.tool_calls:
@@ -113,34 +113,34 @@ class Completion:
 
     def _text_chunks(self) -> Iterator[bytes]:
         if len(self._choices) == 1 and not self.script.logprobs:
-            # The path of a benchmark: two constants around each token.
+            # Benchmarks take this path: a token costs one join of three byte strings.
             before = self._opening + b'{"index":0,"delta":{"content":'
             after = b'},"logprobs":null,"finish_reason":null}]}' + self._closing
-            for piece in self._said(0):
+            for piece in self._texts(0):
                 self.tokens += 1
                 yield before + dumps(piece) + after
             return
-        for row in itertools.zip_longest(*(self._said(choice) for choice in self._choices)):
+        for row in itertools.zip_longest(*(self._texts(choice) for choice in self._choices)):
             for choice, piece in enumerate(row):
                 if piece is not None:
                     self.tokens += 1
                     yield self._chunk(choice, dumps({"content": piece}), logprobs=self._logprobs(piece))
 
-    def _said(self, choice: int) -> Iterator[str]:
+    def _texts(self, choice: int) -> Iterator[str]:
         """Yield the pieces of one choice, after continuation, echo and `max_tokens`."""
         script = self.script
-        told = pieces(script, choice)
+        texts = pieces(script, choice)
         prefill = self.prefill
         if script.continue_text and prefill is not None and "".join(pieces(script, choice)).startswith(prefill):
-            told = beyond(told, len(prefill))
+            texts = without_beginning(texts, len(prefill))
         if script.echo_prefix and prefill:
-            told = itertools.chain((prefill,), told)
-        limit = self._asked.get("max_completion_tokens") or self._asked.get("max_tokens")
+            texts = itertools.chain((prefill,), texts)
+        limit = self._request.get("max_completion_tokens") or self._request.get("max_tokens")
         if script.honour_max_tokens and limit is not None:
-            yield from itertools.islice(told, limit)
-            self._cut_short = next(told, None) is not None
+            yield from itertools.islice(texts, limit)
+            self._cut_short = next(texts, None) is not None
         else:
-            yield from told
+            yield from texts
 
     def _finish_reason(self) -> str | None:
         if self.script.finish != AUTO:
@@ -152,7 +152,7 @@ class Completion:
         return "tool_calls" if self.script.tool_calls else "stop"
 
     def _usage(self) -> dict[str, int]:
-        prompt = sum(len(text_of(message).split()) for message in self._asked["messages"])
+        prompt = sum(len(text_of(message).split()) for message in self._request["messages"])
         return {"prompt_tokens": prompt, "completion_tokens": self.tokens, "total_tokens": prompt + self.tokens}
 
     def _logprobs(self, piece: str) -> bytes:
@@ -172,22 +172,22 @@ class Completion:
 
 
 def pieces(script: Script, choice: int) -> Iterator[str]:
-    """Yield the text of a script in pieces; the choices of one request differ only where it is made up."""
+    """Yield the text of a script in pieces. Only a text that is made up differs from choice to choice."""
     if script.pieces is not None:
         return iter(script.pieces)
     if script.text is not None:
         return (match[0] for match in _WORD.finditer(script.text))
     count = script.tokens if script.tokens is not None else 0 if script.tool_calls else 20
     if script.seed_text is not None:
-        chance = random.Random(f"{script.seed_text}/{choice}")  # noqa: S311  # reproducible is what is wanted
+        chance = random.Random(f"{script.seed_text}/{choice}")  # noqa: S311  # it must be reproducible
         return (chance.choice(_SEEDED).ljust(script.big, "x") for _ in range(count))
     mark = f".{choice} " if choice else " "
     return (f"tok{i}{mark}".ljust(script.big, "x") for i in range(count))
 
 
-def beyond(told: Iterable[str], length: int) -> Iterator[str]:
+def without_beginning(texts: Iterable[str], length: int) -> Iterator[str]:
     """Yield the pieces without their first `length` characters."""
-    for piece in told:
+    for piece in texts:
         if length < len(piece):
             yield piece[length:]
         length = max(0, length - len(piece))
@@ -195,8 +195,8 @@ def beyond(told: Iterable[str], length: int) -> Iterator[str]:
 
 def calls(script: Script) -> list[dict[str, Any]]:
     """Give the tool calls of a script, each with an index and an id."""
-    given = enumerate(script.tool_calls or ())
-    return [{"index": index, "id": f"call_{index}", "name": f"tool{index}"} | call for index, call in given]
+    numbered = enumerate(script.tool_calls or ())
+    return [{"index": index, "id": f"call_{index}", "name": f"tool{index}"} | call for index, call in numbered]
 
 
 def tool_deltas(script: Script) -> Iterator[dict[str, Any]]:
@@ -217,13 +217,13 @@ def _tool_call(call: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
 
 def arguments(call: dict[str, Any]) -> str:
     """Give the arguments of a call as the text that goes over the wire."""
-    given = call.get("arguments", "")
-    return given if isinstance(given, str) else dumps(given).decode()
+    value = call.get("arguments", "")
+    return value if isinstance(value, str) else dumps(value).decode()
 
 
-def prefilled(asked: dict[str, Any]) -> str | None:
-    """Give the text of a trailing assistant message; every way of continuing has one (prefix, partial and the rest)."""
-    last = asked["messages"][-1] if asked["messages"] else {}
+def prefilled(request: dict[str, Any]) -> str | None:
+    """Give the text of a last message of the assistant, which every form of continuation has. None: there is none."""
+    last = request["messages"][-1] if request["messages"] else {}
     return text_of(last) if last.get("role") == "assistant" else None
 
 

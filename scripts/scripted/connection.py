@@ -1,7 +1,7 @@
-"""One client connection: requests in, bytes out, and the exact moment when the client went away.
+"""One connection of a client: requests in, bytes out, and the exact moment in which the client leaves.
 
-A Protocol rather than streams, because the socket must be read all the time: a FIN or RST is noticed at once only by a
-reader, also while a writer is blocked on a client that takes nothing.
+It is an asyncio Protocol, not a pair of streams. Only a socket that is always read shows a FIN or RST at once, even
+while a writer waits for a client that takes nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from scripted.request import BadRequestError, Request, expects_continue, take
 if TYPE_CHECKING:
     from scripted.seen import Seen
 
-# How long a reset waits for what was written before it; RST throws away what the peer's kernel does not have yet.
+# Seconds that a reset waits for what was written before it. RST throws away what the peer's kernel does not have yet.
 SETTLE = 1.0
 
 # tcpi_bytes_acked of Linux's struct tcp_info: a u64 that has been at this offset since Linux 4.1.
@@ -33,7 +33,7 @@ _numbers = itertools.count(1)
 
 
 class Connection(asyncio.Protocol):
-    """Serves one request at a time; `current` is what the log says about it."""
+    """Serves one request at a time. `current` is its entry among the requests that were seen."""
 
     def __init__(self, serve: Serve) -> None:
         self.number = next(_numbers)
@@ -51,17 +51,17 @@ class Connection(asyncio.Protocol):
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport; uvloop's is one by its methods only, not by its class."""
+        """Keep the transport. The cast is for uvloop's, which has the methods of a transport but not its class."""
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Collect a request; one that comes while another is answered waits in the buffer."""
+        """Collect a request. One that comes while another is answered waits in the buffer."""
         self._buffer += data
         if self._task is None:
             self._next()
 
     def eof_received(self) -> bool:
-        """Take a FIN as a client that has left, as most servers do, and drop what it has not taken."""
+        """Take a FIN as the client's leaving, as most servers do, and drop what it has not taken."""
         self._client_left()
         self.abort()
         return False
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
     # What an answer calls.
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the transport; nothing once the connection is gone."""
+        """Hand bytes to the transport, unless the connection is gone."""
         if self._transport is None or self._transport.is_closing():
             return
         self.written += len(data)
@@ -96,15 +96,15 @@ class Connection(asyncio.Protocol):
         self._transport.write(data)
 
     async def drain(self) -> None:
-        """Wait while the client takes nothing; being gone cancels the waiting task."""
+        """Wait while the client takes nothing. If the connection is lost, the waiting task is cancelled."""
         if self._writable is not None:
             await self._writable
 
     def acked(self) -> int:
         """Bytes since the connection began that the peer's kernel has acknowledged.
 
-        The kernel's own count rather than `written` minus a queue (TIOCOUTQ): the transport's buffer is already empty
-        when it tells of a reset, and what was in it would pass for delivered.
+        This is the kernel's own count, not `written` minus its queue (TIOCOUTQ). When the transport tells of a reset,
+        its buffer is empty already, and what was in it would pass for delivered.
         """
         if self._transport is not None:
             info = self._socket().getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, BYTES_ACKED.size + BYTES_ACKED_AT)
@@ -112,11 +112,11 @@ class Connection(asyncio.Protocol):
         return self._acked
 
     def end(self) -> None:
-        """No further request on this connection: close it when this answer is out."""
+        """Close the connection when this answer is out."""
         self._keep = False
 
     def abort(self) -> None:
-        """Close at once; what was not sent is lost."""
+        """Close at once. What was not sent is lost."""
         self._ours = True
         self.acked()
         if self._transport is not None:
@@ -152,7 +152,7 @@ class Connection(asyncio.Protocol):
             await self._serve(self, request)
         except asyncio.CancelledError:
             return  # only connection_lost cancels
-        except Exception:  # noqa: BLE001  # a defect of ours: shown, and the connection cannot be trusted
+        except Exception:  # noqa: BLE001  # a defect of the provider: it is shown, and the connection cannot be used on
             traceback.print_exc(file=sys.stderr)
             self.abort()
         finally:

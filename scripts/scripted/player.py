@@ -1,4 +1,4 @@
-"""Plays one script to one request: the order of things, the pauses and the faults."""
+"""Plays one script to one request: the order of the events, the pauses and the faults."""
 
 import asyncio
 import itertools
@@ -18,23 +18,23 @@ from scripted.wire import Wire
 
 EVENTS = "text/event-stream; charset=utf-8"
 JSON = "application/json"
-# Timers of the loop do not take infinity.
+# Seconds. The loop's timers take no infinity.
 LONG = 3600.0
 
 
-class Stop(Exception):  # a way to end, not an error
-    """The stream ends here, with a proper end of its body."""
+class Stop(Exception):  # no error, but a way to end
+    """The stream ends here with a proper end of its body."""
 
 
 class Cut(Exception):
-    """The connection ends here, with a FIN or a RST."""
+    """The connection ends here with a FIN or a RST."""
 
     def __init__(self, *, reset: bool) -> None:
         self.reset = reset
 
 
 def answer_head(status: int, content_type: str, *fields: str) -> bytes:
-    """Build a status line and headers; a field is a whole line."""
+    """Build a status line and headers. Each field is a whole line."""
     lines = [f"HTTP/1.1 {status} {phrase(status)}", f"Content-Type: {content_type}", *fields, "", ""]
     return "\r\n".join(lines).encode("latin-1")
 
@@ -45,7 +45,7 @@ def answer(connection: Connection, status: int, body: bytes, content_type: str =
 
 
 def phrase(status: int) -> str:
-    """Give the reason phrase, also of statuses that nobody registered."""
+    """Give the reason phrase of a status, also of one that nobody registered."""
     try:
         return HTTPStatus(status).phrase
     except ValueError:
@@ -58,7 +58,7 @@ def problem(message: str, *, kind: str = "invalid_request_error", code: str | No
 
 
 def error_body(error: object) -> bytes:
-    """Put the JSON around an error object; one that is wrapped already stays as it is."""
+    """Put the JSON around an error object, unless it is there already."""
     return dumps(error if isinstance(error, dict) and "error" in error else {"error": error})
 
 
@@ -66,28 +66,28 @@ class Player:
     """One answer under way."""
 
     def __init__(
-        self, connection: Connection, request: Request, asked: dict[str, Any], script: Script, seen: Seen
+        self, connection: Connection, request: Request, parameters: dict[str, Any], script: Script, seen: Seen
     ) -> None:
         self._connection = connection
         self._request = request
-        self._asked = asked
+        self._parameters = parameters
         self._script = script
         self._seen = seen
-        self._completion = Completion(script, asked, seen.number)
+        self._completion = Completion(script, parameters, seen.number)
         self._next_comment = math.inf
 
     async def play(self) -> None:
-        """Play it to its end; a client that leaves cancels this."""
+        """Play the script to its end. A client that leaves cancels this."""
         script = self._script
         await asyncio.sleep(script.headers_after)
         if script.never_answer:
             await asyncio.Event().wait()
         try:
             if script.reset_before_head:
-                raise Cut(reset=True)  # all cuts meet below
+                raise Cut(reset=True)  # every cut is made below
             if (refusal := self._refusal()) is not None:
                 await self._plain(*refusal)
-            elif not self._asked.get("stream") or script.json_body is not None:
+            elif not self._parameters.get("stream") or script.json_body is not None:
                 await self._json()
             else:
                 await self._stream()
@@ -101,7 +101,7 @@ class Player:
     # Answers that are not streams.
 
     def _refusal(self) -> tuple[int, Any] | None:
-        """Give the status and error object of an answer that is an error from its first byte."""
+        """Give the status and the error object if the whole answer is an error."""
         script = self._script
         if script.require_key and self._request.headers.get("authorization") != f"Bearer {script.require_key}":
             return 401, problem("Incorrect API key provided.", code="invalid_api_key")
@@ -118,17 +118,17 @@ class Player:
             await self._whole(status, error_body(error))
 
     async def _json(self) -> None:
-        """Send the whole completion, after the time that it would have taken to stream it."""
+        """Send the whole completion after the time that its stream would have taken."""
         script = self._script
-        given = script.json_body
-        body = self._completion.whole() if given is None or given is True else dumps(given)
+        content = script.json_body
+        body = self._completion.whole() if content is None or content is True else dumps(content)
         if script.json_body is None:
             await asyncio.sleep(script.ttft + (self._completion.tokens / script.rate if script.rate else 0))
             self._seen.content_chunks = self._completion.tokens
         await self._whole(200, body)
 
     async def _whole(self, status: int, body: bytes, content_type: str = JSON) -> None:
-        """Send a response of known length; the faults of a stream strike in the middle of its body."""
+        """Send a response of known length. The faults of a stream come in the middle of its body."""
         script = self._script
         broken = script.cut_after, script.reset_after, script.stall_after
         whole = all(at is None for at in broken)
@@ -153,7 +153,7 @@ class Player:
         if script.comments:
             self._next_comment = time.monotonic() + script.comments
         try:
-            if 0 not in (script.error_at, script.garbage_at):  # those are to be the very first event
+            if 0 not in (script.error_at, script.garbage_at):  # these must be the first event
                 for event in completion.opening():
                     wire.send(event)
             await self._content()
@@ -168,7 +168,7 @@ class Player:
         await wire.finish()
 
     def _open(self) -> Wire:
-        """Send the head; it says how the body will be delimited."""
+        """Send the head, which says how the body ends."""
         script, request = self._script, self._request
         gzipped = script.gzip_if_accepted and "gzip" in request.headers.get("accept-encoding", "")
         chunked = request.version == "HTTP/1.1" and not script.http10 and script.content_length is None
@@ -179,7 +179,7 @@ class Player:
             fields.append("Transfer-Encoding: chunked")
         if script.content_length is not None:
             fields.append(f"Content-Length: {self._lie()}")
-        if not request.keep_alive or not (chunked or script.content_length):  # a lie does not announce itself
+        if not request.keep_alive or not (chunked or script.content_length):  # a wrong length is not announced
             fields.append("Connection: close")
         head = answer_head(200, EVENTS, *fields)
         self._seen.status = 200
@@ -189,12 +189,12 @@ class Player:
 
     def _lie(self) -> int:
         """Give a Content-Length that is wrong by half the body."""
-        draft = Completion(self._script, self._asked, self._seen.number)
+        draft = Completion(self._script, self._parameters, self._seen.number)
         length = sum(map(len, itertools.chain(draft.opening(), draft.content(), draft.closing())))
         return length // 2 if self._script.content_length == "lie_short" else length + length // 2
 
     async def _content(self) -> None:
-        """Send the content chunks, each at its time, with what happens between them."""
+        """Send the content chunks, each at its time, with the pauses and faults between them."""
         script, seen, wire = self._script, self._seen, self._wire
         marks, rate = script.marks, script.rate
         count = 0
@@ -219,7 +219,7 @@ class Player:
             await self._mark(count, b"")
 
     async def _mark(self, count: int, event: bytes) -> None:
-        """Do what the script has for this moment, in the order: stall, garbage, error, the ways to end."""
+        """Do what the script says for this number of chunks, in the order: stall, garbage, error, the ways to end."""
         script, wire = self._script, self._wire
         if count == script.stall_after:
             stall = math.inf if script.stall_for is None else script.stall_for
@@ -240,7 +240,7 @@ class Player:
             raise Cut(reset=count != script.cut_after)
 
     async def _pause(self, seconds: float) -> None:
-        """Send what waits, then let time go by, with the comments that fall due."""
+        """Send what waits, then wait, and send the comments that are due meanwhile."""
         await self._wire.flush()
         until = time.monotonic() + seconds
         while (left := until - (now := time.monotonic())) > 0:
@@ -253,6 +253,6 @@ class Player:
 
 
 def inside_character(event: bytes) -> int:
-    """Find an offset between two bytes of one character, or the middle if all are ASCII."""
+    """Find an offset between two bytes of one character, or the middle if all characters are ASCII."""
     continuation = (i for i, byte in enumerate(event) if byte & 0xC0 == 0x80)
     return next(continuation, len(event) // 2)

@@ -1,10 +1,10 @@
-"""HTTP/1.1 requests out of a byte buffer: small, incremental, and only as forgiving as the clients in use need."""
+"""Reads HTTP/1.1 requests from a byte buffer as they come. It forgives only what the clients in use need."""
 
 from dataclasses import dataclass
 
 
 class BadRequestError(Exception):
-    """Not HTTP; the connection cannot go on."""
+    """The bytes are not HTTP: the connection cannot go on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Request:
 
     @property
     def keep_alive(self) -> bool:
-        """Whether the client would send another request on this connection."""
+        """Whether the client may send another request on this connection."""
         return self.version == "HTTP/1.1" and self.headers.get("connection", "").lower() != "close"
 
 
@@ -30,7 +30,7 @@ def expects_continue(buffer: bytearray) -> bool:
 
 
 def take(buffer: bytearray) -> Request | None:
-    """Remove the first request from the buffer; None until it is whole."""
+    """Remove the first request from the buffer and return it. None: it is not whole yet. Raises BadRequestError."""
     end = buffer.find(b"\r\n\r\n")
     if end < 0:
         return None
@@ -39,14 +39,14 @@ def take(buffer: bytearray) -> Request | None:
         method, target, version = first.split(" ")
         headers = {name.lower(): value.strip() for name, value in (line.split(":", 1) for line in lines)}
         if headers.get("transfer-encoding", "").lower() == "chunked":
-            found = _chunked(buffer, end + 4)
+            body_and_stop = _chunked(buffer, end + 4)
         else:
-            found = _counted(buffer, end + 4, int(headers.get("content-length", "0")))
+            body_and_stop = _counted(buffer, end + 4, int(headers.get("content-length", "0")))
     except ValueError as error:
         raise BadRequestError(str(error)) from error
-    if found is None:
+    if body_and_stop is None:
         return None
-    body, stop = found
+    body, stop = body_and_stop
     del buffer[:stop]
     path, _, query = target.partition("?")
     return Request(method, path, query, version, headers, body)
@@ -58,7 +58,7 @@ def _counted(buffer: bytearray, start: int, length: int) -> tuple[bytes, int] | 
 
 
 def _chunked(buffer: bytearray, start: int) -> tuple[bytes, int] | None:
-    """Read a chunked body without trailers, and where it stops."""
+    """Return a chunked body without trailers, and where it stops. None: it is not whole yet."""
     parts: list[bytes] = []
     while (line := buffer.find(b"\r\n", start)) >= 0:
         size = int(buffer[start:line].split(b";")[0], 16)

@@ -1,4 +1,4 @@
-"""The paths of the provider: OpenAI's two, and the underscore ones that steer and watch it."""
+"""The paths of the provider: two of OpenAI's, and those with an underscore, which steer and watch it."""
 
 import time
 from typing import Any
@@ -10,21 +10,21 @@ from scripted.connection import Connection
 from scripted.player import Player, answer, error_body, problem
 from scripted.request import Request
 from scripted.script import Script, ScriptError
-from scripted.seen import Book, Seen
+from scripted.seen import Memory, Seen
 
-# What would otherwise go wrong in the middle of an answer.
+# Fields that would make an answer fail in the middle if they had another type.
 KINDS = {"n": int, "max_tokens": int, "max_completion_tokens": int, "stream": bool, "stream_options": dict}
 
 
 class InvalidError(Exception):
-    """A request that is answered 400."""
+    """A request is answered 400. The text says why."""
 
 
 class Routes:
-    """Answers every request of every connection from one book."""
+    """Answers every request of every connection, with the scripts in one memory."""
 
-    def __init__(self, book: Book) -> None:
-        self._book = book
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
 
     async def serve(self, connection: Connection, request: Request) -> None:
         """Answer one request."""
@@ -33,7 +33,7 @@ class Routes:
                 case "POST", "/v1/chat/completions":
                     await self._complete(connection, request)
                 case "GET", "/v1/models":
-                    models = [{"id": name, "object": "model", "owned_by": "scripted"} for name in self._book.models]
+                    models = [{"id": name, "object": "model", "owned_by": "scripted"} for name in self._memory.models]
                     answer(connection, 200, orjson.dumps({"object": "list", "data": models}))
                 case "POST", "/_script":
                     self._write(request)
@@ -41,7 +41,7 @@ class Routes:
                 case "GET", "/_seen":
                     answer(connection, 200, self._report(request))
                 case "DELETE", "/_seen":
-                    self._book.seen.clear()
+                    self._memory.seen.clear()
                     answer(connection, 200, b"{}")
                 case "GET", "/_now":
                     answer(connection, 200, orjson.dumps({"now": time.monotonic()}))
@@ -52,52 +52,52 @@ class Routes:
             answer(connection, 400, error_body(problem(str(error))))
 
     async def _complete(self, connection: Connection, request: Request) -> None:
-        asked = decoded(request.body)
-        model = asked.get("model")
-        messages = asked.get("messages")
+        parameters = decoded(request.body)
+        model = parameters.get("model")
+        messages = parameters.get("messages")
         if not isinstance(model, str):
             raise InvalidError("you must provide a model parameter")
         if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
             raise InvalidError("messages: expected an array of objects")
         for name, kind in KINDS.items():
-            if not isinstance(asked.get(name), kind | None):
-                raise InvalidError(f"{name}: {asked[name]!r} is not of type {kind.__name__}")
-        if asked.get("n", 1) == 0:
+            if not isinstance(parameters.get(name), kind | None):
+                raise InvalidError(f"{name}: {parameters[name]!r} is not of type {kind.__name__}")
+        if parameters.get("n", 1) == 0:
             raise InvalidError("n: 0 is less than the minimum of 1")
-        call, script = self._book.next_call(model)
-        if (given := asked.get("script")) is not None:
-            script = Script.parse(given)
+        call, script = self._memory.next_call(model)
+        if (fields := parameters.get("script")) is not None:
+            script = Script.parse(fields)
         elif (text := request.headers.get("x-script")) is not None:
             script = Script.parse(decoded(text.encode("latin-1")))
         seen = Seen(
             model=model,
             call=call,
-            number=self._book.requests,
+            number=self._memory.requests,
             headers=request.headers,
-            body=asked,
+            body=parameters,
             connection=connection.number,
             meter=connection,
             base=connection.written,
         )
-        self._book.seen.append(seen)
+        self._memory.seen.append(seen)
         connection.current = seen
-        await Player(connection, request, asked, script, seen).play()
+        await Player(connection, request, parameters, script, seen).play()
 
     def _write(self, request: Request) -> None:
-        given = decoded(request.body)
-        model, calls = given.get("model"), given.get("calls")
+        content = decoded(request.body)
+        model, calls = content.get("model"), content.get("calls")
         if not isinstance(model, str) or not isinstance(calls, list) or not calls:
             raise InvalidError('expected {"model": NAME, "calls": [SCRIPT, …]}')
-        self._book.write(model, [Script.parse(call) for call in calls])
+        self._memory.write(model, [Script.parse(call) for call in calls])
 
     def _report(self, request: Request) -> bytes:
         models = parse_qs(request.query).get("model")
-        chosen = (seen for seen in self._book.seen if models is None or seen.model in models)
-        return orjson.dumps([seen.report(self._book.began) for seen in chosen])
+        chosen = (seen for seen in self._memory.seen if models is None or seen.model in models)
+        return orjson.dumps([seen.report(self._memory.began) for seen in chosen])
 
 
 def decoded(text: bytes) -> dict[str, Any]:
-    """Read a JSON object, or raise the 400 that says it is none."""
+    """Read a JSON object. Raises InvalidError if it is none."""
     try:
         value = orjson.loads(text)
     except orjson.JSONDecodeError as error:

@@ -1,8 +1,8 @@
-"""A script: everything one answer of the provider can be told to be, as one typed value.
+"""A script: everything that one answer of the provider can be, as one typed value.
 
-Every `…_at k` and `…_after k` counts *content chunks*: those that carry text, reasoning or a piece of a tool call,
-not the role, the finish reason, the usage or `[DONE]`. It names the moment when exactly `k` of them have been sent,
-so 0 is "before the first". All durations are seconds.
+Every `…_at k` and `…_after k` counts *content chunks*. Those carry text, reasoning or a piece of a tool call, not the
+role, the finish reason, the usage or `[DONE]`. Something happens when exactly `k` of them have been sent: 0 is "before
+the first". All durations are in seconds.
 """
 
 import types
@@ -13,52 +13,52 @@ AUTO = "auto"
 
 
 class ScriptError(ValueError):
-    """A script that cannot be played; the text says which field and why."""
+    """A script that cannot be played. The text names the field and says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """One answer. Every field may be left out; the default is twenty tokens at full speed and a clean ending."""
+    """One answer. Every field may be left out: the default is twenty tokens at full speed and a clean ending."""
 
-    # What is said. The first one given wins: chunks, pieces, text, tokens.
+    # The content. If several are given, the first of chunks, pieces, text and tokens counts.
     tokens: int | None = None  # count; 20, or 0 beside tool_calls
     text: str | None = None  # split into words
     pieces: list[str] | None = None  # the content of each chunk
-    chunks: list[Any] | None = None  # whole payloads, verbatim: nothing but [DONE] is added of itself
+    chunks: list[Any] | None = None  # whole payloads, verbatim; only [DONE] is added to them
     seed_text: int | str | None = None  # `tokens` pseudo-random words, the same ones for the same seed
-    big: int = 0  # characters of content a token, at least
+    big: int = 0  # the least number of characters per token
     reasoning: list[str] | None = None  # sent first, as reasoning_content
     tool_calls: list[dict[str, Any]] | None = None  # index, id, name, arguments (text or any JSON value)
-    tool_piece: int = 8  # characters of arguments a chunk
+    tool_piece: int = 8  # characters of arguments per chunk
     interleave: bool = False  # the calls take turns instead of following each other
 
     # The envelope.
-    role_chunk: bool | None = None  # true, but false with chunks
-    finish: str | None = AUTO  # "stop" or "tool_calls"; none with chunks; null: no finish chunk
+    role_chunk: bool | None = None  # default: true, but false with chunks
+    finish: str | None = AUTO  # default: "stop" or "tool_calls", or none with chunks; null: no finish chunk
     usage: bool | None = None  # null: as stream_options.include_usage asks
     done: bool = True
     logprobs: bool = False
     system_fingerprint: str | None = None
     model_echo: str | None = None  # the model named in the answer instead of the one asked for
 
-    # What it makes of the request.
+    # What the request changes.
     honour_max_tokens: bool = False
     require_key: str | None = None  # 401 without this bearer token
     reject_prefill: bool = False  # 400 if the last message is an assistant's
-    continue_text: bool = False  # say only what the assistant message at the end has not said yet
-    echo_prefix: bool = False  # say that message again first
+    continue_text: bool = False  # send only what a last message of the assistant does not hold yet
+    echo_prefix: bool = False  # send that message again first
 
     # Time.
-    rate: float = 0  # chunks a second; 0: as fast as the reader takes them
+    rate: float = 0  # chunks per second; 0: as fast as the reader takes them
     headers_after: float = 0
     ttft: float = 0  # between the head (and role chunk) and the first content chunk
     never_answer: bool = False
     stall_after: int | None = None
-    stall_for: float | None = None  # how long; for ever if left out
-    comments: float = 0  # a ": keep-alive" this often, from the head on, also while stalled
-    after_finish: str = "close"  # of the response, not the connection; "hang": it never ends
+    stall_for: float | None = None  # default: for ever
+    comments: float = 0  # seconds between two ": keep-alive", from the head on, also in a stall
+    after_finish: str = "close"  # the response ends; "hang": it never does. The connection stays open
 
-    # Another answer than a stream.
+    # An answer that is no stream.
     status: int = 200
     error: Any = None  # the error object, of `status` or `error_at`; a text is sent as an HTML page
     headers: dict[str, str] | None = None
@@ -85,7 +85,7 @@ class Script:
 
     @classmethod
     def parse(cls, value: object) -> Self:
-        """Read a script from decoded JSON, or say what is wrong with it."""
+        """Read a script from decoded JSON. Raises ScriptError."""
         if not isinstance(value, dict):
             raise ScriptError(f"a script is an object, not {value!r}")
         for name, given in value.items():
@@ -131,7 +131,7 @@ _WORDS = {
 
 
 def _fits(value: object, hint: Any) -> bool:
-    """Whether decoded JSON has the type of a field, looking no deeper than the container."""
+    """Whether decoded JSON has the type of a field. The items of a container are not looked at."""
     kinds = get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     for kind in kinds:
         plain = get_origin(kind) or kind

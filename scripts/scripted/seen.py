@@ -1,4 +1,4 @@
-"""What the provider remembers: the scripts it was given and the requests it saw."""
+"""What the provider remembers: its scripts, and the requests that it has seen."""
 
 import time
 from collections import deque
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from scripted.script import Script
 
-# A benchmark of short requests must not fill the memory: the oldest are forgotten.
+# Requests. The oldest are forgotten, so that a benchmark of short requests does not fill the memory.
 REMEMBERED = 50_000
 
 
@@ -20,11 +20,11 @@ class Meter(Protocol):
 
 @dataclass(slots=True)
 class Seen:
-    """One request and what became of it. Times are CLOCK_MONOTONIC seconds, comparable between processes."""
+    """One request and its answer so far. Times are in seconds of CLOCK_MONOTONIC, the same in all processes."""
 
     model: str
     call: int
-    number: int  # over all models
+    number: int  # counted over all models
     headers: dict[str, str]
     body: Any
     connection: int
@@ -40,7 +40,7 @@ class Seen:
     closed_by_client_at: float | None = None
 
     def report(self, began: float) -> dict[str, Any]:
-        """Give the request as JSON; what is still open is measured now."""
+        """Give the request as JSON, with what the client of an open answer has acknowledged by now."""
         return {
             "model": self.model,
             "call": self.call,
@@ -60,7 +60,7 @@ class Seen:
         }
 
 
-class Book:
+class Memory:
     """All scripts by model, and all requests in order."""
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class Book:
         self._calls[model] = 0
 
     def next_call(self, model: str) -> tuple[int, Script]:
-        """Give the index of this call to the model and what it is to be answered with."""
+        """Give the index of this call of the model, and its script."""
         call = self._calls.get(model, 0)
         self._calls[model] = call + 1
         self.requests += 1

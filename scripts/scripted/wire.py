@@ -1,4 +1,4 @@
-"""The body of one response on its way to the socket: content coding, cuts, transfer coding, backpressure."""
+"""The body of one response on its way to the socket: compression, cuts into writes, HTTP chunks, backpressure."""
 
 import asyncio
 import random
@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from scripted.connection import Connection
 from scripted.script import Script
 
-# One write of an unpaced stream: large enough to cost little a token, small enough that the loop stays responsive.
+# Bytes of one write of a stream without a rate: enough to cost little per token, and few enough not to hold the loop.
 BIG_WRITE = 32_768
 
 
 class Wire:
-    """Collects a body and sends it at `flush`; an HTTP chunk is one event, or one cut where the script makes cuts."""
+    """Collects a body and sends it at `flush`. An HTTP chunk is one event, or one piece if the script cuts the body."""
 
     def __init__(self, connection: Connection, script: Script, *, chunked: bool, gzipped: bool) -> None:
         self._connection = connection
@@ -28,7 +28,7 @@ class Wire:
 
     @property
     def full(self) -> bool:
-        """Whether enough waits for a write of its own."""
+        """Whether enough bytes wait for a write."""
         return self._size >= BIG_WRITE
 
     def head(self, head: bytes) -> None:
@@ -58,10 +58,10 @@ class Wire:
             start += len(piece)
             self._connection.write(b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked else piece)
             await self._connection.drain()
-            await asyncio.sleep(self._delay)  # one turn of the loop at least, so that the write leaves alone
+            await asyncio.sleep(self._delay)  # at least one turn of the loop, so that this write is sent alone
 
     async def finish(self) -> None:
-        """End the body as the transfer coding has it."""
+        """End the body as its transfer coding demands."""
         if self._gzip is not None:
             self._add(self._framed(self._gzip.flush()))
         await self.flush()
@@ -75,17 +75,17 @@ class Wire:
         self._size += len(data)
 
     def _framed(self, data: bytes) -> bytes:
-        """Make data an HTTP chunk, unless it is still to be cut or the body has no chunks."""
+        """Make data an HTTP chunk, unless it will be cut or the body has no chunks."""
         return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked and self._plain else data
 
 
 def sizes(script: Script) -> Iterator[int]:
-    """Yield the sizes of the writes that a script cuts its body into, without end."""
+    """Yield the sizes of the pieces that a script cuts its body into, without end."""
     match script.split:
         case "byte":
             fixed = 1
         case "random":
-            chance = random.Random(script.seed)  # noqa: S311  # reproducible is what is wanted
+            chance = random.Random(script.seed)  # noqa: S311  # it must be reproducible
             while True:
                 yield chance.randint(1, 64)
         case int(size):

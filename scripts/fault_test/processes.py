@@ -1,4 +1,4 @@
-"""The processes of an experiment: scripted providers, and a gateway as its users run it, on free ports."""
+"""The processes of the experiments, on free ports: scripted providers, and a gateway as its users run it."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ class Provider:
     """A scripted provider (`scripts/scripted_provider.py`) that can go down and come back on its port."""
 
     def __init__(self) -> None:
-        # Bound but never listening: while the provider is down nobody else is given its port.
+        # It is bound but never listens. So nobody else is given the port while the provider is down.
         self._reservation = socket.socket()
         self._reservation.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._reservation.bind(("127.0.0.1", 0))
@@ -55,9 +55,9 @@ class Provider:
         await self._call("POST", "/_script", json={"model": model, "calls": list(calls)})
 
     async def seen(self, model: str) -> list[dict[str, Any]]:
-        """Return every request for a model, in order, and what became of it."""
-        found: list[dict[str, Any]] = await self._call("GET", "/_seen", params={"model": model})
-        return found
+        """Return every request for a model, in order, and how its answer ended."""
+        requests: list[dict[str, Any]] = await self._call("GET", "/_seen", params={"model": model})
+        return requests
 
     async def _call(self, method: str, path: str, **options: Any) -> Any:
         async with aiohttp.request(method, self.root + path, **options) as response:
@@ -109,11 +109,11 @@ def _written(folder: str, config: str) -> Path:
 
 
 async def _port(process: asyncio.subprocess.Process) -> int:
-    """Return the port that the gateway's log names. Raises RuntimeError with what it said instead."""
+    """Return the port that the gateway's log names. Raises RuntimeError with the output if it names none."""
     assert process.stderr is not None  # it is a pipe
-    said = b""
+    output = b""
     while line := await process.stderr.readline():
-        said += line
+        output += line
         try:
             event = json.loads(line)
         except ValueError:
@@ -121,4 +121,4 @@ async def _port(process: asyncio.subprocess.Process) -> int:
         if event.get("event") == "listening":
             port: int = event["port"]
             return port
-    raise RuntimeError(f"the gateway did not start: {said.decode()}")
+    raise RuntimeError(f"the gateway did not start: {output.decode()}")

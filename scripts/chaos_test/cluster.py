@@ -1,4 +1,7 @@
-"""The processes: the scripted provider, a store, two gateways, nginx before them; each can be broken and comes back."""
+"""The processes of the experiment: the scripted provider, Redis, two gateways, and nginx in front of them.
+
+Each can be stopped and started again.
+"""
 
 import asyncio
 import shutil
@@ -71,21 +74,21 @@ http {{
 """
 
 
-class Part:
-    """One process that is started again with the same command."""
+class ServerProcess:
+    """One process, which can be started again. It is ready when `path` answers 200, or without one when it listens."""
 
     def __init__(self, name: str, command: list[str], folder: Path, port: int, path: str = "") -> None:
         self.name = name
         self.port = port
         self._command = command
         self._log = folder / f"{name}.log"
-        self._path = path  # answers 200 when it is ready; empty: it listens
-        self.process: subprocess.Popen[bytes] | None = None
+        self._path = path
+        self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:
-        """Start it and wait until it is ready. Raises RuntimeError with what it said."""
+        """Start it and wait until it is ready. Raises RuntimeError with the end of its log."""
         with self._log.open("ab") as log:
-            self.process = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond
+            self._process = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond
                 self._command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         try:
@@ -105,22 +108,27 @@ class Part:
             return False
         return True
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and not stopped."""
+        return self._process is not None
+
     async def stop(self, number: signal.Signals = signal.SIGKILL) -> int:
-        """Send a signal that ends it; return its exit status."""
-        assert self.process is not None
-        self.process.send_signal(number)
-        status = await asyncio.to_thread(self.process.wait, START)
-        self.process = None
+        """Send a signal that ends it, and wait for that; return its exit status."""
+        assert self._process is not None
+        self._process.send_signal(number)
+        status = await asyncio.to_thread(self._process.wait, START)
+        self._process = None
         return status
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal that does not end it."""
-        assert self.process is not None
-        self.process.send_signal(number)
+        assert self._process is not None
+        self._process.send_signal(number)
 
 
-class World:
-    """All parts; `async with World(store, folder)` starts and ends them."""
+class Cluster:
+    """All processes; `async with Cluster(store, folder)` starts and ends them."""
 
     def __init__(self, store: str, folder: Path) -> None:
         self.store = store
@@ -129,10 +137,10 @@ class World:
         provider, redis, front, *backs = ports
         python = sys.executable
         script = str(ROOT / "scripts" / "scripted_provider.py")
-        self.provider = Part("provider", [python, script, "--port", str(provider)], folder, provider)
+        self.provider = ServerProcess("provider", [python, script, "--port", str(provider)], folder, provider)
         command = ["redis-server", "--port", str(redis), "--bind", "127.0.0.1", "--dir", str(folder), "--save", "",
                    "--appendonly", "yes"]  # fmt: skip
-        self.redis = Part("redis", command, folder, redis)
+        self.redis = ServerProcess("redis", command, folder, redis)
         self.gateways = []
         for port in backs:
             config = folder / f"{port}.toml"
@@ -140,28 +148,28 @@ class World:
                 GATEWAY.format(port=port, store=store, folder=folder, redis=redis, provider=provider, lease=LEASE)
             )
             command = [python, "-m", "server", "serve", "--config", str(config)]
-            self.gateways.append(Part(f"gateway-{port}", command, folder, port, "/healthz"))
+            self.gateways.append(ServerProcess(f"gateway-{port}", command, folder, port, "/healthz"))
         servers = " ".join(f"server 127.0.0.1:{port} max_fails=1 fail_timeout=1s;" for port in backs)
         (folder / "nginx.conf").write_text(NGINX.format(port=front, servers=servers))
         nginx = shutil.which("nginx") or "/usr/sbin/nginx"
         command = [nginx, "-p", f"{folder}/", "-c", "nginx.conf", "-e", "stderr"]
-        self.nginx = Part("nginx", command, folder, front)
+        self.nginx = ServerProcess("nginx", command, folder, front)
 
     @property
-    def parts(self) -> list[Part]:
-        """In the order of their start."""
+    def processes(self) -> list[ServerProcess]:
+        """The processes, in the order in which they start."""
         return [self.provider, *([self.redis] if self.store == "redis" else []), *self.gateways, self.nginx]
 
-    async def __aenter__(self) -> "World":
+    async def __aenter__(self) -> "Cluster":
         try:
-            for part in self.parts:
-                await part.start()
+            for process in self.processes:
+                await process.start()
         except BaseException:
             await self.__aexit__()
             raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for part in reversed(self.parts):
-            if part.process is not None:
-                await part.stop(signal.SIGKILL if part.name.startswith("gateway") else signal.SIGTERM)
+        for process in reversed(self.processes):
+            if process.is_running:
+                await process.stop(signal.SIGKILL if process.name.startswith("gateway") else signal.SIGTERM)
