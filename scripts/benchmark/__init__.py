@@ -1,1 +1,1 @@
-"""The benchmark behind ``scripts/bench``: the gateway beside nginx and a bare relay, on the same work."""
+"""What `scripts/bench` runs: it measures the gateway beside nginx and a bare relay, on the same work."""

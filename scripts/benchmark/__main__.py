@@ -1,4 +1,4 @@
-"""``scripts/bench``: options in, a table out."""
+"""Run `scripts/bench` and print its table."""
 
 import argparse
 import json
@@ -16,12 +16,12 @@ from .run import Outcome, run
 from .scenarios import ROWS, SCENARIOS, Scenario
 from .work import BenchError
 
-LIMIT = 900  # seconds; no run takes longer, whatever hangs
+LIMIT = 900  # seconds; a run that hangs is ended then
 RELAYS = ("nginx", "gateway", "bare")
 
 
 def main() -> int:
-    """Run the chosen rows; 0 if every stream of every row was whole, whatever the figures."""
+    """Run the chosen rows. Return 0 if every stream of every row was whole; the figures do not matter."""
     options = _options()
     _bound()
     present = {name for name in options.relays if not missing(name)}
@@ -54,35 +54,37 @@ def _options() -> argparse.Namespace:
             raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; there are {', '.join(known)}")
         return names
 
-    parser = argparse.ArgumentParser(prog="bench", description="Measures the gateway beside nginx on the same work.")
+    parser = argparse.ArgumentParser(prog="bench", description="Measure the gateway beside nginx on the same work.")
     parser.add_argument(
         "--only",
         type=lambda text: some_of(tuple(SCENARIOS), text),
         default=[row.name for row in ROWS],
         metavar="ROW,...",
-        help=f"of {', '.join(SCENARIOS)}; without it the first {len(ROWS)}",
+        help=f"some of {', '.join(SCENARIOS)}; the default is the first {len(ROWS)}",
     )
     parser.add_argument("--rounds", type=int, default=0, metavar="N", help="measurements of each relay in each row")
-    parser.add_argument("--quick", action="store_true", help="a smoke run: one round of little work, no sound figures")
-    parser.add_argument("--store", choices=STORES, default="memory", help="the gateway's in the rows that name none")
+    parser.add_argument("--quick", action="store_true", help="one round of little work, whose figures mean nothing")
+    parser.add_argument(
+        "--store", choices=STORES, default="memory", help="store of the gateway in the rows that name none"
+    )
     parser.add_argument(
         "--relays",
         type=lambda text: some_of(RELAYS, text),
         default=list(RELAYS),
         metavar="NAME,...",
-        help=f"of {', '.join(RELAYS)}; without it all",
+        help=f"some of {', '.join(RELAYS)}; the default is all",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="writes everything that was measured")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return parser.parse_args()
 
 
 def _with_store(row: Scenario, store: str) -> Scenario:
-    """Give the row the gateway's store; the store rows have theirs."""
+    """Return the row with this store of the gateway, unless it names its own."""
     return replace(row, subject=store) if row in ROWS else row
 
 
 def _bound() -> None:
-    """Room for a thousand streams, and an orderly end: SIGTERM and the time limit leave through every ``finally``."""
+    """Allow descriptors for a thousand streams. SIGTERM and the time limit raise, so that every `finally` runs."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

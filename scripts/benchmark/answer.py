@@ -1,4 +1,4 @@
-"""Checks a received answer to the last token: a relay that loses or repeats one has no figure."""
+"""Checks every token of a received answer. A relay that loses or repeats one gets no figure."""
 
 from dataclasses import dataclass
 
@@ -8,14 +8,14 @@ from .script import Script, word
 
 
 class LostTokenError(Exception):
-    """An answer was not exactly what the upstream had said."""
+    """An answer was not exactly what the upstream had sent."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A response that was checked, in the pieces it came in: (arrival, CLOCK_MONOTONIC seconds; end in the body)."""
+    """A checked response, as the pieces in which it came: (arrival in seconds of CLOCK_MONOTONIC, end in the body)."""
 
-    stream_id: str  # the gateway's; empty from the others
+    stream_id: str  # of the gateway; the other relays give none
     texts: list[str]
     body: bytes
     arrivals: list[tuple[float, int]]
@@ -34,7 +34,7 @@ class Answer:
 
 
 def check(parts: list[tuple[float, bytes]], told: Script) -> Answer:
-    """Return the answer in these parts of a connection's input, if it is what the script says; else LostTokenError."""
+    """Return the answer in these parts of a connection's input. Raises LostTokenError if it is not the script's."""
     raw = b"".join(data for _, data in parts)
     head, _, _ = raw.partition(b"\r\n\r\n")
     status, *headers = head.decode("latin-1").split("\r\n")
@@ -55,7 +55,7 @@ def check(parts: list[tuple[float, bytes]], told: Script) -> Answer:
 
 
 def _unchunk(raw: bytes, start: int, parts: list[tuple[float, bytes]]) -> tuple[bytes, list[tuple[float, int]]]:
-    """Return the body without HTTP's chunked framing, and how much of it each part of the input had brought."""
+    """Return the body without HTTP's chunks, and how far in the body each part of the input ended."""
     pieces: list[bytes] = []
     arrivals: list[tuple[float, int]] = []
     remaining = iter(parts)

@@ -1,4 +1,4 @@
-"""The least that a relay in aiohttp can be: bytes from the upstream's response to the client's, nothing parsed.
+"""The smallest relay in aiohttp: it copies the bytes of the upstream's response to the client, and parses none.
 
 What the gateway costs above this is the price of what it does.
 """

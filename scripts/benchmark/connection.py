@@ -1,4 +1,4 @@
-"""One keep-alive client connection on a bare protocol: it only collects what comes; checking is for afterwards."""
+"""One keep-alive connection of a client, on an asyncio Protocol. It only collects data, which is checked later."""
 
 import asyncio
 from time import monotonic
@@ -27,7 +27,7 @@ def request(port: int, model: str, tag: str = "") -> bytes:
 
 
 class ClientConnection(asyncio.Protocol):
-    """Sends one request at a time and collects (arrival in CLOCK_MONOTONIC seconds, data)."""
+    """Sends one request at a time and collects pairs of arrival (seconds of CLOCK_MONOTONIC) and data."""
 
     def __init__(self) -> None:
         self.parts: list[tuple[float, bytes]] = []
@@ -54,9 +54,9 @@ class ClientConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Collect, and look whether this is the end."""
+        """Collect data, and look whether it ends the answer."""
         self.parts.append((monotonic(), data))
-        # Bodies have no carriage return, so this is HTTP's last chunk and nothing else; it may come in pieces.
+        # No body has a carriage return. So this can only be HTTP's last chunk, which may come in pieces.
         ended = data.endswith(LAST_CHUNK) or (len(data) < 5 and self._tail().endswith(LAST_CHUNK))
         if ended or (self._until_token and has_token(data)):
             self._wake()
@@ -75,5 +75,5 @@ class ClientConnection(asyncio.Protocol):
 
 
 def has_token(data: bytes) -> bool:
-    """Tell whether there is a token's text in it: all of them begin with a space, and the role chunk's is empty."""
+    """Return whether data holds the text of a token. That begins with a space; the role chunk has an empty text."""
     return b'"content":" ' in data

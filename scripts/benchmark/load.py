@@ -1,4 +1,4 @@
-"""The load, a process of its own: ``python -m benchmark.load KIND OPTIONS`` prints its result as one line of JSON.
+"""The load, in its own process: `python -m benchmark.load KIND OPTIONS` prints its result as one line of JSON.
 
 Every token is checked, after the measured time; an answer that is not exactly right ends it with exit status 1.
 """
@@ -24,7 +24,7 @@ Result = dict[str, Any]
 
 
 async def streams(options: Options) -> Result:
-    """Use keep-alive connections side by side, each with its requests one after the other."""
+    """Send requests over several keep-alive connections at once, on each one after the other."""
 
     async def one() -> list[list[tuple[float, bytes]]]:
         connection = await ClientConnection.open(options.port)
@@ -74,7 +74,7 @@ async def first_token(options: Options) -> Result:
 
 
 async def hold(options: Options) -> Result:
-    """Hold streams open that got one token; say so in one line, and end when the input is closed."""
+    """Hold streams open that have got one token. Print a line when all have, and end when the input is closed."""
     message = request(options.port, options.model)
     connections: list[ClientConnection] = []
     for _ in range(options.connections):
@@ -90,7 +90,7 @@ async def hold(options: Options) -> Result:
 
 
 async def disconnect(options: Options) -> Result:
-    """Leave after the first token, one client after the other: seconds until the upstream was told of each."""
+    """Let each client leave after its first token, one by one. Return the seconds until the upstream noticed each."""
     left = await asyncio.get_running_loop().run_in_executor(None, _leave, options)
     with urllib.request.urlopen(f"http://127.0.0.1:{options.direct}/closed") as answer:  # noqa: ASYNC210
         told = json.load(answer)
@@ -113,15 +113,15 @@ def _leave(options: Options) -> dict[str, float]:
                 if not data:
                     raise LostTokenError(f"closed before the first token: {received[-300:]!r}")
                 received += data
-            sleep(0.005)  # the relay has come to rest, as it has between two tokens
+            sleep(0.005)  # the relay rests now, as it does between two tokens
             left[tag] = monotonic()
         sleep(0.02)
-    sleep(0.3)  # the slowest notice is still a figure
+    sleep(0.3)  # a slow notice must count as well
     return left
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
-    """Return the median, the 99th percentile and the largest."""
+    """Return the median, the 99th percentile and the largest value."""
     values = sorted(values)
     return {"p50": values[len(values) // 2], "p99": values[int(len(values) * 0.99)], "max": values[-1]}
 
@@ -135,23 +135,23 @@ KINDS: dict[str, Callable[[Options], Coroutine[Any, Any, Result]]] = {
 
 
 async def run(options: Options) -> Result:
-    """Run one kind of load, within its time limit."""
+    """Run one kind of load within its time limit."""
     async with asyncio.timeout(options.limit):
         return await KINDS[options.kind](options)
 
 
 def main() -> None:
-    """Read the options, run, print."""
+    """Read the options, run the load, and print its result."""
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--port", type=int, required=True, help="the relay's")
-    parser.add_argument("--direct", type=int, default=0, help="the upstream's port")
-    parser.add_argument("--model", default="", help="the upstream's script")
+    parser.add_argument("--port", type=int, required=True, help="port of the relay")
+    parser.add_argument("--direct", type=int, default=0, help="port of the upstream")
+    parser.add_argument("--model", default="", help="name of a model, which stands for a script of the upstream")
     parser.add_argument("--connections", type=int, default=1)
-    parser.add_argument("--requests", type=int, default=1, help="one after the other on each connection")
-    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    parser.add_argument("--requests", type=int, default=1, help="requests on each connection, one after the other")
+    parser.add_argument("--rate", type=float, default=50.0, help="requests per second")
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds until it gives up")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds until the load gives up")
     try:
         print(json.dumps(uvloop.run(run(parser.parse_args()))), flush=True)
     except (LostTokenError, OSError) as failure:  # TimeoutError is an OSError

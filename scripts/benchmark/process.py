@@ -1,4 +1,4 @@
-"""A child process: started, measured through /proc, and always stopped."""
+"""A child process, which is measured through /proc and always stopped."""
 
 import os
 import subprocess
@@ -9,18 +9,18 @@ from pathlib import Path
 from signal import SIGKILL
 from typing import Self
 
-TICKS = os.sysconf("SC_CLK_TCK")  # a second
+TICKS = os.sysconf("SC_CLK_TCK")  # per second
 PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
 
 
 class Child:
-    """One program and all its descendants; use it as a context manager."""
+    """One program and all its descendants. It is a context manager."""
 
     def __init__(self, name: str, command: list[str], *, cwd: Path, log: Path) -> None:
         self.name = name
         self.log = log
         with log.open("ab") as output:
-            # A session of its own: Ctrl-C is for the bench, which then stops its children itself.
+            # In its own session it gets no Ctrl-C. The benchmark stops its children itself.
             self._process = subprocess.Popen(
                 command, cwd=cwd, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
@@ -38,11 +38,11 @@ class Child:
 
     @property
     def running(self) -> bool:
-        """Tell whether the program has not ended."""
+        """Return whether the program still runs."""
         return self._process.poll() is None
 
     def complaint(self) -> str:
-        """Return what it last wrote."""
+        """Return the end of its output."""
         return self.log.read_text(errors="replace")[-2000:]
 
     def cpu(self) -> float:
@@ -61,7 +61,7 @@ class Child:
                     os.sched_setaffinity(int(thread.name), cores)
 
     def stop(self, patience: float = 5.0) -> None:
-        """Ask it to end; after ``patience`` seconds kill it and its descendants."""
+        """Ask it to end. After `patience` seconds kill it and its descendants."""
         family = list(_tree(self._process.pid))
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -84,7 +84,7 @@ def tree_cpu(root: int) -> float:
 
 
 def _tree(root: int) -> Iterator[int]:
-    """Yield the process and its descendants, parents first."""
+    """Yield a process and its descendants, parents first."""
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -102,7 +102,7 @@ def _stat(pid: int) -> list[str]:
 
 
 def wait_until(ready: Callable[[], bool], child: Child, limit: float = 15.0) -> None:
-    """Wait until the child is ready; RuntimeError with what it said if it ends or takes too long."""
+    """Wait until the child is ready. Raises RuntimeError with its output if it ends or takes too long."""
     deadline = time.monotonic() + limit
     while not ready():
         if not child.running or time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""How each contestant is started: nginx, the gateway with one of its stores, the bare relay; and the upstream."""
+"""How each relay is started: nginx, the gateway with one of its stores, the bare relay; and the upstream."""
 
 import os
 import shutil
@@ -43,7 +43,7 @@ http {
 }
 """
 
-# Only what the bench has to choose: every limit and timeout is the default.
+# Only what the benchmark needs. Every limit and timeout has its default.
 GATEWAY = """
 [server]
 host = "127.0.0.1"
@@ -66,7 +66,7 @@ targets = ["bench/*"]
 
 @dataclass(frozen=True)
 class Relay:
-    """A running contestant."""
+    """A running relay."""
 
     name: str
     port: int
@@ -75,7 +75,7 @@ class Relay:
 
 
 def missing(name: str) -> str:
-    """Say why the contestant cannot run on this machine; empty if it can."""
+    """Return why a relay cannot run on this machine, or an empty text."""
     if name == "nginx" and not _program("nginx"):
         return "nginx is not installed"
     if name == "redis" and not _program("redis-server"):
@@ -156,7 +156,7 @@ def _redis(folder: Path) -> Iterator[int]:
 
 
 def _program(name: str) -> str:
-    # Debian keeps daemons where the path of an ordinary user does not look.
+    # Debian keeps daemons in a folder that is not in the PATH of an ordinary user.
     return shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin") or ""
 
 

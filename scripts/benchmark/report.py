@@ -1,4 +1,4 @@
-"""The outcome as a Markdown table, and as JSON."""
+"""The outcomes as a Markdown table, and as JSON."""
 
 import os
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ HEAD = "| what | reach | nginx | gateway | ratio (min..max) | bare aiohttp relay
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
-    """Write one row for each outcome, and below them how much of the machine the bench had."""
+    """Write one row per outcome, and below them how much of the machine the benchmark had."""
     outcomes = list(outcomes)
     rows = [HEAD, "|---|---|---|---|---|---|---|", *(_row(outcome) for outcome in outcomes)]
     others = [cores for outcome in outcomes for cores in outcome.others]
@@ -25,7 +25,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:
-    """Return everything that was measured, for machines."""
+    """Return everything that was measured, for JSON."""
     return {
         "name": outcome.scenario.name,
         "what": outcome.scenario.what,
@@ -66,5 +66,5 @@ def _ratio(outcome: Outcome) -> str:
 
 
 def _number(figure: float) -> str:
-    """Write three digits that mean something, without an exponent."""
+    """Write a number with three significant digits, without an exponent."""
     return f"{figure:.0f}" if abs(figure) >= 100 else f"{figure:.3g}"

@@ -1,4 +1,4 @@
-"""Runs one scenario: warm-up, then every contestant in turn, round after round, so that noise meets all alike."""
+"""Runs one scenario: a warm-up, then every relay in turn, round after round, so that noise meets all alike."""
 
 import shutil
 import sys
@@ -12,23 +12,23 @@ from .machine import Machine
 from .relays import Relay, contestant, upstream
 from .scenarios import Sample, Scenario, Setting
 
-QUIET = 0.15  # cores that others may keep busy in a round that counts
+QUIET = 0.15  # cores that other processes may keep busy in a round that counts
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a scenario found: a sample for each round of each contestant that was there."""
+    """The outcome of a scenario: for each relay that could run, a sample per round."""
 
     scenario: Scenario
     samples: dict[str, list[Sample]]
     others: list[float]  # cores that other processes kept busy in each round
 
     def typical(self, name: str) -> Sample:
-        """Return the median over the rounds that count, figure by figure; empty for one that was not there."""
+        """Return the median of each figure over the rounds that count; empty for a relay that could not run."""
         return tuple(median(figures) for figures in zip(*self._counted(name), strict=True))
 
     def ratios(self) -> list[float]:
-        """Divide subject by baseline in each round that counts, by the first figure; empty if that means nothing."""
+        """Return the subject's first figure over the baseline's in each round that counts; empty without a ratio."""
         subject, baseline = (
             [sample[0] for sample in self._counted(name)] for name in (self.scenario.subject, self.scenario.baseline)
         )
@@ -37,7 +37,7 @@ class Outcome:
         return [ours / theirs for ours, theirs in zip(subject, baseline, strict=True)]
 
     def met(self) -> bool | None:
-        """Tell whether the goal was reached; None without a goal or a subject."""
+        """Return whether the goal was met; None without a goal or a subject."""
         found = self.typical(self.scenario.subject)
         if self.scenario.ratio is not None:
             ratios = self.ratios()
@@ -47,14 +47,14 @@ class Outcome:
         return all(figure < limit for figure, limit in zip(found, self.scenario.limits, strict=True))
 
     def _counted(self, name: str) -> list[Sample]:
-        """Return the samples of the rounds that had the machine for themselves, or of all if none had."""
+        """Return the samples of the rounds with a quiet machine, or of all rounds if there was none."""
         samples = self.samples.get(name, [])
         quiet = [sample for sample, cores in zip(samples, self.others, strict=False) if cores < QUIET]
         return quiet or samples
 
 
 def run(scenario: Scenario, names: list[str], rounds: int, *, quick: bool, folder: Path) -> Outcome:
-    """Measure the scenario on the contestants of these names."""
+    """Measure the scenario on the relays of these names."""
     samples: dict[str, list[Sample]] = {name: [] for name in names}
     folder.mkdir()
     with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""The rows of the table: what is measured, on whom, and how far it may go."""
+"""The rows of the table: what is measured, on which relays, and the goal."""
 
 import urllib.request
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from .relays import Relay
 from .script import frame_size
 from .work import BenchError, core_to_itself, cpu_of, load, memory_of_idle
 
-Sample = tuple[float, ...]  # one measurement: one figure, or two such as median and 99th percentile
+Sample = tuple[float, ...]  # one measurement: one figure, or two, as median and 99th percentile
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a measurement needs to know beside the relay."""
+    """What a measurement needs besides the relay."""
 
-    upstream: Relay  # as if it were a relay: to measure what goes there directly
-    quick: bool  # a smoke run: the same work, less of it
+    upstream: Relay  # in the form of a relay, to measure requests that go there directly
+    quick: bool  # the same work, but less of it
 
 
 @dataclass(frozen=True)
@@ -29,17 +29,17 @@ class Scenario:
     what: str
     unit: str
     measure: Callable[[Relay, Setting], Sample]
-    ratio: float | None = None  # reach: at most so many times the baseline
-    limits: Sample = ()  # reach: each figure under this, in the unit
-    subject: str = "memory"  # the contestant that is judged: the gateway, by its store
-    baseline: str = "nginx"  # what its ratio is taken to
-    others: tuple[str, ...] = ("nginx", "bare")  # whom it is measured beside
-    fresh: bool = False  # a new process for each measurement, because the first one changes it
+    ratio: float | None = None  # goal: at most so many times the baseline
+    limits: Sample = ()  # goal: each figure is below this, in the unit
+    subject: str = "memory"  # the relay that the goal is for: the gateway, by its store
+    baseline: str = "nginx"  # the relay that its ratio is to
+    others: tuple[str, ...] = ("nginx", "bare")  # the relays measured beside it
+    fresh: bool = False  # start a new process for each measurement: the first one changes it
     rounds: int = 5
 
     @property
     def contestants(self) -> tuple[str, ...]:
-        """Name them in the order in which each round takes them."""
+        """Return the names of the relays, in the order of each round."""
         return tuple(dict.fromkeys((*self.others, self.baseline, self.subject)))
 
     def reach(self) -> str:
@@ -50,12 +50,12 @@ class Scenario:
 
 
 def paced(relay: Relay, setting: Setting) -> Sample:
-    """Measure the CPU a token of 200 streams of 50 tokens a second, the requests included."""
+    """Measure the CPU per token of 200 streams of 50 tokens per second, with their requests."""
     return (_microseconds_a_token(relay, f"paced-50-{25 if setting.quick else 250}", connections=200),)
 
 
 def flood(relay: Relay, setting: Setting) -> Sample:
-    """Measure the CPU a token of 8 streams as fast as they go."""
+    """Measure the CPU per token of 8 streams at full speed."""
     with core_to_itself(relay, setting.upstream):
         return (_microseconds_a_token(relay, f"flood-{2000 if setting.quick else 20000}", connections=8),)
 
@@ -75,38 +75,40 @@ def first_token(relay: Relay, setting: Setting) -> Sample:
 
 def idle(relay: Relay, setting: Setting) -> Sample:
     """Measure the memory of an open stream that waits for its next token."""
-    load("streams", relay, model="short-16", connections=8, requests=25)  # what is allocated once is there already
+    load(
+        "streams", relay, model="short-16", connections=8, requests=25
+    )  # so that what is allocated once is there already
     return (memory_of_idle(relay, 100 if setting.quick else 1000, "idle") / 1024,)
 
 
 def cancel(relay: Relay, setting: Setting) -> Sample:
-    """Time the way from a client's leaving to the upstream's notice: median and largest."""
+    """Measure the time from a client's leaving to the upstream's notice: median and largest."""
     count = 5 if setting.quick else 50
     times = load("disconnect", relay, model="idle", direct=setting.upstream.port, requests=count)["cancelled"]
     return times["p50"] * 1e3, times["max"] * 1e3
 
 
 def token_latency(relay: Relay, setting: Setting) -> Sample:
-    """Measure what the relay adds to the way of a token, at 10,000 tokens a second."""
+    """Measure the latency that the relay adds to a token, at 10,000 tokens per second."""
     model = f"stamped-50-{25 if setting.quick else 150}"
     relayed = load("streams", relay, model=model, connections=200)["latencies"]
     direct = load("streams", setting.upstream, model=model, connections=200)["latencies"]
     return _added(relayed, direct)
 
 
-STORED = "flood-20000"  # 8 of these on the disk: what a store takes but once, a log to write ahead, hardly counts
+STORED = "flood-20000"  # with 8 of these on the disk a cost that comes once, as a write-ahead log, hardly counts
 
 
 def disk(relay: Relay, setting: Setting) -> Sample:
-    """Measure the bytes that the store's files grow for each token."""
+    """Measure how many bytes the files of the store grow per token."""
     before = _bytes_in(relay)
     tokens = load("streams", relay, model="flood-500" if setting.quick else STORED, connections=8)["tokens"]
-    sleep(2.5)  # the store's sweep comes by every second, and gives back what it needs no more
+    sleep(2.5)  # each second the sweep of the store gives back what it does not need
     return ((_bytes_in(relay) - before) / tokens,)
 
 
 def resume(relay: Relay, setting: Setting) -> Sample:
-    """Time the first byte of a stream of 10,000 records that is read again from its middle."""
+    """Measure the time to the first byte of a stream of 10,000 records that is resumed in its middle."""
     records = 1000 if setting.quick else 10000
     stream = load("streams", relay, model=f"flood-{records}")["streams"][0]
     request = urllib.request.Request(
@@ -135,7 +137,7 @@ def _added(relayed: dict[str, float], direct: dict[str, float]) -> Sample:
 
 
 def _bytes_in(relay: Relay) -> int:
-    """Return the size of the store: all of the relay's folder but what it has said."""
+    """Return the size of the store: all files in the relay's folder but its log."""
     return sum(
         file.stat().st_size for file in relay.folder.rglob("*") if file.is_file() and not file.name.endswith("log")
     )

@@ -1,4 +1,4 @@
-"""What the benchmark upstream says, chosen by the name of the model; the client checks its answers against the same.
+"""The answers of the benchmark's upstream, by the name of the model. The client checks its answers against the same.
 
 | model | the stream |
 |---|---|
@@ -22,13 +22,13 @@ STAMP_DIGITS = 18
 
 @dataclass(frozen=True)
 class Script:
-    """One model's stream; every part is ready to be written, inside HTTP's chunked framing."""
+    """The stream of one model. Every part is ready to be written, inside HTTP's chunks."""
 
     kind: str
     tokens: int
-    rate: int = 0  # tokens a second; 0: unpaced
+    rate: int = 0  # tokens per second; 0: unpaced
     opening: bytes = field(default=b"", repr=False)  # response head and role chunk
-    frames: tuple[bytes, ...] = field(default=(), repr=False)  # one for each token; a stamped script has one pattern
+    frames: tuple[bytes, ...] = field(default=(), repr=False)  # one per token; a stamped script has one pattern
     finish: bytes = field(default=b"", repr=False)
     usage: bytes = field(default=b"", repr=False)
     done: bytes = field(default=b"", repr=False)  # [DONE] and HTTP's last chunk
@@ -39,13 +39,13 @@ class Script:
 
 
 def word(number: int) -> str:
-    """Return the text of token ``number`` (from 0): all of one length and all different, so that a lost one shows."""
+    """Return the text of token `number`, from 0. All differ and have the same length, so that a lost one shows."""
     return f" t{number:05d}"
 
 
 @cache
 def script(model: str) -> Script:
-    """Return the script of a model name; ValueError if there is none."""
+    """Return the script of a model. Raises ValueError if there is none."""
     match model.split("-"):
         case ["paced" | "stamped" as kind, rate, tokens]:
             shape = Script(kind, int(tokens), int(rate))
@@ -77,7 +77,7 @@ def frame_size(model: str) -> int:
 
 
 def stamped(pattern: bytes, nanoseconds: int) -> bytes:
-    """Build the frame of a stamped script for this moment; its length does not depend on it."""
+    """Build the frame of a stamped script for this moment. It always has the same length."""
     return pattern % (STAMP_DIGITS, nanoseconds)
 
 

@@ -1,4 +1,4 @@
-"""The benchmark upstream, a process of its own: prebuilt OpenAI chunks on a bare protocol, so that it is no bottleneck.
+"""The benchmark's upstream, in its own process. It writes prebuilt OpenAI chunks, so that it is no bottleneck.
 
 ``GET /closed`` tells when the connection of each tagged request (its ``user``) was closed by the other side.
 """
@@ -17,7 +17,7 @@ from .wheel import Wheel
 
 
 class Provider:
-    """What the connections share: the pacing wheel, the flooding streams and the times of the disconnects."""
+    """What the connections share: the timer wheel, the unpaced streams and the times of the disconnects."""
 
     def __init__(self) -> None:
         self.wheel = Wheel()
@@ -31,11 +31,11 @@ class Provider:
         self._floods.add(connection)
 
     def ebb(self, connection: "Connection") -> None:
-        """Stop that: the reader is behind, or gone."""
+        """Stop that, as the reader is behind or gone."""
         self._floods.discard(connection)
 
     def _pour(self) -> None:
-        # uvloop sends once a turn, so one token a turn is one send for each token.
+        # uvloop sends once per turn. So one token per turn is one send per token.
         for connection in tuple(self._floods):
             if not connection.step():
                 self._floods.discard(connection)
@@ -44,13 +44,13 @@ class Provider:
 
 
 class Connection(asyncio.Protocol):
-    """One keep-alive connection; requests come one after the other."""
+    """One keep-alive connection, with one request after the other."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._transport: asyncio.Transport
         self._inbox = b""
-        self._script: Script | None = None  # of the stream that is running
+        self._script: Script | None = None  # of the running stream
         self._sent = 0  # tokens
         self._with_usage = False
         self._tag = ""
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Answer the request once it is complete."""
+        """Answer the request when it is complete."""
         self._inbox += data
         head, found, rest = self._inbox.partition(b"\r\n\r\n")
         if not found:
@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
             self.say("200 OK" if path in known else "404 Not Found", orjson.dumps(known.get(path, {})))
 
     def generate(self, body: dict[str, object]) -> None:
-        """Begin the stream that the request's model stands for."""
+        """Begin the stream of the request's model."""
         try:
             self._script = script(str(body.get("model")))
         except ValueError as unknown:
@@ -102,16 +102,16 @@ class Connection(asyncio.Protocol):
                 self._provider.wheel.add(rate, self.step)
 
     def say(self, status: str, body: bytes) -> None:
-        """Answer with a whole JSON body."""
+        """Answer with a JSON body."""
         self._transport.write(
             f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
 
     def step(self) -> bool:
-        """Write the next token, or the ending after the last; False when there is no more to come."""
+        """Write the next token, or the ending after the last. Return whether there is more to come."""
         current = self._script
-        if current is None:  # the other side has gone
+        if current is None:  # the client has gone
             return False
         if self._sent == current.tokens:
             self._transport.write(current.ending(with_usage=self._with_usage))
@@ -125,21 +125,21 @@ class Connection(asyncio.Protocol):
         return True
 
     def pause_writing(self) -> None:
-        """Hold an unpaced stream, since the reader is behind; a paced one becomes a queue that grows."""
+        """Stop an unpaced stream, whose reader is behind. A paced one goes on and fills the transport's buffer."""
         self._provider.ebb(self)
 
     def resume_writing(self) -> None:
-        """Go on, since the reader has caught up."""
+        """Go on: the reader has caught up."""
         if self._script is not None and self._script.kind == "flood":
             self._provider.flood(self)
 
     def eof_received(self) -> bool:
-        """Note the moment; the connection is closed."""
+        """Note the time. The connection is closed then."""
         self._leave()
         return False
 
-    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - reset or closed: gone is gone
-        """Note the moment, unless the end of file came before."""
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002 - a reset is as good as a close
+        """Note the time, unless the end of file came before."""
         self._leave()
 
     def _leave(self) -> None:

@@ -1,4 +1,4 @@
-"""The work that a relay is given, and what it cost: one measurement of one figure is one call here."""
+"""The work of a relay and its cost. One call here is one measurement of one figure."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from .relays import SCRIPTS, Relay
 
 
 class BenchError(Exception):
-    """A run that has no figure: a stream was lost, or a process failed."""
+    """A measurement has no figure, as a stream was lost or a process failed."""
 
 
 def load(kind: str, relay: Relay, **options: object) -> dict[str, Any]:
@@ -28,10 +28,10 @@ def load(kind: str, relay: Relay, **options: object) -> dict[str, Any]:
 
 
 def cpu_of(relay: Relay, **options: object) -> tuple[float, dict[str, Any]]:
-    """Return the seconds of CPU that the relay used for a load of streams, and the load's result."""
+    """Return the seconds of CPU that the relay used for a load, and the result of the load."""
     before = relay.process.cpu()
     result = load("streams", relay, **options)
-    time.sleep(0.05)  # what is left to do after the client has its answer belongs to the work
+    time.sleep(0.05)  # what the relay does after the client has its answer belongs to the work
     return relay.process.cpu() - before, result
 
 
@@ -59,7 +59,7 @@ def core_to_itself(relay: Relay, upstream: Relay) -> Iterator[None]:
 
 
 def memory_of_idle(relay: Relay, count: int, model: str) -> float:
-    """Return the bytes of resident memory that the relay grew for each of so many open, idle streams."""
+    """Return how many bytes of resident memory the relay grew per open stream that is idle."""
     before = relay.process.memory()
     with _load_process("hold", relay, {"model": model, "connections": count}) as process:
         assert process.stdout is not None
@@ -67,7 +67,7 @@ def memory_of_idle(relay: Relay, count: int, model: str) -> float:
             raise _failed("hold", relay, process, "")
         time.sleep(0.5)  # allocators and timers come to rest
         grown = relay.process.memory() - before
-        output, _ = process.communicate(timeout=30)  # closes its input: it may go
+        output, _ = process.communicate(timeout=30)  # this closes its input, which ends it
         if process.returncode:
             raise _failed("hold", relay, process, output)
     return grown / count
@@ -90,7 +90,7 @@ def _load_process(kind: str, relay: Relay, options: dict[str, object]) -> Iterat
         try:
             yield process
         finally:
-            process.kill()  # after communicate() it has ended already
+            process.kill()  # after communicate() it has ended
 
 
 def _failed(kind: str, relay: Relay, process: subprocess.Popen[str], output: str) -> BenchError:

@@ -1,4 +1,4 @@
-"""The client process: ``python -m loadgen.client PLAN`` (JSON) prints a line of figures a second, and the result."""
+"""The client process. `python -m loadgen.client PLAN` prints a line of figures per second, then the result, as JSON."""
 
 import asyncio
 import json
@@ -21,12 +21,12 @@ from .histogram import Histogram
 from .plan import Plan
 from .streams import Refused, Streams
 
-COMPLAINTS = 20  # kept word by word
-TOLD_WITHIN = 0.5  # seconds after the last stream: who has not been told by then will not be
+COMPLAINTS = 20  # the most that are kept
+NOTICE_TIME = 0.5  # seconds after the last stream until the upstream must have seen every client leave
 
 
 class Client:
-    """Runs a plan; SIGINT ends it early with what has been measured."""
+    """Runs a plan. SIGINT ends it early, with the result so far."""
 
     def __init__(self, plan: Plan, port: int, upstream_port: int) -> None:
         self._plan = plan
@@ -36,7 +36,7 @@ class Client:
         self._started = self._ended = self._open = self._failed = 0
         self._tokens = self._bytes = 0
         self._tick_latency = Histogram()
-        self._latency = Histogram()  # of tokens between the end of the ramp and that of the run
+        self._latency = Histogram()  # of tokens after the ramp
         self._ttft = Histogram()  # of all streams
         self._outcomes: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._durations: defaultdict[str, Histogram] = defaultdict(Histogram)
@@ -59,7 +59,7 @@ class Client:
         return self._plan.ramp <= now - self._began < self._plan.ramp + self._plan.seconds
 
     async def run(self) -> dict[str, Any]:
-        """Run to the end; return the result."""
+        """Run the plan to its end; return the result."""
         asyncio.get_running_loop().add_signal_handler(signal.SIGINT, self._stop.set)
         self._began = monotonic()
         ticking = asyncio.create_task(self._tick())
@@ -73,7 +73,7 @@ class Client:
                 await task
         self._line()
         self._streams.close()
-        told = await asyncio.to_thread(self._told) if self._streams.left else Histogram()
+        notified = await asyncio.to_thread(self._notified) if self._streams.left else Histogram()
         return {
             "seconds": monotonic() - self._began,
             "interrupted": self._stop.is_set(),
@@ -87,7 +87,7 @@ class Client:
             "outcomes": self._outcomes,
             "durations": {kind: each.plain() for kind, each in self._durations.items()},
             "resumed": self._resumed,
-            "told": told.plain(),
+            "told": notified.plain(),
             "complaints": self._complaints,
         }
 
@@ -163,32 +163,32 @@ class Client:
         }
         print(json.dumps(figures), flush=True)
 
-    def _told(self) -> Histogram:
-        """Return how long after each client had left the upstream was told; one that was not is a failure."""
-        found = Histogram()
+    def _notified(self) -> Histogram:
+        """Return how long after each client had left its upstream was told of it. If it was not, that is a failure."""
+        delays = Histogram()
         left = self._streams.left
-        time.sleep(TOLD_WITHIN)
+        time.sleep(NOTICE_TIME)
         with urllib.request.urlopen(f"http://127.0.0.1:{self._upstream_port}/closed") as response:
             closed = json.load(response)
         for tag, when in left.items():
             if tag in closed:
-                found.add(closed[tag] - when)
+                delays.add(closed[tag] - when)
             else:
                 self._failed += 1
                 self._outcomes["leaves"]["upstream not told"] += 1
                 self._outcomes["leaves"]["left"] -= 1
-        return found
+        return delays
 
 
 def main() -> None:
-    """Read the plan, run, print."""
-    told = json.loads(sys.argv[1])
-    port, upstream_port = told.pop("port"), told.pop("upstream_port")
+    """Read the plan, run it, and print the result."""
+    arguments = json.loads(sys.argv[1])
+    port, upstream_port = arguments.pop("port"), arguments.pop("upstream_port")
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def run() -> dict[str, Any]:
-        return await Client(Plan(**told), port, upstream_port).run()
+        return await Client(Plan(**arguments), port, upstream_port).run()
 
     print(json.dumps({"result": uvloop.run(run())}), flush=True)
 

@@ -1,4 +1,4 @@
-"""One client connection on a bare protocol: fast, slow, or one that stops reading for a while."""
+"""One connection of a client, on an asyncio Protocol: it reads fast, slowly, or stops for a while."""
 
 import asyncio
 import socket
@@ -8,18 +8,18 @@ from typing import Protocol, cast
 from .expected import Answer, WrongError
 from .response import Response
 
-SMALL_WINDOW = 8192  # bytes that the kernel takes for a slow reader, so that its slowness is felt at the other end
+SMALL_WINDOW = 8192  # bytes that the kernel takes for a slow reader: few, so that the gateway soon cannot write
 
 
 class Listener(Protocol):
-    """Who is told of what arrives."""
+    """Counts what arrives."""
 
     def arrived(self, size: int, events: int, ages: list[float], now: float) -> None:
-        """Note bytes, events, and the ages of tokens in seconds."""
+        """Count bytes, events, and the ages of tokens in seconds."""
 
 
 class Gone(Exception):
-    """The connection was closed before the response was over; that is how far it came."""
+    """The connection was closed before the response had ended; the text says how far it came."""
 
     def __init__(self, response: Response, why: str) -> None:
         super().__init__(f"{why} after event {response.seq}")
@@ -27,7 +27,7 @@ class Gone(Exception):
 
 
 class Connection(asyncio.Protocol):
-    """Sends one request at a time; ``exchange`` returns its response, checked."""
+    """Sends one request at a time. `exchange` checks and returns its response."""
 
     def __init__(self, listener: Listener) -> None:
         self.transport: asyncio.Transport
@@ -35,7 +35,7 @@ class Connection(asyncio.Protocol):
         self._listener = listener
         self._response: Response | None = None
         self._over: asyncio.Future[None] | None = None
-        self._until = 0  # the event after which the exchange is over for the client; 0: at the end
+        self._until = 0  # the event after which the exchange ends for the client; 0: at the end of the response
         self._pace = 0.0
         self._stall: tuple[int, float] | None = None
 
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         pace: float = 0.0,
         stall: tuple[int, float] | None = None,
     ) -> Response:
-        """Send a request; return its response at the end, or after event ``until``.
+        """Send a request; return its response when it has ended, or after event `until`.
 
         ``pace`` is in bytes a second; ``stall`` is the event after which nothing is read for so many seconds.
 
@@ -95,7 +95,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Check what came."""
+        """Check what has come."""
         response, now = self._response, monotonic()
         if response is None:
             return

@@ -1,4 +1,4 @@
-"""What each event of an answer has to be, to the byte: the upstream's own frame behind the number of its record."""
+"""The bytes that each event of an answer must have: the upstream's own frame behind the number of its record."""
 
 from functools import cache
 
@@ -6,12 +6,12 @@ from benchmark.script import HEAD, STAMP_DIGITS, Script, script
 
 DONE = b"data: [DONE]"
 ERROR = b'data: {"error":'
-BETWEEN = (b": ", b"retry: ")  # lines that may come before an event: heartbeats, and when to come back
+OTHER_LINES = (b": ", b"retry: ")  # lines that may come before an event: heartbeats, and the time to reconnect
 NOT_YET = -1.0
 
 
 class WrongError(Exception):
-    """An event that is not the one that follows: ``kind`` is lost, repeated, altered or an error of the gateway."""
+    """An event is not the next one. `kind` is lost, repeated, altered or an error of the gateway."""
 
     def __init__(self, kind: str, event: bytes) -> None:
         super().__init__(f"{kind}: {event[:300]!r}")
@@ -19,18 +19,18 @@ class WrongError(Exception):
 
 
 class Answer:
-    """All events of one model's answer, in order; one object for all streams of the model."""
+    """All events of the answer of one model, in order. All streams of the model share one object."""
 
-    def __init__(self, told: Script) -> None:
-        self.told = told
-        frames = [told.opening.removeprefix(HEAD), *told.frames, told.finish]
-        if told.kind == "stamped":
-            frames = [frames[0], *[told.frames[0]] * told.tokens, told.finish]
+    def __init__(self, script: Script) -> None:
+        self.script = script
+        frames = [script.opening.removeprefix(HEAD), *script.frames, script.finish]
+        if script.kind == "stamped":
+            frames = [frames[0], *[script.frames[0]] * script.tokens, script.finish]
         self._events = [_event(frame) for frame in frames] + [DONE]
         self.last = len(self._events)
-        before, _, after = self._events[1].partition(b"%0*d") if told.kind == "stamped" else (b"", b"", b"")
+        before, _, after = self._events[1].partition(b"%0*d") if script.kind == "stamped" else (b"", b"", b"")
         self._before, self._after = before, after
-        self._stamped_to = told.tokens + 1 if told.kind == "stamped" else 0
+        self._stamped_to = script.tokens + 1 if script.kind == "stamped" else 0
 
     def check(self, seq: int, event: bytes) -> float:
         """Check that this is event ``seq``; return when its token was sent (CLOCK_MONOTONIC, s), or NOT_YET.
@@ -39,7 +39,7 @@ class Answer:
             WrongError: it is another.
 
         """
-        while event.startswith(BETWEEN):
+        while event.startswith(OTHER_LINES):
             event = event[event.find(b"\n") + 1 :]
         head = b"id: %d\n" % seq
         if 1 < seq <= self._stamped_to:
@@ -58,12 +58,12 @@ class Answer:
 
 @cache
 def answer(model: str) -> Answer:
-    """Return what a model of the benchmark's upstream says."""
+    """Return the answer of a model of the benchmark's upstream."""
     return Answer(script(model))
 
 
 def _event(frame: bytes) -> bytes:
-    """Take an event out of HTTP's chunk and off the blank line at its end."""
+    """Take an event out of its HTTP chunk, without the blank line at its end."""
     return frame.partition(b"\r\n")[2].removesuffix(b"\n\n\r\n")
 
 
@@ -74,5 +74,5 @@ def _kind(seq: int, event: bytes) -> str:
         return f"error {code}"
     if not identity.startswith(b"id: ") or not identity[4:].isdigit() or not data:
         return "altered"
-    found = int(identity[4:])
-    return "lost" if found > seq else "repeated" if found < seq else "altered"
+    number = int(identity[4:])
+    return "lost" if number > seq else "repeated" if number < seq else "altered"

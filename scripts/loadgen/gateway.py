@@ -1,4 +1,4 @@
-"""The gateway under load: started with the settings that a run needs, watched through /proc and /metrics."""
+"""The gateway under load: how it is started, and how it is watched through /proc and /metrics."""
 
 import sys
 import urllib.request
@@ -13,7 +13,7 @@ from ports import free_port
 
 from .plan import Plan
 
-# Only what a run has to choose: every other limit and timeout is the default.
+# Only what a run needs. Every other setting has its default.
 CONFIG = """
 [server]
 port = %(port)d
@@ -38,13 +38,13 @@ targets = ["load/*"]
 strategy = "restart"
 max_retries = 3
 backoff = 0.1
-breaker_failures = 1000000     # faults are made on purpose here, side by side
+breaker_failures = 1000000     # the faults are made on purpose, beside other streams
 """
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """A running gateway; ``pid`` is 0 where it is not known."""
+    """A running gateway. `pid` is 0 if it is not known."""
 
     port: int
     pid: int
@@ -66,7 +66,7 @@ class Gateway:
         return tree_cpu(self.pid) if self.pid else 0.0
 
     def tasks(self) -> int:
-        """Return the number of asyncio tasks as /metrics tells it; 0 if it does not."""
+        """Return the number of asyncio tasks from /metrics; 0 if unknown."""
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
             for line in answer:
                 if line.startswith(b"sluiceway_tasks "):
@@ -76,7 +76,7 @@ class Gateway:
 
 @contextmanager
 def upstream(folder: Path, port: int = 0) -> Iterator[int]:
-    """Run the upstream; yield its port."""
+    """Run the upstream until the end of the block; yield its port."""
     port = port or free_port()
     command = [sys.executable, "-m", "loadgen.upstream", str(port)]
     with Child("upstream", command, cwd=SCRIPTS, log=folder / "upstream.log") as child:
@@ -86,7 +86,7 @@ def upstream(folder: Path, port: int = 0) -> Iterator[int]:
 
 @contextmanager
 def gateway(plan: Plan, upstream_port: int, folder: Path) -> Iterator[Gateway]:
-    """Run a gateway in front of the upstream."""
+    """Run a gateway in front of the upstream until the end of the block."""
     port = free_port()
     config = folder / "gateway.toml"
     config.write_text(
@@ -98,7 +98,7 @@ def gateway(plan: Plan, upstream_port: int, folder: Path) -> Iterator[Gateway]:
             "retention": plan.retention,
         }
     )
-    # Its descriptors: the soft limit is inherited, and raised in __main__.
+    # It inherits the limit of descriptors, which __main__ has raised.
     command = [sys.executable, "-m", "server", "serve", "--config", str(config)]
     with Child("gateway", command, cwd=ROOT, log=folder / "gateway.log") as child:
         wait_until(lambda: _answers(port, "/readyz"), child)

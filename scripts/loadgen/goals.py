@@ -1,4 +1,4 @@
-"""What a run has to reach, and whether it did."""
+"""The goals of a run, and whether it met them."""
 
 from dataclasses import dataclass
 from statistics import mean
@@ -6,11 +6,11 @@ from statistics import mean
 from .histogram import Histogram
 from .run import Run, Sample
 
-PER_STREAM = 40_000  # bytes
-ADDED = 0.25  # seconds
-GROWTH = 0.02  # of the memory, over the second half of a soak: 25 bytes a stream of 200,000 that take 125 MB
-WARM = 0.5  # of a soak: how much is retained depends on how many end a second, whose peak should lie before
-RATE = 0.99  # of the requests that were asked for
+PER_STREAM = 40_000  # bytes of memory
+ADDED = 0.25  # seconds of latency that the gateway may add
+GROWTH = 0.02  # share of the memory in the second half of a soak: 25 bytes per stream with 200,000 streams in 125 MB
+WARM = 0.5  # share of a soak in which its retained logs should have reached their peak
+RATE = 0.99  # share of the requests per second that must be answered
 
 
 @dataclass(frozen=True)
@@ -24,17 +24,17 @@ class Goal:
 
 
 def goals(run: Run) -> list[Goal]:
-    """Return the verdict: every run has to be without an error, each preset has its own numbers."""
+    """Return the verdict. No run may have a stream that went wrong; each preset has further goals."""
     failed = run.result["failed"]
-    found = [Goal("streams that went wrong", "0", f"{failed} of {run.result['started']}", not failed)]
+    verdict = [Goal("streams that went wrong", "0", f"{failed} of {run.result['started']}", not failed)]
     match run.plan.name:
         case "open":
-            found += _open(run)
+            verdict += _open(run)
         case "short":
-            found += _short(run)
+            verdict += _short(run)
         case "soak":
-            found += _soak(run)
-    return found
+            verdict += _soak(run)
+    return verdict
 
 
 def plateau(run: Run) -> list[Sample]:
@@ -44,7 +44,7 @@ def plateau(run: Run) -> list[Sample]:
 
 
 def memory_per_stream(run: Run, sample: Sample) -> float:
-    """Return the bytes that the gateway grew for each stream open at a sample."""
+    """Return how many bytes the gateway has grown per stream that is open at a sample."""
     return (sample["memory"] - run.before["memory"]) / max(1.0, sample["open"])
 
 
@@ -55,8 +55,8 @@ def _open(run: Run) -> list[Goal]:
     return [
         Goal("streams open at the same time", f"{run.plan.open}", f"{most:.0f}", most >= run.plan.open),
         Goal("added latency of a token, p99", "under 250 ms", f"{added * 1000:.1f} ms", added < ADDED),
-        Goal("memory a stream, when all have opened", "under 40 KB", f"{first / 1000:.1f} KB", first < PER_STREAM),
-        Goal("memory a stream, at the end, with its log", "under 40 KB", f"{last / 1000:.1f} KB", last < PER_STREAM),
+        Goal("memory per stream, when all have opened", "under 40 KB", f"{first / 1000:.1f} KB", first < PER_STREAM),
+        Goal("memory per stream, at the end, with its log", "under 40 KB", f"{last / 1000:.1f} KB", last < PER_STREAM),
     ]
 
 
@@ -66,7 +66,7 @@ def _short(run: Run) -> list[Goal]:
     rate = (last["ended"] - first["ended"]) / max(1e-9, last["at"] - first["at"])
     return [
         Goal("requests begun", f"{wanted}", f"{run.result['started']}", run.result["started"] >= wanted),
-        Goal("answers a second", f"{run.plan.rate:g}", f"{rate:.1f}", rate >= run.plan.rate * RATE),
+        Goal("answers per second", f"{run.plan.rate:g}", f"{rate:.1f}", rate >= run.plan.rate * RATE),
     ]
 
 

@@ -1,11 +1,11 @@
-"""Durations counted in buckets that grow by a constant factor: right to within a fiftieth, in bounded memory."""
+"""Counts durations in buckets that grow by a constant factor: bounded memory, and percentiles right to 2 %."""
 
 import math
 from collections import Counter
 from collections.abc import Mapping
 
 GROWTH = math.log(1.02)
-SMALLEST = 1e-6  # seconds
+SMALLEST = 1e-6  # seconds; shorter durations count as this
 
 
 class Histogram:
@@ -20,11 +20,11 @@ class Histogram:
 
     @property
     def total(self) -> int:
-        """How many were counted."""
+        """How many durations were counted."""
         return self.counts.total()
 
     def percentile(self, share: float) -> float:
-        """Return the duration that ``share`` of all do not exceed, in seconds; 0 of none."""
+        """Return the duration in seconds that `share` of all do not exceed; 0 if there is none."""
         wanted, running, middle = share * self.total, 0, 0.0
         for bucket, count in sorted(self.counts.items()):
             running += count
@@ -34,11 +34,11 @@ class Histogram:
         return middle
 
     def largest(self) -> float:
-        """Return the largest, in seconds; 0 of none."""
+        """Return the longest duration in seconds; 0 if there is none."""
         return _middle(max(self.counts)) if self.counts else 0.0
 
     def curve(self) -> list[tuple[float, float]]:
-        """Return (seconds, share of all that took longer), ascending."""
+        """Return pairs of seconds and the share of durations that took longer, ascending."""
         total, left, points = self.total, self.total, []
         for bucket, count in sorted(self.counts.items()):
             left -= count
@@ -46,12 +46,12 @@ class Histogram:
         return points
 
     def plain(self) -> dict[str, int]:
-        """Return it as JSON can hold it."""
+        """Return the counts in a form for JSON."""
         return {str(bucket): count for bucket, count in self.counts.items()}
 
     @classmethod
     def of(cls, plain: Mapping[str, int]) -> "Histogram":
-        """Read what ``plain`` returned."""
+        """Return the histogram from which `plain` was made."""
         return cls({int(bucket): count for bucket, count in plain.items()})
 
 

@@ -1,4 +1,4 @@
-"""The report: one HTML page that needs nothing else, and its plots as a picture."""
+"""The report: one HTML page without any other file, and its plots as a picture."""
 
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -22,7 +22,7 @@ svg { width: 100%; height: auto; }
 
 
 def write(run: Run, base: Path) -> tuple[Path, Path]:
-    """Write ``base``.html and ``base``.png; return their paths."""
+    """Write BASE.html and BASE.png; return their paths."""
     page, picture = base.with_name(base.name + ".html"), base.with_name(base.name + ".png")
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(html(run), encoding="utf-8")
@@ -46,17 +46,17 @@ def html(run: Run) -> str:
 
 
 def summary(run: Run) -> str:
-    """Say in a sentence or two what was done."""
+    """Return what was done, in one or two sentences."""
     result, latency, ttft = run.result, Histogram.of(run.result["latency"]), Histogram.of(run.result["ttft"])
-    said = (
+    sentences = (
         f"{result['started']} streams in {result['seconds']:.1f} s, {result['tokens']} events and "
         f"{result['bytes'] / 1e6:.1f} MB received, each id and byte checked. Others kept {run.others:.2f} cores busy. "
     )
     for name, found in (("Added latency", latency), ("Time to first token", ttft)):
         if found.total:
             p50, p99, most = (found.percentile(0.5), found.percentile(0.99), found.largest())
-            said += f"{name}: p50 {p50 * 1000:.2f} ms, p99 {p99 * 1000:.1f} ms, largest {most * 1000:.0f} ms. "
-    return said.strip()
+            sentences += f"{name}: p50 {p50 * 1000:.2f} ms, p99 {p99 * 1000:.1f} ms, largest {most * 1000:.0f} ms. "
+    return sentences.strip()
 
 
 KIND_HEADS = ["kind", "what it does", "streams", "came to", "resumed", "seconds, p50", "p99"]
@@ -69,11 +69,11 @@ def kinds(run: Run) -> list[list[str]]:
         if not (outcomes := run.result["outcomes"].get(kind)):
             continue
         took = Histogram.of(run.result["durations"].get(kind, {}))
-        came = ", ".join(f"{count} {way}" for way, count in outcomes.items() if count)
+        outcome = ", ".join(f"{count} {way}" for way, count in outcomes.items() if count)
         if kind == "leaves" and run.result["told"]:
-            came += f"; upstream told after {Histogram.of(run.result['told']).percentile(0.99) * 1000:.1f} ms (p99)"
+            outcome += f"; upstream told after {Histogram.of(run.result['told']).percentile(0.99) * 1000:.1f} ms (p99)"
         resumed = str(run.result["resumed"].get(kind, 0))
-        row = [kind, does, str(sum(outcomes.values())), came, resumed]
+        row = [kind, does, str(sum(outcomes.values())), outcome, resumed]
         rows.append([*row, f"{took.percentile(0.5):.2f}", f"{took.percentile(0.99):.2f}"])
     return rows
 

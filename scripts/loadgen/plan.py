@@ -1,45 +1,45 @@
-"""What a run does: how many streams, of what kinds, for how long, and what it has to reach."""
+"""The plan of a run: how many streams, of what kinds, for how long."""
 
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 MOST_OPEN = 20_000
-MOST_RATE = 5_000.0  # requests a second
+MOST_RATE = 5_000.0  # requests per second
 MOST_COUNT = 1_000_000
 LONGEST = 3_600.0  # seconds
 
 KINDS = {
     "fast": "reads as fast as it can; the upstream keeps the pace",
     "unpaced": "reads as fast as it can, and so does the upstream write",
-    "slow": "reads a few thousand bytes a second of an unpaced upstream",
-    "stalled": "stops reading until the gateway has given it up, comes back by Last-Event-ID",
+    "slow": "reads a few thousand bytes per second of an unpaced upstream",
+    "stalled": "stops reading until the gateway has given it up, and resumes by Last-Event-ID",
     "leaves": "closes in the middle; the upstream must be told",
-    "resumes": "is cut three times, comes back by Last-Event-ID each time",
-    "cut": "its upstream resets in the middle, and has to be asked again",
+    "resumes": "is cut three times, and resumes by Last-Event-ID each time",
+    "cut": "its upstream resets in the middle, and must be asked again",
     "fails": "its upstream answers 500 first",
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One run. Times are in seconds; of ``open`` and ``rate`` exactly one is not 0."""
+    """One run. Times are in seconds. Exactly one of `open` and `rate` is not 0."""
 
     name: str = "mixed"
     open: int = 100  # streams at the same time
-    rate: float = 0.0  # requests a second, whether answers come or not
-    count: int = MOST_COUNT  # streams at most
+    rate: float = 0.0  # requests per second, whether answers come or not
+    count: int = MOST_COUNT  # the most streams in all
     ramp: float = 5.0
     seconds: float = 30.0  # after the ramp
-    settle: float = 60.0  # for the last streams to end
-    pace: int = 20  # tokens a second of a paced stream; 0: everything in one write
+    settle: float = 60.0  # until the last streams must have ended
+    pace: int = 20  # tokens per second of a paced stream; 0: everything in one write
     tokens: int = 100  # of one paced stream
     unpaced_tokens: int = 1000
-    slow_pace: float = 40_000.0  # bytes a second
+    slow_pace: float = 40_000.0  # bytes per second of a slow reader
     drain_timeout: float = 3.0  # the gateway's
     retention: float = 600.0  # the gateway's
     mix: dict[str, int] = field(default_factory=lambda: {"fast": 10, **{kind: 1 for kind in KINDS if kind != "fast"}})
-    tasks: bool = True  # count the gateway's tasks now and then (a scrape of /metrics)
+    tasks: bool = True  # count the tasks of the gateway, which takes a scrape of /metrics
 
     def model(self, kind: str) -> str:
         """Return the upstream's model for a kind of stream."""
@@ -47,11 +47,11 @@ class Plan:
             return f"flood-{self.unpaced_tokens}"
         if not self.pace:
             return f"short-{self.tokens}"
-        # A restart tells the same text again, which a token that is the time of its sending cannot.
+        # A restart must repeat the same text. A stamped token cannot be repeated: it holds the time of its sending.
         return f"{'stamped' if kind == 'fast' else 'paced'}-{self.pace}-{self.tokens}"
 
     def kinds(self) -> Iterator[str]:
-        """Yield the kind of one stream after the other, the rare ones spread evenly, without end."""
+        """Yield the kind of each next stream, without end. Rare kinds are spread evenly."""
         owed = dict.fromkeys(self.mix, 0.0)
         total = sum(self.mix.values())
         while True:
@@ -62,7 +62,7 @@ class Plan:
             yield kind
 
     def starts(self) -> Iterator[float]:
-        """Yield when each stream (of an open-loop run) or each slot for streams begins, from the beginning."""
+        """Yield the seconds after which each stream begins, or with `open` each slot for one stream after another."""
         if self.open:
             yield from (self.ramp * number / self.open for number in range(self.open))
             return
@@ -76,16 +76,16 @@ class Plan:
 
     @property
     def most_open(self) -> int:
-        """How many streams may be open at the same time: each takes two descriptors of the gateway."""
+        """The most streams that may be open at the same time. Each takes two descriptors of the gateway."""
         return self.open or math.ceil(min(self.count, self.rate * 10))
 
 
 PRESETS = {
     "mixed": Plan(),
-    # A stream of ramp + seconds tokens at one a second: all are open between the end of the ramp and the first ending.
+    # A stream has ramp + seconds tokens, one per second: all are open from the end of the ramp to the first ending.
     "open": Plan("open", open=9000, ramp=60, seconds=60, pace=1, tokens=120, settle=90, mix={"fast": 1}, tasks=False),
     "short": Plan("short", open=0, rate=200, ramp=2, seconds=60, pace=0, tokens=16, settle=20, mix={"fast": 1}),
-    # Ended logs stay for the retention: only with one shorter than the run can memory be seen to grow, or not.
+    # Ended logs stay for the retention. It is shorter than the run, so that any further growth of memory is a leak.
     "soak": Plan(
         "soak", open=64, count=200_000, ramp=1, seconds=1800, pace=0, tokens=16, settle=20, retention=5, mix={"fast": 1}
     ),

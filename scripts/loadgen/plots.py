@@ -13,7 +13,7 @@ from .histogram import Histogram
 from .plan import KINDS
 from .run import Run
 
-INK = "#010203"  # what the page replaces by its own colour of text
+INK = "#010203"  # the page replaces it by the colour of its text
 SIZE = (12.0, 11.0)  # inches
 UNSAID = ("Creator", "Date", "Format", "Type")
 GOOD = ("whole", "left")
@@ -62,7 +62,7 @@ def _ttft(run: Run, axes: Axes) -> None:
 
 
 def _distribution(axes: Axes, found: dict[str, Histogram], title: str) -> None:
-    """Draw the share of all that took longer: the tail is what matters, and a logarithm shows it."""
+    """Draw the share of durations that took longer, on a logarithmic scale, which shows the tail."""
     axes.set_title(title)
     for (name, histogram), colour in zip(found.items(), COLOURS, strict=False):
         points = [(seconds * 1000, share) for seconds, share in histogram.curve() if share > 0]
@@ -91,7 +91,7 @@ def _tokens(run: Run, axes: Axes) -> None:
 
 
 def _second(axes: Axes, at: list[float], values: list[float], label: str) -> None:
-    """Draw another line on a scale of its own."""
+    """Draw another line, on a second scale."""
     other = axes.twinx()
     other.plot(at, values, color=COLOURS[1], label=label)
     other.set_ylim(bottom=0)
@@ -122,7 +122,7 @@ def _memory(run: Run, axes: Axes) -> None:
 
 
 def _faults(run: Run, axes: Axes) -> None:
-    """Draw how the streams of each kind ended, as shares: one colour for each way."""
+    """Draw how the streams of each kind ended: the share of each outcome in its own colour."""
     axes.set_title("What each kind of stream came to")
     kinds = [kind for kind in KINDS if run.result["outcomes"].get(kind)]
     ways = [*GOOD, *sorted({way for kind in kinds for way in run.result["outcomes"][kind]}.difference(GOOD))]
@@ -134,8 +134,8 @@ def _faults(run: Run, axes: Axes) -> None:
         left = {kind: left[kind] + share for kind, share in zip(kinds, shares, strict=True)}
     for kind in kinds:
         took, resumed = Histogram.of(run.result["durations"].get(kind, {})), run.result["resumed"].get(kind, 0)
-        told = f"  {took.total}, {took.percentile(0.5):.2f} s" + f", resumed {resumed} times" * bool(resumed)
-        axes.annotate(told, (0, kind), va="center", fontsize=8, color="white")
+        label = f"  {took.total}, {took.percentile(0.5):.2f} s" + f", resumed {resumed} times" * bool(resumed)
+        axes.annotate(label, (0, kind), va="center", fontsize=8, color="white")
     axes.invert_yaxis()
     axes.set_xticks([])
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, 0.0), ncols=4)

@@ -1,4 +1,4 @@
-"""One HTTP response with an event stream, taken apart as its bytes come in; every event is checked at once."""
+"""Reads one HTTP response with an event stream as its bytes come, and checks each event at once."""
 
 from .expected import NOT_YET, Answer, WrongError
 
@@ -23,7 +23,7 @@ class Response:
 
     @property
     def whole(self) -> bool:
-        """Whether the last event has come."""
+        """Whether the last event of the answer has come."""
         return self.seq == self.answer.last
 
     def feed(self, data: bytes, now: float) -> tuple[int, list[float]]:

@@ -1,4 +1,4 @@
-"""One run: the processes are started, the client drives, the gateway is sampled, and what was measured is returned."""
+"""One run: start the processes, let the client drive the streams, and sample the gateway meanwhile."""
 
 import json
 import signal
@@ -18,22 +18,22 @@ from benchmark.relays import SCRIPTS
 from .gateway import Gateway, gateway, upstream
 from .plan import Plan
 
-SELDOM = 5  # every so many samples what is dear to count is counted: descriptors and tasks
-AT_REST = 3.0  # seconds for everything to come to rest after the last stream
-SHORT = 20.0  # seconds of retention that are waited for
+COUNT_EVERY = 5  # samples from one count of descriptors and tasks to the next: they are expensive to count
+AT_REST = 3.0  # seconds after the last stream until everything rests
+SHORT = 20.0  # seconds; a longer retention is not waited for
 Sample = dict[str, float]
 
 
 @dataclass
 class Run:
-    """What was measured."""
+    """The measurements of a run."""
 
     plan: Plan
-    samples: list[Sample] = field(default_factory=list)  # one a second
+    samples: list[Sample] = field(default_factory=list)  # one per second
     before: Sample = field(default_factory=dict)  # at rest
     after: Sample = field(default_factory=dict)  # at rest again
     result: dict[str, Any] = field(default_factory=dict)
-    others: float = 0.0  # cores that others kept busy
+    others: float = 0.0  # cores that other processes kept busy
 
 
 class LoadError(Exception):
@@ -41,80 +41,82 @@ class LoadError(Exception):
 
 
 @dataclass
-class Place:
-    """Where the load goes: to a gateway of its own, or to one that runs already."""
+class Destination:
+    """The gateway under load: one that is started for the run, or one that runs already."""
 
     folder: Path
-    port: int = 0  # of a gateway that runs already
-    upstream_port: int = 0  # that it relays to
+    port: int = 0  # of a gateway that runs already; 0: start one
+    upstream_port: int = 0  # where that gateway's upstream must listen; 0: any
     pid: int = 0
 
 
-def run(plan: Plan, place: Place, show: Callable[[Plan, Sample], None]) -> Run:
-    """Run the plan; SIGINT and SIGTERM end it early, with what has been measured. Raises LoadError."""
-    found = Run(plan)
+def run(plan: Plan, destination: Destination, show: Callable[[Plan, Sample], None]) -> Run:
+    """Run the plan. SIGINT and SIGTERM end it early, with the measurements so far. Raises LoadError."""
+    measured = Run(plan)
     with ExitStack() as stack:
-        upstream_port = stack.enter_context(upstream(place.folder, place.upstream_port))
-        watched = Gateway(place.port, place.pid)
-        if not place.port:
-            watched = stack.enter_context(gateway(plan, upstream_port, place.folder))
+        upstream_port = stack.enter_context(upstream(destination.folder, destination.upstream_port))
+        observed = Gateway(destination.port, destination.pid)
+        if not destination.port:
+            observed = stack.enter_context(gateway(plan, upstream_port, destination.folder))
         machine = Machine()
         time.sleep(0.5)
-        found.before = _seldom(watched)
-        told = {**asdict(plan), "port": watched.port, "upstream_port": upstream_port}
+        measured.before = _rest(observed)
+        arguments = {**asdict(plan), "port": observed.port, "upstream_port": upstream_port}
         process = subprocess.Popen(
-            [sys.executable, "-m", "loadgen.client", json.dumps(told)],
+            [sys.executable, "-m", "loadgen.client", json.dumps(arguments)],
             cwd=SCRIPTS,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,  # Ctrl-C is for this process, which passes it on
+            start_new_session=True,  # Ctrl-C goes to this process, which passes it on
         )
         for number in (SIGINT, SIGTERM):
-            # A handler that raised could lose the line that is just being read.
+            # If a handler raised, the line that is just being read could be lost.
             signal.signal(number, lambda *_: process.send_signal(SIGINT))
         with process:
             try:
-                _follow(process, found, watched, show)
+                _follow(process, measured, observed, show)
             finally:
                 process.kill()
-        if not found.result:
+        if not measured.result:
             raise LoadError(f"the client process ended with {process.returncode}")
-        if not found.result["interrupted"]:
+        if not measured.result["interrupted"]:
             time.sleep(AT_REST + (plan.retention if plan.retention <= SHORT else 0.0))
-        found.after = _seldom(watched)
-        found.others = machine.others()
-    return found
+        measured.after = _rest(observed)
+        measured.others = machine.others()
+    return measured
 
 
-def _follow(process: subprocess.Popen[str], found: Run, watched: Gateway, show: Callable[[Plan, Sample], None]) -> None:
+def _follow(
+    process: subprocess.Popen[str], measured: Run, observed: Gateway, show: Callable[[Plan, Sample], None]
+) -> None:
     assert process.stdout is not None
     for line in process.stdout:
-        said = json.loads(line)
-        if "result" in said:
-            found.result = said["result"]
+        figures = json.loads(line)
+        if "result" in figures:
+            measured.result = figures["result"]
             return
-        sample = _sample(watched, found.samples, said, tasks=found.plan.tasks)
-        found.samples.append(sample)
-        show(found.plan, sample)
+        sample = _sample(observed, measured.samples, figures, tasks=measured.plan.tasks)
+        measured.samples.append(sample)
+        show(measured.plan, sample)
 
 
-def _sample(watched: Gateway, before: list[Sample], said: Sample, *, tasks: bool) -> Sample:
+def _sample(observed: Gateway, before: list[Sample], figures: Sample, *, tasks: bool) -> Sample:
     last = before[-1] if before else {}
-    sample = {**said, "memory": watched.memory(), "cpu": watched.cpu()}
+    sample = {**figures, "memory": observed.memory(), "cpu": observed.cpu()}
     seconds = sample["at"] - last.get("at", 0.0)
     sample["rate"] = (sample["tokens"] - last.get("tokens", 0)) / seconds if seconds > 0 else 0.0
-    if len(before) % SELDOM:
+    if len(before) % COUNT_EVERY:
         return {**sample, **{key: last[key] for key in ("descriptors", "tasks") if key in last}}
-    sample["descriptors"] = watched.descriptors()
+    sample["descriptors"] = observed.descriptors()
     if tasks:
-        sample["tasks"] = watched.tasks()
+        sample["tasks"] = observed.tasks()
     return sample
 
 
-def _seldom(watched: Gateway) -> Sample:
+def _rest(observed: Gateway) -> Sample:
     return {
-        "memory": watched.memory(),
-        "descriptors": watched.descriptors(),
-        "tasks": watched.tasks(),
-        "cpu": watched.cpu(),
+        "memory": observed.memory(),
+        "descriptors": observed.descriptors(),
+        "tasks": observed.tasks(),
+        "cpu": observed.cpu(),
     }

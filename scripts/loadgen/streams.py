@@ -1,4 +1,4 @@
-"""The kinds of streams: what each client does from its request to the end."""
+"""The kinds of streams: how the client of each behaves from its request to the end."""
 
 import asyncio
 import random
@@ -11,17 +11,17 @@ from .expected import answer
 from .plan import Plan
 from .response import Response
 
-AWAY = (0.05, 1.0)  # seconds between a cut and coming back
+PAUSE = (0.05, 1.0)  # seconds between a cut and the request to resume
 CUTS = 3
 STALL_AFTER = 20  # events
 
 
 class Refused(Exception):
-    """The gateway answered with a status other than 200."""
+    """The gateway answered with another status than 200."""
 
 
 class Streams:
-    """Opens streams at one gateway; idle connections are used again, as those of SDKs are."""
+    """Opens streams at one gateway. Idle connections are used again, as SDKs do."""
 
     def __init__(self, plan: Plan, port: int, listener: Listener) -> None:
         self._plan = plan
@@ -31,7 +31,7 @@ class Streams:
         self.left: dict[str, float] = {}  # tag: when its client left (CLOCK_MONOTONIC)
 
     async def run(self, kind: str, number: int) -> tuple[Response, int]:
-        """Run one stream to its end; return the last response, and how often it was resumed.
+        """Run one stream to its end; return the last response, and how often the stream was resumed.
 
         Raises:
             WrongError, Refused, Gone, OSError: it went wrong.
@@ -39,7 +39,7 @@ class Streams:
         """
         plan, tag = self._plan, f"{kind}:{number}" if kind in ("leaves", "cut", "fails") else ""
         message = request(self._port, plan.model(kind), tag)
-        told = answer(plan.model(kind))
+        expected = answer(plan.model(kind))
         match kind:
             case "slow":
                 return await self._once(message, kind, pace=plan.slow_pace), 0
@@ -47,11 +47,11 @@ class Streams:
                 return await self._stalled(message)
             case "resumes":
                 message = message.replace(b"\r\n\r\n", b"\r\nX-On-Disconnect: continue\r\n\r\n", 1)
-                cuts = sorted(random.sample(range(2, told.last), min(CUTS, told.last - 2)))
+                cuts = sorted(random.sample(range(2, expected.last), min(CUTS, expected.last - 2)))
                 return await self._resumed(message, kind, [*cuts, 0])
             case "leaves":
                 connection = await self._connection()
-                response = await connection.exchange(message, told, until=told.last // 2)
+                response = await connection.exchange(message, expected, until=expected.last // 2)
                 self._must_be(response)
                 connection.close()
                 self.left[tag] = monotonic()
@@ -86,14 +86,14 @@ class Streams:
     async def _resumed(
         self, message: bytes, kind: str, cuts: list[int], last: Response | None = None
     ) -> tuple[Response, int]:
-        """Read on from cut to cut."""
-        told, resumed = answer(self._plan.model(kind)), 0
+        """Resume the stream after each cut, and read to the next."""
+        expected, resumed = answer(self._plan.model(kind)), 0
         for until in cuts:
             connection = await self._connection()
             if last is not None:
                 message, resumed = self._again(last), resumed + 1
             try:
-                response = await connection.exchange(message, told, after=last.seq if last else 0, until=until)
+                response = await connection.exchange(message, expected, after=last.seq if last else 0, until=until)
             except BaseException:
                 connection.close()
                 raise
@@ -102,11 +102,11 @@ class Streams:
                 self._keep(connection)
             else:
                 connection.close()
-                await asyncio.sleep(random.uniform(*AWAY))  # noqa: S311
+                await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311
             response.first_token_at = last.first_token_at if last else response.first_token_at
             response.stream_id = response.stream_id or (last.stream_id if last else "")
             last = response
-            if last.whole:  # what was left came together with the event to cut after
+            if last.whole:  # the rest came together with the event to cut after
                 break
         assert last is not None
         return last, resumed

@@ -1,4 +1,4 @@
-"""The benchmark's upstream with faults: ``cut:NAME`` or ``fails:NAME`` as a request's ``user`` breaks its first try."""
+"""The benchmark's upstream with faults. The `user` of a request, `cut:NAME` or `fails:NAME`, breaks its first try."""
 
 import resource
 import sys
@@ -9,9 +9,9 @@ from benchmark.upstream import Connection, Provider, serve
 
 
 class FaultyConnection(Connection):
-    """One that breaks the first try of the streams that ask for it, and serves the second."""
+    """Breaks the first try of the requests that ask for that, and serves the second."""
 
-    asked: set[str] = set()  # noqa: RUF012 — of the whole process: a second try comes on another connection
+    broken: set[str] = set()  # noqa: RUF012 — shared by all connections: a second try comes on another one
 
     def __init__(self, provider: Provider) -> None:
         super().__init__(provider)
@@ -21,9 +21,9 @@ class FaultyConnection(Connection):
         """Begin the stream, or break it."""
         tag = str(body.get("user", ""))
         fault = tag.partition(":")[0]
-        first = fault in ("cut", "fails") and tag not in self.asked
+        first = fault in ("cut", "fails") and tag not in self.broken
         if first:
-            self.asked.add(tag)
+            self.broken.add(tag)
         self._cut_at = script(str(body["model"])).tokens // 2 if first and fault == "cut" else 0
         if first and fault == "fails":
             self.say("500 Internal Server Error", b'{"error":{"message":"broken on purpose","type":"server_error"}}')

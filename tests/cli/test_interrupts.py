@@ -15,7 +15,7 @@ class Dying:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <function Dying:pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_drops_is_noted() -> None:
     """One that comes in a destructor is told at the next check, until it is forgotten; then SIGINT is as before."""
     before = signal.getsignal(signal.SIGINT)
