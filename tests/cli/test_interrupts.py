@@ -9,7 +9,7 @@ from server.cli.terminal import Interrupts
 
 
 class Dying:
-    """Is interrupted in its destructor."""
+    """An object whose destructor is interrupted."""
 
     def __del__(self) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -17,7 +17,7 @@ class Dying:
 
 @pytest.mark.filterwarnings("ignore:Exception ignored in. <function Dying:pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_python_drops_is_noted() -> None:
-    """One that comes in a destructor is told at the next check, until it is forgotten; then SIGINT is as before."""
+    """An interrupt in a destructor is raised at the next check, until it is forgotten. Then SIGINT is as before."""
     before = signal.getsignal(signal.SIGINT)
     with Interrupts() as interrupts:
         interrupts.check()

@@ -1,4 +1,4 @@
-"""Whatever a stream holds and wherever it is cut, a resuming client passes each event on once: both sides, no I/O."""
+"""For any stream and any cuts, a resuming client passes each event on once. Gateway and client, without I/O."""
 
 import json
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Records that were shown and are gone: every client says so, and none takes what is left for the whole.
+"""Records that are lost after they were shown: every client reports them, and none takes the rest for the whole.
 
 Redis is killed in the middle of a stream and comes back with the files of a moment before, as a failover to a replica
 that was behind does. The relay writes on; what was lost in between lies ahead of the client, whose connection was cut.
@@ -37,7 +37,7 @@ CREATING = ("POST /v1/chat/completions", "POST /api/stream")
 
 
 class ForgetfulRedis:
-    """A Redis server that can be set back to an earlier moment."""
+    """A Redis server that can be set back to an earlier state."""
 
     def __init__(self, folder: Path) -> None:
         self._kept = folder / "kept"
@@ -120,7 +120,7 @@ async def test_async_sdk(provider: Provider, model: str, redis: ForgetfulRedis) 
 
 
 async def test_sync_sdk(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
-    """OpenAI, the sync client, raises it, too."""
+    """OpenAI, the sync client, raises the same error."""
     await provider.script(model, {"pieces": WORDS, "rate": 100})
     said: list[str] = []
 

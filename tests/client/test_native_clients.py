@@ -76,7 +76,7 @@ def _told(content: bytes) -> list[tuple[bytes, Any]]:
 async def test_python_client_reads_the_other_form(
     provider: Provider, model: str, script: dict[str, Any], names: list[str]
 ) -> None:
-    """Where one record makes several events they all come, each once, wherever the connection is cut."""
+    """If one record makes several events, each of them comes once, wherever the connection is cut."""
     await provider.script(model, script)
     async with in_process(provider.url) as gateway:
         path, whole = await _created_as_chunks(gateway, model)
@@ -93,7 +93,7 @@ async def test_python_client_reads_the_other_form(
 async def test_stream_events_reads_the_other_form(
     provider: Provider, model: str, script: dict[str, Any], names: list[str]
 ) -> None:
-    """So does `StreamEvents`."""
+    """`StreamEvents`, too, gets each event of such a record once."""
     await provider.script(model, script)
     async with in_process(provider.url) as gateway:
         path, whole = await _created_as_chunks(gateway, model)

@@ -100,7 +100,7 @@ async def test_leaving_early_stops_the_generation(provider: Provider, model: str
 
 
 async def test_a_cancelled_task_stops_the_generation(provider: Provider, model: str) -> None:
-    """Cancelling the task that reads a stream aborts the stream, too."""
+    """If the task that reads a stream is cancelled, the stream is aborted as well."""
     await provider.script(model, {"tokens": 1000, "rate": 50})
     async with in_process(provider.url, streams={"linger": 600.0}) as gateway:
         reading = asyncio.Event()
@@ -155,7 +155,7 @@ async def test_giving_up_says_why(provider: Provider, model: str) -> None:
 
 
 async def test_nobody_there_is_an_error_in_bounded_time(model: str) -> None:
-    """Where no gateway listens the SDK raises its connection error once patience is over."""
+    """If no gateway listens, the SDK raises its connection error when the client's patience is over."""
     patience = Patience(first_wait=0.01, longest_wait=0.05, give_up_after=0.3)
     async with cutting(1) as proxy, resuming_http_client(base_url=proxy.url, patience=patience) as http:
         client = openai.AsyncOpenAI(api_key="none", http_client=http, max_retries=0)
@@ -184,7 +184,7 @@ async def test_a_restart_without_a_durable_store_is_a_clear_error(provider: Prov
 
 
 async def test_upstream_errors_and_plain_requests_go_through(provider: Provider, model: str) -> None:
-    """What is no stream is passed on as it is: an HTTP error before the first token, the list of models."""
+    """A response that is no stream is passed on unchanged: an HTTP error before the first token, the list of models."""
     await provider.script(model, {"status": 400, "error": {"message": "no", "code": "bad_thing", "type": "x"}})
     async with in_process(provider.url) as gateway, resuming_http_client(base_url=gateway.url) as http:
         client = openai.AsyncOpenAI(api_key="none", http_client=http)

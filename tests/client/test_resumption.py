@@ -1,4 +1,4 @@
-"""The protocol of resuming, without any I/O: what is passed on, when the next attempt is made, how a stream is lost."""
+"""The protocol of resuming, without I/O: which events are passed on, when to try again, when a stream is lost."""
 
 import httpx2
 import orjson
@@ -26,7 +26,7 @@ def _answer(status: int = 200, **headers: str) -> httpx2.Response:
 
 
 def test_an_unfinished_event_is_dropped_and_its_id_not_kept() -> None:
-    """An id counts from the blank line that ends its event; what a cut left over is not joined to what follows."""
+    """An id counts when its event has ended with a blank line. The rest of a cut event is dropped."""
     resumption = _resumption()
     assert resumption.answer(_answer()) is Answer.STREAM
     assert resumption.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b") == b"id: 1\ndata: a\n\n"
@@ -36,7 +36,7 @@ def test_an_unfinished_event_is_dropped_and_its_id_not_kept() -> None:
 
 
 def test_what_was_passed_on_is_not_repeated() -> None:
-    """Events up to the last id are dropped, should anything send them again."""
+    """Events up to the last id are dropped if they are sent again."""
     resumption = _resumption()
     resumption.answer(_answer())
     resumption.feed(b"id: 1\ndata: a\n\nid: 2\ndata: b\n\n")
@@ -44,7 +44,7 @@ def test_what_was_passed_on_is_not_repeated() -> None:
 
 
 def test_several_events_of_one_record() -> None:
-    """Read in the other form a record may make several events under the last id: after a cut each is told once."""
+    """In the other form a record may make several events under one id. After a cut each is passed on once."""
     resumption = _resumption()
     resumption.answer(_answer())
     first, second, third = b"id: 7\ndata: a\n\n", b"id: 7\ndata: b\n\n", b"id: 8\ndata: c\n\n"
@@ -57,7 +57,7 @@ def test_several_events_of_one_record() -> None:
 
 
 def test_several_events_before_the_first_id() -> None:
-    """The first record's events under the id 0, which stands for no cursor, are told once, too."""
+    """The first record's events may have the id 0, which stands for no cursor. Each is passed on once as well."""
     resumption = _resumption()
     resumption.answer(_answer())
     assert resumption.feed(b"id: 0\ndata: a\n\n") == b"id: 0\ndata: a\n\n"
@@ -169,7 +169,7 @@ def test_backs_off_and_gives_up() -> None:
 
 
 def test_leaves_alone_what_it_cannot_resume() -> None:
-    """Other paths, and the state of a stream as JSON, are no business of the transport's."""
+    """The transport leaves other paths alone, and the state of a stream as JSON."""
     assert not can_resume(httpx2.Request("POST", "http://gate.example/v1/embeddings"))
     assert not can_resume(httpx2.Request("GET", "http://gate.example/v1/streams"))
     state = httpx2.Request("GET", "http://gate.example/v1/streams/strm_1", headers={"Accept": "application/json"})
@@ -179,7 +179,7 @@ def test_leaves_alone_what_it_cannot_resume() -> None:
 
 
 def test_aborts_only_what_its_program_began() -> None:
-    """Leaving early aborts a stream of one's own; not one that ended, was only read, or ends by itself."""
+    """A client that leaves early aborts its own stream, but none that has ended, was only read, or ends by itself."""
     mine = _resumption()
     mine.answer(_answer())
     request = mine.stop_request()
@@ -209,7 +209,7 @@ def test_aborts_only_what_its_program_began() -> None:
     ],
 )
 def test_a_session_goes_on_where_it_was(body: object, last: str | None) -> None:
-    """A session that is cut before its first event is asked for from where its body said."""
+    """A session that is cut before its first event is resumed from the cursor in its body."""
     resumption = Resumption(httpx2.Request("POST", "http://gate.example/api/stream", json=body), PATIENCE)
     resumption.answer(_answer())
     assert resumption.resume_request().headers.get("Last-Event-ID") == last

@@ -32,7 +32,7 @@ QUESTION: Any = [{"role": "user", "content": "Tell me."}]
 
 @dataclass
 class Said:
-    """What a client made of a stream: its text, the arguments of its tool calls, or what its error said."""
+    """What a client got from a stream: its text, the arguments of its tool calls, or its error."""
 
     text: str = ""
     arguments: list[Any] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Said:
 
 
 class Pieces:
-    """The arguments of calls, put together as a program does it."""
+    """Join the arguments of calls as a program does."""
 
     def __init__(self) -> None:
         self._calls: dict[int, str] = {}

@@ -68,7 +68,7 @@ async def test_stops(provider: Provider, model: str) -> None:
 
 
 async def test_stops_by_the_button(provider: Provider, model: str) -> None:
-    """So does the button; a new chat then begins without what was said, and keeps the model."""
+    """The button stops the generation as well. A new chat then begins without the old text, and keeps the model."""
     await provider.script(model, {"pieces": WORDS * 20, "rate": 20})
     async with in_process(provider.url, streams={"linger": 600.0}) as gateway:
         said = await console(gateway.root, "stop_button", model)
@@ -132,7 +132,7 @@ async def test_marks_recoveries_and_shows_tools(provider: Provider, model: str) 
 
 
 async def test_asks_for_the_key(provider: Provider, model: str) -> None:
-    """Where there are keys the console asks, says when one is wrong, and streams with the right one."""
+    """If there are keys, the console asks for one, says when it is wrong, and streams with the right one."""
     await provider.script(model, PACED)
     async with in_process(provider.url, keys=[{"name": "web", "sha256": DIGEST}]) as gateway:
         said = await console(gateway.root, "key", model)
@@ -165,7 +165,7 @@ async def test_shows_the_gateway(provider: Provider, model: str) -> None:
 
 
 async def test_light_dark_phone_and_keyboard(provider: Provider, model: str) -> None:
-    """In the middle of an answer: colours follow the system or the choice, nothing is too wide, Tab reaches all of it.
+    """During an answer colours follow the system or the choice, nothing is too wide, and Tab reaches everything.
 
     With SCREENSHOTS=FOLDER in the environment it takes pictures.
     """
@@ -190,7 +190,7 @@ async def test_light_dark_phone_and_keyboard(provider: Provider, model: str) -> 
 
 
 async def test_the_policy_is_strict(provider: Provider) -> None:
-    """Markup cannot be made from text, scripts of the page's own cannot run, and no other host can be reached."""
+    """Text cannot become markup, scripts in the page cannot run, and no other host can be reached."""
     async with in_process(provider.url) as gateway:
         said = await console(gateway.root, "policy")
         async with aiohttp.request("GET", gateway.root + "/") as response:

@@ -1,4 +1,4 @@
-"""What is shown to the client, and what was billed over all attempts and rounds."""
+"""The usage that the client is shown, and the tokens billed over all attempts and rounds."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def test_one_attempt() -> None:
 
 
 def test_no_count() -> None:
-    """Without the upstream's count both are estimates, and say so."""
+    """Without the upstream's count the usage and the bill are estimates, marked as such."""
     bill, transcript = begun()
     say(transcript, 3)
     assert bill.shown(transcript) == {**usage(10, 3), "measured": False}
@@ -52,7 +52,7 @@ def test_attempt_that_said_nothing() -> None:
 
 
 def test_restart() -> None:
-    """A restart tells all again: its own count is what the client got; both attempts are billed."""
+    """A restart repeats the text: its count is what the client got, and both attempts are billed."""
     bill, transcript = begun()
     say(transcript, 3)
     bill.settle(transcript, spoke=True, restarted=False)
@@ -64,7 +64,7 @@ def test_restart() -> None:
 
 
 def test_continuation() -> None:
-    """A continuation counts only its part: the client is shown the prompt once and what was delivered, estimated."""
+    """A continuation counts only its own part. So the client is shown an estimate of the prompt and all its text."""
     bill, transcript = begun()
     say(transcript, 3, usage(9, 3))
     bill.settle(transcript, spoke=True, restarted=False)

@@ -39,7 +39,7 @@ def test_traits(kind: Kind) -> None:
 
 
 def test_never_again() -> None:
-    """What the caller asked for wrongly is asked nowhere else; what this target cannot do is asked elsewhere only."""
+    """A request that is wrong goes to no other target. One that this target cannot serve goes to others only."""
     nowhere = {kind for kind, trait in TRAITS.items() if not trait.other}
     assert nowhere == {Kind.CONTENT_POLICY, Kind.BAD_REQUEST}
     assert not TRAITS[Kind.CONTEXT_LENGTH].same

@@ -21,7 +21,7 @@ def as_runs(numbers):
 
 @given(runs, st.integers(0, TAIL))
 def test_a_reader_sees_everything_that_is_left(lost, cursor):
-    """From any cursor, skipping and reading in turns, exactly the records that were not lost are read."""
+    """From any cursor a reader that skips each gap reads exactly the records that were not lost."""
     spans, seen, at = as_runs(lost), [], cursor
     while True:
         at = resume_at(spans, at)

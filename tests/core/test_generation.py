@@ -23,7 +23,7 @@ def test_passed_on() -> None:
 
 
 def test_usage_is_asked_for() -> None:
-    """Usage is asked for beside the client's own options, in streams only."""
+    """Streams ask for usage, beside the client's own options; other requests do not."""
     for options in (None, "x", {"include_usage": False}, {"include_usage": True}):
         sent = orjson.loads(generation({**BODY, "stream_options": options}).upstream_body("t", ask_usage=True))
         assert sent["stream_options"] == {"include_usage": True}
@@ -34,7 +34,7 @@ def test_usage_is_asked_for() -> None:
 
 
 def test_changes() -> None:
-    """What a continuation changes wins over the client's fields, for this one attempt."""
+    """The fields of a continuation replace the client's, for one attempt."""
     asked = generation({**BODY, "max_tokens": 9})
     assert orjson.loads(asked.upstream_body("t", ask_usage=False, changes={"max_tokens": 4}))["max_tokens"] == 4
     assert orjson.loads(asked.upstream_body("t", ask_usage=False))["max_tokens"] == 9
@@ -58,5 +58,5 @@ def test_changes() -> None:
     ],
 )
 def test_structured(fields: dict[str, Any], structured: bool) -> None:
-    """A constrained answer is known by any of the fields that upstreams constrain one by."""
+    """A request for a constrained answer is known by each of the fields that upstreams have for it."""
     assert generation({**BODY, **fields}).structured is structured

@@ -21,7 +21,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize(("current", "new"), list(itertools.product(State, State)))
 def test_every_pair(current: State, new: State) -> None:
-    """Each pair of states is either a way a stream goes, or a bug of ours that says so."""
+    """Each pair of states is a transition, or raises ImpossibleTransitionError."""
     if (current, new) in ALLOWED:
         assert advance(current, new) is new
     else:
@@ -36,7 +36,7 @@ def test_table_is_whole() -> None:
 
 
 def test_every_state_can_end() -> None:
-    """From every live state each ending can be reached at once: no stream has to pretend first."""
+    """Each ending can follow every live state directly."""
     assert all(TRANSITIONS[state] >= ENDINGS for state in LIVE)
 
 
@@ -54,5 +54,5 @@ def test_every_state_can_end() -> None:
     ],
 )
 def test_state_of(reasons: set[str], state: State) -> None:
-    """A generation is incomplete where one of its choices was cut short by a limit or a filter."""
+    """A generation is incomplete if a limit or a filter cut one of its choices short."""
     assert state_of(frozenset(reasons)) is state

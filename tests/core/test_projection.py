@@ -58,7 +58,7 @@ NATIVE = [
 
 
 def test_natively() -> None:
-    """Chunks become events whose ids are those of their records; what has no word is skipped."""
+    """Chunks become events with the ids of their records. A chunk that has no event is skipped."""
     assert [(seq, kind) for seq, kind, _ in shown("native", CHUNKS)] == [(1, "start"), (2, "token"), (4, "done")]
 
 
@@ -83,7 +83,7 @@ def test_several_events_of_one_record() -> None:
 
 
 def test_a_failure_is_the_last_event_in_both() -> None:
-    """A failed stream ends at its tail in either form, so that a reader there is known to have seen everything."""
+    """A failed stream ends at its tail in either form. So a reader at the tail has seen everything."""
     native = shown("native", [*CHUNKS[:2], Record(ERROR, orjson.dumps(FAILURE))], error=FAILURE)
     assert [(seq, kind) for seq, kind, _ in native] == [(1, "start"), (2, "token"), (2, "error"), (3, "done")]
     failed = [

@@ -33,7 +33,7 @@ def event(kind: str, **fields: Any) -> Record:
 
 
 def test_openai() -> None:
-    """Texts come together by choice and kind; roles, nulls, usage, calls and the ending bring nothing."""
+    """Texts are joined by choice and kind. Roles, nulls, usage, calls and the ending add nothing."""
     records = [
         chunk({"index": 0, "delta": {"role": "assistant", "content": ""}}),
         chunk({"index": 0, "delta": {"reasoning_content": "hm"}}),
@@ -56,7 +56,7 @@ def test_openai() -> None:
 
 
 def test_native() -> None:
-    """Tokens, reasoning and refusals come together; the turn before a tool call is over and not told again."""
+    """Tokens, reasoning and refusals are joined, without those of the turns before the last tool results."""
     said = [
         event("start", stream_id="s"),
         event("reasoning", content="hm", field="reasoning_content"),
@@ -81,7 +81,7 @@ def test_all_of_a_text(pieces: list[str]) -> None:
 
 
 def test_no_text() -> None:
-    """Content that is a list of parts is something delivered, which a restart can never have told again."""
+    """Content that is a list of parts counts as delivered, and no restart can be joined to it."""
     parts = [{"type": "thinking", "thinking": "hm"}]
     for dialect, record in (
         ("chat", chunk({"index": 0, "delta": {"content": parts}})),

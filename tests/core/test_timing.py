@@ -14,12 +14,12 @@ def test_durations() -> None:
 
 
 def test_token_without_a_head() -> None:
-    """A first token is counted from the head, and not at all without one."""
+    """The time to the first token is counted from the head. Without a first token there is none."""
     assert Phases(started=1.0, first_token=4.0).durations() == {}
 
 
 def test_tls_is_no_part_of_connecting() -> None:
-    """What the handshake took is taken off the time from the first socket to the usable connection."""
+    """The time of the handshake is no part of `connect`, though it lies before the usable connection."""
     phases = Phases(started=0.0, connecting=1.0, tls=0.5)
     phases.connected(1.75)
     assert phases.connect == 0.25
@@ -29,14 +29,14 @@ def test_tls_is_no_part_of_connecting() -> None:
 
 
 def test_overhead() -> None:
-    """The gateway's own time ends with its request, and has nothing of the time that connecting took."""
+    """The gateway's own time ends when its request is sent, without the time for connecting."""
     assert Phases(started=1.0, received=0.5, sent=2.0, waited=1.25).overhead == 0.25
     assert Phases(started=1.0, sent=2.0).overhead is None
     assert Phases(started=1.0, received=0.5).overhead is None
 
 
 def test_a_connection_begun_ahead() -> None:
-    """An attempt that waited for one shows how it was made, and waited only for the rest of that."""
+    """An attempt that waited for a connection shows the phases of that, and its own wait for the rest only."""
     made = Phases(started=0.0, dns=0.1, connect=0.2, tls=0.3)
     phases = Phases(started=0.5, received=0.0, sent=0.75)
     phases.joined(made, 0.125)

@@ -13,13 +13,13 @@ COMPOSE = (FOLDER / "compose.yaml").read_text()
 
 
 def test_the_configuration_is_right():
-    """`sluiceway check` has nothing to say about it but warnings."""
+    """`sluiceway check` finds only warnings in it."""
     problems = check(FOLDER / "sluiceway.toml", {"OPENAI_API_KEY": "x"})
     assert [problem for problem in problems if not problem.warning] == []
 
 
 def test_the_names_agree():
-    """nginx asks the gateways that compose starts, the gateways the Redis that it starts."""
+    """nginx asks the gateways that compose starts, and these use the Redis that compose starts."""
     asked = set(re.findall(r"server (\S+):8080", (FOLDER / "nginx.conf").read_text()))
     assert asked == set(re.findall(r"^  (gateway-\w+):", COMPOSE, re.MULTILINE))
     url = tomllib.loads((FOLDER / "sluiceway.toml").read_text())["store"]["url"]
@@ -29,7 +29,7 @@ def test_the_names_agree():
 
 
 def test_nginx_takes_its_configuration(tmp_path):
-    """The real nginx finds no mistake in it, once the names of compose's network stand for something."""
+    """The real nginx finds no mistake in its file if the names of compose's network resolve."""
     config = re.sub(r"gateway-\w+:8080", "127.0.0.1:9", (FOLDER / "nginx.conf").read_text())
     path = tmp_path / "nginx.conf"
     path.write_text("pid nginx.pid; error_log stderr;\n" + config)

@@ -61,7 +61,7 @@ class Prometheus:
 
 @asynccontextmanager
 async def prometheus(target: str, folder: Path) -> AsyncIterator[Prometheus]:
-    """Run Debian's Prometheus on deploy/prometheus.yml, pointed at one gateway and in more of a hurry."""
+    """Run Debian's Prometheus with deploy/prometheus.yml, for one gateway and with shorter intervals."""
     config = (DEPLOY / "prometheus.yml").read_text()
     for ours, here in (("10s", f"{SCRAPE * 1000:.0f}ms"), ('["127.0.0.1:8080", "127.0.0.1:8081"]', f'["{target}"]')):
         assert ours in config
@@ -153,7 +153,7 @@ async def test_every_query_has_data(provider, model, tmp_path) -> None:
 
 
 async def test_every_metric_is_shown(provider, model) -> None:
-    """Whatever the gateway measures has its place on the dashboard and in docs/observability.md."""
+    """Every metric of the gateway is on the dashboard and in docs/observability.md."""
     async with own_process(provider.url) as gateway:
         body = (await wire.call(gateway.root, "GET", "/metrics")).body.decode()
     names = {name for name in re.findall(r"^# TYPE (sluiceway_\w+) ", body, re.MULTILINE) if "_created" not in name}

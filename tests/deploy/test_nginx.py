@@ -67,7 +67,7 @@ class Front:
 
 
 def configured(folder: Path, port: int, gateways: list[int]) -> Path:
-    """Write the file with this machine's ports and places."""
+    """Write deploy/nginx.conf with the ports and folders of this test."""
     text = FILE.read_text()
     swaps = {
         **{place: f"{folder}/{name}" for place, name in PLACES.items()},
@@ -158,7 +158,7 @@ def test_numbers_fit_the_gateway() -> None:
 
 
 async def test_first_byte_is_not_delayed(nginx, provider, model) -> None:
-    """The first token is with the client while the upstream says nothing more: nothing waits for more to come."""
+    """The first token reaches the client while the upstream sends nothing more: nothing buffers it."""
 
     async def ask(number: int) -> float:
         name = f"{model}-{number}"
@@ -176,7 +176,7 @@ async def test_first_byte_is_not_delayed(nginx, provider, model) -> None:
 
 
 async def test_http2(nginx, provider, model) -> None:
-    """The same over HTTP/2, with curl; and the whole stream arrives."""
+    """The same holds over HTTP/2, with curl, and the whole stream arrives."""
     await provider.script(model, {"tokens": 10, "stall_after": 5, "stall_for": 1.0})
     command = ["curl", "-sSN", "--http2", "--cacert", str(nginx.folder / "certificate.pem"), "-m", "20"]
     command += ["-w", "%{http_version}", "-H", "Content-Type: application/json"]
@@ -212,7 +212,7 @@ async def test_disconnect_reaches_the_upstream(nginx, provider, model, how) -> N
 
 
 async def test_disconnect_before_the_first_byte(nginx, provider, model) -> None:
-    """Also where nothing has come yet."""
+    """When the client leaves before the first token, the upstream's socket is closed as well."""
     await provider.script(model, {"never_answer": True})
     async with nginx.client() as client:
         await client.complete(model)
@@ -319,7 +319,7 @@ async def test_any_gateway_has_every_stream(provider, model, tmp_path) -> None:
 
 
 async def test_limits(nginx, provider, model) -> None:
-    """What is too large or too much is refused in the shape that SDKs read."""
+    """nginx's own refusals, of a large body or too many requests, have the shape that SDKs read."""
     large = completion(model, padding="x" * Server().max_body_bytes)
     async with nginx.client() as client:
         await client.ask("POST", "/v1/chat/completions", large)
@@ -336,7 +336,7 @@ async def test_limits(nginx, provider, model) -> None:
 
 
 async def test_foreign_names_stay_foreign(nginx) -> None:
-    """nginx does not hide from a gateway without keys that it is asked by another name than this machine's."""
+    """Through nginx, too, a gateway without keys sees a Host that is not this machine's."""
     answer = await nginx.call("GET", "/v1/models", headers={"Host": "evil.example"})
     assert (answer.status, answer.error["code"]) == (403, "forbidden_host")
 

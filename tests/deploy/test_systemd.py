@@ -55,7 +55,7 @@ class Manager:
 
 @pytest.fixture(params=["path", "abstract"])
 async def manager(request, tmp_path):
-    """A service manager to notify, at a path or in the abstract namespace; its address is `.address`."""
+    """A service manager that receives notices, at a path or in the abstract namespace."""
     address = str(tmp_path / "notify") if request.param == "path" else f"@sluiceway-{os.getpid()}-{time.monotonic_ns()}"
     made = Manager(address)
     made.address = address
@@ -85,7 +85,7 @@ async def test_notices(provider, manager, loop) -> None:
 
 
 async def test_stopping_goes_on_pinging(provider, manager, model) -> None:
-    """A long drain is no hang: the watchdog is told so until the end."""
+    """During a long drain the watchdog still gets its notices, until the end."""
     await provider.script(model, {"tokens": 1000, "rate": 20})
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "200000"}
     async with own_process(provider.url, environ=environ, server={"shutdown_grace": 30.0}) as gateway:
@@ -151,7 +151,7 @@ def passing(*sockets: socket.socket, names: str = "http") -> dict:
 
 
 async def refused(provider, **options) -> str:
-    """Give the one sentence with which the gateway does not start."""
+    """Return the sentence with which the gateway refuses to start."""
     with pytest.raises(RuntimeError) as failure:
         async with own_process(provider.url, **options):
             pass
@@ -160,7 +160,7 @@ async def refused(provider, **options) -> str:
 
 @pytest.mark.parametrize("loop", LOOPS)
 async def test_passed_socket(provider, model, loop) -> None:
-    """It serves on the socket that it was passed, and bounds it like one of its own."""
+    """The gateway serves on the socket that it was passed, with the same limits as on its own."""
     with listening() as sock:
         port = sock.getsockname()[1]
         async with own_process(provider.url, **passing(sock), server={"event_loop": loop}) as gateway:
@@ -192,7 +192,7 @@ async def test_only_its_own_sockets(provider) -> None:
 
 
 async def test_unusable_socket(provider) -> None:
-    """A descriptor that cannot be listened on is one clear sentence, not a traceback."""
+    """A descriptor that is no listening socket gives one clear sentence, not a traceback."""
     with movable(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as udp:
         assert "descriptor 3 is not a listening TCP socket" in await refused(provider, **passing(udp))
     with movable(socket.socket()) as unbound:
@@ -239,7 +239,7 @@ async def test_hand_over(provider, model) -> None:
 
 
 async def test_an_accepted_connection_is_served(provider, monkeypatch) -> None:
-    """A connection that was accepted right before the listener closed still gets its answer: no successor sees it."""
+    """A connection that is accepted right before the listener closes still gets its answer: no successor sees it."""
     monkeypatch.setattr(app, "ACCEPTED_GRACE", 15.0)
     gateway = app.Gateway(settings(provider.url))
     await gateway.start()

@@ -66,7 +66,7 @@ def settings(unit: Path) -> list[str]:
 
 @pytest.mark.timeout(400)
 def test_install(tmp_path) -> None:
-    """scripts/install --root makes a program that runs, a valid configuration, and again leaves what is mine.
+    """scripts/install --root installs a program that runs and a valid configuration. A second run keeps changes.
 
     Without --otel there is nothing for traces, with it there is.
     """

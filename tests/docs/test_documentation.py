@@ -59,7 +59,7 @@ def found(*languages: str) -> Iterator[Any]:
 async def test_a_block_runs(
     provider: Provider, model: str, tmp_path: Path, page: str, language: str, code: str
 ) -> None:
-    """Typed as it stands there, at a gateway that knows the pages' models, it ends well."""
+    """Each block runs without an error as it stands, against a gateway that has the pages' models."""
     await provider.script(model, {"text": "The sea is wide. " * 20, "rate": 200})
     for name, target in ((".venv", Path(sys.prefix)), ("deploy", ROOT / "deploy"), ("scripts", ROOT / "scripts")):
         (tmp_path / name).symlink_to(target)
@@ -84,7 +84,7 @@ async def test_a_block_runs(
 
 @pytest.mark.parametrize(("page", "language", "code"), [*found("toml")])
 def test_a_configuration_is_valid(tmp_path: Path, page: str, language: str, code: str) -> None:
-    """`sluiceway check` finds nothing wrong with it, beside the upstream and model that a piece leaves out."""
+    """`sluiceway check` accepts each configuration, if an upstream and a model are added to those that have none."""
     tables = tomllib.loads(code)
     if "upstreams" not in tables:
         tables = {**BASE, **tables}
@@ -107,7 +107,7 @@ def test_a_configuration_is_valid(tmp_path: Path, page: str, language: str, code
 
 
 def test_nothing_is_left_out() -> None:
-    """Blocks have a language that is run here, or none where they show an output; what is listed is still there."""
+    """Every block has a language that is run here, or none if it shows output. Every listed exception still exists."""
     codes = {page: FENCE.findall((ROOT / page).read_text(encoding="utf-8")) for page in PAGES}
     assert {name for blocks in codes.values() for name, _ in blocks} <= {"", *LANGUAGES}
     for page, start in NOT_RUN:

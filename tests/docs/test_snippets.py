@@ -1,4 +1,4 @@
-"""What the pages tell their readers to type works as it stands there."""
+"""The programs and commands of the pages work as they stand there."""
 
 import asyncio
 import re

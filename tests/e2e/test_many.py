@@ -15,7 +15,7 @@ TOKENS = 20
 @pytest.mark.alone
 @pytest.mark.timeout(300)
 async def test_a_thousand_streams(provider, model) -> None:
-    """1,000 concurrent streams: all open at the same time, each told whole, in order, and its own; nothing is left."""
+    """Of 1,000 streams open at the same time each gets its own whole text in order, and nothing is left behind."""
     for stall in (8.0, 12.0, 16.0):  # seconds in which all have to be opened: others may use the machine, too
         if await together(provider, f"{model}-{stall:.0f}", stall) == STREAMS:
             return

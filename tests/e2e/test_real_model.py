@@ -59,7 +59,7 @@ async def test_side_by_side(served: LocalModel) -> None:
 
 
 async def test_stopped(served: LocalModel) -> None:
-    """A client that leaves stops the model: it is free for the next one at once."""
+    """When a client leaves, the model stops and is free for the next one at once."""
     async with in_process(served.url) as gateway:
         async with openai.AsyncOpenAI(base_url=gateway.url, api_key="none", max_retries=0) as client:
             stream = await client.chat.completions.create(

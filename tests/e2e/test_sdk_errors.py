@@ -88,7 +88,7 @@ async def test_python_async_whole_and_models(gateway: InProcess, model) -> None:
 
 
 async def test_python_leaves_a_stream(gateway: InProcess, provider, model) -> None:
-    """A program that closes its stream in the middle cancels the upstream."""
+    """If a program closes its stream in the middle, the upstream is cancelled."""
 
     async def leave(number: int) -> float:
         name = f"{model}-{number}"
@@ -108,7 +108,7 @@ async def test_python_leaves_a_stream(gateway: InProcess, provider, model) -> No
 
 
 async def test_python_rejections(gateway: InProcess, model) -> None:
-    """What the gateway itself refuses is the SDK's class, too."""
+    """A refusal of the gateway itself is the SDK's class as well."""
     async with openai.AsyncOpenAI(base_url=gateway.url, api_key="none") as client:
         with pytest.raises(openai.BadRequestError) as raised:
             await client.chat.completions.create(model=model, messages=[])

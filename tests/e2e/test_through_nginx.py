@@ -16,7 +16,7 @@ FLOOD = {"tokens": 10_000_000, "big": 100}
 
 
 async def test_never_read(provider, model) -> None:
-    """A client that never reads behind nginx: at most 1 MB is taken from the upstream for it, with nginx's share."""
+    """For a client behind nginx that never reads, at most 1 MB is taken from the upstream, with nginx's buffers."""
     await provider.script(model, FLOOD)
     async with (
         own_process(provider.url, flow={"drain_timeout": 60.0}) as gateway,
@@ -28,7 +28,7 @@ async def test_never_read(provider, model) -> None:
 
 
 async def take_little(provider, port: int, model: str) -> None:
-    """Have five clients that never read; what is taken for them comes to a rest below the bound."""
+    """Start five clients that never read, and wait until the bytes taken for them stay below the bound."""
     async with never_read(port, model, 5):
         await until(lambda: asked(provider, model, 5))
         taken, before = [], [-1]
@@ -47,7 +47,7 @@ async def asked(provider, model: str, count: int) -> bool:
 @pytest.mark.parametrize("how", ["fin", "rst", "half"])
 @pytest.mark.parametrize("script", [{"tokens": 1000, "rate": 50}, {"never_answer": True}])
 async def test_client_gone(provider, model, script, how) -> None:
-    """A client of nginx that leaves is a client that leaves: the upstream is closed at once."""
+    """When a client of nginx leaves, the upstream is closed at once."""
 
     async def leave(number: int) -> float:
         name = f"{model}-{number}"
@@ -74,7 +74,7 @@ async def test_client_gone(provider, model, script, how) -> None:
 
 
 async def test_tokens_are_not_held(provider, model) -> None:
-    """Without a word about buffering in nginx's own settings, each token comes through when it is said."""
+    """With nginx's default buffering each token still comes through at once."""
     await provider.script(model, {"tokens": 5, "rate": 5})
     async with (
         in_process(provider.url, flow={"heartbeat_interval": 0.1}) as gateway,

@@ -113,7 +113,7 @@ async def client(far: Far, root: str, model: str, stream: str) -> asyncio.subpro
     [("stream", {"tokens": 100_000, "rate": 20}), ("stream", {"stall_after": 3}), ("whole", {"never_answer": True})],
 )
 async def test_client_vanishes(gateway, far, provider, model, stream, script) -> None:
-    """Tokens that nobody acknowledges, or probes that nobody answers: the client is gone, and its upstream closed."""
+    """If nobody acknowledges tokens or answers probes, the client is gone, and its upstream is closed."""
     await provider.script(model, script)
     process = await client(far, gateway.root, model, stream)
     try:
@@ -135,7 +135,7 @@ async def test_client_vanishes(gateway, far, provider, model, stream, script) ->
 
 
 async def test_client_that_is_only_slow_stays(gateway, far, provider, model) -> None:
-    """A client that is there but reads nothing for longer than a vanished one is given is not taken for one."""
+    """A client that is there but reads nothing is not taken for a vanished one, though it lasts longer."""
     await provider.script(model, {"tokens": 100_000, "rate": 20, "big": 2000})
     process = await client(far, gateway.root, model, "stream")
     try:
@@ -149,7 +149,7 @@ async def test_client_that_is_only_slow_stays(gateway, far, provider, model) -> 
 
 
 async def test_own_client_reaches_it(gateway, model) -> None:
-    """The cable works: without a cut a client gets its stream."""
+    """Without a cut a client at the other end gets its stream: the cable works."""
     async with Client(gateway.root) as near:
         await near.complete(model, headers=HEADERS)
         assert (await near.answer()).events[-1].data == b"[DONE]"

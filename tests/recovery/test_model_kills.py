@@ -8,7 +8,7 @@ KILLS = 3
 
 @pytest.mark.timeout(400)  # each kill costs two answers and a start of the model, on a machine that may be busy
 async def test_restart() -> None:
-    """By restart, at temperature 0, the caller's text is the uninterrupted one."""
+    """After a restart at temperature 0 the caller's text is the uninterrupted one."""
     tally = await run("restart", KILLS, seed=1)
     assert tally.wrong == []
     assert (tally.kills, tally.same) == (KILLS, KILLS)
@@ -16,7 +16,7 @@ async def test_restart() -> None:
 
 @pytest.mark.timeout(400)
 async def test_continuation() -> None:
-    """By continuation nothing is lost, told twice or garbled: the model's own next words follow what was delivered."""
+    """After a continuation nothing is lost, repeated or garbled: the model's next words follow the delivered text."""
     tally = await run("continue", KILLS, seed=2)
     assert tally.wrong == []
     assert tally.kills == KILLS

@@ -1,4 +1,4 @@
-"""The built-in strategies as tables, and what holds for every strategy whatever fails."""
+"""The built-in strategies as tables, and what holds for every strategy under any failure."""
 
 import math
 from dataclasses import replace
@@ -172,7 +172,7 @@ def failures(draw) -> Failure:
 @pytest.mark.parametrize("name", BUILT_IN)
 @given(failure=failures())
 def test_every_decision_can_be_carried_out(name, failure) -> None:
-    """Whatever fails, a decision is one that the relay can act on and that the contract allows."""
+    """For any failure the decision is one that the relay can carry out and that the contract allows."""
     decision = BUILT_IN[name]().decide(failure)
     if isinstance(decision, GiveUp):
         return

@@ -97,7 +97,7 @@ async def gateway(provider, installed, model, strategy):
 
 
 async def test_decides(provider, installed, model) -> None:
-    """Its decisions are carried out: here the next target at once, before content and after it."""
+    """The decisions of a strategy are carried out: the next target is asked at once, before content and after it."""
     await provider.script(f"{model}-one", {"status": 500}, {"cut_after": 7})
     async with gateway(provider, installed, model, "NextTarget") as running:
         for _ in range(2):
@@ -109,7 +109,7 @@ async def test_decides(provider, installed, model) -> None:
 
 @pytest.mark.parametrize("strategy", NAMES[1:])
 async def test_nonsense_ends_the_stream(provider, installed, model, strategy) -> None:
-    """One that raises, or decides what cannot be done, ends the stream with the first cause, soon, and is logged."""
+    """A strategy that raises, or decides what cannot be done, is logged, and the stream ends with its first error."""
     await provider.script(f"{model}-one", {"status": 503}, {"status": 503}, {"status": 503}, {"cut_after": 7})
     async with gateway(provider, installed, model, strategy) as running, asyncio.timeout(15):
         answer = await complete(running.root, model)

@@ -1,4 +1,4 @@
-"""A short run of scripts/chaos with each durable store: the long one is for people."""
+"""A short run of scripts/chaos with each durable store."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ MUST_BE_ZERO = ("lost", "repeated", "altered", "truncated", "unfinished")
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_nothing_is_lost(store):
-    """Streams through nginx to two gateways that are killed, stopped and restarted: every text is whole, once."""
+    """Through nginx and two gateways that are killed, stopped and restarted, every text comes whole and once."""
     command = [CHAOS, "--seconds", "12", "--streams", "20", "--pause", "2", "--store", store, "--seed", "11"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     rows = dict(re.findall(r"\| \**([^|*]+?)\** \| \**(\d+)\** \|", ran.stdout))

@@ -1,4 +1,4 @@
-"""The load generator notices everything that can go wrong with an event; its report is one page that needs nothing."""
+"""The load generator notices every fault of an event, and its report is one page that needs no other file."""
 
 import asyncio
 import os
@@ -52,7 +52,7 @@ def feed(response: Response, raw: bytes, size: int) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100, 1000, 100_000])
 @pytest.mark.parametrize("together", [1, 5, 100])
 def test_a_right_answer_is_right_however_it_is_cut(size: int, together: int) -> None:
-    """In any parts, with several events in a chunk or one, with heartbeats between them."""
+    """A right answer is accepted in any parts, with one event in a chunk or several, and heartbeats between them."""
     told = events("short-16")
     told.insert(9, b": hb\n")
     raw = START + b"".join(chunk(b"".join(told[first : first + together])) for first in range(0, len(told), together))
@@ -65,7 +65,7 @@ def test_a_right_answer_is_right_however_it_is_cut(size: int, together: int) -> 
 
 @pytest.mark.parametrize("after", [0, 1, 10, 18])
 def test_a_resumed_answer_begins_after_its_cursor(after: int) -> None:
-    """Exactly there: one event earlier is repeated, one later is lost."""
+    """A resumed answer begins exactly after the cursor: one event earlier is `repeated`, one later `lost`."""
     told = events("short-16")
     Response(answer("short-16"), after).feed(START + chunk(b"".join(told[after:])) + LAST_CHUNK, 0.0)
     if after:
@@ -91,7 +91,7 @@ def test_a_resumed_answer_begins_after_its_cursor(after: int) -> None:
     ids=["lost", "repeated", "another text", "one byte", "no id", "cut", "DONE twice", "error"],
 )  # fmt: skip
 def test_a_wrong_answer_is_noticed(damage, kind: str) -> None:
-    """And called by its name."""
+    """Every fault of an event is noticed, and has its name."""
     raw = START + b"".join(map(chunk, damage(events("short-16")))) + LAST_CHUNK
     with pytest.raises(WrongError) as wrong:
         feed(Response(answer("short-16")), raw, 50)
@@ -99,7 +99,7 @@ def test_a_wrong_answer_is_noticed(damage, kind: str) -> None:
 
 
 def test_the_age_of_a_token_is_read_from_its_stamp() -> None:
-    """And a stamp that is none is an altered event."""
+    """The time of sending is read from a stamp. A stamp that is none is an altered event."""
     told, frame = answer("stamped-1-3"), script("stamped-1-3").frames[0]
     now = monotonic_ns()
     event = b"id: 2\n" + stamped(frame, now).partition(b"\r\n")[2].removesuffix(b"\n\n\r\n")
@@ -110,7 +110,7 @@ def test_the_age_of_a_token_is_read_from_its_stamp() -> None:
 
 
 def test_percentiles_are_right_to_a_fiftieth() -> None:
-    """Over five orders of magnitude."""
+    """Percentiles are right over five orders of magnitude."""
     histogram = Histogram()
     for number in range(1, 100_001):
         histogram.add(number / 1e4)
@@ -120,7 +120,7 @@ def test_percentiles_are_right_to_a_fiftieth() -> None:
 
 
 def test_the_presets_are_the_numbers_to_reach() -> None:
-    """9,000 open streams of a token a second for 60 s; 200 requests/s of 16 tokens for 60 s; 200,000 short ones."""
+    """The presets: 9,000 open streams for 60 s, one token per second; 200 requests/s for 60 s; 200,000 short ones."""
     opened, short, soak = (PRESETS[name] for name in ("open", "short", "soak"))
     assert (opened.open, opened.pace, opened.seconds) == (9000, 1, 60)
     assert opened.tokens >= opened.ramp + opened.seconds, "all are open until the run is over"
@@ -149,7 +149,7 @@ class References(HTMLParser):
 
 
 def test_a_mixed_run_ends_in_a_report(tmp_path: Path) -> None:
-    """Every kind of stream comes to its right end through a real gateway; page and picture hold what was measured."""
+    """Through a real gateway every kind of stream has its right ending. Page and picture hold the measurements."""
     ran = load(tmp_path, "--open", "30", "--ramp", "1", "--seconds", "4", "--tokens", "30", "--drain-timeout", "1")
     assert ran.returncode == 0, ran.stdout + ran.stderr
     rows = dict(re.findall(r"^\| (\w+) \| .*? \| \d+ \| (.*?) \|", ran.stdout, re.MULTILINE))
@@ -178,13 +178,13 @@ def test_a_mixed_run_ends_in_a_report(tmp_path: Path) -> None:
     ],
 )
 def test_a_preset_gives_its_verdict(tmp_path: Path, preset: str, smaller: list[str]) -> None:
-    """In small: nothing goes wrong, and every number of the preset is measured."""
+    """A small run of each preset has no failure, and measures every goal."""
     ran = load(tmp_path, "--preset", preset, *smaller)
     verdict = re.findall(r"^\| ([a-z0-9 ,]+) \| .* \| (met|missed) \|$", ran.stdout, re.MULTILINE)
     assert ("streams that went wrong", "met") in verdict, ran.stdout + ran.stderr
     wanted = {
-        "open": ["added latency of a token", "memory a stream"],
-        "short": ["requests begun", "answers a second"],
+        "open": ["added latency of a token", "memory per stream"],
+        "short": ["requests begun", "answers per second"],
         "soak": ["memory after half of them", "descriptors at rest", "tasks at rest"],
     }
     assert all(any(what.startswith(start) for what, _ in verdict) for start in wanted[preset]), ran.stdout
@@ -218,7 +218,7 @@ def test_ctrl_c_reports_what_was_measured(tmp_path: Path) -> None:
 
 
 def test_in_a_terminal_one_line_is_kept_up_to_date(tmp_path: Path) -> None:
-    """It is written over every second, and the verdict begins on a line of its own."""
+    """In a terminal the progress line is rewritten every second, and the verdict begins on a new line."""
     ours, theirs = pty.openpty()
     command = [LOAD, "--report", tmp_path / "load", "--open", "5", "--ramp", "0", "--seconds", "1", "--tokens", "40"]
     with subprocess.Popen([*command, "--mix", "fast=1"], stdout=theirs, stderr=theirs) as process:
@@ -251,7 +251,7 @@ def test_in_a_terminal_one_line_is_kept_up_to_date(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_out_of_bounds_is_refused(tmp_path: Path, arguments: list[str]) -> None:
-    """Another machine, more than the bounds, a kind that there is not: nothing is started."""
+    """With another machine, a number out of bounds or an unknown kind nothing is started."""
     ran = load(tmp_path, *arguments)
     assert ran.returncode == 2
     assert "error: " in ran.stderr
@@ -259,7 +259,7 @@ def test_what_is_out_of_bounds_is_refused(tmp_path: Path, arguments: list[str]) 
 
 
 def test_more_streams_than_descriptors_are_refused(tmp_path: Path) -> None:
-    """Before anything is started, in one sentence."""
+    """Too few descriptors are reported in one sentence before anything is started."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     command = ["prlimit", "--nofile=1024:1024", LOAD, "--report", tmp_path / "load", "--open", "300"]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
@@ -269,7 +269,7 @@ def test_more_streams_than_descriptors_are_refused(tmp_path: Path) -> None:
 
 
 async def test_a_gateway_that_runs_already_can_be_driven(tmp_path: Path) -> None:
-    """Its upstream is the generator's own, on the port that the gateway relays to."""
+    """A gateway that runs already is put under load: its upstream is the generator's own, on the given port."""
     port = free_port()
     async with in_process(f"http://127.0.0.1:{port}/v1") as gateway:
         command = [sys.executable, "-m", "loadgen", "--gateway", gateway.root, "--upstream-port", str(port), "--open"]

@@ -121,7 +121,7 @@ async def test_ctrl_c_lets_the_running_stream_end():
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_stops_with_code_0_and_leaves_nothing(number):
-    """Asked to stop, it ends well and takes the gateway and the model with it."""
+    """On a signal to stop it ends with status 0, and the gateway and the model end with it."""
     async with serving("--port", str(free_port())) as served:
         children = served.children()
         served.process.send_signal(number)
@@ -130,7 +130,7 @@ async def test_stops_with_code_0_and_leaves_nothing(number):
 
 
 async def test_sigkill_leaves_nothing():
-    """Even killed without a chance to clean up it orphans neither the gateway nor the model."""
+    """On SIGKILL, too, neither the gateway nor the model goes on running."""
     async with serving("--port", str(free_port())) as served:
         children = served.children()
         assert len(children) == 2
@@ -174,7 +174,7 @@ async def test_with_a_key_it_relays_there(aiohttp_server):
 
 
 async def test_works_from_any_directory(tmp_path):
-    """Started where a package of the same name as ours lies around, it still runs our own."""
+    """In a folder with a package of the same name it still runs the gateway's own."""
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "__init__.py").write_text("raise SystemExit('the wrong server')")
     port = str(free_port())
@@ -183,7 +183,7 @@ async def test_works_from_any_directory(tmp_path):
 
 
 async def test_second_start_takes_seconds():
-    """What is installed is not installed again: from nothing to a ready gateway with a model in seconds."""
+    """Nothing is installed twice: a second start takes seconds to a ready gateway with its model."""
     async with serving("--port", str(free_port())):
         pass
     started = time.monotonic()
@@ -192,7 +192,7 @@ async def test_second_start_takes_seconds():
 
 
 async def test_own_configuration_is_used_as_it_is(tmp_path):
-    """With --config its host, port, model and keys are what is started and shown, and no model is added."""
+    """With --config the host, port, model and keys of the file are used and shown, and no local model is started."""
     port = str(free_port())
     (tmp_path / "my.toml").write_text(
         f"""
@@ -226,7 +226,7 @@ def test_wrong_configuration_is_named():
 
 
 def test_port_in_use_is_one_sentence():
-    """A port in use is said in one line before anything is started."""
+    """A port in use is reported in one line before anything is started."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert refused("--port", port) == (

@@ -1,4 +1,4 @@
-"""Attacks, each tried on a running gateway: who may, whose is what, and what a request can smuggle in.
+"""Attacks on a running gateway: authentication, streams of other owners, and smuggled requests.
 
 By OWASP's API Security Top 10 (2023): API1 object level: test_foreign_stream; API2 authentication: test_wrong_key,
 test_guessing; API3 properties and API9 inventory: test_inventory.py; API4 consumption: test_exhaustion.py and the
@@ -70,7 +70,7 @@ GUARDED = [
 
 @pytest.mark.parametrize("name", WRONG_KEYS)
 async def test_wrong_key(guarded, provider, model, name) -> None:
-    """Nothing but the token lets in, and what it keeps out never reaches an upstream."""
+    """Only the token gives access. A request without it reaches no upstream."""
     answer = await complete(guarded.root, model, headers=WRONG_KEYS[name])
     assert (answer.status, answer.error["code"]) == (401, "invalid_api_key")
     assert "x-stream-id" not in answer.headers
@@ -79,7 +79,7 @@ async def test_wrong_key(guarded, provider, model, name) -> None:
 
 @pytest.mark.parametrize(("method", "path"), GUARDED)
 async def test_no_path_without_a_key(guarded, method, path) -> None:
-    """Every path and method asks for the key before it says anything, also that it does not exist."""
+    """Every path and method demands the key before it says anything, even that it does not exist."""
     answer = await call(guarded.root, method, path, {} if method in ("POST", "PUT") else None)
     assert answer.status == 401
 
@@ -111,7 +111,7 @@ async def test_comparing_takes_the_same_time(guarded, model, monkeypatch) -> Non
 
 
 async def test_requests_a_minute(provider) -> None:
-    """Past its requests a minute a key gets 429 with Retry-After; other keys and strangers' guesses do not count."""
+    """Above its requests per minute a key gets 429 with Retry-After. Requests with other keys do not count."""
     async with in_process(provider.url, keys=[key("alice", requests_per_minute=3), key("bob")]) as gateway:
         for _ in range(10):
             assert (await call(gateway.root, "GET", "/v1/models")).status == 401
@@ -123,7 +123,7 @@ async def test_requests_a_minute(provider) -> None:
 
 
 async def test_streams_of_a_key(provider, model) -> None:
-    """Past its live streams a key gets 429 with Retry-After; another key does not; an ended stream makes room."""
+    """Above its live streams a key gets 429 with Retry-After. Another key does not. A stream that ends makes room."""
     await provider.script(model, {"stall_after": 1}, {})
     async with in_process(provider.url, keys=[key("alice", max_streams=1), key("bob")]) as gateway:
         async with Client(gateway.root) as client:
@@ -141,7 +141,7 @@ async def test_streams_of_a_key(provider, model) -> None:
 
 
 async def test_foreign_stream(guarded, provider, model) -> None:
-    """Another owner's stream is 404 in every way there is to ask for it, word for word like one that never was."""
+    """Another owner's stream is 404 on every path, with the same body as a stream that never existed."""
     await provider.script(model, {"stall_after": 2})
     async with Client(guarded.root) as client:
         await client.complete(model, headers=bearer("alice"))
@@ -182,7 +182,7 @@ async def test_the_list_is_the_owners(guarded, model) -> None:
 
 
 async def test_an_idempotency_key_is_the_owners(guarded, provider, model) -> None:
-    """Another owner's Idempotency-Key begins a stream of one's own: it neither joins nor tells that there is one."""
+    """With another owner's Idempotency-Key a client begins its own stream, and does not learn of the other one."""
     mine = await stream_of(guarded, model, "alice", **{"Idempotency-Key": "same"})
     other = await stream_of(guarded, model, "bob", **{"Idempotency-Key": "same"})
     assert mine != other
@@ -219,7 +219,7 @@ SMUGGLING = {
 
 @pytest.mark.parametrize("name", SMUGGLING)
 async def test_smuggling(gateway, name) -> None:
-    """Where two readers of a request could differ about its end, it is refused and nothing behind it is read."""
+    """A request whose end is ambiguous is refused, and nothing after it is read."""
     async with Client(gateway.root) as client:
         await client.send(SMUGGLING[name])
         data = await client.closed()
@@ -254,7 +254,7 @@ async def test_reason_is_text(gateway, provider, model) -> None:
 
 
 async def test_no_request_goes_elsewhere(gateway, provider, model) -> None:
-    """Nothing that a client sends decides where the gateway connects to: fields, headers, an absolute URL, the name."""
+    """Nothing in a request decides where the gateway connects to: no field, header, absolute URL or model name."""
     server = await asyncio.start_server(lambda _reader, writer: hits.append(1) or writer.close(), "127.0.0.1", 0)
     hits: list[int] = []
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -285,7 +285,7 @@ async def test_redirect(gateway, provider, model) -> None:
 
 
 async def test_client_headers_stay_here(provider, model) -> None:
-    """Of a client's headers only the trace goes on: no key, no cookie, no address."""
+    """Of a client's headers only the trace goes upstream: no key, cookie or address."""
     async with in_process(provider.url, keys=[key("alice")]) as gateway:
         sent = {"Cookie": "a=canary", "X-Api-Key": "canary", "Referer": "http://canary", "X-Forwarded-For": "canary",
                 "Proxy-Authorization": "canary", "OpenAI-Organization": "canary",
@@ -298,7 +298,7 @@ async def test_client_headers_stay_here(provider, model) -> None:
 
 
 async def test_no_versions(gateway, model) -> None:
-    """No response tells what it was made with."""
+    """No response names the software that made it."""
     async with Client(gateway.root) as client:
         await client.send(b"NONSENSE\r\n\r\n")
         answers = [await client.answer()]
@@ -312,7 +312,7 @@ async def test_no_versions(gateway, model) -> None:
 
 
 async def test_the_others_are_not_slowed(provider, model) -> None:
-    """While one key knocks at its limit as fast as it can, another's stream has every token in time."""
+    """While one key sends requests above its limit as fast as it can, another key's stream gets every token in time."""
     await provider.script(model, {"tokens": 40, "rate": 40})
     async with own_process(provider.url, keys=[key("alice", requests_per_minute=1), key("bob")]) as gateway:
         reading = asyncio.create_task(complete(gateway.root, model, headers=bearer("bob")))

@@ -20,7 +20,7 @@ def allowed(headers: dict[str, str]) -> dict[str, str]:
 
 @pytest.mark.parametrize("keys", [[], KEYS])
 async def test_off_by_default(provider, model, keys) -> None:
-    """Unless it is configured no response lets another site read it, neither preflight nor answer nor error."""
+    """Without CORS configured no response can be read by another site: no preflight, answer or error."""
     async with in_process(provider.url, keys=keys) as gateway:
         for method, path, body in (
             ("OPTIONS", PATH, None),
@@ -61,7 +61,7 @@ async def test_a_configured_origin(provider, model, keys) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("keys", [[], KEYS])
 async def test_an_origin_is_exact(provider, model, origin, keys) -> None:
-    """An origin that only looks like a configured one is another."""
+    """An origin that only resembles a configured one is refused."""
     async with in_process(provider.url, keys=keys, server={"cors_origins": [PAGE]}) as gateway:
         answer = await call(gateway.root, "OPTIONS", PATH, headers={"Origin": origin, **PREFLIGHT})
         assert (answer.status, allowed(answer.headers)) == (403, {})
@@ -72,7 +72,7 @@ async def test_an_origin_is_exact(provider, model, origin, keys) -> None:
 
 
 async def test_any_origin(provider, model) -> None:
-    """With "*" any page may ask that has a key; cookies are never meant."""
+    """With "*" any page that has a key may ask. Cookies are never allowed."""
     async with in_process(provider.url, keys=KEYS, server={"cors_origins": ["*"]}) as gateway:
         answer = await complete(gateway.root, model, headers={"Origin": "https://any.example", **BEARER})
         assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "*")
@@ -108,7 +108,7 @@ async def test_dns_rebinding(gateway, provider, model, host) -> None:
 
 
 async def test_two_hosts(gateway) -> None:
-    """Two Host headers are no way around the one that is looked at."""
+    """A second Host header does not get around the check of the first."""
     async with Client(gateway.root) as client:
         await client.send(b"GET /v1/streams HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
         assert (await client.answer()).status == 400
@@ -118,7 +118,7 @@ async def test_two_hosts(gateway) -> None:
     "kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ""]
 )
 async def test_a_form_of_another_site(gateway, provider, model, kind) -> None:
-    """What a page can send to any site without a preflight is refused: by its origin, and by its content type."""
+    """A request that a page can send without a preflight is refused, by its origin and by its content type."""
     for origin in ({"Origin": "https://evil.example"}, {}):
         headers = {"Content-Type": kind, **origin}
         answer = await call(gateway.root, "POST", PATH, completion(model), headers)

@@ -1,4 +1,4 @@
-"""Attacks that use up: sockets, memory, time. What is sent is bounded in size and time, and the others are served."""
+"""Attacks that use up sockets, memory or time: each costs a bounded amount, and other clients are served."""
 
 import asyncio
 import gzip
@@ -19,7 +19,7 @@ MEGABYTE = 1 << 20
 
 
 async def test_slow_body(gateway, monkeypatch) -> None:
-    """A body that trickles in is given up after its total time, though never silent for long; a silent one sooner."""
+    """A body that trickles in is given up after a total time, and a silent one sooner."""
     monkeypatch.setattr(requests, "BODY_TIMEOUT", 0.5)
     monkeypatch.setattr(requests, "BODY_TOTAL", 1.5)
     for pause, least, most in ((0.1, 1.4, 10.0), (60.0, 0.4, 10.0)):
@@ -41,7 +41,7 @@ async def test_slow_body(gateway, monkeypatch) -> None:
 
 
 async def test_slow_heads(gateway, monkeypatch) -> None:
-    """Two hundred connections that send a head a byte at a time are all closed, and others are served meanwhile."""
+    """Two hundred connections whose head never ends are all closed, and other clients are served meanwhile."""
     monkeypatch.setattr(protocol, "HEADER_TIMEOUT", 1.0)
     clients = [Client(gateway.root) for _ in range(200)]
     for client in clients:
@@ -52,7 +52,7 @@ async def test_slow_heads(gateway, monkeypatch) -> None:
 
 
 async def test_idle_connections_are_closed(provider, monkeypatch) -> None:
-    """A kept-alive connection that says nothing more, or only half a second head, is closed."""
+    """A kept-alive connection is closed if it sends nothing more, or only half of a second head."""
     monkeypatch.setattr(protocol, "KEEPALIVE_TIMEOUT", 0.5)
     async with in_process(provider.url) as gateway, Client(gateway.root) as idle, Client(gateway.root) as half:
         for client in (idle, half):
@@ -63,7 +63,7 @@ async def test_idle_connections_are_closed(provider, monkeypatch) -> None:
 
 
 async def test_body_too_large(provider, model) -> None:
-    """A body past the bound is refused: announced before it is read, unannounced as soon as it is past it."""
+    """A body above the limit is refused: before it is read if its length says so, else as soon as it is above it."""
     async with own_process(provider.url, server={"max_body_bytes": 100_000}) as gateway:
         async with Client(gateway.root) as client:
             await client.send(
@@ -106,7 +106,7 @@ def deflated(megabytes: int) -> bytes:
 
 
 async def test_header_sizes(gateway) -> None:
-    """A header, a request line or a number of headers past its bound is 400; just below it is served."""
+    """A header, a request line or a number of headers above its limit is 400. Just below the limit it is served."""
     for head, status in (
         ({"X": "a" * 8_000}, 200),
         ({"X": "a" * 40_000}, 400),
@@ -118,7 +118,7 @@ async def test_header_sizes(gateway) -> None:
 
 
 async def test_pipelining_flood(provider) -> None:
-    """A hundred thousand requests on one connection whose answers nobody reads are not taken in."""
+    """If nobody reads the answers, the gateway stops taking requests from a connection, here of a hundred thousand."""
     async with own_process(provider.url) as gateway, Client(gateway.root) as client:
         before = gateway.rss()
         client.pause_reading()
@@ -133,7 +133,7 @@ async def test_pipelining_flood(provider) -> None:
 
 
 async def test_too_many_streams(provider, model) -> None:
-    """Past `max_streams` a request is 429 with Retry-After, and nothing of it stays."""
+    """Above `max_streams` a request is 429 with Retry-After, and leaves nothing behind."""
     await provider.script(model, {"stall_after": 1})
     async with in_process(provider.url, server={"max_streams": 3}) as gateway:
         clients = [Client(gateway.root) for _ in range(3)]

@@ -106,7 +106,7 @@ async def numbers(send: Send) -> None:
 
 
 async def wrong_types(send: Send) -> None:
-    """Frames in which nothing is what it should be."""
+    """Frames whose fields all have wrong types."""
     for odd in ("[]", "1", "null", '"x"', '{"choices": 1}', '{"choices": [1]}', '{"choices": [{"delta": []}]}',
                 '{"choices": [{"index": -1, "delta": {"content": {}}}]}', '{"choices": [{"index": {}, "delta": 1}]}',
                 '{"usage": []}', '{"id": {}, "created": [], "model": 1, "choices": {}}'):  # fmt: skip
@@ -140,7 +140,7 @@ async def upstream(attack: Callable[[Send], Awaitable[None]]) -> AsyncIterator[s
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
 async def test_attack(provider, model, attack, stream) -> None:
-    """It costs its stream, a bounded piece of memory and some seconds, and nobody else anything."""
+    """An attack costs its own stream, bounded memory and some seconds. Other streams do not notice it."""
     limits = {"ttft_timeout": 5.0, "idle_timeout": 5.0, "connect_timeout": 5.0}
     async with upstream(attack) as url:
         hostile = {"name": "hostile", "base_url": url, **limits}
@@ -189,7 +189,7 @@ async def test_its_headers_stay_with_it(model) -> None:
 
 
 async def test_its_text_is_only_text(model) -> None:
-    """Line ends, controls and event fields in what it says stay inside their one frame."""
+    """Line ends, controls and event fields in an upstream's text stay inside one frame."""
     said = 'a\n\nid: 99\nevent: done\ndata: {"forged": true}\r\n\r\n: hb\x00\u2028b'
 
     async def answer(send: Send) -> None:

@@ -1,4 +1,4 @@
-"""What there is to attack, and what it tells: OWASP's API3 (properties), API5, API8 and API9 (inventory)."""
+"""The surface of attack and what it tells: OWASP's API3 (properties), API5, API8 and API9 (inventory)."""
 
 import hashlib
 
@@ -34,7 +34,7 @@ def bearer(name: str) -> dict[str, str]:
 
 
 async def test_what_is_served(gateway) -> None:
-    """The routes are those of the contract, and the console's files: none is left over from a trial."""
+    """There are no routes but those of the contract and of the console's files."""
     app = internals.application(gateway.app)
     routes = {(route.method, route.resource.canonical) for route in app.router.routes() if route.resource}
     assert {route for route in routes if route[0] != "HEAD" and not route[1].startswith("/static")} == SERVED
@@ -42,21 +42,21 @@ async def test_what_is_served(gateway) -> None:
 
 @pytest.mark.parametrize("path", PROBES)
 async def test_nothing_beside(gateway, path) -> None:
-    """What scanners try is 404 in OpenAI's shape, which names what is served and nothing else."""
+    """Paths that scanners try are 404 in OpenAI's shape, which names only what is served."""
     answer = await call(gateway.root, "GET", path)
     assert (answer.status, answer.error["code"]) == (404, "not_found")
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PUT", "PATCH", "DELETE", "PROPFIND", "POST"])
 async def test_methods(gateway, method) -> None:
-    """Another method than the path's own is refused, and TRACE gives nothing back."""
+    """Other methods than those of the path are refused, and TRACE returns nothing of the request."""
     answer = await call(gateway.root, method, "/v1/models", {} if method == "POST" else None, {"X-Canary": "canary"})
     assert answer.status in (400, 404, 405)
     assert b"canary" not in answer.body
 
 
 async def test_properties_of_a_stream(provider, model) -> None:
-    """A stream shows the contract's fields: neither its owner, nor its request, nor what its upstream is."""
+    """A stream shows the fields of the contract, and neither its owner nor its request nor its upstream."""
     async with in_process(provider.url, keys=[key("alice"), key("root", admin=True)]) as gateway:
         answer = await complete(gateway.root, model, headers=bearer("alice"))
         stream = answer.headers["x-stream-id"]
@@ -69,7 +69,7 @@ async def test_properties_of_a_stream(provider, model) -> None:
 
 
 async def test_properties_cannot_be_set(provider, model) -> None:
-    """Fields that only the gateway sets are like any other in a request: they go upstream and change nothing."""
+    """In a request, fields that only the gateway sets are like all others: they go upstream and change nothing."""
     mine = {"owner": "bob", "admin": True, "id": "strm_mine", "state": "complete", "target": "other/x",
             "policy": "continue", "created": 0, "records": 9, "key": "bob", "on_disconnect": "continue"}  # fmt: skip
     async with in_process(provider.url, keys=[key("alice"), key("bob")]) as gateway:

@@ -1,4 +1,4 @@
-"""What must not get out: keys and bodies in errors, prompts and answers in logs; and whom the gateway believes."""
+"""Secrets: no key or body gets into an error, no prompt or answer into a log; and which peers the gateway trusts."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ PATH = "/v1/chat/completions"
 
 @pytest.fixture
 def secret(monkeypatch) -> dict:
-    """The settings of an upstream that is sent secrets."""
+    """Give the settings of an upstream to which secrets are sent."""
     monkeypatch.setenv("TEST_SECRET_KEY", KEY)
     monkeypatch.setenv("TEST_ORGANIZATION", ORGANIZATION)
     return {"api_key_env": "TEST_SECRET_KEY", "organization_env": "TEST_ORGANIZATION", "headers": {"X-Custom": HEADER}}
@@ -60,7 +60,7 @@ QUOTES = {
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("name", QUOTES)
 async def test_upstream_quotes_the_key(provider, model, secret, name, stream) -> None:
-    """An upstream that quotes the key it was sent does not give it to clients, in no form and on no path."""
+    """If an upstream quotes the key that it was sent, no client gets it, in any form or on any path."""
     await provider.script(model, QUOTES[name])
     async with in_process(provider.url, upstream=secret) as gateway:
         answer = await complete(gateway.root, model, stream=stream)
@@ -77,7 +77,7 @@ async def test_upstream_quotes_the_key(provider, model, secret, name, stream) ->
 
 @pytest.mark.parametrize("status", [401, 403])
 async def test_refused_credentials(provider, model, secret, status) -> None:
-    """That the gateway's own key was refused is 502 upstream_auth, and nothing of what the upstream said about it."""
+    """If the gateway's own key is refused, the client gets 502 upstream_auth without the upstream's message."""
     await provider.script(model, {"status": status, "error": {"message": "account 4711 of Jane is locked"}})
     async with in_process(provider.url, upstream=secret) as gateway:
         answer = await complete(gateway.root, model)
@@ -86,7 +86,7 @@ async def test_refused_credentials(provider, model, secret, status) -> None:
 
 
 async def test_only_its_own_secrets(provider, model, monkeypatch) -> None:
-    """What the environment holds for the SDK goes to no upstream that is not configured to get it."""
+    """The SDK's variables of the environment go to no upstream unless its settings say so."""
     for name in ("OPENAI_API_KEY", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "OPENAI_WEBHOOK_SECRET"):
         monkeypatch.setenv(name, f"CANARY-{name}")
     monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Canary: CANARY\nAuthorization: CANARY\nUser-Agent: CANARY")
@@ -101,7 +101,7 @@ async def test_only_its_own_secrets(provider, model, monkeypatch) -> None:
 
 
 async def test_self_signed(provider, model, tmp_path) -> None:
-    """A certificate that nobody vouches for is refused before the request, with its key and prompt, is sent."""
+    """A certificate without a trusted issuer is refused before the key and the prompt are sent."""
     async with behind_tls(provider.url, certify(tmp_path)) as url, in_process(url) as gateway:
         answer = await complete(gateway.root, model)
     assert (answer.status, answer.error["code"]) == (502, "upstream_tls")
@@ -127,7 +127,7 @@ async def test_wrong_name(provider, model, tmp_path) -> None:
 
 
 async def test_no_proxy_from_the_environment(provider, model) -> None:
-    """Proxies that the environment names are not asked: a prompt goes where the file says."""
+    """Proxies of the environment are not used: a prompt goes only where the configuration says."""
     hits = []
     server = await asyncio.start_server(lambda _reader, writer: hits.append(1) or writer.close(), "127.0.0.1", 0)
     url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -162,7 +162,7 @@ SCRIPTS = [
 
 
 async def test_no_canary_in_the_log(provider, model, secret, tmp_path, monkeypatch) -> None:
-    """Through every path, good and bad, the log of a real process has no prompt, answer, token or key, not a piece."""
+    """On every path, good and bad, the log of a real process holds no part of a prompt, answer, token or key."""
     (tmp_path / "canary_tools.py").write_text("def fails(text: str) -> str:\n    raise ValueError(text)\n")
     environ = {
         "PYTHONPATH": str(tmp_path), "OPENAI_LOG": "debug", "PYTHONASYNCIODEBUG": "1", "TEST_SECRET_KEY": KEY,
@@ -200,7 +200,7 @@ async def test_no_canary_in_the_log(provider, model, secret, tmp_path, monkeypat
 
 
 def every_form(model: str):
-    """Give the bodies that ask for one model in every form, and the paths to ask at."""
+    """Give the requests for one model in every form: bodies and their paths."""
     messages = [{"role": "system", "content": PROMPT}, {"role": "user", "content": f"{PROMPT} again"}]
     yield completion(model, messages=messages, user=PROMPT, metadata={"a": PROMPT}), PATH
     yield completion(model, messages=messages, stream=False), PATH
@@ -280,7 +280,7 @@ def test_forged_lines() -> None:
 
 
 def test_forged_terminal() -> None:
-    """In a terminal, too, it can neither begin a line nor move the cursor."""
+    """In a terminal the value can neither begin a line nor move the cursor."""
     ours, theirs = pty.openpty()
     subprocess.run([sys.executable, "-c", LOGGING, FORGED], cwd=ROOT, stderr=theirs, check=True)
     os.close(theirs)
@@ -293,7 +293,7 @@ def test_forged_terminal() -> None:
 
 
 def test_libraries_are_silent() -> None:
-    """What a library logs about a failure, with its data, does not come through, whatever its level was before."""
+    """A library's log line about a failure, with its data, is dropped, whatever its level was before."""
     code = "import logging; import openai; from server.telemetry.logs import configure; configure(); "
     code += "[logging.getLogger(n).error('CANARY') for n in ('openai', 'openai._base_client', 'httpx2', 'mcp.client', "
     code += "'asyncio', 'aiohttp.server')]"

@@ -1,4 +1,4 @@
-"""`/metrics`: the contract's names and labels, and nothing that Prometheus' own linter finds fault with."""
+"""`/metrics` has the names and labels of the contract, and passes Prometheus' own linter."""
 
 import asyncio
 import subprocess
@@ -51,7 +51,7 @@ async def scraped(provider, model, tmp_path) -> str:
 
 
 async def test_contract(scraped) -> None:
-    """Every name is there with its kind and exactly its labels, and every phase with its own."""
+    """Every metric is there with its kind and exactly its labels, and every phase is a label."""
     found = {family.name: family for family in text_string_to_metric_families(scraped)}
     for name, (kind, labels) in CONTRACT.items():
         family = found[name]
@@ -68,7 +68,7 @@ async def test_contract(scraped) -> None:
 
 
 async def test_linter(scraped) -> None:
-    """`promtool check metrics` has nothing to say."""
+    """`promtool check metrics` finds no fault."""
     command = ["promtool", "check", "metrics"]
     checked = await asyncio.to_thread(subprocess.run, command, input=scraped, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")

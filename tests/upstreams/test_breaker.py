@@ -8,7 +8,7 @@ from server.upstreams.breaker import Breaker
 
 
 class Clock:
-    """Seconds that pass when told to."""
+    """A clock that the test moves."""
 
     now = 0.0
 
@@ -45,7 +45,7 @@ def test_consecutive_failures_open(breaker) -> None:
 
 
 def test_one_probe_at_a_time(breaker, clock) -> None:
-    """After the reset one request goes through, and the next only when that one's verdict is there."""
+    """After the reset one request goes through. The next one must wait for its outcome."""
     fail(breaker, 3)
     clock.now = 10.0
     assert breaker.state == "half_open"
@@ -62,7 +62,7 @@ def test_one_probe_at_a_time(breaker, clock) -> None:
 
 
 def test_cancelled_probe(breaker, clock) -> None:
-    """A probe whose client left says nothing: the next request is the probe."""
+    """A probe whose client leaves has no outcome: the next request is the probe."""
     fail(breaker, 3)
     clock.now = 10.0
     breaker.acquire().settle(ok=None)
@@ -71,7 +71,7 @@ def test_cancelled_probe(breaker, clock) -> None:
 
 
 def test_probe_that_speaks_lets_others_through(breaker, clock) -> None:
-    """A probe may be a long stream: its first token closes the circuit, its cut opens it again at once."""
+    """A probe may be a long stream. Its first token closes the circuit, and a cut opens it again at once."""
     fail(breaker, 3)
     clock.now = 10.0
     probe = breaker.acquire()
@@ -109,7 +109,7 @@ def test_permit_is_settled_once(breaker) -> None:
 
 @given(st.lists(st.one_of(st.floats(0, 20), st.sampled_from([True, False, None]))))
 def test_never_two_probes_and_never_stuck(steps) -> None:
-    """Whatever happens, an open circuit lets at most one request through, and always one some time later."""
+    """After any events, an open circuit lets at most one request through, and after some time always one."""
     clock = Clock()
     breaker = Breaker(2, 10.0, clock)
     running = []

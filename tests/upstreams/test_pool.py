@@ -32,7 +32,7 @@ def ask(upstreams: Upstreams, model: str) -> pool.Target:
 
 
 async def test_models_behind_a_wildcard_have_circuits_of_their_own():
-    """A bad model behind "upstream/*" does not close the way to the others, and the target's state is its worst."""
+    """A bad model behind "upstream/*" does not open the circuits of the others. The target shows its worst circuit."""
     upstreams = await wildcard()
     assert ask(upstreams, "good").breaker.available
     fail(upstreams, "bad")

@@ -39,7 +39,7 @@ async def ask(base_url: str, model: str = "m", **settings: Any) -> bytes:
 
 
 async def failure(base_url: str, model: str = "m", **settings: Any) -> UpstreamError:
-    """The failure of a request that must fail, which repeats neither the key nor the place."""
+    """Return the failure of a request that must fail, and check that it holds neither the key nor the address."""
     with pytest.raises(UpstreamError) as raised:
         await ask(base_url, model, **settings)
     error = raised.value
@@ -107,7 +107,7 @@ async def test_tls_handshake_that_hangs() -> None:
 
 
 async def test_tls_to_a_plain_port() -> None:
-    """https to a port that speaks HTTP is a matter of TLS, which no retry mends."""
+    """https to a port that speaks HTTP is an error of TLS, which no retry can mend."""
 
     async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -134,7 +134,7 @@ def certificate(tmp_path_factory) -> Path:
 
 
 async def test_certificate(certificate) -> None:
-    """A certificate that nobody vouches for is refused; with `ca_file` it is taken."""
+    """A certificate without a trusted issuer is refused. With `ca_file` it is accepted."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate)
     async with serving(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), context) as place:
@@ -143,13 +143,13 @@ async def test_certificate(certificate) -> None:
 
 
 async def test_reset_before_the_head(provider, model) -> None:
-    """RST after the request: nothing was answered."""
+    """A RST after the request means that nothing was answered."""
     await provider.script(model, {"reset_before_head": True})
     assert (await failure(provider.url, model)).kind is Kind.RESET
 
 
 async def test_closed_before_the_head() -> None:
-    """FIN after the request, or in the middle of the head, is the same."""
+    """So does a FIN after the request, or in the middle of the head."""
     for head in (b"", b"HTTP/1.1 200 OK\r\nContent-Ty"):
         async with serving(answering(head)) as place:
             assert (await failure(f"http://{place}/v1")).kind is Kind.RESET
@@ -213,7 +213,7 @@ async def test_retry_after(provider, model, headers, seconds) -> None:
 
 
 async def test_refused_key(provider, model) -> None:
-    """A 401 that quotes the gateway's key is told without its words."""
+    """A 401 that quotes the gateway's key is passed on without its message."""
     await provider.script(model, {"status": 401, "error": {"message": f"Incorrect API key provided: {SECRET}"}})
     failed = await failure(provider.url, model)
     assert (failed.kind, failed.http_status) == (Kind.AUTH, 502)
@@ -239,7 +239,7 @@ async def test_page_of_a_proxy(provider, model) -> None:
     ],
 )
 async def test_error_body_that_is_broken(body, length) -> None:
-    """Where the body of an error is cut, huge, no JSON or no text, its status is still told."""
+    """If the body of an error is cut, huge, no JSON or no text, its status is still passed on."""
     async with serving(answering(b"HTTP/1.1 500 Oops\r\nContent-Length: %d\r\n\r\n%b" % (length, body))) as place:
         failed = await failure(f"http://{place}/v1")
     assert (failed.kind, failed.status) == (Kind.OVERLOADED, 500)
@@ -267,7 +267,7 @@ async def test_redirect() -> None:
     ],
 )
 async def test_cut_in_the_body(provider, model, script) -> None:
-    """RST, FIN before the end and a length that does not come are a cut stream."""
+    """A RST, a FIN before the end, and a body shorter than its length are a cut stream."""
     await provider.script(model, {"rate": 200, **script})
     assert (await failure(provider.url, model)).kind is Kind.CUT
 
@@ -280,7 +280,7 @@ async def test_bad_chunk_in_the_body() -> None:
 
 
 async def test_whole_body(provider, model) -> None:
-    """The same way of asking brings the whole body where nothing goes wrong."""
+    """If nothing goes wrong, the whole body comes."""
     await provider.script(model, {"tokens": 3})
     assert (await ask(provider.url, model)).endswith(b"data: [DONE]\n\n")
 
@@ -302,6 +302,6 @@ async def test_whole_body(provider, model) -> None:
     ],
 )
 def test_bare_exceptions(error, in_body, kind) -> None:
-    """Everything that an attempt catches has a kind, also without the SDK around it."""
+    """Every exception that an attempt catches has a kind, with and without the SDK's exception around it."""
     assert isinstance(error, FOREIGN)
     assert translate(error, in_body=in_body).kind is kind

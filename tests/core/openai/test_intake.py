@@ -1,4 +1,4 @@
-"""One attempt's frames: what is delivered, held, hidden, joined, and what is an error."""
+"""The frames of one attempt: which are delivered, held, hidden or joined, and which are an error."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -37,7 +37,7 @@ def intake(choices: int = 1, *, show_usage: bool = False, seam: Any = None, tran
 
 
 def payloads(taken: Sequence[Any]) -> list[Any]:
-    """What pieces say, having checked that their bytes and their parsed form agree."""
+    """Return what pieces say, after a check that their bytes and their parsed form agree."""
     assert all(orjson.loads(piece.data) == piece.chunk for piece in taken)
     return [piece.chunk for piece in taken]
 
@@ -61,7 +61,7 @@ def test_bytes_as_they_came() -> None:
 
 @given(st.integers(1, 60), st.booleans())
 def test_any_read_size(size: int, show_usage: bool) -> None:
-    """Held, common, usage and last chunks come out in order, whatever the reads are."""
+    """Held, ordinary, usage and last chunks come out in order, however the reads split them."""
     stream = sse(ROLE, chunk("a"), chunk("b"), END, {**HEAD, "choices": [], "usage": USAGE}) + DONE
     one, pieces = intake(show_usage=show_usage), []
     for at in range(0, len(stream), size):
@@ -119,7 +119,7 @@ def test_odd_but_legal_framing(prefix: bytes) -> None:
     ],
 )
 def test_first_token(delta: dict[str, Any]) -> None:
-    """Any kind of substance ends the holding; what was held comes first."""
+    """Content of any kind ends the holding. The frames that were held come first."""
     one = intake()
     assert one.feed(sse(ROLE, chunk(""))) == []
     assert not one.spoke
@@ -129,7 +129,7 @@ def test_first_token(delta: dict[str, Any]) -> None:
 
 
 def test_finish_is_a_token() -> None:
-    """An answer without a word is an answer: its finish reason ends the holding."""
+    """An empty answer is an answer: its finish reason ends the holding."""
     one = intake()
     assert payloads(one.feed(sse(ROLE, END) + DONE)) == [ROLE, END]
     assert one.failure is None
@@ -169,7 +169,7 @@ def test_usage_in_the_last_chunk() -> None:
 
 @pytest.mark.parametrize("usage", [5, "many", [], ["x"], {"prompt_tokens": "3"}, True])
 def test_odd_usage(usage: Any) -> None:
-    """Usage without counts is not taken for one, and harms nothing."""
+    """A usage object without counts is ignored, and does no harm."""
     transcript = Transcript()
     one = intake(transcript=transcript)
     one.feed(sse(chunk("a"), {**END, "usage": usage}, {**HEAD, "choices": [], "usage": usage}) + DONE)
@@ -253,7 +253,7 @@ def test_in_band_error(before: list[Any], frames: bytes, kind: Kind, message: st
 
 @pytest.mark.parametrize("bad", [b"garbage", {"error": {"message": "late"}}, {"choices": [5]}])
 def test_fault_after_the_finish(bad: Any) -> None:
-    """Once every choice has finished, what is wrong after it ends the reading, but spoils nothing."""
+    """After every choice has finished, a fault ends the reading, but the answer is complete."""
     one = intake()
     assert payloads(one.feed(sse(chunk("a"), END, bad))) == [chunk("a"), END]
     assert one.failure is None
@@ -273,7 +273,7 @@ def test_event_too_large() -> None:
 
 @pytest.mark.parametrize("frame", [sse(ROLE), sse(chunk("", padding="x" * 10_000))])
 def test_held_are_bounded(frame: bytes) -> None:
-    """Frames that say nothing are kept up to a count and a size; then they are garbage."""
+    """Empty frames are held up to a number and a size. Above that they are garbage."""
     one, fed = intake(), 0
     while one.failure is None:
         assert one.feed(frame) == []
@@ -304,7 +304,7 @@ def test_nothing_after_done() -> None:
 
 
 def test_done_stands_for_a_finish() -> None:
-    """`[DONE]` after a text without a finish reason is an end; without a token it is none."""
+    """`[DONE]` ends a text that has no finish reason. Without a token it ends nothing."""
     one = intake()
     one.feed(sse(chunk("a")) + DONE)
     assert one.done
@@ -356,7 +356,7 @@ def recovering(**seam: Any) -> tuple[Intake, Transcript]:
 
 
 def test_restart() -> None:
-    """What was delivered is swallowed; the rest goes out under the identity of the first chunk."""
+    """Text that was delivered is dropped. The rest goes out under the id of the first chunk."""
     one, transcript = recovering()
     assert one.feed(sse(*retold(ROLE, chunk("Hel")))) == []
     assert one.swallowed
@@ -374,7 +374,7 @@ def test_restart() -> None:
 
 
 def test_restart_diverges() -> None:
-    """From the first different character on nothing of the other text goes out."""
+    """No character of a text goes out from the first one on that differs."""
     one, _ = recovering()
     assert one.feed(sse(*retold(chunk("Hel"), chunk("p!"), chunk("Hello, world"), END)) + DONE) == []
     assert one.failure is not None
@@ -391,7 +391,7 @@ def test_restart_ends_too_early() -> None:
 
 
 def test_restart_says_nothing() -> None:
-    """Role-only frames are not kept in a recovery either without a bound."""
+    """In a recovery, too, only a bounded number of frames with nothing but a role is held."""
     one, _ = recovering()
     for _ in range(MAX_HELD + 1):
         one.feed(sse(ROLE))
@@ -482,7 +482,7 @@ FRAMES = st.fixed_dictionaries(
 @example({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]})
 @example({"choices": {"delta": 1}})
 def test_the_short_way_of_a_token_is_the_long_way(frame: object) -> None:
-    """A frame that comes alone in a read, and so may go the short way, means what it means in pieces."""
+    """A frame alone in a read may go the short way. It means the same as if it came in pieces."""
 
     def outcome(*reads: bytes) -> tuple[object, ...]:
         transcript = Transcript()
@@ -502,7 +502,7 @@ def test_the_short_way_of_a_token_is_the_long_way(frame: object) -> None:
 @example({"choices": [{"index": 0, "delta": {"content": "x"}, "finish_reason": None}]})
 @example({"choices": [{"index": True, "delta": {"content": "x"}, "finish_reason": None}]})
 def test_what_counts_as_a_plain_token_is_well_formed_and_counted_alike(frame: Any) -> None:
-    """Whatever is taken for a token at a glance would pass the whole check, and be counted the same."""
+    """A frame that the stencil takes for a token would pass the whole check, and be counted the same."""
     glance, whole = Transcript(), Transcript()
     if glance.observe_token(frame):
         assert well_formed(frame)

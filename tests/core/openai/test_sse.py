@@ -231,7 +231,7 @@ def test_size_bound_keeps_what_came_before() -> None:
 
 
 def test_size_bound_is_of_one_event() -> None:
-    """A long stream of events and comments within the bound never meets it."""
+    """The bound is for one event: a long stream of small events and comments never meets it."""
     decoder = Decoder(max_event_bytes=100)
     for _ in range(1000):
         assert decoder.feed(b": comment\n" * 20 + b"data: " + b"x" * 40 + b"\ndata: " + b"y" * 40) == []

@@ -1,4 +1,4 @@
-"""The stencil: what fits it would have been parsed to the same."""
+"""The stencil: a frame that fits it means the same as if it were parsed."""
 
 from typing import Any
 
@@ -31,12 +31,12 @@ def test_another_text_fits(text: bytes) -> None:
     "text", [b"", b'"', b"\\n", b"\\", b"\n", b"\x7f", b"\x00", b"\xff", b"\xed\xa0\x80", "\u2028".encode(), b'","x":"']
 )
 def test_what_has_to_be_parsed_does_not_fit(text: bytes) -> None:
-    """No text, an escape, a quote, a control character or half a character: it is parsed like any other frame."""
+    """A frame whose text is empty, or holds an escape, a quote, a control or half a character, is parsed."""
     assert not cut_from().match(b"data: " + HEAD + text + TAIL + b"\n\n")
 
 
 def test_a_read_of_several_frames() -> None:
-    """Several frames that fit come out one by one; one that does not, or is not whole, and none of the read does."""
+    """Several frames in one read come out one by one. If one does not fit or is not whole, none of them does."""
     stencil = cut_from()
     frames = [HEAD + text + TAIL for text in (b"a", " ü".encode(), "字".encode(), b"b")]
     read = b"".join(b"data: " + frame + b"\n\n" for frame in frames)
@@ -52,7 +52,7 @@ def test_a_read_of_several_frames() -> None:
 
 
 def test_another_frame_does_not_fit() -> None:
-    """One byte around the text that differs, one too few, the two ends overlapping: no token at a glance."""
+    """A frame is no token if one byte around its text differs or is missing, or if the two ends overlap."""
     stencil = cut_from()
     assert not stencil.match(b"data: " + HEAD.replace(b"c", b"d", 1) + b"x" + TAIL + b"\n\n")
     assert not stencil.match(b"data: " + HEAD + b"x" + TAIL[:-1] + b"\n\n")
@@ -88,7 +88,7 @@ FRAMES = st.builds(
 @given(st.lists(FRAMES, max_size=6), WORDS, st.integers(1, 12))
 @example([{"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}] * 3, "b", 3)
 def test_with_and_without_it_the_same(frames: list[dict[str, Any]], other: str, together: int) -> None:
-    """Whatever comes, and the same with another text: bytes, counts and failures are those of parsing each frame.
+    """For any frames, and the same with another text, bytes, counts and failures are as if each were parsed.
 
     The first `together` frames come one by one, the others in one read.
     """

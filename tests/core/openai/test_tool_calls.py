@@ -89,7 +89,7 @@ def test_no_arguments() -> None:
 
 
 def test_broken_off() -> None:
-    """At a cut, or at `length`, a call in the middle of its arguments is incomplete, and one that closed is not."""
+    """At a cut or at `length`, a call is incomplete unless its arguments are closed."""
     for reason in (None, "length"):
         done, open_ = assemble(
             piece(0, '{"x":1}', id="a", name="one"), piece(1, '{"x":', id="b", name="two"), reason=reason
@@ -124,7 +124,7 @@ def test_ids_differ() -> None:
 
 
 def test_take_begins_anew() -> None:
-    """What was taken does not come out again, and `size` counts from nothing."""
+    """Calls that were taken do not come again, and `size` counts from 0 again."""
     calls = ToolCalls()
     calls.feed(piece(0, "{}", id="a", name="add"))
     assert calls.size == 2

@@ -37,7 +37,7 @@ def observed(*choices: dict[str, Any], count: int = 1, **fields: Any) -> Transcr
     ],
 )
 def test_deltas(delta: Any, tokens: int, reasoning: bool, calls: bool) -> None:
-    """Each kind of delta counts as what it is, also beside a text: a call must never be told twice."""
+    """Each kind of delta is counted, also beside a text: a call must never be repeated."""
     transcript = observed({"index": 0, "delta": delta})
     assert (transcript.tokens, transcript.reasoning, transcript.calls) == (tokens, reasoning, calls)
 
@@ -66,7 +66,7 @@ def test_finish() -> None:
 
 
 def test_usage() -> None:
-    """The last count stands; only a chunk of its own shows it, and null is none."""
+    """The last usage counts. Null is none. Only a chunk without choices is shown as usage."""
     transcript = observed({"delta": {"content": "x"}}, usage=None)
     assert transcript.usage is None
     transcript.observe({"choices": [{"index": 0}], "usage": {**USAGE, "completion_tokens": 1}})

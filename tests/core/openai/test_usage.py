@@ -24,7 +24,7 @@ def test_measured(usage: dict[str, Any], yes: bool) -> None:
 
 
 def test_estimate() -> None:
-    """An estimate adds up, rounds the prompt up, and says what it is."""
+    """An estimate adds up, rounds the prompt up, and is marked as an estimate."""
     assert estimate(9, 5) == {"prompt_tokens": 3, "completion_tokens": 5, "total_tokens": 8, "measured": False}
     assert estimate(0, 0)["total_tokens"] == 0
 

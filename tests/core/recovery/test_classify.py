@@ -42,7 +42,7 @@ STATUSES = {
 
 @pytest.mark.parametrize("body", [None, "", "words", {}, [], 5, {"error": {"message": "words"}}])
 def test_every_status(body: Any) -> None:
-    """Every status has its kind whatever the body is, and keeps itself, but for 401, 403 and what is no error."""
+    """Every status has its kind, whatever the body is, and is kept, except 401, 403 and statuses that are no error."""
     for status in range(300, 600):
         error = from_status(status, body, None, NOW)
         wanted = STATUSES.get(status, Kind.BAD_REQUEST if 400 <= status < 500 else Kind.OVERLOADED)
@@ -124,7 +124,7 @@ def test_refused_credentials(status: int, body: Any) -> None:
 @pytest.mark.parametrize("name", ["code", "type"])
 @pytest.mark.parametrize("word", ["invalid_api_key", "authentication_error", "API_KEY_INVALID", "permission_error"])
 def test_refused_credentials_in_words(name: str, word: str) -> None:
-    """The same where only the words of a 400 or of an in-band error say it."""
+    """The same holds if only the message of a 400 or of an in-band error tells it."""
     body = {"error": {"message": f"Incorrect API key: {SECRET}", name: word}}
     for error in (from_status(400, body, None, NOW), in_band(body)):
         assert (error.kind, error.http_status) == (Kind.AUTH, 502)
@@ -132,7 +132,7 @@ def test_refused_credentials_in_words(name: str, word: str) -> None:
 
 
 def test_long_words_are_cut() -> None:
-    """An upstream cannot fill our answers and logs with its own."""
+    """A long message of an upstream is cut."""
     assert len(from_status(500, {"error": {"message": "x" * 100_000}}, None, NOW).message) == MAX_MESSAGE
 
 
@@ -192,7 +192,7 @@ def test_any_body(body: Any, status: int) -> None:
     ],
 )  # fmt: skip
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    """Seconds and dates are taken, never below zero; anything else is as if it were not there."""
+    """Seconds and dates are read, never below zero. Anything else counts as no header."""
     assert parse_retry_after(value, NOW) == seconds
 
 

@@ -1,4 +1,4 @@
-"""How each kind of upstream is asked to go on (FIELD's table), and what the seam is told."""
+"""How each kind of upstream is asked to continue, and which seam joins its answer."""
 
 from typing import Any
 
@@ -59,7 +59,7 @@ def test_user_turn() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_seam(form: str) -> None:
-    """White space that was left out is there once in every form; echoes are taken away where they are known only."""
+    """White space that was left out is in the text once, in every form. Only known echoes are taken away."""
     assert joined(form, ECHOED + " ", " Then") == ECHOED + " Then"
     assert joined(form, ECHOED + " ", "Then") == ECHOED + " Then"
     assert joined(form, ECHOED, " Then") == ECHOED + " Then"
@@ -82,7 +82,7 @@ def test_limits_shrink(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_nothing_but_white_space(form: str) -> None:
-    """After white space alone the request is made as at first: some upstreams refuse an empty assistant message."""
+    """If only white space was delivered, the first request is sent again: some upstreams refuse an empty prefill."""
     changed, _ = changes(form, {"messages": ASKED, "max_tokens": 10}, " \n", 1)
     assert changed == {"max_tokens": 9}
     assert joined(form, " \n", " \nOnce") == " \nOnce"

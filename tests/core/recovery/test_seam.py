@@ -1,4 +1,4 @@
-"""Seams: whatever the text, its pieces and the cut, a reader sees one text, or nothing of a different one."""
+"""Seams: for any text, pieces and cut, a reader sees one text, and nothing of another text."""
 
 import time
 from collections import defaultdict
@@ -25,7 +25,7 @@ def chunk(index: int = 0, finish: str | None = None, **delta: Any) -> dict[str, 
 
 
 def tell(seam: Suppression | Trim, chunks: Iterable[dict[str, Any]]) -> tuple[dict[tuple[int, str], str], bool]:
-    """What gets out of the chunks by choice and field, and whether the seam diverged on the way."""
+    """Return the text that a seam lets out, by choice and field, and whether it diverged."""
     out: defaultdict[tuple[int, str], str] = defaultdict(str)
     try:
         for one in chunks:
@@ -56,7 +56,7 @@ CUTS = st.lists(st.integers(0, 1000), max_size=12)
 
 @given(TEXT, CUTS, st.integers(0, 1000))
 def test_restart_is_seamless(text: str, cuts: list[int], at: int) -> None:
-    """Any text, told again in any pieces after any cut: what was delivered and what comes out make up the text."""
+    """If any text is repeated in any pieces after any cut, the delivered part and the output are the text."""
     delivered = text[: at % (len(text) + 1)]
     seam = Suppression({(0, "content"): delivered})
     out, diverged = tell(seam, [*(chunk(content=one) for one in pieces(text, cuts)), chunk(finish="stop")])
@@ -67,7 +67,7 @@ def test_restart_is_seamless(text: str, cuts: list[int], at: int) -> None:
 
 @given(st.lists(st.tuples(TEXT, TEXT), min_size=1, max_size=4), CUTS, st.randoms(), st.data())
 def test_restart_of_several_texts(texts: list[tuple[str, str]], cuts: list[int], random: Any, data: Any) -> None:
-    """Several choices, each reasoning first and then content, told in another order: each text is joined to its own."""
+    """With several choices, which reason first, a restart in another order is joined choice by choice."""
     queues = [
         [(i, "reasoning", one) for one in pieces(thought, cuts)] + [(i, "content", one) for one in pieces(said, cuts)]
         for i, (thought, said) in enumerate(texts)
@@ -99,7 +99,7 @@ def similar(delivered: str) -> st.SearchStrategy[tuple[str, str]]:
 
 @given(st.text(st.sampled_from("ab"), max_size=10).flatmap(similar) | TEXT.flatmap(similar), CUTS)
 def test_any_divergence_is_seen(texts: tuple[str, str], cuts: list[int]) -> None:
-    """A text that does not begin with the delivered one diverges, by its finish at the latest, and nothing gets out."""
+    """A text that does not begin with the delivered one diverges, at its finish at the latest, and is not shown."""
     delivered, other = texts
     assume(not other.startswith(delivered))
     out, diverged = tell(
@@ -144,7 +144,7 @@ def test_done_inside_the_prefix() -> None:
 
 
 def test_a_choice_that_had_finished() -> None:
-    """A choice that had finished tells its text again and the same finish, and none of it goes out."""
+    """A choice that had finished repeats its text and its finish, and none of that goes out."""
     texts, finished = {(0, "content"): "abc", (1, "content"): "x"}, {0: "stop"}
     told = [chunk(0, content="abc"), chunk(1, content="xy"), chunk(0, finish="stop"), chunk(1, finish="length")]
     assert tell(Suppression(texts, finished), told) == ({(1, "content"): "y"}, False)
@@ -187,7 +187,7 @@ def test_unknown_fields() -> None:
 
 
 def test_reasoning_under_two_names() -> None:
-    """Reasoning is one text whether it comes as `reasoning`, as `reasoning_content` or as both at once."""
+    """Reasoning is one text if it comes as `reasoning`, as `reasoning_content` or as both at once."""
     for names in (["reasoning"], ["reasoning_content"], ["reasoning", "reasoning_content"]):
         told = [chunk(**dict.fromkeys(names, "ab")), chunk(**dict.fromkeys(names, "cd")), chunk(content="x")]
         wanted = {(0, name): "d" for name in names} | {(0, "content"): "x"}
@@ -202,14 +202,14 @@ def test_missing_index() -> None:
 
 
 def test_several_choices_in_one_chunk() -> None:
-    """Of a chunk with several choices only those go out that say something new."""
+    """Of a chunk with several choices only those with new text go out."""
     seam = Suppression({(0, "content"): "ab", (1, "content"): "x"})
     both = {"choices": [chunk(0, content="ab")["choices"][0], chunk(1, content="xy")["choices"][0]]}
     assert [choice["index"] for one in seam.join(both) for choice in one["choices"]] == [1]
 
 
 def test_long_texts_are_linear() -> None:
-    """A long text told again in pieces of four characters costs what it weighs, not its square."""
+    """A long text that is repeated in pieces of four characters costs time in proportion to its length."""
     text = "".join(f"{number:x} " for number in range(120_000))
     told = [chunk(content=text[at : at + 4]) for at in range(0, len(text), 4)]
     seam, began = Suppression({(0, "content"): text}), time.process_time()
@@ -221,7 +221,7 @@ def test_long_texts_are_linear() -> None:
 
 
 def go_on(seam: Trim, text: str, cuts: list[int], *, finish: str | None = "stop") -> str:
-    """What gets out of a continuation that tells `text` in pieces."""
+    """Return what goes out of a continuation that sends `text` in pieces."""
     out, _ = tell(
         seam, [*(chunk(content=one) for one in pieces(text, cuts)), *([chunk(finish=finish)] if finish else [])]
     )
@@ -236,7 +236,7 @@ FINISH = st.sampled_from(["stop", None])
 
 @given(TEXT, TEXT, CUTS, FINISH)
 def test_exact_forms_lose_nothing(delivered: str, more: str, cuts: list[int], finish: str | None) -> None:
-    """Where nothing was stripped and the upstream is not known to echo, all that it says goes out: it may repeat."""
+    """If nothing was stripped and the upstream is not known to echo, all its text goes out: it may repeat words."""
     for text in (more, delivered + more, delivered[-20:] + more):
         assert go_on(Trim(delivered), text, cuts, finish=finish) == text
 
@@ -247,7 +247,7 @@ SPACE = st.text(st.sampled_from(" \n\t"), max_size=5)
 
 @given(WORDS, SPACE, WORDS, CUTS, FINISH)
 def test_white_space_comes_back(said: str, space: str, more: str, cuts: list[int], finish: str | None) -> None:
-    """White space that was stripped from the prefill is there once, whether it comes back or not."""
+    """White space that was stripped from the prefill is in the text once, whether the upstream repeats it or not."""
     for returned in {space, "", *(space[i:] for i in range(len(space)))}:
         seam = Trim(said + space, space)
         assert said + space + go_on(seam, returned + more, cuts, finish=finish) == said + space + more
@@ -271,7 +271,7 @@ def test_user_turn(said: str, space: str, more: str, cuts: list[int], quoted: in
 
 
 def test_short_repetitions_stay() -> None:
-    """What is shorter than the least overlap is not taken for an echo."""
+    """A repetition that is shorter than the least overlap is no echo."""
     assert go_on(Trim("ha ha ", " ", turn=True), "ha ha!", [2]) == "ha ha!"
     assert go_on(Trim("ha ha ", " ", echo=True), "ha ha!", [2]) == "ha ha!"
     long = "x" * 50 + "the end is n"
@@ -309,7 +309,7 @@ def test_held_text_keeps_its_chunk() -> None:
 
 @pytest.mark.parametrize("delta", [{"content": None}, {"content": ["part"]}, {"content": 5}, None])
 def test_no_text(delta: Any) -> None:
-    """Content that is no text passes a trim as it is; nothing at all does not pass."""
+    """A trim passes content that is no text unchanged, and drops empty content."""
     seam = Trim("Hello ", " ")
     joined = seam.join({"choices": [{"delta": delta}]})
     assert [one["choices"][0]["delta"] for one in joined] == ([delta] if delta and delta["content"] else [])

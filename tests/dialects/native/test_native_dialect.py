@@ -1,4 +1,4 @@
-"""The native writer and what is read back from its records: pure, no I/O."""
+"""The native writer, and the reading of its records: pure, no I/O."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -65,7 +65,7 @@ def ended(state: State = State.COMPLETE, **facts: Any) -> Ending:
 
 
 def kinds(records: list[Record]) -> list[str]:
-    """Give the kinds, which are also the types in the data."""
+    """Give the kinds of records, which are also the types in their data."""
     assert all(orjson.loads(record.data)["type"] == record.kind for record in records)
     return [record.kind for record in records]
 
@@ -82,7 +82,7 @@ def test_start_comes_once_and_first() -> None:
 
 
 def test_one_chunk_with_everything() -> None:
-    """Reasoning, content, calls and the finish of one chunk all come out, in this order."""
+    """One chunk gives its reasoning, content, calls and finish, in this order."""
     records = writer().pieces([piece("tool_calls", reasoning_content="r", content="c", **calls("look"))])
     assert kinds(records) == ["start", "reasoning", "token", "tool_call"]
 
@@ -137,7 +137,7 @@ def test_a_new_attempt_forgets_what_was_not_shown() -> None:
 
 
 def test_endings() -> None:
-    """A broken-off call, the error and done come last, done always, once, and with the numbers of the ending."""
+    """A broken-off call, the error and `done` come last. There is always one `done`, with the numbers of the ending."""
     made = writer()
     made.pieces([piece(tool_calls=[{"index": 0, "id": "a", "function": {"name": "look", "arguments": '{"a'}}])])
     error = {"error": {"message": "gone", "code": "upstream_cut", "type": "api_error", "retryable": True}}
@@ -154,7 +154,7 @@ def test_endings() -> None:
 
 
 def test_arguments_without_an_end() -> None:
-    """Arguments that never end fail the stream: until they are whole they are in no log that would bound them."""
+    """Arguments that never end fail the stream: while they are not whole, no limit of the log counts them."""
     made = writer()
     huge = {"index": 0, "function": {"arguments": "x" * (MAX_ARGUMENTS + 1)}}
     with pytest.raises(StreamError) as caught:
@@ -163,7 +163,7 @@ def test_arguments_without_an_end() -> None:
 
 
 def test_taking_up() -> None:
-    """A writer that takes a log up sends no second start, counts on, and invents no id that was there."""
+    """A writer that takes over a log sends no second start, counts on, and makes no id that is in the log already."""
     made = writer()
     before = made.pieces([piece(content="a"), piece(content="b"), piece(reasoning="c")])
     again = writer()
@@ -191,7 +191,7 @@ def text(turn: LoggedTurn) -> str:
 
 
 def test_turns() -> None:
-    """A log is read back into turns: text without reasoning, calls, results by id also where ids come again."""
+    """A log is read back into turns: text without reasoning, calls, and their results by id, even if ids repeat."""
     first, second, last = turns(log())
     assert (text(first), first.transcript.tokens, first.results) == ("Hm. ", 1, {"add": "Error: no", "now": "late"})
     assert (text(second), second.results) == ("", {"now": "later"})
@@ -200,7 +200,7 @@ def test_turns() -> None:
 
 
 def test_owed() -> None:
-    """What is owed are the server's whole calls without a result; a client's call keeps a turn unanswered."""
+    """Whole calls of the server without a result are owed. A call of the client keeps its turn unanswered."""
     made = writer("now", "add")
     records = made.pieces([piece("tool_calls", **calls("now", "look", "add"))])
     records.append(event("tool_result", id="add", name="add", content="2", duration_ms=1))
@@ -210,7 +210,7 @@ def test_owed() -> None:
 
 
 def test_messages() -> None:
-    """The model is told its turns with their calls, then each result, in the order of the calls."""
+    """The next request holds each turn with its calls, then each result in the order of the calls."""
     told = messages([turn for turn in turns(log()) if turn.answered])
     assert [message["role"] for message in told] == ["assistant", "tool", "tool", "assistant", "tool"]
     assert (told[0]["content"], told[3]["content"]) == ("Hm. ", None)
@@ -220,5 +220,5 @@ def test_messages() -> None:
 
 
 def test_delivered_texts_are_those_of_the_running_turn() -> None:
-    """A recovery joins what was said after the last results: the request tells the model everything before."""
+    """A recovery joins only the text after the last results: the request holds all that came before."""
     assert texts(log()) == {(0, "reasoning"): "aha", (0, "content"): "It is late."}
