@@ -1,4 +1,4 @@
-"""What every test may use: the modules in `support`, `ports`, and the scripted provider as an upstream."""
+"""For every test: the modules of `tests/support` and `scripts`, and the scripted provider as an upstream."""
 
 import fcntl
 import itertools
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 from hypothesis import settings
 from provider import Provider
 
-# A deadline measures the machine, which others use as well.
+# A deadline would measure the machine, which other processes use as well.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
 
@@ -23,21 +23,21 @@ _names = itertools.count()
 
 
 def is_alone(item: pytest.Item) -> bool:
-    """Whether a test measures, or fills, the machine."""
+    """Whether a test measures or fills the machine, so that no other test may run beside it."""
     return item.get_closest_marker("alone") is not None
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that want to be alone at the end, where one worker has them all and the others have ended."""
+    """Put the tests that run alone at the end, in one worker, when the others have ended."""
     items.sort(key=is_alone)
     for item in filter(is_alone, items):
         item.add_marker(pytest.mark.xdist_group("alone"))
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-timeout: nobody's time runs while it waits
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-timeout, whose time must not run while a test waits
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Run a test that wants to be alone while no other worker runs one."""
+    """Run a test that is marked `alone` while no other worker runs a test."""
     with Path(__file__).open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if is_alone(item) else fcntl.LOCK_SH)
         return (yield)
@@ -45,7 +45,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def provider() -> AsyncIterator[Provider]:
-    """One provider for the whole session; tests keep apart by the names of their models."""
+    """One provider for the whole session. Each test has its own model names."""
     async with Provider() as running:
         yield running
 

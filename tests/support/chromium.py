@@ -1,4 +1,4 @@
-"""The console in Chromium: scenarios of `tests/js/console.mjs`, and what they saw."""
+"""The console in Chromium: plays the scenarios of `tests/js/console.mjs`."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 async def console(
     root: str, scenario: str, argument: str = "", *, act: Callable[[], Awaitable[None]] | None = None
 ) -> Any:
-    """Play a scenario of `tests/js/console.mjs` and return what it saw; `act` is called whenever it asks."""
+    """Play a scenario of `tests/js/console.mjs` and return its result. It may ask for `act`, which is called then."""
     assert CHROMIUM, "there is no chromium: ./scripts/test installs it"
     process = await asyncio.create_subprocess_exec(
         NODE or "node", str(JS / "console.mjs"), CHROMIUM, root, scenario, argument,
@@ -37,7 +37,7 @@ async def console(
         await process.wait()
 
 
-def check(said: Any) -> None:
-    """No script error, no breach of the page's policy, and nothing was asked of any other host."""
-    assert said["problems"] == []
-    assert said["foreign"] == []
+def check(result: Any) -> None:
+    """Check that there was no script error, no breach of the page's policy, and no request to another host."""
+    assert result["problems"] == []
+    assert result["foreign"] == []

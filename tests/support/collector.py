@@ -1,4 +1,4 @@
-"""A collector of OpenTelemetry: takes spans over OTLP/HTTP, as a real one does."""
+"""A collector of OpenTelemetry, which takes spans over OTLP/HTTP."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 
 class Collector:
-    """What has come: `spans`, and every byte of it in `raw`."""
+    """Keeps the spans that have come, and all bytes of their requests in `raw`."""
 
     def __init__(self) -> None:
         self.raw = b""
@@ -32,7 +32,7 @@ class Collector:
         return web.Response(body=answer, content_type="application/x-protobuf")
 
     def named(self, name: str) -> list[Span]:
-        """Give the spans of a name, in the order of their beginning."""
+        """Give the spans of a name, in the order of their start."""
         return sorted((span for span in self.spans if span.name == name), key=lambda span: span.start_time_unix_nano)
 
 

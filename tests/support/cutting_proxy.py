@@ -1,7 +1,7 @@
 """A TCP proxy between a client and a gateway that cuts connections in the middle of a byte stream.
 
-It stands for everything that breaks connections in the field: radio, NAT tables, load balancers and deploys. It can be
-pointed to another port, as a gateway that restarts comes back somewhere else here.
+It stands for all that breaks connections in the field: radio, NAT tables, load balancers and deploys. It can be pointed
+to another port: in tests a gateway that restarts has another one.
 """
 
 import asyncio
@@ -26,10 +26,10 @@ class Exchange:
 
 
 class CuttingProxy:
-    """Cuts the connection after as many bytes of a response as `cuts` says next; once that is used up, never.
+    """Cuts a connection when its response has as many bytes as the next number of `cuts` says, until there is none.
 
-    `made` counts the cuts. Only responses to requests that begin with one of `cuts_of` are cut, where it is given.
-    `silent` leaves a cut connection open but passes nothing on. `on_cut` is awaited after each one, before any new
+    `made` counts the cuts. If `cuts_of` is given, only responses to requests that begin with one of its texts are cut.
+    `silent` leaves a cut connection open but passes nothing on. `on_cut` is awaited after each cut, before any new
     connection is taken.
     """
 
@@ -54,7 +54,7 @@ class CuttingProxy:
         self.url = self.root + "/v1"
 
     async def stop(self) -> None:
-        """Close everything."""
+        """Stop listening, and cut every connection."""
         self._server.close()
         self.drop()
         await asyncio.sleep(0)
@@ -66,7 +66,7 @@ class CuttingProxy:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        async with self._lock:  # a restart under way: wait like a socket that listens
+        async with self._lock:  # during `on_cut`, which may restart the gateway, new connections wait
             port = self.to_port
         if self.refusing:
             writer.transport.abort()
@@ -97,7 +97,7 @@ class CuttingProxy:
                     exchange.chosen = not self.cuts_of or data.startswith(tuple(one.encode() for one in self.cuts_of))
                 writer.write(data)
                 await writer.drain()
-        writer.transport.abort()  # the client has left: the gateway is to know
+        writer.transport.abort()  # the client has left, and the gateway must notice
 
     async def _back(
         self,
@@ -124,7 +124,7 @@ class CuttingProxy:
         up_writer.transport.abort()
         if self.silent:
             await asyncio.sleep(3600)
-        if self.made % 2:  # every other one politely
+        if self.made % 2:  # every second cut is a FIN, the others are a RST
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
         writer.close()
         if self.on_cut is not None:
@@ -144,6 +144,6 @@ async def cutting(port: int, cuts: list[int] | None = None) -> AsyncIterator[Cut
 
 
 def random_cuts(count: int, seed: int, low: int = 300, high: int = 4000) -> list[int]:
-    """Return where to cut: from within the head of a response to many events into it."""
+    """Return numbers of bytes at which to cut: from the head of a response to many events later."""
     dice = random.Random(seed)
     return [dice.randint(low, high) for _ in range(count)]

@@ -1,6 +1,6 @@
-"""Gateways in processes of their own, forked from one that has imported the gateway: most of a start is that import.
+"""Gateways in their own processes, forked from one that has imported the gateway: that import is most of a start.
 
-Many tests start several. What they run is `sluiceway serve` all the same, from its arguments on.
+Many tests start several. Each runs `sluiceway serve` with its arguments, as a command would.
 """
 
 import multiprocessing
@@ -16,12 +16,12 @@ from typing import TextIO
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["server.cli", "server.cli.serve"])
-# A start looks at all children as well, and the status of each can be read once: not by two threads.
+# The exit status of a child can be read only once, and a start reads those of all children: so one thread at a time.
 _looking = threading.Lock()
 
 
 class Forked:
-    """What tests use of a `subprocess.Popen`, with a pipe as standard error."""
+    """The part of a `subprocess.Popen` that tests use, with a pipe as standard error."""
 
     def __init__(self, arguments: list[str], environ: Mapping[str, str], folder: Path) -> None:
         reader, writer = _context.Pipe(duplex=False)
@@ -36,7 +36,7 @@ class Forked:
 
     @property
     def returncode(self) -> int | None:
-        """Its exit status, or less than 0 for the signal that ended it; None while it runs."""
+        """Its exit status, or the negative number of the signal that ended it; None while it runs."""
         with _looking:
             return self._process.exitcode
 
@@ -57,7 +57,7 @@ class Forked:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL, unless it has ended."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -68,6 +68,6 @@ def _run(arguments: list[str], environ: dict[str, str], folder: Path, stderr: Co
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environ)
-    from server.cli import main  # noqa: PLC0415  # the process that forks has imported it, the test's need not
+    from server.cli import main  # noqa: PLC0415  # the process that forks has imported it; that of the test need not
 
     sys.exit(main(arguments))

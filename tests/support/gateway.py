@@ -1,6 +1,6 @@
-"""A gateway under test, on real sockets: in this process (`in_process`) or in one of its own (`own_process`).
+"""A gateway under test, on real sockets: in this process (`in_process`) or in its own (`own_process`).
 
-Both take the configuration as keyword arguments, one a table, over defaults that suit tests: a free port, every model
+Both take the configuration as keyword arguments, one per table, over defaults that suit tests: a free port, every model
 name to the one upstream, no retries. `upstream={…}` changes that upstream; `upstreams=[…]`, `models=[…]` and
 `keys=[…]` replace the whole array.
 
@@ -28,14 +28,14 @@ from server.config.check import parse
 from server.config.settings import Settings
 
 ROOT = Path(__file__).parents[2]
-START = 20.0  # seconds for a process to listen, on a busy machine
-STOP = 20.0  # seconds for one to end
-# A task of ours or of aiohttp's server that outlives its gateway is a leak; one of the test's own client is not.
+START = 20.0  # seconds in which a process must listen, on a busy machine
+STOP = 20.0  # seconds in which a process must end
+# A task of the gateway or of aiohttp's server that outlives its gateway is a leak. A task of the test's client is not.
 OURS = (str(ROOT / "server"), "aiohttp/web_")
 
 
 def tree(upstream_url: str, **tables: Any) -> dict[str, Any]:
-    """Give the configuration as a TOML file would hold it."""
+    """Return the configuration in the form of a parsed TOML file."""
     upstream = {"name": "local", "base_url": upstream_url, **tables.pop("upstream", {})}
     made: dict[str, Any] = {
         "server": {"port": 0, "shutdown_grace": 5.0},
@@ -49,12 +49,12 @@ def tree(upstream_url: str, **tables: Any) -> dict[str, Any]:
 
 
 def settings(upstream_url: str, **tables: Any) -> Settings:
-    """Give the configuration, checked as `sluiceway serve` checks it."""
+    """Return the configuration, checked as `sluiceway serve` checks it."""
     return parse(tree(upstream_url, **tables), os.environ)
 
 
 class InProcess:
-    """A gateway on the loop of the test, so that a test may look inside."""
+    """A gateway on the event loop of the test, which may look inside."""
 
     def __init__(self, app: Gateway) -> None:
         self.app = app
@@ -77,7 +77,7 @@ class InProcess:
 
 @asynccontextmanager
 async def in_process(upstream_url: str, *, grace: float = 0.0, **tables: Any) -> AsyncIterator[InProcess]:
-    """Run a gateway here; afterwards none of its tasks may be left."""
+    """Run a gateway in this process until the end of the block. Raises AssertionError if a task of it is left then."""
     before = asyncio.all_tasks()
     app = Gateway(settings(upstream_url, **tables))
     await app.start()
@@ -104,7 +104,7 @@ def _is_ours(task: asyncio.Task[Any]) -> bool:
 
 
 class OwnProcess:
-    """A gateway as its users run it. `lines` is what it has logged, parsed where it is JSON."""
+    """A gateway as its users run it. `lines` holds its log lines, parsed if they are JSON."""
 
     config: Path  # its file
 
@@ -126,14 +126,14 @@ class OwnProcess:
                     self.lines.append(line)
                 if self.logged("listening"):
                     self._listening.set()
-        self._listening.set()  # nothing will come any more
+        self._listening.set()  # its output has ended
 
     def logged(self, event: str) -> list[dict[str, Any]]:
         """Give the log lines of one event."""
         return [line for line in self.lines if isinstance(line, dict) and line.get("event") == event]
 
     async def ready(self) -> None:
-        """Wait until it listens. Raises RuntimeError with what it said instead."""
+        """Wait until it listens. Raises RuntimeError with its output if it does not."""
         await asyncio.to_thread(self._listening.wait, START)
         if not (found := self.logged("listening")):
             raise RuntimeError(f"the gateway did not start: {self.lines}")
@@ -168,8 +168,8 @@ async def own_process(
 ) -> AsyncIterator[OwnProcess]:
     """Run `python -m server serve`; SIGTERM at the end, unless it has ended by then.
 
-    `command` goes before it; `descriptors` are left open for it. Without both, and without a path to import from, it is
-    a `Forked` one.
+    `command` is put before that, and `descriptors` are left open for the process. Without both, and without PYTHONPATH,
+    the process is forked, which is faster.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = written(folder, tree(upstream_url, **tables))
@@ -203,14 +203,14 @@ async def own_process(
 
 
 def written(folder: str, tables: Mapping[str, Any]) -> Path:
-    """Write a configuration file."""
+    """Write a configuration file into a folder; return its path."""
     config = Path(folder, "config.toml")
     config.write_text(toml(tables), encoding="utf-8")
     return config
 
 
 def toml(tables: Mapping[str, Any]) -> str:
-    """Write tables and arrays of tables, whose values are inline."""
+    """Return tables and arrays of tables as TOML, with inline values."""
     lines = []
     for name, table in tables.items():
         for one in table if isinstance(table, list) else [table]:

@@ -48,7 +48,7 @@ async def events(root: str, model: str, **fields: Any) -> list[Event]:
 
 
 def types(found: Iterable[Event]) -> list[str]:
-    """Give the types, with runs of the same one as one."""
+    """Give the types of events, with a run of the same type as one."""
     kinds: list[str] = []
     for event in found:
         if kinds[-1:] != [event.type]:
@@ -67,10 +67,10 @@ def of(found: Iterable[Event], kind: str) -> list[dict[str, Any]]:
 
 
 def call(name: str, arguments: Any = None, **more: Any) -> dict[str, Any]:
-    """Give one call of a script of the provider."""
+    """Give one tool call for a script of the provider."""
     return {"name": name, "arguments": {} if arguments is None else arguments, **more}
 
 
 def ran(marks: Path) -> Counter[str]:
-    """Count the tools that ran."""
+    """Count the calls of each tool, from the file of marks."""
     return Counter(marks.read_text(encoding="utf-8").splitlines())

@@ -1,4 +1,4 @@
-"""nginx in front of a gateway, with the settings that streams need and everything else at its default."""
+"""nginx in front of a gateway, with the settings that streams need, and defaults for all others."""
 
 import asyncio
 import os
@@ -56,7 +56,7 @@ async def nginx(gateway: int, *, version: str = "1.1", listen: str = "", locatio
             folder,
             CONFIG % {"port": port, "gateway": gateway, "version": version, "listen": listen, "location": location},
         )
-        # nginx takes over listening sockets that NGINX names: so the port is the kernel's choice, and nobody else's.
+        # nginx takes over the listening sockets that NGINX names. So the port is the kernel's choice, and stays ours.
         process = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond, and no loop owns the process
             [PROGRAM, "-p", f"{folder}/", "-c", str(config), "-e", "stderr"],
             env={**os.environ, "NGINX": f"{listener.fileno()};"},
@@ -64,7 +64,7 @@ async def nginx(gateway: int, *, version: str = "1.1", listen: str = "", locatio
             stderr=subprocess.DEVNULL,
         )
         try:
-            yield Front(port)  # the socket listens already: a first request waits until nginx takes it
+            yield Front(port)  # the socket listens already, so a first request waits for nginx
         finally:
             process.terminate()
             await asyncio.to_thread(process.wait)

@@ -1,4 +1,4 @@
-"""Node, as the JavaScript tests run it."""
+"""Runs Node for the JavaScript tests."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ NODE = shutil.which("node", path=os.pathsep.join([str(Path(sys.executable).paren
 
 
 async def node(script: str, *arguments: str, program: str | None = NODE, seconds: float = 60.0) -> Any:
-    """Run `tests/js/SCRIPT` and return the JSON that it prints last. Raises RuntimeError with what it said instead."""
+    """Run `tests/js/SCRIPT` and return the JSON of its last line. Raises RuntimeError with its output if it fails."""
     if program is None:
         raise RuntimeError("there is no node: ./scripts/test installs one")
     process = await asyncio.create_subprocess_exec(

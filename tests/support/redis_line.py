@@ -1,4 +1,7 @@
-"""A line to a Redis server that loses an answer, or keeps it: what was asked is done, and nobody knows."""
+"""A proxy before a Redis server that loses an answer or holds it back.
+
+So the server has done what a gateway asked for, and the gateway does not know.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,45 +9,45 @@ from contextlib import asynccontextmanager
 
 
 class Line:
-    """One listener before a server. `url` leads through it."""
+    """The proxy. `url` leads through it to the server."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._word = b""
-        self._dies = self._keeps = self._dead = False
+        self._then_cut = self._keeps = self._is_cut = False
         self._mended = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.lost = asyncio.Event()  # the answer has been, or is kept
+        self.lost = asyncio.Event()  # set when the answer is lost, or held back
 
     def lose(self, word: str, *, dead: bool = True) -> None:
-        """Pass on the next request with this word in it, throw its answer away, and be `dead` from then on."""
-        self._word, self._dies, self._keeps = word.encode(), dead, False
+        """Pass on the next request with this word in it, and drop its answer. If `dead`, cut all connections then."""
+        self._word, self._then_cut, self._keeps = word.encode(), dead, False
         self.lost.clear()
 
     def keep(self, word: str) -> None:
-        """Pass on the next request with this word in it, and keep its answer until `mend`."""
+        """Pass on the next request with this word in it, and hold its answer back until `mend`."""
         self.lose(word, dead=False)
         self._keeps = True
         self._mended.clear()
 
     def mend(self) -> None:
-        """Be alive again."""
-        self._dead = False
+        """Take connections again, and pass on the answer that is held back."""
+        self._is_cut = False
         self._mended.set()
 
     def cut(self) -> None:
-        """Be dead."""
-        self._dead = True
+        """Close all connections, and take none until `mend`."""
+        self._is_cut = True
         for task in self._tasks - {asyncio.current_task()}:
             task.cancel()
 
     async def open(self) -> None:
-        """Begin to listen."""
+        """Listen on a port of the kernel's choice."""
         self._listener = await asyncio.start_server(self._connected, "127.0.0.1", 0)
         self.url = f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
 
     async def close(self) -> None:
-        """Cut all connections."""
+        """Stop listening, and close all connections."""
         self._listener.close()
         for task in self._tasks:
             task.cancel()
@@ -55,7 +58,7 @@ class Line:
         assert task is not None
         self._tasks.add(task)
         try:
-            if not self._dead:
+            if not self._is_cut:
                 await self._pass(reader, writer)
         except (OSError, asyncio.CancelledError):
             pass
@@ -76,7 +79,7 @@ class Line:
                     answer = await answers.read(1 << 20)
                     self.lost.set()
                     if not self._keeps:
-                        if self._dies:
+                        if self._then_cut:
                             self.cut()
                         return
                     await self._mended.wait()
@@ -95,7 +98,7 @@ class Line:
 
 @asynccontextmanager
 async def line_to(port: int) -> AsyncIterator[Line]:
-    """Open a line to the server on a port until the end of the block."""
+    """Run a proxy to the server on a port until the end of the block."""
     line = Line(port)
     await line.open()
     try:

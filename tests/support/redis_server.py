@@ -1,4 +1,4 @@
-"""A real Redis server, to be restarted, stopped and continued."""
+"""A real Redis server that a test can kill, restart, stop and continue."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ PROGRAM = shutil.which("redis-server") or shutil.which("valkey-server")
 
 
 class RedisServer:
-    """One server process with an append-only file in a folder of its own."""
+    """One server process with an append-only file in its own folder."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         self._folder = folder
@@ -38,7 +38,7 @@ class RedisServer:
             time.sleep(0.02)
 
     def call(self, *words: str) -> bytes:
-        """Send one command; return what comes at once, or nothing."""
+        """Send one command; return the first bytes of its answer, or none if the server is away."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=2) as sock:
                 sock.sendall((" ".join(words) + "\r\n").encode())
@@ -47,19 +47,19 @@ class RedisServer:
             return b""
 
     def kill(self) -> None:
-        """SIGKILL it."""
+        """Kill it with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def pause(self) -> None:
-        """Let it stand still."""
+        """Stop it with SIGSTOP."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """Let it run again."""
+        """Continue it with SIGCONT."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT)
 

@@ -1,4 +1,4 @@
-"""Clients that never read, as ordinary programs with the system's own buffers."""
+"""Clients that never read, with the system's default buffers."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from wire import completion, request
 
 
 def stuck(port: int, model: str, headers: dict[str, str] | None = None) -> socket.socket:
-    """Ask for a stream and do not read it."""
+    """Ask for a stream, and return the socket without reading from it."""
     sock = socket.create_connection(("127.0.0.1", port))
     sock.sendall(request("POST", "/v1/chat/completions", completion(model), headers))
     return sock
@@ -16,6 +16,6 @@ def stuck(port: int, model: str, headers: dict[str, str] | None = None) -> socke
 
 @asynccontextmanager
 async def never_read(port: int, model: str, count: int) -> AsyncIterator[list[socket.socket]]:
-    """Have `count` of them."""
+    """Yield the sockets of `count` such clients, open until the end of the block."""
     with ExitStack() as stack:
         yield [stack.enter_context(stuck(port, model)) for _ in range(count)]

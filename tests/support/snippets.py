@@ -1,4 +1,4 @@
-"""The fenced code of a page, and how to run it against a gateway."""
+"""Finds the fenced code of a page, and runs it against a gateway."""
 
 import asyncio
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 from gateway import ROOT
 from node import JS, NODE
 
-ADDRESS = "http://127.0.0.1:8080"  # of the gateway, in every page
+ADDRESS = "http://127.0.0.1:8080"  # of the gateway in every page
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BIN = str(Path(sys.executable).parent)
 
@@ -20,7 +20,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 async def run(language: str, code: str, root: str, folder: Path, typed: str = "", **environ: str) -> str:
-    """Run code of a page as its reader does, at the gateway `root`; return what it prints. Raises AssertionError."""
+    """Run code of a page against the gateway at `root`; return its output. Raises AssertionError if it fails."""
     for name, target in (("server", ROOT / "server"), ("node_modules", JS / "node_modules")):
         if not (folder / name).exists():
             (folder / name).symlink_to(target)

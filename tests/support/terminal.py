@@ -1,4 +1,4 @@
-"""The commands as a user runs them, with pipes in place of a terminal."""
+"""Runs the commands as a user does, with pipes in place of a terminal."""
 
 import asyncio
 import os
@@ -13,7 +13,7 @@ NO_KEY = {name: value for name, value in os.environ.items() if name != "SLUICEWA
 
 @asynccontextmanager
 async def running(*arguments: str, **environ: str) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `sluiceway` with pipes, and end it."""
+    """Run `sluiceway` with pipes until the end of the block."""
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "server", *arguments, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe,
@@ -29,7 +29,7 @@ async def running(*arguments: str, **environ: str) -> AsyncIterator[asyncio.subp
 
 
 async def run(*arguments: str, typed: str = "", **environ: str) -> tuple[int, str, str]:
-    """Run `sluiceway` to its end with what is typed; return its status, its output and what it said beside it."""
+    """Run `sluiceway` to its end with `typed` as its input; return its status, standard output and standard error."""
     async with running(*arguments, **environ) as process:
         out, err = await process.communicate(typed.encode())
     assert process.returncode is not None

@@ -1,4 +1,4 @@
-"""A client on a raw socket: every byte as it came, and every way to leave."""
+"""A client on a raw socket: it shows every byte as it came, and can leave in every way."""
 
 import asyncio
 import json
@@ -152,7 +152,7 @@ class Client:
         return status, headers
 
     async def more(self) -> bool:
-        """Read a piece of the body; False at its proper end. Raises CutError where it ends before that."""
+        """Read a piece of the body; return False at its proper end. Raises CutError if it ends before that."""
         if self._done:
             return False
         async with asyncio.timeout(WAIT):
@@ -231,7 +231,7 @@ class Client:
 
 
 async def until(condition: Callable[[], Awaitable[Any]], seconds: float = WAIT) -> Any:
-    """Wait until a condition is met; return what it gave. Raises TimeoutError."""
+    """Call a condition until its result is true, and return that. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not (found := await condition()):  # noqa: ASYNC110  # other processes set no event
             await asyncio.sleep(0.01)
