@@ -22,7 +22,7 @@ class PrivatePart:
     def __init__(self, name: str, check: Callable[[], None], *, instead: str) -> None:
         self.problem: str | None = None
         self.usable = True
-        self._name = name
+        self.name = name
         self._check = check
         self._instead = instead
         self._warned = False
@@ -48,7 +48,7 @@ class PrivatePart:
         """Log the problem, if there is one and it has not been logged yet."""
         if self.problem is not None and not self._warned:
             self._warned = True
-            log.warning("private part changed", part=self._name, problem=self.problem, instead=self._instead)
+            log.warning("private part changed", part=self.name, problem=self.problem, instead=self._instead)
 
 
 _parts: list[PrivatePart] = []

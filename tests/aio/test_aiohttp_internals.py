@@ -75,7 +75,7 @@ async def test_the_queues_are_replaced() -> None:
     use_small_queues(body)
     connector = UpstreamConnector()
     connection = Connection(web.Server(lambda _: web.Response()), loop=loop, **connection_options())
-    queues = [connection._messages, connector._factory()._buffer, body._buffer, body._http_chunk_splits]
+    queues = internals.queues(connection, internals.new_protocol(connector), body)
     assert [type(queue) for queue in queues] == [SmallDeque] * 4
     await connector.close()
 

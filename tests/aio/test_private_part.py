@@ -74,7 +74,7 @@ def test_completed() -> None:
         completed(waits())
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part._name)
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.name)
 def test_the_installed_libraries_are_as_expected(part: PrivatePart) -> None:
     """With the versions that setup.cfg allows no part takes the plain way."""
     assert part.problem is None

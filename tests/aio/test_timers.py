@@ -38,7 +38,7 @@ def run(request: pytest.FixtureRequest):
 
 
 async def empty(wheel: TimerWheel) -> None:
-    await until(lambda: asyncio.sleep(0, not wheel._ticking))
+    await until(lambda: asyncio.sleep(0, not internals.is_ticking(wheel)))
     await asyncio.sleep(0)  # the calls of its last tick
 
 
@@ -54,7 +54,7 @@ def test_each_is_called_once_and_never_early(run) -> None:
         for at, bell in bells:
             assert len(bell.rung) == 1
             assert bell.rung[0] >= at
-        assert not wheel._slots
+        assert not internals.timer_slots(wheel)
 
     run(scenario)
 
@@ -83,7 +83,7 @@ def test_what_was_dropped_leaves_nothing_behind(run) -> None:
         wheel, now, bell = timer_wheel(), asyncio.get_running_loop().time(), Bell()
         for number in range(10_000):
             wheel.drop(wheel.put(now + 600 + number / 100, bell), bell)
-        assert not wheel._slots
+        assert not internals.timer_slots(wheel)
         await empty(wheel)
 
     run(scenario)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import internals
 import pytest
 from aiohttp import web
 from hypothesis import given
@@ -47,9 +48,9 @@ def test_the_first_request_in_any_pieces(cuts, blank) -> None:
         assert connection.fresh
         for start, end in zip([0, *sorted(cuts)], [*sorted(cuts), len(data)], strict=True):
             connection.data_received(data[start:end])
-            assert connection.fresh == (connection._request_count == 0)
+            assert connection.fresh == (internals.requests_received(connection) == 0)
         assert not connection.fresh
-        assert connection._head_timer is None
+        assert not internals.waits_for_head(connection)
         connection.connection_lost(None)
 
     asyncio.run(scenario())
@@ -61,9 +62,9 @@ async def test_a_request_that_has_not_come(data) -> None:
     connection = await connected()
     connection.data_received(data)
     assert connection.fresh
-    assert connection._head_timer is not None
+    assert internals.waits_for_head(connection)
     connection.connection_lost(None)
-    assert connection._head_timer is None
+    assert not internals.waits_for_head(connection)
 
 
 async def test_a_head_that_the_parser_refuses() -> None:

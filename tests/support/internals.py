@@ -14,6 +14,7 @@ from aiohttp.client_proto import ResponseHandler
 
 from server.aio.deadline import Deadline
 from server.aio.timers import Due, TimerWheel
+from server.api.connection import Connection
 from server.api.delivery import Delivery
 from server.app import Gateway
 from server.config.settings import Model
@@ -31,6 +32,7 @@ from server.telemetry.stats import Slot, Stats
 from server.upstreams.client import UpstreamClient
 from server.upstreams.connector import UpstreamConnector
 from server.upstreams.pool import Upstreams
+from server.upstreams.sdk import QuickOpenAI, Sdk
 
 ReadToEnd = Callable[[aiohttp.ClientResponse], Awaitable[None]]
 
@@ -78,6 +80,16 @@ def set_wheel(deadline: Deadline, wheel: TimerWheel) -> None:
 
 
 # --- the gateway and its API --------------------------------------------------------------------------------------
+
+
+def requests_received(connection: Connection) -> int:
+    """Give how many heads aiohttp's parser has found: the gateway finds the first one by itself."""
+    return connection._request_count
+
+
+def waits_for_head(connection: Connection) -> bool:
+    """Whether the clock of a connection's first request runs."""
+    return connection._head_timer is not None
 
 
 def application(gateway: Gateway) -> web.Application:
@@ -174,6 +186,11 @@ def upstream_client(upstreams: Upstreams, name: str) -> UpstreamClient:
 def retired_clients(upstreams: Upstreams) -> Collection[UpstreamClient]:
     """Give the clients that a reload has replaced and that are not closed yet: none may stay."""
     return upstreams._retired
+
+
+def is_quick(sdk: Sdk) -> bool:
+    """Whether the SDK is used by its private part: a test takes both ways."""
+    return isinstance(sdk._client, QuickOpenAI)
 
 
 def is_closed(client: UpstreamClient) -> bool:

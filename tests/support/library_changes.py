@@ -1,7 +1,11 @@
 """Libraries whose private parts have changed, as a release might change them: each works in its public way."""
 
+# ruff: noqa: SLF001
+# Private parts of libraries are what this file changes.
+
 from collections import deque
 from types import SimpleNamespace
+from typing import Any
 
 import openai
 import pytest
@@ -15,7 +19,7 @@ from server.aio.private_part import PrivatePart
 from server.upstreams import sdk
 
 
-class OtherDeque(deque):
+class OtherDeque(deque[Any]):
     """Another class of queues."""
 
 
@@ -27,12 +31,12 @@ def queues(patch: pytest.MonkeyPatch) -> None:
 def pausing(patch: pytest.MonkeyPatch) -> None:
     """Note a pause under another name: a missed resume would stall an upstream without a word."""
 
-    def pause_reading(self) -> None:
+    def pause_reading(self: Any) -> None:
         self.stopped = True
         self._parser.pause_reading()
         self._pause_transport_reading()
 
-    def resume_reading(self, resume_parser: bool = True) -> None:
+    def resume_reading(self: Any, resume_parser: bool = True) -> None:
         self.stopped = False
         if resume_parser:
             self.data_received(b"")
@@ -47,7 +51,7 @@ def factory(patch: pytest.MonkeyPatch) -> None:
     """Make protocols by a function that takes no class."""
     init = BaseConnector.__init__
 
-    def changed(self, *args: object, **options: object) -> None:
+    def changed(self: Any, *args: Any, **options: Any) -> None:
         init(self, *args, **options)
         self._factory = self._factory.__call__
 
@@ -58,7 +62,7 @@ def connecting(patch: pytest.MonkeyPatch) -> None:
     """Connect by a function that is no coroutine, but gives something to wait for."""
     connect = BaseConnector.connect
 
-    def changed(self, req: object, traces: object, timeout: object) -> object:
+    def changed(self: Any, req: Any, traces: Any, timeout: Any) -> Any:
         return connect(self, req, traces, timeout)
 
     patch.setattr(BaseConnector, "connect", changed)
@@ -68,7 +72,7 @@ def heads(patch: pytest.MonkeyPatch) -> None:
     """Send every head at once: the switch is gone."""
     write_headers = web.StreamResponse._write_headers
 
-    async def changed(self) -> None:
+    async def changed(self: Any) -> None:
         await write_headers(self)
         self._payload_writer.send_headers()
 
@@ -80,7 +84,7 @@ def writing(patch: pytest.MonkeyPatch) -> None:
     """Wait for a full transport after each write, whatever the caller wants."""
     write = StreamWriter.write
 
-    async def changed(self, chunk: bytes) -> None:
+    async def changed(self: Any, chunk: bytes) -> None:
         await write(self, chunk, LIMIT=0)
 
     patch.setattr(StreamWriter, "write", changed)
@@ -89,7 +93,7 @@ def writing(patch: pytest.MonkeyPatch) -> None:
 def chunks(patch: pytest.MonkeyPatch) -> None:
     """Write the length of a chunk in more digits."""
 
-    def changed(self, chunk: bytes) -> None:
+    def changed(self: Any, chunk: bytes) -> None:
         self._writelines((b"%06x\r\n" % len(chunk), chunk, b"\r\n"))
 
     patch.setattr(StreamWriter, "_write_chunked_payload", changed)
@@ -99,14 +103,14 @@ def headers(patch: pytest.MonkeyPatch) -> None:
     """Make the bytes of a head when it is sent, not before."""
     write_headers = StreamWriter.write_headers
 
-    async def changed(self, status_line: str, fields: object) -> None:
+    async def changed(self: Any, status_line: str, fields: Any) -> None:
         await write_headers(self, status_line, fields)
         self.late = status_line, fields
 
-    def get(self) -> bytes | None:
+    def get(self: Any) -> bytes | None:
         return http_writer._serialize_headers(*self.late) if self.late else None
 
-    def put(self, value: bytes | None) -> None:
+    def put(self: Any, value: bytes | None) -> None:
         self.late = None
 
     patch.setattr(StreamWriter, "write_headers", changed)
@@ -122,7 +126,7 @@ def requests(patch: pytest.MonkeyPatch) -> None:
     """Let the SDK build requests of a type that it does not tell."""
     build = openai._base_client.BaseClient._build_request
 
-    def changed(self, options, *, retries_taken=0):
+    def changed(self: Any, options: Any, *, retries_taken: int = 0):  # type: ignore[no-untyped-def]  # that is the change
         return build(self, options, retries_taken=retries_taken)
 
     patch.setattr(openai._base_client.BaseClient, "_build_request", changed)

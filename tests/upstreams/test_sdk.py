@@ -1,13 +1,14 @@
 """The SDK's client: what it sends is the gateway's own, in both of its ways."""
 
 import httpx2
+import internals
 import openai
 import pytest
 from library_changes import CHANGES
 
 from server.config.settings import Upstream
 from server.upstreams.connecting import tls_context
-from server.upstreams.sdk import BUILD_REQUEST, PATH, QuickOpenAI, Sdk
+from server.upstreams.sdk import BUILD_REQUEST, PATH, Sdk
 from server.upstreams.transport import AiohttpTransport
 
 SETTINGS = Upstream(name="u", base_url="http://127.0.0.1:1/v1", headers={"X-Mine": "mine", "User-Agent": "me"})
@@ -40,7 +41,7 @@ async def test_what_is_sent(way) -> None:
     """The body as it is, to the upstream's address, with the usual headers, the configured ones and the request's."""
     transport = Answering()
     sdk = Sdk(SETTINGS, key="sk-1", organization="org", transport=transport)
-    assert isinstance(sdk._client, QuickOpenAI) is (way == "quick")
+    assert internals.is_quick(sdk) is (way == "quick")
     assert (await sdk.complete(b"one", HEADERS)).status_code == 200
     assert (await sdk.complete(b"two", {})).status_code == 200
     one, two = transport.sent
