@@ -81,8 +81,8 @@ def _seconds(text: str) -> float:
 def _tail(options: argparse.Namespace, client: httpx2.Client) -> None:
     if not STREAM_ID.fullmatch(options.id):
         raise CommandError(f"{options.id!r} is no id of a stream.")
-    form = {} if options.raw else {"format": "openai"}
-    params = {**form, "after": str(options.after)}
+    dialect = {} if options.raw else {"format": "openai"}
+    params = {**dialect, "after": str(options.after)}
     with client.stream("GET", f"/v1/streams/{options.id}", params=params, headers={"Accept": EVENTS}) as response:
         if not options.raw or not has_events(response):
             print_stream(response)

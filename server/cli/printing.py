@@ -1,4 +1,4 @@
-"""Prints the text of a stream in the OpenAI form as it comes, for `sluiceway tail` and `sluiceway chat`."""
+"""Prints the text of a stream in the chat dialect as it comes, for `sluiceway tail` and `sluiceway chat`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any

@@ -207,7 +207,7 @@ def _session(request: httpx2.Request) -> str | None:
 
 
 def _is_terminal(event: Event) -> bool:
-    """Whether this event ends the stream: `[DONE]` or an error in the OpenAI form, `done` in the native form."""
+    """Whether this event ends the stream: `[DONE]` or an error in the chat dialect, `done` in the native one."""
     if event.type:
         return event.type == b"done"
     if event.data == b"[DONE]":

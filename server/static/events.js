@@ -6,7 +6,7 @@
  *     events.addEventListener("end", () => …);
  *
  * Each event of the gateway is dispatched under its own name: `start`, `token`, `reasoning`, `tool_call`,
- * `tool_result`, `recovery`, `error`, `gap`, `done`. Events of a stream in the OpenAI form are dispatched as `message`.
+ * `tool_result`, `recovery`, `error`, `gap`, `done`. Events of a stream in the chat dialect are dispatched as `message`.
  * Each is a `MessageEvent` with parsed `data` and `lastEventId`. There are three further events: `open` for every
  * connection, `cut` when a connection is lost and the next attempt begins, and `end`, which always comes last and
  * exactly once.

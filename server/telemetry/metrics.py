@@ -99,7 +99,7 @@ class Metrics:
         self.delivered = 0  # counted here first: a counter with a lock is too expensive per token
         self.disconnects = counter("sluiceway_client_disconnects_total", "Readers that left early.", ["reason"])
         self.recoveries = counter("sluiceway_recoveries_total", "Recoveries after content.", ["strategy", "outcome"])
-        self.takeovers = counter("sluiceway_takeovers_total", "Streams whose relay was gone.", ["strategy", "outcome"])
+        self.takeovers = counter("sluiceway_takeovers_total", "Takeovers of orphaned streams.", ["strategy", "outcome"])
         self.errors = counter("sluiceway_upstream_errors_total", "Failed attempts.", ["target", "kind"])
         self.ttft = histogram("sluiceway_ttft_seconds", "Seconds from acceptance to the first token.", TTFT_BUCKETS,
                               ["target"])  # fmt: skip
