@@ -53,7 +53,7 @@ class Catalog:
 
     async def orphans(self) -> AsyncIterator[RedisLog]:
         """Yield the logs without an ending whose holder has gone. Raises StoreError."""
-        async for log in self._several(await self._server.script("ORPHANS")):
+        async for log in self._several(await self._server.script("orphans")):
             yield log
 
     async def _facts(self, stream_id: str) -> list[bytes | None]:

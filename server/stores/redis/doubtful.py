@@ -49,7 +49,7 @@ class Doubtful:
         try:
             ours = await self._ours(list(looked_at))
             if ours:
-                await self._server.script("DISOWN", self._name, *ours, patience=PATIENCE)
+                await self._server.script("disown", self._name, *ours, patience=PATIENCE)
         except BaseException:
             self._ids |= looked_at
             raise

@@ -37,7 +37,7 @@ class Lease:
     async def give_back(self) -> None:
         """End the lease: all logs can be claimed at once. Raises StoreError."""
         await self.doubtful.give_back()
-        await self._server.script("GIVE_BACK", self.name, *self.held, patience=1.0)
+        await self._server.script("give_back", self.name, *self.held, patience=1.0)
 
     async def renew(self, news: News) -> Sequence[RedisLog]:
         """Extend the lease where a third of it is over; return what was claimed elsewhere. Raises StoreError.
@@ -91,7 +91,7 @@ class Lease:
         """Take a log over; return its new epoch, or 0 where it is held or has ended. Raises StoreError."""
         await self._server.identify()
         values = (log.beginning.id, self.name, int(force), self._server.history, self._server.skip, time.time())
-        epoch = int(await self._server.script("CLAIM", *values))
+        epoch = int(await self._server.script("claim", *values))
         before = self.held.get(log.beginning.id)
         if epoch and before is not None and before is not log:
             before.fenced = True

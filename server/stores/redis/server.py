@@ -12,7 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from server.core.errors import StoreError
-from server.stores.redis import scripts
+from server.stores.redis.scripts import SCRIPTS
 
 PREFIX = "sluiceway:"
 CALL_TIMEOUT = 5.0  # seconds for one answer of the server
@@ -52,10 +52,7 @@ class Server:
             socket_connect_timeout=CALL_TIMEOUT,
             retry=Retry(NoBackoff(), 0),
         )
-        self._scripts = {
-            name: self.redis.register_script(getattr(scripts, name))
-            for name in ("APPEND", "RELEASE", "CREATE", "CLAIM", "ORPHANS", "DISOWN", "GIVE_BACK", "SWEEP")
-        }
+        self._scripts = {name: self.redis.register_script(text) for name, text in SCRIPTS.items()}
         await self.ask(lambda: self.redis.info("server"), patience=0.0)
         await self.identify()
 

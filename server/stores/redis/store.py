@@ -1,7 +1,7 @@
 """The Redis store: any number of instances on any number of machines; works on Valkey as well.
 
 The log is the truth: appends of all streams go out together, each checked against its log's epoch in the same step
-(`redis_scripts.py`). Pub/sub only wakes; whoever waits looks again on a timer, too. Persistence is Redis' own: run it
+(`lua/append.lua`). Pub/sub only wakes; whoever waits looks again on a timer, too. Persistence is Redis' own: run it
 with `appendonly yes`.
 """
 
@@ -90,13 +90,13 @@ class RedisStore:
             creations = [write for write in batch if isinstance(write, Creation)]
             writes = placed(write for write in batch if isinstance(write, Append))
             if releases:
-                await self._server.persist("RELEASE", [value for one in releases for value in _key(one.beginning)])
+                await self._server.persist("release", [value for one in releases for value in _key(one.beginning)])
             for release in releases:
                 release.succeed()
-            found = await self._server.persist("CREATE", self._beginnings(creations, now)) if creations else []
+            found = await self._server.persist("create", self._beginnings(creations, now)) if creations else []
             for creation, stream_id in zip(creations, found, strict=True):
                 creation.succeed(stream_id.decode())
-            told = await self._server.persist("APPEND", self._records(writes, now)) if writes else []
+            told = await self._server.persist("append", self._records(writes, now)) if writes else []
             answers = {int(place): answer for place, answer in (one.decode().split(" ") for one in told)}
             for place, write in enumerate(writes):
                 settle(write, answers.get(place), now)
@@ -212,7 +212,7 @@ class RedisStore:
     async def sweep(self, now: float) -> None:
         """Delete what is over. Raises StoreError."""
         self._marked = {one: at for one, at in self._marked.items() if at > now - self._lease.seconds}
-        await self._server.script("SWEEP", now - self._retention, self._max_bytes, AT_ONCE)
+        await self._server.script("sweep", now - self._retention, self._max_bytes, AT_ONCE)
 
 
 def _key(beginning: Beginning) -> tuple[str, str]:

@@ -110,7 +110,7 @@ async def test_a_claim_that_was_made(stores, line, step):
     log = await other.create(beginning())
     await log.append(tokens(2))
     found = await store.find(log.beginning.id)
-    line.lose(word(store, "CLAIM") if step == "claim" else f"log:{log.beginning.id}")
+    line.lose(word(store, "claim") if step == "claim" else f"log:{log.beginning.id}")
     with pytest.raises(StoreError):
         await store.claim(found, force=True)
     with pytest.raises(StoreError):
@@ -129,7 +129,7 @@ async def test_a_claim_that_was_made_again(stores, line, server):
     store, other = stores
     log = await other.create(beginning())
     for _ in range(20):
-        line.lose(word(store, "CLAIM"))
+        line.lose(word(store, "claim"))
         with pytest.raises(StoreError):
             await store.claim(log, force=True)
         line.mend()
@@ -147,7 +147,7 @@ async def test_a_claim_that_another_has_made_since(stores, line, server):
     store, other = stores
     log = await other.create(beginning())
     found = await store.find(log.beginning.id)
-    line.lose(word(store, "CLAIM"))
+    line.lose(word(store, "claim"))
     with pytest.raises(StoreError):
         await store.claim(found, force=True)
     line.mend()
@@ -278,5 +278,5 @@ async def test_a_creation_that_comes_late(stores):
     log = await store.create(made)
     await log.append(tokens(2))
     late = (time.time(), 600.0, store._lease.name, store._server.history, made.id, "", dump_beginning(made), made.body)
-    assert await store._server.script("CREATE", *late) == [made.id.encode()]
+    assert await store._server.script("create", *late) == [made.id.encode()]
     assert await everything(await other.find(made.id)) == tokens(2)
