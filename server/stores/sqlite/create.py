@@ -7,9 +7,9 @@ from typing import Any
 from server.core.records import Beginning, dump_beginning
 from server.stores.sqlite.database import Connection, checksum
 
-NONE_LOST = b"[]"  # the schema's default
-ROW = f", (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, {checksum(NONE_LOST)})"
-COLUMNS = "id, owner, idempotency, beginning, body, crc, instance, boot, active, epoch, lost_crc"
+NOTHING_LOST = "[]"
+ROW = f", (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, '{NOTHING_LOST}', {checksum(NOTHING_LOST.encode())})"
+COLUMNS = "id, owner, idempotency, beginning, body, crc, instance, boot, active, epoch, lost, lost_crc"
 AT_ONCE = 1000  # logs; SQLite takes 32,766 values in a statement
 
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from server.aio.threads import Worker
 from server.core.errors import StoreError
-from server.stores.sqlite.schema import migrate
+from server.stores.sqlite.schema import prepare
 
 Result = TypeVar("Result")
 Connection = sqlite3.Connection
@@ -52,7 +52,7 @@ class Database:
         self._copier: Connection | None = None
 
     async def open(self) -> None:
-        """Open the file, making or migrating it. Raises StoreError."""
+        """Open the file, or make it. Raises StoreError."""
         self._writing, self._reading, self._copying = (Worker(f"sqlite-{name}") for name in ("write", "read", "copy"))
         await self._run(self._writing, self._open)
 
@@ -66,7 +66,7 @@ class Database:
         except OSError as error:
             raise StoreError(f"The database {self.path} cannot be opened: {error.strerror}.") from error
         self._writer = self._connect()
-        migrate(self._writer, self.path)
+        prepare(self._writer, self.path)
         self._reader = self._connect()
         self._copier = self._connect()
 
@@ -94,9 +94,9 @@ class Database:
             if one is not None:
                 one.close()
 
-    def verify(self, crc: int | None, *data: bytes) -> None:
+    def verify(self, crc: int, *data: bytes) -> None:
         """Compare data that was read with the checksum that it was written with. Raises StoreError."""
-        if crc is not None and crc != checksum(*data):
+        if crc != checksum(*data):
             self.damage = f"The database {self.path} {WORDS[sqlite3.SQLITE_CORRUPT]}."
             raise StoreError(self.damage)
 

@@ -50,7 +50,9 @@ class Health:
 
 
 def _put(db: Connection) -> None:
-    db.execute("INSERT OR REPLACE INTO chunks (log, first, start, data) VALUES (0, 0, 0, zeroblob(?))", (TRIAL,))
+    db.execute(
+        "INSERT OR REPLACE INTO chunks (log, first, start, data, crc) VALUES (0, 0, 0, zeroblob(?), 0)", (TRIAL,)
+    )
 
 
 def _take_away(db: Connection) -> None:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 from contract import DONE, beginning, ending, everything, tokens
-from test_sqlite import TestSqlite
+from test_sqlite import TestSqlite as Contract
 
 from server.core.errors import StoreError
 from server.core.records import Record
@@ -18,7 +18,7 @@ LARGE = [Record("chunk", b"x" * 70_000)]  # more than what is put into a chunk
 @pytest.fixture
 async def stores(tmp_path):
     """Two instances of one store."""
-    made = [SqliteStore(TestSqlite().settings(tmp_path)) for _ in range(2)]
+    made = [SqliteStore(Contract().settings(tmp_path)) for _ in range(2)]
     for store in made:
         await store.open()
     yield made
