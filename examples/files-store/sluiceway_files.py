@@ -1,4 +1,4 @@
-"""A store that keeps what was said in files, one a stream: memory holds only where each record ends.
+"""A store that keeps records in files, one per stream: memory holds only where each record ends.
 
 `[store] kind = "files"`, and `path` is the folder. Nothing is taken over from an earlier process (`durable` is False),
 so the folder is emptied at the start.
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
+from server.core.ports import Shown
 from server.core.records import Beginning, Ending, Record
 
 
@@ -30,25 +31,32 @@ class FileLog:
         self._kinds: list[str] = []
 
     @property
-    def bytes(self) -> int:
-        """Size of all data."""
+    def size(self) -> int:
+        """Size of all data, in bytes."""
         return self._ends[-1]
 
-    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
-        """Write records. Raises StoreError, and then nothing was added."""
+    def put(self, records: Sequence[Record], shown: Shown | None = None) -> None:  # noqa: ARG002 — the Log protocol's
+        """Write records. They may be shown at once: `shown` is for a log that commits later.
+
+        Raises StoreError, and then nothing was added.
+        """
         if self.ending is not None:
             raise StoreError(f"stream {self.beginning.id} has ended")
         try:
             with self.file.open("r+b" if self.file.exists() else "w+b") as file:
-                file.seek(self.bytes)  # over what a write that failed has left
+                file.seek(self.size)  # over what a write that failed has left
                 file.write(b"".join(record.data for record in records))
         except OSError as error:
             raise StoreError(f"{self.file} cannot be written: {error.strerror}") from error
         for record in records:
-            self._ends.append(self.bytes + len(record.data))
+            self._ends.append(self.size + len(record.data))
             self._kinds.append(record.kind)
         self.tail += len(records)
         self.last_activity = time.time()
+
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
+        """Write records, the last ones with the ending. Raises StoreError, and then nothing was added."""
+        self.put(records)
         self.ending = ending
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
@@ -134,10 +142,10 @@ class FileStore:
 
     async def sweep(self, now: float) -> None:
         """Delete logs whose retention is over, and the oldest ended ones while all are larger than the bound."""
-        size = sum(log.bytes for log in self._logs.values())
+        size = sum(log.size for log in self._logs.values())
         for log in list(self._logs.values()):
             if self._over(log, now) or (log.ending is not None and size > self._max_bytes):
-                size -= log.bytes
+                size -= log.size
                 await self.release_key(log)
                 del self._logs[log.beginning.id]
                 log.file.unlink(missing_ok=True)

@@ -148,7 +148,7 @@ class Delivery(Channel):
         """
         opened = self._stream.log
         if self.cursor < opened.tail:
-            self.offset = opened.bytes
+            self.offset = opened.size
             self._stream.progressed()
         else:
             self.live = self.pushed

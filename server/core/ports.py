@@ -7,43 +7,50 @@ from typing import Any, Protocol
 from server.core.errors import Kind
 from server.core.records import Beginning, Ending, Record
 
+# Called with records that may be shown now, and with the log's `tail` and `size` up to and with them.
 Shown = Callable[[Sequence[Record], int, int], None]
 
 
-class UnderWay(Protocol):
-    """An append that nobody has waited for yet."""
+class PendingAppend(Protocol):
+    """Records that are on their way into a log."""
 
     async def decided(self) -> Any:
-        """Return when the records are in the log. Raises StoreError, as `Log.append` does."""
+        """Return when the records are in the log. Raises Fenced and StoreError, as `Log.append` does."""
 
 
 class Log(Protocol):
     """One stream's records, append-only, numbered from 1.
 
-    `tail` is the number of the last record that may be shown, `bytes` the size of all data so far, `lost` the numbers
-    (first, last) of runs of records that the store once had and has no more: nearly always none. `target` names the
-    target that answers; who sets it sees it stored with the next append.
-
-    A log that need not be waited for may also have `append_now(records) -> None`, an append without an ending that is
-    no coroutine: a token is then shown in the turn of the loop in which it came. One that commits in batches may have
-    `append_soon(records, shown) -> UnderWay`, which calls `shown(records, tail, bytes)` when the records may be shown,
-    with the log's figures up to them: a relay then reads on meanwhile. When they cannot be added `shown` is not called,
-    and every later append raises why. Their order is that of the calls, those of `append` among them.
+    `tail` is the number of the last record that may be shown, `size` the bytes of all data so far. `lost` are runs of
+    record numbers (first, last) that the store once had and no longer has: nearly always none. `ending` is what the
+    last append was given. `target` names the upstream target that answers; a new value is stored with the next append.
     """
 
     beginning: Beginning
     tail: int
-    bytes: int
+    size: int
     lost: Sequence[tuple[int, int]]
     ending: Ending | None
     last_activity: float
     target: str
 
+    def put(self, records: Sequence[Record], shown: Shown) -> PendingAppend | None:
+        """Add records without waiting. This is the way of every token, so it is no coroutine.
+
+        Returns None if the records are in the log already: the caller may show them. A log that commits later returns
+        the pending append. It calls `shown(records, tail, size)` in the event loop when the records may be shown, but
+        never before `put` has returned. If the records cannot be added, `shown` is not called. If nobody waits for
+        `decided` then, no later append is made, and each raises why. Records are added in the order of the calls of
+        `put` and `append`.
+
+        Raises StoreError from a log that returns None: nothing was added.
+        """
+
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
-        """Add records (the last of them the ending record, if `ending`), all or none; they may be shown on return.
+        """Add records, all or none. They may be shown on return. With `ending`, the last one is the ending record.
 
         Appends that wait at the same time are added in the order of their calls. A call that is cancelled returns when
-        it is decided: `tail` tells whether the records were added, and may be shown.
+        it is decided: if it was made, `tail` and `ending` say so.
 
         Raises:
             Fenced: another instance has taken the stream over.
@@ -64,11 +71,14 @@ class Log(Protocol):
 
 
 class Store(Protocol):
-    """All logs. One contract test suite (tests/stores/contract.py) runs over every implementation.
+    """All logs. One contract test suite (tests/support/contract.py) runs over every implementation.
 
     A durable store is shared by instances. Each log has one instance at a time that may append: the one that created
-    it, until another claims it. Every claim begins a new epoch, and an append of an older one is Fenced. Where `create`
-    or `claim` raises StoreError, what may have been made all the same is given back with the next `renew`.
+    it, until another claims it. Every claim begins a new epoch, and an append of an older one is Fenced. If `create`
+    or `claim` raises, or its caller is cancelled, what may have been made all the same is given back with the next
+    `renew`.
+
+    There is one object per log: all methods that return a log return the same one, brought up to date.
     """
 
     durable: bool  # whether logs outlive the process, and can be claimed and followed

@@ -5,14 +5,14 @@ far the tail is ahead of the fastest reader, in bytes; above the high water the 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from server.aio.event import Event
 from server.core.dialect import Dialect
 from server.core.errors import StreamError
 from server.core.lifecycle import State, advance
-from server.core.ports import Log, Shown, UnderWay
+from server.core.ports import Log, PendingAppend
 from server.core.records import Ending, Record
 from server.core.replay import LoggedTurn, replay
 
@@ -40,13 +40,10 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
-        "_append_now",
-        "_append_soon",
         "_max_bytes",
         "_max_lag",
+        "_pending",
         "_room",
-        "_undecided",
-        "_under_way",
         "beginning",
         "dialect",
         "drained",
@@ -66,10 +63,7 @@ class Stream:
     def __init__(self, log: Log, dialect: Dialect, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
         self.log = log
         self.dialect = dialect
-        self._append_now: Callable[[Sequence[Record]], None] | None = getattr(log, "append_now", None)
-        self._append_soon: Callable[[Sequence[Record], Shown], UnderWay] | None = getattr(log, "append_soon", None)
-        self._under_way: UnderWay | None = None  # an append that was not waited for
-        self._undecided = 0  # records of it
+        self._pending: PendingAppend | None = None  # an append that was not waited for
         self.beginning = log.beginning
         self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
@@ -101,7 +95,7 @@ class Stream:
 
     def relayed(self) -> None:
         """Note that a relay begins here: what an earlier one had under way, or its readers were told, is over."""
-        self._under_way, self._undecided = None, 0
+        self._pending = None
         if self.fault is not None:
             self.fault = None
             self.ended.clear()
@@ -130,43 +124,39 @@ class Stream:
             if reader.live:
                 return 0
             fastest = max(fastest, reader.offset)
-        return self.log.bytes - fastest if self.readers else 0
+        return self.log.size - fastest if self.readers else 0
 
     def move(self, state: State) -> None:
         """Change the state, as the lifecycle's table allows."""
         self.state = advance(self.state, state)
 
     def append_now(self, records: Sequence[Record]) -> bool:
-        """Log records and show them where their log need not be waited for; False: `append` has to be awaited.
+        """Log records without waiting; they are shown as soon as the log has them.
+
+        One append at a time may be pending, so that a slow store slows the relay down: False means that one is, and
+        that `append` has to be awaited. Records that cannot be logged are not shown, and the next append raises why.
 
         Raises:
             StreamError: the log is past `max_stream_bytes`.
+            StoreError: the log cannot be written.
 
         """
-        if self._append_now is None:
-            return self._put(records)
-        if records:
-            self._append_now(records)
-            self._show(records, self.log.tail, self.log.bytes)
-            if self.log.bytes > self._max_bytes:
-                self.bound(self.log.bytes)
-        return True
-
-    def _put(self, records: Sequence[Record]) -> bool:
-        """Log records that are shown once they may be; one such append at a time, so that a slow store slows us down.
-
-        What cannot be logged is not shown, and the next append raises why.
-        """
-        if self._append_soon is None or self._under_way is not None:
+        if self._pending is not None:
             return False
         if records:
-            self.bound(self.log.bytes)
-            self._undecided = len(records)
-            self._under_way = self._append_soon(records, self._decided)
+            log = self.log
+            if log.size > self._max_bytes:
+                self.bound(log.size)
+            self._pending = pending = log.put(records, self._durable)
+            if pending is None:
+                self._show(records, log.tail, log.size)
+                if log.size > self._max_bytes:
+                    self.bound(log.size)
         return True
 
-    def _decided(self, records: Sequence[Record], tail: int, size: int) -> None:
-        self._under_way, self._undecided = None, 0
+    def _durable(self, records: Sequence[Record], tail: int, size: int) -> None:
+        """Show records that were pending."""
+        self._pending = None
         self._show(records, tail, size)
 
     async def turns(self, choices: int) -> list[LoggedTurn]:
@@ -175,8 +165,8 @@ class Stream:
 
     async def records(self) -> Sequence[Record]:
         """Return everything that was logged so far. Raises StoreError."""
-        if self._under_way is not None:
-            await self._under_way.decided()
+        if self._pending is not None:
+            await self._pending.decided()
         return await self.log.read(0, READ_ALL)
 
     async def append(self, records: Sequence[Record]) -> None:
@@ -189,16 +179,15 @@ class Stream:
         """
         if not records:
             return
-        tail = self.log.tail + self._undecided + len(records)
-        try:
-            await self.log.append(records)
-        finally:  # a call that is cancelled may have been made
-            if self.log.tail >= tail:
-                self._show(records, self.log.tail, self.log.bytes)
-        self.bound(self.log.bytes)
+        pending = self.log.put(records, self._durable)  # it shows them even if the caller is cancelled meanwhile
+        if pending is None:
+            self._show(records, self.log.tail, self.log.size)
+        else:
+            await pending.decided()
+        self.bound(self.log.size)
 
     def bound(self, size: int) -> None:
-        """Raise StreamError where `size` bytes are more than one log may hold."""
+        """Raise StreamError if `size` bytes are more than one log may hold."""
         if size > self._max_bytes:
             raise StreamError(f"The stream is larger than {self._max_bytes} bytes.", "stream_too_large", 502)
 
@@ -206,11 +195,11 @@ class Stream:
         """Log the last records with the ending, once, and show them."""
         try:
             await self.log.append(records, ending)
-        finally:  # a call that is cancelled may have been made
-            if self.log.ending is not None and not self.ended.is_set():
+        finally:  # a call that is cancelled may have been made; another instance may have ended the log instead
+            if self.log.ending == ending and not self.ended.is_set():
                 self.move(ending.state)
                 self.ended.set()
-                self._show(records, self.log.tail, self.log.bytes)
+                self._show(records, self.log.tail, self.log.size)
                 for reader in self.readers:
                     reader.wake.set()
                 self._room.set()
@@ -277,7 +266,7 @@ class Stream:
             "created": self.beginning.created,
             "last_activity": log.last_activity,
             "records": log.tail,
-            "bytes": log.bytes,
+            "bytes": log.size,
             "lag": 0 if ending else self.lag,
             "readers": len(self.readers),
             "recoveries": ending.recoveries if ending else self.recoveries,

@@ -12,7 +12,7 @@ def account(stream: Stream, relay: Relay) -> None:
     """End the span, and write the line unless the stream goes on in another process."""
     ending, progress = stream.log.ending, relay.progress
     facts = {
-        "bytes": stream.log.bytes,
+        "bytes": stream.log.size,
         "drain_ms": round(stream.drained * 1000, 1),
         "attempts": progress.attempts,
     }

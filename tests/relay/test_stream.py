@@ -86,7 +86,7 @@ async def test_a_token_is_shown_when_it_is_durable(tmp_path: Path) -> None:
     assert stream.append_now(chunks("five"))
     await stream.finish([Record("done", b"[DONE]")], ENDING)
     assert reader.ids == [1, 2, 3, 4, 5, 6]
-    assert reader.offset == stream.log.bytes
+    assert reader.offset == stream.log.size
     await store.close()
 
 

@@ -9,8 +9,10 @@ Instances of a durable store that are made with the same settings must share the
 import asyncio
 import itertools
 import time
+import types
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Generator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +79,47 @@ async def listed(store: Store) -> list[str]:
     return [log.beginning.id async for log in store.logs()]
 
 
+class Waits:
+    """Runs a coroutine and cancels it when it waits for the `place`-th time.
+
+    `cancelled` is whether that made it raise: a library may lose a cancellation. `over`: it came to its end before.
+    """
+
+    def __init__(self, place: int) -> None:
+        self._place = place
+        self._count = 0
+        self.cancelled = False
+
+    async def run(self, coroutine: Coroutine[Any, Any, Any]) -> None:
+        """Run it in a task of its own."""
+        task = asyncio.create_task(self._drive(coroutine))
+        await asyncio.wait([task])
+        self.cancelled = task.cancelled()
+        if not self.cancelled:
+            task.result()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has waited less often than that."""
+        return self._count < self._place
+
+    @types.coroutine
+    def _drive(self, coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, None]:
+        step, value = coroutine.send, None
+        with suppress(StopIteration):
+            while True:
+                waiting_for = step(value)
+                self._count += 1
+                if self._count == self._place:
+                    task = asyncio.current_task()
+                    assert task is not None
+                    task.cancel()  # as soon as it waits for this
+                try:
+                    value, step = (yield waiting_for), coroutine.send
+                except BaseException as error:  # noqa: BLE001 — the coroutine gets it
+                    value, step = error, coroutine.throw
+
+
 class StoreContract:
     """For every store."""
 
@@ -118,7 +161,7 @@ class StoreContract:
             error={"error": {"code": "x"}}, status=502, retry_after=2.0,
         )  # fmt: skip
         log = await store.create(facts)
-        assert (log.tail, log.bytes, log.ending, list(log.lost)) == (0, 0, None, [])
+        assert (log.tail, log.size, log.ending, list(log.lost)) == (0, 0, None, [])
         log.target = "local/small"
         await log.append([Record("error", b"{}")], end)
         found = await store.find(facts.id)
@@ -142,7 +185,7 @@ class StoreContract:
 
     async def _check_cursors(self, log: Log, wanted: Sequence[Record]) -> None:
         assert log.tail == len(wanted)
-        assert log.bytes == sum(len(data) for _, data in wanted)
+        assert log.size == sum(len(data) for _, data in wanted)
         for cursor in range(len(wanted) + 1):
             assert await log.offset(cursor) == sum(len(data) for _, data in wanted[:cursor])
             for piece in (1, 20, 300, ALL):
@@ -229,24 +272,48 @@ class StoreContract:
             for _ in range(3):
                 await asyncio.gather(*map(one, range(200)))
 
-    async def test_appends_that_nobody_waits_for(self, store: Store) -> None:
-        """They are told when they may be shown, in the order of the calls and before a later append returns."""
+    async def test_put(self, store: Store) -> None:
+        """Records that are put are in the log at once, or are shown later: in order, and before a later append returns.
+
+        A log that commits later shows nothing before `put` returns.
+        """
         log = await store.create(beginning())
-        if not hasattr(log, "append_soon"):
-            pytest.skip("this store has no such appends")
         shown: list[tuple[list[Record], int, int]] = []
 
         def show(records: Sequence[Record], tail: int, size: int) -> None:
             assert log.tail >= tail
             shown.append((list(records), tail, size))
 
+        pending = []
         async with asyncio.timeout(WAIT):
-            log.append_soon(tokens(2), show)
-            log.append_soon(tokens(1, first=3), show)
-            assert not shown
+            for records in (tokens(2), tokens(1, first=3)):
+                pending.append(log.put(records, show))
+                assert not shown
+                if pending[-1] is None:
+                    show(records, log.tail, log.size)
+                    expected, shown = shown, []
             await log.append(DONE, ending())
-        assert shown == [(tokens(2), 2, 7), (tokens(1, first=3), 3, 7 + 256)]
+        wanted = [(tokens(2), 2, 7), (tokens(1, first=3), 3, 7 + 256)]
+        if pending == [None, None]:
+            assert expected == wanted[1:]
+        else:
+            assert None not in pending
+            assert shown == wanted
+            for one in pending:
+                await one.decided()
         assert await everything(log) == tokens(3) + DONE
+
+    async def test_one_object_per_log(self, store: Store) -> None:
+        """Whichever way a log is come by, it is the same object, up to date."""
+        log = await store.create(facts := beginning(idempotency=("k", "a")))
+        assert await store.create(beginning(owner=facts.owner, idempotency=("k", "a"))) is log
+        for _ in range(2):
+            await log.append(tokens(1, first=log.tail + 1))
+            assert await store.find(facts.id) is log
+            assert log in [one async for one in store.logs()]
+        await log.append(DONE, ending())
+        assert await store.find(facts.id) is log
+        assert await everything(log) == tokens(2) + DONE
 
     async def test_nothing_after_the_ending(self, store: Store) -> None:
         """An ended log takes no record, and says so."""
@@ -416,7 +483,7 @@ class DurableContract(StoreContract):
         one, two = stores
         log = await one.create(beginning())
         await log.append(tokens(5))
-        size = log.bytes
+        size = log.size
         await self.lose(one, log)
         await log.append([*tokens(2), *DONE], ending())
         found = await two.find(log.beginning.id)
@@ -429,7 +496,7 @@ class DurableContract(StoreContract):
             assert list(await reading.read(last, ALL)) == tokens(2) + DONE
             sizes = [await reading.offset(n) for n in (5, first, last - 1, last, last + 1, last + 2, reading.tail)]
             assert sizes == sorted(sizes)
-            assert (sizes[0], sizes[-1]) == (size, reading.bytes)
+            assert (sizes[0], sizes[-1]) == (size, reading.size)
 
     async def test_outlives_its_instance(self, tmp_path: Path) -> None:
         """What was appended is there after the store was closed and opened again, and can be claimed at once."""
@@ -488,8 +555,7 @@ class DurableContract(StoreContract):
         found = await two.find(log.beginning.id)
         assert found is not None
         assert await two.claim(found)
-        if hasattr(log, "append_soon"):
-            log.append_soon(tokens(1), lambda *_: pytest.fail("shown, but not stored"))
+        log.put(tokens(1), lambda *_: pytest.fail("shown, but not stored"))
         with pytest.raises(Fenced):
             await log.append(tokens(1))
         with pytest.raises(Fenced):
@@ -675,6 +741,58 @@ class DurableContract(StoreContract):
         assert reading.ending == log.ending
         assert await one.followed(log)
 
+    @pytest.mark.parametrize("key", [None, ("key", "digest")])
+    async def test_a_creation_is_cancelled_at_every_await(
+        self, stores: list[Store], key: tuple[str, str] | None
+    ) -> None:
+        """Wherever the caller of a creation leaves, nothing of it stays when the lease is renewed: its key is free."""
+        one, two = stores
+        for place in itertools.count(1):
+            facts, waits = beginning(idempotency=key), Waits(place)
+            await waits.run(one.create(facts))
+            if waits.over:
+                assert place > 1
+                return
+            await _renew_twice(one)
+            if waits.cancelled:
+                assert await two.find(facts.id) is None
+                again = beginning(owner=facts.owner, idempotency=key)
+                assert (await two.create(again)).beginning.id == again.id
+
+    @pytest.mark.parametrize("holder", ["another", "the same"])
+    async def test_a_claim_is_cancelled_at_every_await(self, stores: list[Store], holder: str) -> None:
+        """Wherever the caller of a claim leaves, the log is still its writer's, or can be claimed by anybody soon."""
+        one, two = stores
+        claimant = two if holder == "another" else one
+        for place in itertools.count(1):
+            log, waits = await one.create(beginning()), Waits(place)
+            await log.append(tokens(3))
+            found = await claimant.find(log.beginning.id)
+            assert found is not None
+            await waits.run(claimant.claim(found, force=True))
+            await _renew_twice(claimant)
+            if not waits.cancelled:
+                await found.append(tokens(1, first=4))
+                await found.append(DONE, ending())
+            else:
+                await self._go_on(one, log)
+            for store in stores:
+                seen = await store.find(log.beginning.id)
+                assert seen is not None
+                assert await everything(seen) == tokens(4) + DONE
+            if waits.over:
+                assert place > 2
+                return
+
+    async def _go_on(self, store: Store, log: Log) -> None:
+        """Write a log that may have been claimed by a caller who has left."""
+        try:
+            await log.append(tokens(1, first=4))
+        except Fenced:
+            assert await store.claim(log)
+            await log.append(tokens(1, first=4))
+        await log.append(DONE, ending())
+
     async def test_creations_on_two_instances(self, stores: list[Store]) -> None:
         """Of creations with one key in the same moment on two instances exactly one begins a log."""
         for _ in range(10):
@@ -716,6 +834,13 @@ class DurableContract(StoreContract):
             await held.append(tokens(1))
         finally:
             await two.close()
+
+
+async def _renew_twice(store: Store) -> None:
+    """Renew a lease as often as it takes to find what has reached the store after its caller had left."""
+    for _ in range(2):
+        await asyncio.sleep(0.01)
+        await store.renew()
 
 
 async def _truth(value: bool) -> bool:

@@ -160,7 +160,7 @@ def set_linger(gateway: Gateway, seconds: float) -> None:
 
 def append_under_way(stream: Stream) -> object | None:
     """Give the append of a stream that is not durable yet, or None: a test waits until there is none."""
-    return stream._under_way
+    return stream._pending
 
 
 def read_to_end() -> ReadToEnd:

@@ -1,8 +1,8 @@
-"""The records of one log in little memory: what they begin and end with, one like the other, is kept once.
+"""The records of one log in little memory: what they all begin and end with is kept once.
 
-An upstream repeats its id, its fields and their order with every token: of a record of 220 bytes 200 are those of the
-one before. Records are looked at a block at a time, in calls that take all of them at once: one by one it would cost
-a twentieth of all that a token costs.
+An upstream repeats its id, its fields and their order with every token: of a record of 220 bytes, 200 are those of the
+record before. Records are compared a block at a time, in calls that take the whole block: one by one it would cost a
+twentieth of all that a token costs.
 """
 
 from array import array
@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 BLOCK = 16  # records
-SEGMENT_BYTES = 1 << 20  # past it a new segment begins: a buffer that grows is copied again and again
+SEGMENT_BYTES = 1 << 20  # then a new segment begins: a buffer that grows is copied again and again
 SEGMENT_OVERHEAD = 320  # bytes of a segment beside its data
 RECORD_OVERHEAD = 4  # bytes of a record beside its data: where it ends
 
@@ -20,7 +20,7 @@ PLAIN: Shape = (b"", b"")
 
 
 class Segment:
-    """Records that follow each other and are all of one shape; kept is what is in between.
+    """Records that follow each other and have one shape. Only what lies between its two ends is kept.
 
     `first` is the number of the first one, `start` the bytes of data before it.
     """
@@ -49,7 +49,7 @@ class Segment:
         return len(self._data) > SEGMENT_BYTES
 
     def add(self, texts: Sequence[bytes]) -> None:
-        """Add records, of each what its shape leaves over."""
+        """Add records; `texts` is what the shape leaves over of each."""
         ends = accumulate(map(len, texts), initial=len(self._data))
         next(ends)
         self._ends.extend(ends)
@@ -68,17 +68,17 @@ class Segment:
 class Segments:
     """The records of a log from number 1 to `tail`."""
 
-    __slots__ = ("_all", "bytes", "footprint", "tail")
+    __slots__ = ("_all", "footprint", "size", "tail")
 
     def __init__(self) -> None:
         self.tail = 0
-        self.bytes = 0  # of all data
+        self.size = 0  # of all data
         self.footprint = 0  # bytes of memory, as near as counting gets
         self._all: list[Segment] = []
 
     def add(self, records: Sequence[bytes]) -> None:
         """Add a block of records."""
-        if not self.tail:  # the first of a stream names the role, and is not like the next ones
+        if not self.tail:  # the first record of a stream names the role, and is not like the next ones
             self._put(PLAIN, records[:1])
             records = records[1:]
         shape = self._all[-1].shape
@@ -91,14 +91,14 @@ class Segments:
     def _put(self, shape: Shape, texts: Sequence[bytes]) -> None:
         last = self._all[-1] if self._all else None
         if last is None or last.shape != shape or last.full:
-            last = Segment(self.tail + 1, self.bytes, shape)
+            last = Segment(self.tail + 1, self.size, shape)
             self._all.append(last)
         else:
             self.footprint -= last.footprint
         last.add(texts)
         self.footprint += last.footprint
         self.tail += len(texts)
-        self.bytes = last.start + last.size(len(last))
+        self.size = last.start + last.size(len(last))
 
     def read(self, after: int) -> Iterator[bytes]:
         """Yield the records after number `after`."""
@@ -114,15 +114,15 @@ class Segments:
         return segment.start + segment.size(cursor + 1 - segment.first)
 
     def _place(self, number: int) -> int:
-        """Return which segment has a record; the last one for a record that is yet to come."""
+        """Return which segment has a record; the last segment if the record is still to come."""
         return max(0, bisect_right(self._all, number, key=lambda segment: segment.first) - 1)
 
 
 def common(records: Sequence[bytes], last: Shape) -> Shape:
-    """Return what all records begin and end with; `PLAIN` where it is less than half of the shortest.
+    """Return what all records begin and end with; `PLAIN` if that is less than half of the shortest record.
 
-    Where they have half of it in common with the last shape, too, what they have: texts that happen to begin with the
-    same letters are no shape, and so it becomes the true one.
+    If they also have half of it in common with the last shape, return only what is common to all of these. Texts that
+    happen to begin with the same letters make a shape too long; so it becomes the true one.
     """
     shortest = min(map(len, records))
     backwards = [record[::-1] for record in records]
@@ -136,17 +136,17 @@ def common(records: Sequence[bytes], last: Shape) -> Shape:
 
 
 def _prefix(one: bytes, other: bytes) -> bytes:
-    """Return what both begin with."""
+    """Return the longest common beginning."""
     size = min(len(one), len(other))
     different = int.from_bytes(one[:size]) ^ int.from_bytes(other[:size])
     return one[: size - (different.bit_length() + 7) // 8]
 
 
 def cut(records: Sequence[bytes], shape: Shape) -> Sequence[bytes]:
-    """Return what the shape leaves over of each record; nothing where one is not of it."""
+    """Return what the shape leaves over of each record; nothing if any record does not have the shape."""
     before, after = shape
     if min(map(len, records)) < len(before) + len(after):
         return ()
     texts = [record[len(before) : len(record) - len(after)] for record in records]
-    # All at once: what a record is not, its place in the whole is not, either.
+    # One comparison for all: if one record differs from the shape, the joined bytes differ at its place.
     return texts if before + (after + before).join(texts) + after == b"".join(records) else ()

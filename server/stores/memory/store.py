@@ -1,36 +1,39 @@
 """The memory store: nothing outlives the process, and an append costs next to nothing."""
 
 import time
+from array import array
+from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from itertools import chain
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
+from server.core.ports import Shown
 from server.core.records import Beginning, Ending, Record
 from server.stores.memory.segments import BLOCK, Segments
 
-FEW = 4  # records that a slow stream's block has
-SLOW = 0.25  # seconds since its last record: there is time to pack, and to wait for a whole block would take long
-LATE_OVERHEAD = 41  # bytes of a record that is an object of its own
+SMALL_BLOCK = 4  # records in a block of a slow stream
+SLOW = 0.25  # seconds since the last record: there is time to pack, and a whole block would take long to come
+UNPACKED_OVERHEAD = 41  # bytes of a record that is an object of its own
 LOG_OVERHEAD = 2048  # bytes of a log beside its records: its own objects, its beginning's
-USUAL = {"chat": "chunk", "native": "token"}  # the kind of nearly all records
 
 
 class MemoryLog:
-    """One log."""
+    """One log. Nearly all records are of the kind of the record before them, so kinds are kept as runs."""
 
     __slots__ = (
-        "_late",
-        "_odd",
+        "_kind",
         "_packed",
+        "_run_kinds",
+        "_run_starts",
         "_store",
-        "_usual",
+        "_unpacked",
         "beginning",
-        "bytes",
         "ending",
         "last_activity",
         "lost",
+        "size",
         "tail",
         "target",
     )
@@ -38,73 +41,85 @@ class MemoryLog:
     def __init__(self, beginning: Beginning, store: "MemoryStore") -> None:
         self.beginning = beginning
         self.tail = 0
-        self.bytes = 0  # size of all data
+        self.size = 0
         self.lost: Sequence[tuple[int, int]] = ()
         self.ending: Ending | None = None
         self.last_activity = beginning.created
         self.target = ""
         self._store = store
         self._packed = Segments()
-        self._late: list[bytes] = []  # the last records, fewer than a block
-        self._usual = USUAL.get(beginning.dialect, "")
-        self._odd: dict[int, str] = {}  # kinds of records that are not of the usual one, by number
+        self._unpacked: list[bytes] = []  # the last records, fewer than a block
+        self._kind = ""  # of the last record
+        self._run_starts = array("Q")  # of each run of records of one kind: the number of its first record
+        self._run_kinds: list[str] = []
 
     @property
     def footprint(self) -> int:
         """Memory that this log takes, in bytes, as near as counting gets."""
-        late = self.bytes - self._packed.bytes + LATE_OVERHEAD * len(self._late)
-        return LOG_OVERHEAD + len(self.beginning.body) + self._packed.footprint + late
+        unpacked = self.size - self._packed.size + UNPACKED_OVERHEAD * len(self._unpacked)
+        return LOG_OVERHEAD + len(self.beginning.body) + self._packed.footprint + unpacked
 
-    def append_now(self, records: Sequence[Record]) -> None:
+    def put(self, records: Sequence[Record], shown: Shown | None = None) -> None:  # noqa: ARG002 — the Log protocol's
         """Add records, which may be shown at once. Raises StoreError after the ending."""
         if self.ending is not None:
             raise StoreError(f"stream {self.beginning.id} has ended")
         for kind, data in records:
-            self._late.append(data)
-            self.bytes += len(data)
+            self._unpacked.append(data)
+            self.size += len(data)
             self.tail += 1
-            if kind != self._usual:
-                self._odd[self.tail] = kind
-            if len(self._late) == BLOCK:
+            if kind != self._kind:
+                self._begin_run(kind)
+            if len(self._unpacked) == BLOCK:
                 self._pack()
         now = time.time()
-        if now - self.last_activity > SLOW and len(self._late) >= FEW:
+        if now - self.last_activity > SLOW and len(self._unpacked) >= SMALL_BLOCK:
             self._pack()
         self.last_activity = now
 
+    def _begin_run(self, kind: str) -> None:
+        self._kind = kind
+        self._run_starts.append(self.tail)
+        self._run_kinds.append(kind)
+
     def _pack(self) -> None:
-        self._packed.add(self._late)
-        self._late = []
+        self._packed.add(self._unpacked)
+        self._unpacked = []
 
     async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records; never suspends. Raises StoreError after the ending."""
-        self.append_now(records)
+        self.put(records)
         if ending is not None:
             self.ending = ending
             self._store.note_ending(self)
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; never suspends."""
-        late = self._late[max(0, after - self._packed.tail) :]
-        found: list[Record] = []
-        for number, data in enumerate(chain(self._packed.read(after), late), after + 1):
-            if found and len(data) > max_bytes:
+        unpacked = self._unpacked[max(0, after - self._packed.tail) :]
+        records: list[Record] = []
+        run = bisect_right(self._run_starts, after + 1) - 1
+        starts, kinds = self._run_starts, self._run_kinds
+        for number, data in enumerate(chain(self._packed.read(after), unpacked), after + 1):
+            if records and len(data) > max_bytes:
                 break
-            found.append(Record(self._odd.get(number, self._usual), data))
+            if run + 1 < len(starts) and starts[run + 1] == number:
+                run += 1
+            records.append(Record(kinds[run], data))
             max_bytes -= len(data)
-        return found
+        return records
 
     async def offset(self, cursor: int) -> int:
         """Return the size of the data up to `cursor`; never suspends."""
-        late = cursor - self._packed.tail
-        return self._packed.offset(cursor) if late <= 0 else self._packed.bytes + sum(map(len, self._late[:late]))
+        unpacked = cursor - self._packed.tail
+        if unpacked <= 0:
+            return self._packed.offset(cursor)
+        return self._packed.size + sum(map(len, self._unpacked[:unpacked]))
 
 
 class MemoryStore:
     """All logs of this process, oldest first.
 
-    The sweep comes by every second, also where 100,000 logs are retained, so it looks at live logs and at those that
-    it deletes, never at all: ended logs wait in the order of their endings, their sizes in a running total.
+    The sweep runs every second, and there may be 100,000 retained logs. So it looks only at live logs and at those that
+    it deletes: ended logs wait in the order of their endings, and a running total keeps their sizes.
     """
 
     durable = False
@@ -140,7 +155,7 @@ class MemoryStore:
         return log
 
     async def find(self, stream_id: str) -> MemoryLog | None:
-        """Return a log, unless its retention is over and only the sweep has not come by yet."""
+        """Return a log, unless its retention is over and the sweep has only not deleted it yet."""
         log = self._logs.get(stream_id)
         return None if log is None or self._expired(log, time.time()) else log
 
@@ -167,7 +182,7 @@ class MemoryStore:
         self._ended_bytes += log.footprint
 
     async def sweep(self, now: float) -> None:
-        """Delete what is over: by retention, then the oldest ended ones while all are past the bound."""
+        """Delete logs whose retention is over, and the oldest ended ones while all are larger than the bound."""
         room = self._max_bytes - sum(log.footprint for log in self._live.values())
         while self._ended and (self._ended_bytes > room or self._expired(self._ended[0], now)):
             log = self._ended.popleft()

@@ -1,87 +1,86 @@
-"""The logs of the Redis store as they are found and read: those held here know best, unless they are in doubt."""
+"""Finding logs in the Redis store, and bringing their objects up to date."""
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from weakref import WeakKeyDictionary
 
 from server.core.errors import StoreError
 from server.core.records import Beginning, load_beginning
-from server.stores.redis.lease import Lease
-from server.stores.redis.log import RedisLog
+from server.stores.ownership import Ownership
+from server.stores.redis.log import FACTS, RedisLog
 from server.stores.redis.server import PREFIX, Server
 
 PAGE = 500  # logs that are read at once for a list
-FIELDS = ("beginning", "body", "epoch", "tail", "size", "lost", "active", "target", "ended", "ending")
+FIELDS = ("beginning", "body", *FACTS)
+
+Fields = Sequence[bytes | None]  # the values of FIELDS, each None if it is not there
 
 
 class Catalog:
-    """All logs; `make` gives the log of a beginning, still empty."""
+    """All logs. `make` makes the object of a log."""
 
-    def __init__(self, server: Server, lease: Lease, make: Callable[[Beginning], RedisLog], retention: float) -> None:
+    def __init__(
+        self, server: Server, ownership: Ownership[RedisLog], make: Callable[[Beginning], RedisLog], retention: float
+    ) -> None:
         self._server = server
-        self._lease = lease
+        self._ownership = ownership
         self._make = make
         self._retention = retention
-        self._looking: WeakKeyDictionary[RedisLog, asyncio.Lock] = WeakKeyDictionary()
 
     async def find(self, stream_id: str) -> RedisLog | None:
         """Return a log as it is now. Raises StoreError."""
-        facts = await self._facts(stream_id)
-        held = self._lease.held.get(stream_id)
-        if held is not None and facts[0] is not None:
-            self._update(held, facts)
-        elif held is not None:
-            self._lease.let_go(held)
-        return self._lease.held.get(stream_id) or self._load(facts)
+        async for log in self._several([stream_id]):
+            return log
+        return None
 
     async def refresh(self, log: RedisLog) -> None:
-        """Bring a log up to date. Raises StoreError, also where it has been deleted."""
-        # One look at a time: of two connections the older answer may come last, and would take back what was shown.
-        async with self._looking.setdefault(log, asyncio.Lock()):
-            facts = await self._facts(log.beginning.id)
-            if facts[0] is None:
-                raise StoreError(f"stream {log.beginning.id} is gone")
-            self._update(log, facts)
+        """Bring a log up to date. Raises StoreError, also if it has been deleted."""
+        asked = self._ownership.moment()
+        (fields,) = await self._server.logs([log.beginning.id], FIELDS)
+        if fields[0] is None:
+            raise StoreError(f"stream {log.beginning.id} is gone")
+        self._update(log, fields[2:], asked)
 
     async def logs(self) -> AsyncIterator[RedisLog]:
         """Yield every log, oldest first. Raises StoreError."""
         ids = await self._server.ask(lambda: self._server.redis.zrange(f"{PREFIX}logs", 0, -1))
         for at in range(0, len(ids), PAGE):
-            async for log in self._several(ids[at : at + PAGE]):
-                yield self._lease.held.get(log.beginning.id, log)
+            async for log in self._several([one.decode() for one in ids[at : at + PAGE]]):
+                yield log
 
     async def orphans(self) -> AsyncIterator[RedisLog]:
         """Yield the logs without an ending whose holder has gone. Raises StoreError."""
-        async for log in self._several(await self._server.script("orphans")):
+        ids = await self._server.script("orphans")
+        async for log in self._several([one.decode() for one in ids]):
             yield log
 
-    async def _facts(self, stream_id: str) -> list[bytes | None]:
-        return (await self._server.logs([stream_id], FIELDS))[0]
-
-    async def _several(self, ids: Sequence[bytes]) -> AsyncIterator[RedisLog]:
-        for facts in await self._server.logs([one.decode() for one in ids], FIELDS):
-            log = self._load(facts)
-            if log is not None:
+    async def _several(self, ids: Sequence[str]) -> AsyncIterator[RedisLog]:
+        """Yield those of some logs that are there, and whose retention is not over."""
+        asked = self._ownership.moment()
+        read = await self._server.logs(ids, FIELDS)
+        logs = [self._log(stream_id, fields, asked) for stream_id, fields in zip(ids, read, strict=True)]
+        for log in logs:
+            if log is not None and not (log.ending is not None and time.time() >= log.ending.at + self._retention):
                 yield log
 
-    def _load(self, facts: Sequence[bytes | None]) -> RedisLog | None:
-        beginning, body, *rest = facts
+    def _log(self, stream_id: str, fields: Fields, asked: int) -> RedisLog | None:
+        beginning, body, *facts = fields
         if beginning is None or body is None:
+            self._ownership.gone(stream_id, asked)
             return None
-        log = self._make(load_beginning(beginning, body))
-        log.fill(rest)
-        return None if log.ending is not None and time.time() >= log.ending.at + self._retention else log
+        log = self._ownership.log(stream_id, lambda: self._make(load_beginning(beginning, body)))
+        self._update(log, facts, asked)
+        return log
 
-    def _update(self, log: RedisLog, facts: Sequence[bytes | None]) -> None:
-        """Take in what was read of a log, unless it is written here and knows best."""
-        _, _, epoch, *_ = facts
-        if self._lease.held.get(log.beginning.id) is log:
-            self._lease.claimed(
-                log.beginning.id, int(epoch or 0)
-            )  # or it would be written with the epoch of the claimant
-            if not log.fenced and log.failed is None:
-                return
-        log.fill(facts[2:])
+    def _update(self, log: RedisLog, facts: Fields, asked: int) -> None:
+        """Take in what was read of a log after the moment `asked`.
+
+        A log that is written here is current already, unless nobody knows whether its last append was made.
+        """
+        stream_id, epoch = log.beginning.id, int(facts[0] or 0)
+        self._ownership.heard(stream_id, epoch)
+        if stream_id in self._ownership.held and log.failed is None:
+            return
+        if self._ownership.fresh(log, asked, epoch):
+            log.fill(facts)
         if log.ending is not None:
-            self._lease.let_go(log)
+            self._ownership.ended(stream_id)

@@ -1,29 +1,29 @@
-"""Leases, epochs and claims of the Redis store: which instance may append to a log.
+"""Leases, epochs and claims on the Redis server.
 
-The script that makes an append checks its epoch. Claims are heard of, too (`redis_news.py`): a relay that waits for
-its upstream, and so appends nothing, is told as well.
+The script that makes an append checks its epoch. Claims are also heard of (`pubsub.py`): a relay that waits for its
+upstream appends nothing, and has to be told as well. What follows from all this is decided in
+`server.stores.ownership`.
 """
 
 import secrets
 import time
 from collections.abc import Sequence
 
-from server.stores.redis.doubtful import Doubtful
+from server.stores.ownership import Ownership
 from server.stores.redis.log import RedisLog
-from server.stores.redis.pubsub import News
 from server.stores.redis.server import PREFIX, Server
+
+PATIENCE = 1.0  # seconds for one try to reconcile: another follows soon
 
 
 class Lease:
-    """The lease of this instance, and the logs that it holds."""
+    """The lease of this instance, and its questions to the server."""
 
-    def __init__(self, server: Server, seconds: float) -> None:
+    def __init__(self, server: Server, seconds: float, ownership: Ownership[RedisLog]) -> None:
         self.seconds = seconds
         self.name = secrets.token_hex(8)
-        self.held: dict[str, RedisLog] = {}
-        self.doubtful = Doubtful(server, self.name, self.held)
         self._server = server
-        self._fenced: list[RedisLog] = []  # to be told by the next `renew`
+        self._ownership = ownership
         self._renewed = 0.0
 
     async def extend(self) -> None:
@@ -36,63 +36,33 @@ class Lease:
 
     async def give_back(self) -> None:
         """End the lease: all logs can be claimed at once. Raises StoreError."""
-        await self.doubtful.give_back()
-        await self._server.script("give_back", self.name, *self.held, patience=1.0)
+        if self._ownership.due:
+            await self._reconcile()
+        await self._server.script("give_back", self.name, *self._ownership.held, patience=PATIENCE)
 
-    async def renew(self, news: News) -> Sequence[RedisLog]:
-        """Extend the lease where a third of it is over; return what was claimed elsewhere. Raises StoreError.
-
-        What is doubtful is given back then.
-        """
+    async def renew(self) -> Sequence[RedisLog]:
+        """Extend the lease if a third of it is over; return what was claimed elsewhere. Raises StoreError."""
         now = time.monotonic()
         if now >= self._renewed + self.seconds:
-            news.missed = True
+            self._ownership.missed()  # this process may have stood still, and have heard of no claim
         if now >= self._renewed + self.seconds / 3:
             await self._server.identify()
             await self.extend()
-        if news.missed:
-            await self._look_for_claims(news)
-        await self.doubtful.give_back()
-        fenced, self._fenced = [log for log in self._fenced if log.fenced], []  # others were claimed back since
-        return fenced
+        if self._ownership.due:
+            await self._reconcile()
+        return self._ownership.told()
 
-    async def _look_for_claims(self, news: News) -> None:
-        """Fence what was claimed without our hearing of it. Raises StoreError."""
-        held = list(self.held.values())
-        news.missed = False  # before: what is missed during the look is looked for by the next one
-        try:
-            found = await self._server.logs([log.beginning.id for log in held], ("epoch",))
-        except BaseException:
-            news.missed = True
-            raise
-        for log, (epoch,) in zip(held, found, strict=True):
-            if epoch is None or log.epoch < int(epoch):  # it may be later than what was read
-                self.fence(log)
-
-    def claimed(self, stream_id: str, epoch: int) -> None:
-        """Hear of a claim."""
-        held = self.held.get(stream_id)
-        if held is not None and held.epoch < epoch:
-            self.fence(held)
-
-    def let_go(self, log: RedisLog) -> None:
-        """Note that a log has ended, or is gone."""
-        if self.held.get(log.beginning.id) is log:
-            del self.held[log.beginning.id]
-
-    def fence(self, log: RedisLog) -> None:
-        """Write a log no more."""
-        log.fenced = True
-        if self.held.get(log.beginning.id) is log:
-            del self.held[log.beginning.id]
-            self._fenced.append(log)
+    async def _reconcile(self) -> None:
+        """Ask the server which logs it says are ours, and give back those that nobody holds here. Raises StoreError."""
+        with self._ownership.asking() as asked:
+            answer = await self._server.script("ours", self.name, *self._ownership.held, patience=PATIENCE)
+            ours = {stream_id.decode(): int(epoch) for stream_id, epoch in zip(answer[::2], answer[1::2], strict=True)}
+            if back := self._ownership.reconcile(asked, ours):
+                values = [value for log in back for value in log]
+                await self._server.script("disown", self.name, *values, patience=PATIENCE)
 
     async def claim(self, log: RedisLog, force: bool) -> int:
-        """Take a log over; return its new epoch, or 0 where it is held or has ended. Raises StoreError."""
+        """Make a claim; return the new epoch, or 0 if the log is held or has ended. Raises StoreError."""
         await self._server.identify()
         values = (log.beginning.id, self.name, int(force), self._server.history, self._server.skip, time.time())
-        epoch = int(await self._server.script("claim", *values))
-        before = self.held.get(log.beginning.id)
-        if epoch and before is not None and before is not log:
-            before.fenced = True
-        return epoch
+        return int(await self._server.script("claim", *values))

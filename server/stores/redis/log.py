@@ -1,4 +1,4 @@
-"""One log of the Redis store, and what is written as the server's scripts take and answer it."""
+"""One log of the Redis store, and what is written to it, in the form that the server's scripts take and answer."""
 
 import struct
 from collections.abc import Sequence
@@ -9,20 +9,21 @@ import orjson
 from server.core.errors import StoreError
 from server.core.gaps import upper_bound
 from server.core.records import Beginning, Record, dump_ending, load_ending
-from server.stores.appends import Append, BatchedLog, Creation, fenced
-from server.stores.batches import Batches, Write
+from server.stores.group_commit import Append, BatchedLog, Batches, Write, fenced
+from server.stores.ownership import Ownership
 from server.stores.redis.server import PREFIX
 from server.stores.runs import Run
 
 ENTRY = struct.Struct("<QQ")  # number of the first record, bytes of data before it; the records follow
+FACTS = ("epoch", "tail", "size", "lost", "active", "target", "ended", "ending")  # as `fill` takes them
 
 
 class Store(Protocol):
     """What a log needs of its store."""
 
-    batches: "Batches[Append[RedisLog] | Creation | Release]"
+    batches: Batches[Any]
 
-    async def run_of(self, log: "RedisLog", number: int) -> list[Run]:
+    async def runs_from(self, log: "RedisLog", number: int) -> list[Run]:
         """Return the runs from the one with a record on. Raises StoreError."""
 
 
@@ -33,7 +34,7 @@ def entry_run(entry: bytes) -> Run:
 
 
 class RedisLog(BatchedLog):
-    """One log: held here, or as it was found."""
+    """One log: written here, or as it was when it was read last."""
 
     in_doubt = True  # the answer may have been lost
 
@@ -43,11 +44,11 @@ class RedisLog(BatchedLog):
         self._store = store
 
     def fill(self, facts: Sequence[Any]) -> None:
-        """Take in what the server says: epoch, tail, size, lost, active, target, when it ended, and how."""
+        """Take in what the server says: the values of FACTS."""
         if self.ending is not None:
             return  # this was read before it ended
         epoch, tail, size, lost, active, target, _, ending = facts
-        self.epoch, self.tail, self.bytes = int(epoch), int(tail), int(size)
+        self.epoch, self.tail, self.size = int(epoch), int(tail), int(size)
         self.lost = [(first, last) for first, last in orjson.loads(lost)]
         self.last_activity, self.target = float(active), target.decode()
         self.ending = load_ending(ending) if ending is not None else None
@@ -55,29 +56,29 @@ class RedisLog(BatchedLog):
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`. Raises StoreError."""
         end = upper_bound(self.lost, after, self.tail)
-        found: list[Record] = []
+        records: list[Record] = []
         while after < end:
-            runs = await self._store.run_of(self, after + 1)
+            runs = await self._store.runs_from(self, after + 1)
             before = after
             for run in runs:
-                records = run.read(after, max_bytes)[: end - after]
-                if found and (not records or len(records[0].data) > max_bytes):
-                    return found
-                found += records
-                after += len(records)
-                max_bytes -= sum(len(data) for _, data in records)
+                some = run.read(after, max_bytes)[: end - after]
+                if records and (not some or len(some[0].data) > max_bytes):
+                    return records
+                records += some
+                after += len(some)
+                max_bytes -= sum(len(data) for _, data in some)
                 if max_bytes <= 0 or after < run.last:
-                    return found
+                    return records
             if after == before:
-                return found
-        return found
+                return records
+        return records
 
     async def offset(self, cursor: int) -> int:
         """Return the size of the data up to `cursor`. Raises StoreError."""
         if cursor in (0, self.tail):
-            return self.bytes if cursor else 0
-        runs = await self._store.run_of(self, cursor)
-        return runs[0].offset(max(cursor, runs[0].first - 1)) if runs else self.bytes
+            return self.size if cursor else 0
+        runs = await self._store.runs_from(self, cursor)
+        return runs[0].offset(max(cursor, runs[0].first - 1)) if runs else self.size
 
 
 class Release(Write):
@@ -91,23 +92,26 @@ class Release(Write):
 
 
 def argument(write: Append[RedisLog]) -> bytes:
-    """Return an append as the script takes it: facts, the ending, the records."""
+    """Return an append as `append.lua` takes it: facts, the ending, the records."""
     log, end = write.log, write.ending
     ended, ending = (repr(end.at), dump_ending(end)) if end else ("", b"")
     target, size = log.target, len(ending)
-    facts = f"{log.beginning.id} {log.epoch} {write.first} {write.tail} {write.bytes} {target} {ended} {size}\n"
+    facts = f"{log.beginning.id} {write.epoch} {write.first} {write.tail} {write.size} {target} {ended} {size}\n"
     return b"".join((facts.encode(), ending, ENTRY.pack(write.first, write.start), write.packed))
 
 
-def settle(write: Append[RedisLog], answer: str | None, now: float) -> None:
+def settle(write: Append[RedisLog], answer: str | None, now: float, ownership: Ownership[RedisLog]) -> None:
     """Take in the script's answer to an append; None: it was simply added."""
     log = write.log
     if answer == "fenced":
-        log.fenced = True
+        ownership.refused(log, write.epoch)
         write.fail(fenced(log))
-    elif answer in ("gone", "ended"):
+        return
+    if answer in ("gone", "ended"):
         write.fail(StoreError(f"stream {log.beginning.id} is {answer}"))
-    else:
-        if answer is not None:
-            log.lost = [(first, last) for first, last in orjson.loads(answer)]
-        write.commit(now)
+        return
+    if answer is not None and not write.outdated:
+        log.lost = [(first, last) for first, last in orjson.loads(answer)]
+    write.commit(now)
+    if log.ending is not None:
+        ownership.ended(log.beginning.id)

@@ -18,6 +18,6 @@ def _script(name: str) -> str:
 
 _DELETE = _script("delete")  # the function that deletes one log
 
-SCRIPTS = {name: _script(name) for name in ("append", "claim", "create", "give_back", "orphans", "release")} | {
+SCRIPTS = {name: _script(name) for name in ("append", "claim", "create", "give_back", "orphans", "ours", "release")} | {
     name: _DELETE + _script(name) for name in ("disown", "sweep")
 }

@@ -19,7 +19,7 @@ CALL_TIMEOUT = 5.0  # seconds for one answer of the server
 CONNECTIONS = 16  # a burst of requests waits for one of these instead of opening hundreds
 PATIENCE = 10.0  # seconds that a call is made again while the server is away
 PAUSE = 0.1  # seconds between two tries
-SKIP = 1_000_000  # numbers passed over where a failover may have taken records: more than any can have been
+SKIP = 1_000_000  # numbers passed over if a failover may have taken records: more than any can have been
 AWAY = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.ReadOnlyError, OSError)
 
 
@@ -28,13 +28,13 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.redis: Any  # redis-py types its calls as sync or async, str or bytes, all at once
-        self.history = ""  # which one of the data this is
-        self.skip = 0  # SKIP where a log of another history may have lost records
+        self.history = ""  # the history of the server's data: a promoted replica begins another one
+        self.skip = 0  # SKIP if a log of another history may have lost records
         self._url = url
-        self._writer: Any  # one connection for what the batches write, which must not stand in a queue
+        self._writer: Any  # a connection of its own for the batches, which must not wait in a queue
 
     async def open(self) -> None:
-        """Connect, and wait while the server loads its data. Raises StoreError: at once where there is no server."""
+        """Connect, and wait while the server loads its data. Raises StoreError: at once if there is no server."""
         pool = redis.asyncio.BlockingConnectionPool.from_url(
             self._url,
             max_connections=CONNECTIONS,
@@ -78,7 +78,7 @@ class Server:
         self.skip = SKIP if promoted or not info.get("aof_enabled") else 0
 
     async def ask(self, call: Callable[[], Awaitable[Any]], patience: float | None = None) -> Any:
-        """Make one call, which may be made twice; try again while the server is away. Raises StoreError."""
+        """Make one call, and again while the server is away: it may be made twice. Raises StoreError."""
         until = time.monotonic() + (PATIENCE if patience is None else patience)
         while True:
             try:
@@ -103,7 +103,7 @@ class Server:
     async def logs(
         self, ids: Sequence[str], fields: Sequence[str], patience: float | None = None
     ) -> list[list[bytes | None]]:
-        """Return fields of logs, each None where there is none. Raises StoreError."""
+        """Return fields of logs, each None if it is not there. Raises StoreError."""
 
         def read() -> Awaitable[Any]:  # a pipeline that has failed is empty
             pipeline = self.redis.pipeline(transaction=False)
@@ -114,7 +114,7 @@ class Server:
         return cast("list[list[bytes | None]]", await self.ask(read, patience))
 
     async def persist(self, script: str, values: list[Any]) -> list[bytes]:
-        """Write. The scripts know what is written again because the answer was lost on the way. Raises StoreError."""
+        """Write. If an answer is lost on the way, it is written again: the scripts notice that. Raises StoreError."""
 
         async def write() -> Any:
             async with asyncio.timeout(CALL_TIMEOUT):

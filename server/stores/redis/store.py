@@ -1,8 +1,7 @@
-"""The Redis store: any number of instances on any number of machines; works on Valkey as well.
+"""The Redis store: any number of instances on any number of machines. It works on Valkey as well.
 
-The log is the truth: appends of all streams go out together, each checked against its log's epoch in the same step
-(`lua/append.lua`). Pub/sub only wakes; whoever waits looks again on a timer, too. Persistence is Redis' own: run it
-with `appendonly yes`.
+Appends of all streams go out together, each checked against its log's epoch in the same step (`lua/append.lua`).
+Pub/sub only wakes: whoever waits also looks again on a timer. Persistence is Redis' own: run it with `appendonly yes`.
 """
 
 import asyncio
@@ -14,12 +13,12 @@ from typing import Any
 from server.config.settings import Settings
 from server.core.errors import StoreError
 from server.core.records import Beginning, dump_beginning
-from server.stores.appends import Append, Creation, placed
-from server.stores.batches import Batches, answering
+from server.stores.group_commit import Append, Batches, Creation, answering, placed
+from server.stores.ownership import Ownership
 from server.stores.redis.catalog import Catalog
 from server.stores.redis.lease import Lease
 from server.stores.redis.log import RedisLog, Release, argument, entry_run, settle
-from server.stores.redis.pubsub import News
+from server.stores.redis.pubsub import PubSub
 from server.stores.redis.server import CALL_TIMEOUT, PREFIX, Server
 from server.stores.runs import Run
 
@@ -40,9 +39,10 @@ class RedisStore:
         self._retention = settings.streams.retention
         self._max_bytes = settings.store.max_bytes
         self._server = Server(settings.store.url)
-        self._lease = Lease(self._server, settings.store.lease)
-        self._catalog = Catalog(self._server, self._lease, partial(RedisLog, self), self._retention)
-        self._news: News
+        self._ownership: Ownership[RedisLog] = Ownership()
+        self._lease = Lease(self._server, settings.store.lease, self._ownership)
+        self._catalog = Catalog(self._server, self._ownership, partial(RedisLog, self), self._retention)
+        self._pubsub: PubSub
         self.batches: Batches[Append[RedisLog] | Creation | Release]
         self._committing: asyncio.Task[None]
         self._marked: dict[str, float] = {}
@@ -50,12 +50,12 @@ class RedisStore:
     # --- open and close ------------------------------------------------------------------------------------------
 
     async def open(self) -> None:
-        """Connect, and wait while the server loads its data. Raises StoreError: at once where there is no server."""
+        """Connect, and wait while the server loads its data. Raises StoreError: at once if there is no server."""
         self.batches = Batches(self._commit, WINDOW)
         await self._server.open()
         await self._lease.extend()
-        self._news = News(self._server.redis, PREFIX, self._lease.claimed)
-        await self._server.ask(self._news.open)
+        self._pubsub = PubSub(self._server.redis, PREFIX, self._ownership)
+        await self._server.ask(self._pubsub.open)
 
     async def close(self) -> None:
         """Write what waits, give all logs back and disconnect."""
@@ -65,11 +65,11 @@ class RedisStore:
                 await self._lease.give_back()
         except (StoreError, TimeoutError):
             pass  # the lease will run out
-        await self._news.close()
+        await self._pubsub.close()
         await self._server.close()
 
     async def problem(self) -> str | None:
-        """Return why the server cannot be used, or None: one that is full answers, but cannot be written."""
+        """Return why the server cannot be used, or None. It is written to: a server that is full still answers."""
         try:
             await self._server.ask(lambda: self._server.redis.set(f"{PREFIX}trial", 1, px=1000), patience=0.0)
         except StoreError as error:
@@ -83,7 +83,7 @@ class RedisStore:
         self._committing.add_done_callback(lambda _: done())
 
     async def _write(self, batch: list[Append[RedisLog] | Creation | Release]) -> None:
-        """Write one batch; whatever is released in it can be taken by what is created in it."""
+        """Write one batch. A key that is released in it can be taken by a log that is created in it."""
         with answering(batch):
             now = time.time()
             releases = [write for write in batch if isinstance(write, Release)]
@@ -93,17 +93,13 @@ class RedisStore:
                 await self._server.persist("release", [value for one in releases for value in _key(one.beginning)])
             for release in releases:
                 release.succeed()
-            found = await self._server.persist("create", self._beginnings(creations, now)) if creations else []
-            for creation, stream_id in zip(creations, found, strict=True):
+            ids = await self._server.persist("create", self._beginnings(creations, now)) if creations else []
+            for creation, stream_id in zip(creations, ids, strict=True):
                 creation.succeed(stream_id.decode())
             told = await self._server.persist("append", self._records(writes, now)) if writes else []
             answers = {int(place): answer for place, answer in (one.decode().split(" ") for one in told)}
             for place, write in enumerate(writes):
-                settle(write, answers.get(place), now)
-                if write.log.fenced:
-                    self._lease.fence(write.log)
-                elif write.log.ending is not None:
-                    self._lease.let_go(write.log)
+                settle(write, answers.get(place), now, self._ownership)
 
     def _beginnings(self, creations: Sequence[Creation], now: float) -> list[Any]:
         values: list[Any] = [now, self._retention, self._lease.name, self._server.history]
@@ -118,8 +114,8 @@ class RedisStore:
     # --- leases --------------------------------------------------------------------------------------------------
 
     async def renew(self) -> Sequence[RedisLog]:
-        """Extend the lease where a third of it is over; return what was claimed elsewhere. Raises StoreError."""
-        return await self._lease.renew(self._news)
+        """Extend the lease if a third of it is over; return what was claimed elsewhere. Raises StoreError."""
+        return await self._lease.renew()
 
     async def claim(self, log: RedisLog, *, force: bool = False) -> bool:
         """Take a log over. Raises StoreError.
@@ -127,28 +123,28 @@ class RedisStore:
         After a failover the server may not have the last records that a client was shown. No number is used twice: the
         new epoch passes over more numbers than there can have been, as `lost`.
         """
-        with self._lease.doubtful.unless_held(log.beginning.id):
+        with self._ownership.begun(log.beginning.id):
             epoch = await self._lease.claim(log, force)
             if not epoch:
                 return False
             await self.refresh(log)
-            log.hold(epoch)
-            self._lease.held[log.beginning.id] = log
+            self._ownership.claimed(log, epoch)
         return True
 
-    # --- creating and finding --------------------------------------------------------------------------------------
+    # --- creating and finding ------------------------------------------------------------------------------------
 
     async def create(self, beginning: Beginning) -> RedisLog:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
         creation = Creation(beginning)
-        self.batches.put(creation)
-        with self._lease.doubtful.unless_held(beginning.id):
-            found = await creation.decided()
-        if found != beginning.id:
-            known = await self.find(found)
-            return known if known is not None else await self.create(beginning)
-        log = self._lease.held[beginning.id] = RedisLog(self, beginning)
-        return log
+        with self._ownership.begun(beginning.id):
+            self.batches.put(creation)
+            stream_id: str = await creation.decided()
+            if stream_id == beginning.id:
+                log = self._ownership.log(stream_id, partial(RedisLog, self, beginning))
+                self._ownership.created(log)
+                return log
+        known = await self.find(stream_id)
+        return known if known is not None else await self.create(beginning)
 
     async def release_key(self, log: RedisLog) -> None:
         """Forget the idempotency key of a log. Raises StoreError."""
@@ -169,33 +165,34 @@ class RedisStore:
         """Yield the logs without an ending whose holder has gone. Raises StoreError."""
         return self._catalog.orphans()
 
-    async def run_of(self, log: RedisLog, number: int) -> list[Run]:
+    async def runs_from(self, log: RedisLog, number: int) -> list[Run]:
         """Return the runs from the one with a record on. Raises StoreError."""
         key = f"{PREFIX}records:{log.beginning.id}"
-        found = await self._server.ask(lambda: self._server.redis.xrange(key, f"{number}-0", "+", count=ENTRIES))
-        return [entry_run(fields[b"r"]) for _, fields in found]
+        entries = await self._server.ask(lambda: self._server.redis.xrange(key, f"{number}-0", "+", count=ENTRIES))
+        return [entry_run(fields[b"r"]) for _, fields in entries]
 
-    # --- what other instances write --------------------------------------------------------------------------------
+    # --- what other instances write ------------------------------------------------------------------------------
 
     async def refresh(self, log: RedisLog) -> None:
         """Bring a log that another instance writes up to date. Raises StoreError."""
         await self._catalog.refresh(log)
 
     async def follow(self, log: RedisLog) -> None:
-        """Wait for something new in a log that another instance writes. Raises StoreError."""
+        """Wait until a log that another instance writes is not as the last call has left it. Raises StoreError."""
+        seen = log.followed_to  # others bring the object up to date as well: no change may be missed for that
         await self._mark(log)
-        before = (log.tail, log.ending)
-        with self._news.of(log.beginning.id) as news:
+        with self._pubsub.news_of(log.beginning.id) as news:
             await self.refresh(log)
-            if (log.tail, log.ending) != before:
+            if log.state == seen:
+                try:
+                    async with asyncio.timeout(FOLLOW):
+                        await news.wait()
+                except TimeoutError:
+                    pass  # the caller looks whether the holder is still alive
+                await self.refresh(log)
+            elif seen is not None:
                 await asyncio.sleep(REFRESH)  # a log that grows with every token is looked at less often
-                return
-            try:
-                async with asyncio.timeout(FOLLOW):
-                    await news.wait()
-            except TimeoutError:
-                pass  # the caller looks whether the holder is still alive
-            await self.refresh(log)
+        log.followed_to = log.state
 
     async def _mark(self, log: RedisLog) -> None:
         """Tell the holder now and then that there are readers here."""
@@ -216,5 +213,5 @@ class RedisStore:
 
 
 def _key(beginning: Beginning) -> tuple[str, str]:
-    """Return a log's idempotency key, empty where it has none, and the log's id."""
+    """Return a log's idempotency key, empty if it has none, and the log's id."""
     return f"{beginning.owner}:{beginning.idempotency[0]}" if beginning.idempotency else "", beginning.id

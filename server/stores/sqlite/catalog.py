@@ -1,33 +1,61 @@
-"""What logs there are in the SQLite store, and how far they are: their rows, and the journal that runs before them."""
+"""Finding logs in the SQLite store: their rows, and the journal, which is ahead of them."""
 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import orjson
 
 from server.core.errors import StoreError
 from server.core.records import Beginning, load_beginning, load_ending
+from server.stores.ownership import Ownership
 from server.stores.sqlite.database import Database
 from server.stores.sqlite.journal import Mirror
-from server.stores.sqlite.lease import Lease
 from server.stores.sqlite.log import SqliteLog
 
 PAGE = 500  # logs that are read at once for a list
-LOGS = """SELECT num, beginning, body, epoch, target, tail, size, CAST(lost AS BLOB), active, ended, ending, crc,
-    lost_crc, ending_crc FROM logs"""
+
+
+class Row(NamedTuple):
+    """A log's row, as `LOGS` reads it; `schema.py` says what is in it."""
+
+    num: int
+    id: str
+    beginning: bytes
+    body: bytes
+    crc: int
+    epoch: int
+    target: str
+    tail: int
+    size: int
+    lost: bytes
+    lost_crc: int
+    active: float
+    ended: float | None
+    ending: bytes | None
+    ending_crc: int
+
+
+LOGS = """SELECT num, id, beginning, body, crc, epoch, target, tail, size, CAST(lost AS BLOB), lost_crc, active, ended,
+    ending, ending_crc FROM logs"""
 
 
 class Catalog:
-    """Finds logs: those that are held here as they are, others made by `make` from what can be read of them."""
+    """Finds logs, and brings their objects up to date. `make` makes the object of a log."""
 
     def __init__(
-        self, db: Database, mirror: Mirror, lease: Lease, make: Callable[[int, Beginning], SqliteLog], retention: float
+        self,
+        db: Database,
+        mirror: Mirror,
+        ownership: Ownership[SqliteLog],
+        make: Callable[[int, Beginning], SqliteLog],
+        retention: float,
     ) -> None:
         self._db = db
         self._mirror = mirror
-        self._lease = lease
+        self._ownership = ownership
         self._make = make
         self._retention = retention
         self._reading = asyncio.Lock()
@@ -42,26 +70,25 @@ class Catalog:
             self._mirror.catch_up(row[:3] for row in rows)
 
     async def refresh(self, logs: Sequence[SqliteLog]) -> None:
-        """Bring logs up to date. Raises StoreError, also where one is gone.
-
-        A log that is written here knows best; only whether it still is is looked up.
-        """
+        """Bring logs up to date. Raises StoreError, also if one is gone."""
+        asked = self._ownership.moment()
         await self.catch_up()
         by_num = {log.num: log for log in logs}
-        wanted = orjson.dumps(list(by_num)).decode()  # as json_each takes them
-        for row in await self._rows(", json_each(?) AS wanted WHERE num = wanted.value", wanted):
-            log = by_num.pop(row[0])
-            if self._held(row) is not log:
-                self._fill(log, row)
+        nums = orjson.dumps(list(by_num)).decode()  # as json_each takes them
+        for row in await self._rows("WHERE num IN (SELECT value FROM json_each(?))", nums):
+            self._update(by_num.pop(row.num), row, asked)
         for log in by_num.values():
             raise StoreError(f"stream {log.beginning.id} is gone")
 
     async def find(self, stream_id: str) -> SqliteLog | None:
         """Return a log as it is now. Raises StoreError."""
-        await self.catch_up()  # before its row is read: what becomes a chunk in between is seen there
+        asked = self._ownership.moment()
+        await self.catch_up()  # before the row is read: the row has what goes into a chunk in between
         for row in await self._rows("WHERE id = ?", stream_id):
             if not self._expired(row):
-                return self._held(row) or self._log(row)
+                log = self._log(row, asked)
+                log.reread()
+                return log
         return None
 
     async def logs(self) -> AsyncIterator[SqliteLog]:
@@ -69,67 +96,66 @@ class Catalog:
         async for log in self._pages("num > ?"):
             yield log
 
-    async def orphans(self) -> AsyncIterator[SqliteLog]:
-        """Yield the logs without an ending whose holder has gone. Raises StoreError."""
+    async def orphans(self, boot: str) -> AsyncIterator[SqliteLog]:
+        """Yield the logs without an ending that no instance of this `boot` of the machine holds. Raises StoreError."""
         orphaned = """num > ? AND ended IS NULL AND (instance IS NULL OR NOT EXISTS (
             SELECT 1 FROM instances WHERE name = logs.instance AND boot = ? AND expires > ?))"""
-        async for log in self._pages(orphaned, self._lease.boot, time.monotonic()):
+        async for log in self._pages(orphaned, boot, time.monotonic()):
             yield log
 
     async def _pages(self, where: str, *values: Any) -> AsyncIterator[SqliteLog]:
-        """Yield logs, oldest first. Those of a page are made at once: whoever takes them may take his time."""
+        """Yield logs, oldest first. Those of a page are brought up to date at once: the caller may be slow."""
         await self.catch_up()
         last = 0
         while True:
+            asked = self._ownership.moment()
             rows = await self._rows(f"WHERE {where} ORDER BY num LIMIT ?", last, *values, PAGE)
-            for log in [self._held(row) or self._log(row) for row in rows if not self._expired(row)]:
+            for log in [self._log(row, asked) for row in rows if not self._expired(row)]:
                 yield log
             if len(rows) < PAGE:
                 return
-            last = rows[-1][0]
+            last = rows[-1].num
 
-    async def _rows(self, where: str, *values: Any) -> list[tuple[Any, ...]]:
+    async def _rows(self, where: str, *values: Any) -> list[Row]:
         """Read rows that are as young as the mirror. Raises StoreError.
 
-        The mirror forgets what has gone into a chunk, as all of a log does when it ends. Where that happens while the
-        row is read, it may be in neither; the rows are read again then.
+        The mirror forgets what has gone into a chunk, as all of a log does when it ends. If that happens while the row
+        is read, the records may be in neither. The rows are read again then.
         """
         while True:
             with self._mirror.dropping() as dropped:
-                rows = await self._db.rows(f"{LOGS} {where}", *values)
-            if all(row[0] not in dropped or self._held(row) for row in rows):
+                rows = [Row(*row) for row in await self._db.rows(f"{LOGS} {where}", *values)]
+            for row in rows:
+                self._ownership.heard(row.id, row.epoch)
+            if all(row.num not in dropped or row.id in self._ownership.held for row in rows):
                 return rows
 
-    def _held(self, row: tuple[Any, ...]) -> SqliteLog | None:
-        """Return the log of a row if it is written here: it knows best, unless the row tells that it was claimed."""
-        held = self._lease.held.get(row[0])
-        if held is not None:
-            self._lease.fence(held, row[3])  # or it would be written with the epoch of who claimed it
-        return held if held is not None and not held.fenced else None
+    def _expired(self, row: Row) -> bool:
+        return row.ended is not None and time.time() >= row.ended + self._retention
 
-    def _expired(self, row: tuple[Any, ...]) -> bool:
-        ended: float | None = row[9]
-        return ended is not None and time.time() >= ended + self._retention
-
-    def _log(self, row: tuple[Any, ...]) -> SqliteLog:
-        self._db.verify(row[11], row[1], row[2])
-        log = self._make(row[0], load_beginning(row[1], row[2]))
-        self._fill(log, row)
+    def _log(self, row: Row, asked: int) -> SqliteLog:
+        """Return the log of a row that was read after the moment `asked`. Raises StoreError."""
+        log = self._ownership.log(row.id, partial(self._load, row))
+        self._update(log, row, asked)
         return log
 
-    def _fill(self, log: SqliteLog, row: tuple[Any, ...]) -> None:
-        """Bring a log up to date with its row, as `_rows` reads it, and with the mirror. Raises StoreError."""
-        _, _, _, epoch, target, tail, size, lost, active, ended, ending, _, lost_crc, ending_crc = row
-        self._db.verify(lost_crc, lost)
-        self._db.verify(ending_crc, ending or b"")
-        if log.ending is not None:
-            return  # this was read before it ended
-        log.epoch, log.target = epoch, target
-        log.stored_target = log.target
+    def _load(self, row: Row) -> SqliteLog:
+        self._db.verify(row.crc, row.beginning, row.body)
+        return self._make(row.num, load_beginning(row.beginning, row.body))
+
+    def _update(self, log: SqliteLog, row: Row, asked: int) -> None:
+        """Bring a log up to date with its row and the mirror, unless it is written here. Raises StoreError."""
+        if row.id in self._ownership.held or log.ending is not None or not self._ownership.fresh(log, asked, row.epoch):
+            return
+        self._db.verify(row.lost_crc, row.lost)
+        self._db.verify(row.ending_crc, row.ending or b"")
+        log.epoch = row.epoch
+        log.target = log.stored_target = row.target
+        tail, size = row.tail, row.size
         run = self._mirror.runs.get(log.num)
-        if ended is None and run is not None and run.last > tail:
+        if row.ended is None and run is not None and run.last > tail:
             tail, size = run.last, run.size
-        log.lost = [(first, last) for first, last in orjson.loads(lost)]
-        log.last_activity = max(active, self._mirror.written.get(log.num, 0.0))
-        log.tail, log.bytes = tail, size
-        log.ending = load_ending(ending) if ending is not None else None
+        log.tail, log.size = tail, size
+        log.lost = [(first, last) for first, last in orjson.loads(row.lost)]
+        log.last_activity = max(row.active, self._mirror.written.get(log.num, 0.0))
+        log.ending = load_ending(row.ending) if row.ending is not None else None

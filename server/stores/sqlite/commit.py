@@ -1,23 +1,24 @@
 """One batch of the SQLite store: what its transaction writes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 
 from server.core.records import dump_ending
-from server.stores.appends import Append
+from server.stores.group_commit import Append
 from server.stores.runs import Run
 from server.stores.sqlite.database import Connection, checksum
 from server.stores.sqlite.journal import ENTRY, Mirror, entry
 from server.stores.sqlite.log import SqliteLog
 
 CHUNK = 65_536  # bytes of a log that are gathered before they become a chunk
-CHUNKS = 8  # logs that have gathered as much are put into chunks at once: the others lose nothing by waiting
+CHUNKS = 8  # logs that are put into chunks by one commit: the others lose nothing by waiting
 
 PAGE_SIZE = 4096  # bytes
 COMMIT_PAGES = 4
 ROW = "INSERT INTO journal (written, data, crc) VALUES (?, ?, ?)"
-# Claims are forgotten in the end, but not before the instances whose lease was over.
+# It does nothing if there are new claims. Old claims are deleted, but not before the instances whose lease was over: so
+# it also does nothing if this instance is not there any more.
 UNCLAIMED_ROW = """INSERT INTO journal (written, data, crc) SELECT ?, ?, ?
     WHERE NOT EXISTS (SELECT 1 FROM claims WHERE at > ?) AND EXISTS (SELECT 1 FROM instances WHERE name = ?)"""
 RETARGET = """UPDATE logs SET target = named.target FROM (
@@ -30,13 +31,14 @@ Chunk = tuple[int, int, bytes]  # number of the first record, bytes of data befo
 class Commit:
     """Appends, the row of the journal that holds them, and the logs that are put into a chunk now.
 
-    It is made where the mirror is, and written by the writer's thread, which has little to do then: it competes with
-    the event loop for the interpreter.
+    The event loop makes it, and the writer's thread writes it. So the thread has little left to do: it competes with
+    the loop for the interpreter.
     """
 
     def __init__(self, writes: Sequence[Append[SqliteLog]], mirror: Mirror, now: float) -> None:
         self.at = 0  # the row
         self.now = now
+        self.left_out: Sequence[Append[SqliteLog]] = ()
         self._mirror = mirror
         self._choose(writes)
 
@@ -50,10 +52,10 @@ class Commit:
             log = write.log
             num = log.num
             run = runs.get(num)
-            gathered = write.bytes - (write.start if run is None else run.start)
+            gathered = write.size - (write.start if run is None else run.start)
             if write.ending is not None or (gathered >= CHUNK and len(self._chunks) < CHUNKS):
                 self._chunks[write] = _gathered(write, run)
-                pieces.append(entry(num, write.tail + 1, write.bytes))
+                pieces.append(entry(num, write.tail + 1, write.size))
             else:
                 packed = write.packed
                 pieces.append(ENTRY.pack(num, write.first, write.start, len(packed)))
@@ -78,15 +80,21 @@ class Commit:
         """Whether the row is all that there is to write."""
         return bool(self.row) and not self._chunks and not self._targets
 
-    def leave_out_fenced(self) -> None:
-        """Leave out what another process has claimed."""
-        self._choose([write for write in self.writes if not write.log.fenced])
+    @property
+    def nums(self) -> list[int]:
+        """The logs that are appended to."""
+        return [write.log.num for write in self.writes]
+
+    def keep(self, epochs: Mapping[int, int]) -> None:
+        """Leave out every append that is not of the epoch in which its log is held: `epochs`, by number."""
+        self.left_out = [write for write in self.writes if epochs.get(write.log.num) != write.epoch]
+        self._choose([write for write in self.writes if epochs.get(write.log.num) == write.epoch])
 
     def run(self, db: Connection) -> None:
         """Write all of it, in a transaction.
 
         Each statement gives the interpreter away and has to get it back from a busy event loop, which can take
-        milliseconds: there are as few as can be, however many logs there are.
+        milliseconds. So there are as few statements as possible, however many logs there are.
         """
         if self.row:
             self.at = put_row(db, self.now, self.row)
@@ -98,7 +106,7 @@ class Commit:
 
     def _note(self, db: Connection, write: Append[SqliteLog]) -> None:
         """Note in its row what of a log is in chunks now, and the ending."""
-        end, facts = write.ending, (self.now, write.tail, write.bytes)
+        end, facts = write.ending, (self.now, write.tail, write.size)
         if end is None:
             db.execute("UPDATE logs SET active = ?, tail = ?, size = ? WHERE num = ?", (*facts, write.log.num))
         else:
@@ -122,7 +130,7 @@ class Commit:
 
 
 def _gathered(write: Append[SqliteLog], run: Run | None) -> Chunk:
-    """Return all of a log that no chunk holds, up to the end of an append; `run`: what the journal has of it."""
+    """Return all of a log that no chunk holds, up to the end of an append. `run`: what the journal has of it."""
     pieces = [write.packed]
     while write.before is not None:
         write = write.before
@@ -138,7 +146,7 @@ def put_row(db: Connection, written: float, data: bytes) -> int:
 
 
 def put_chunk(db: Connection, log: int, chunk: Chunk) -> None:
-    """Store a chunk; of two that begin at the same record the longer one stays."""
+    """Store a chunk. Of two that begin at the same record, the longer one stays."""
     db.execute(
         """INSERT INTO chunks (log, first, start, data, crc) VALUES (?, ?, ?, ?, ?) ON CONFLICT (log, first)
         DO UPDATE SET data = excluded.data, crc = excluded.crc WHERE length(excluded.data) > length(data)""",

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import defaultdict
 
 from server.core.errors import StoreError
 from server.stores.sqlite.catalog import Catalog
@@ -14,14 +15,14 @@ FOLLOW = 0.5  # seconds after which `follow` returns in any case
 
 
 class Following:
-    """Wakes who waits for a log. What was followed within `lease` seconds still counts as followed."""
+    """Wakes the followers of a log. A log that was followed within `lease` seconds still counts as followed."""
 
     def __init__(self, db: Database, catalog: Catalog, writer: Writer, lease: float) -> None:
         self._db = db
         self._catalog = catalog
         self._writer = writer
         self._lease = lease
-        self._waiting: dict[SqliteLog, asyncio.Event] = {}
+        self._waiting: defaultdict[SqliteLog, set[asyncio.Event]] = defaultdict(set)
         self._marked: dict[int, float] = {}
         self._poller: asyncio.Task[None] | None = None
 
@@ -31,22 +32,28 @@ class Following:
             self._poller.cancel()
 
     async def follow(self, log: SqliteLog) -> None:
-        """Wait for something new in a log that another process writes. Raises StoreError."""
+        """Wait until a log that another process writes is not as the last call has left it. Raises StoreError."""
+        seen = log.followed_to  # others bring the object up to date as well: no change may be missed for that
         await self._mark(log)
-        before = (log.tail, log.ending)
         await self._catalog.refresh([log])
-        if (log.tail, log.ending) != before:
-            return
-        news = self._waiting[log] = asyncio.Event()
+        if log.state == seen:
+            await self._wait(log)
+        log.followed_to = log.state
+
+    async def _wait(self, log: SqliteLog) -> None:
+        changed = asyncio.Event()
+        self._waiting[log].add(changed)
         if self._poller is None or self._poller.done():
             self._poller = asyncio.create_task(self._poll(), name="sqlite poll")
         try:
             async with asyncio.timeout(FOLLOW):
-                await news.wait()
+                await changed.wait()
         except TimeoutError:
             pass  # the caller looks whether the holder is still alive
         finally:
-            del self._waiting[log]
+            self._waiting[log].discard(changed)
+            if not self._waiting[log]:
+                del self._waiting[log]
 
     async def _mark(self, log: SqliteLog) -> None:
         """Tell the holder now and then that there are readers here."""
@@ -62,17 +69,17 @@ class Following:
         return bool(rows) and time.monotonic() < rows[0][0] + self._lease
 
     async def _poll(self) -> None:
-        """Wake the followers of logs that have grown; one look for all of them."""
+        """Wake the followers of logs that have changed; one look for all of them."""
         version = -1
         while self._waiting:
             try:
                 if (now := await self._db.version()) != version:
                     version = now
-                    before = {log: (log.tail, log.ending) for log in self._waiting}
-                    await self._catalog.refresh(list(before))
-                    for log, known in before.items():
-                        if (log.tail, log.ending) != known and log in self._waiting:
-                            self._waiting[log].set()
+                    await self._catalog.refresh(list(self._waiting))
             except StoreError:
-                pass  # whoever follows meets the same error in its own next look
+                pass  # each follower meets the same error in its own next look
+            for log, events in self._waiting.items():
+                if log.state != log.followed_to:
+                    for changed in events:
+                        changed.set()
             await asyncio.sleep(POLL)

@@ -1,10 +1,11 @@
-"""The journal: what every stream appended and no chunk holds yet, one row a commit, mirrored in memory.
+"""The journal: what streams have appended and no chunk holds yet, one row per commit, mirrored in memory.
 
-A row of its own for each token would cost 20 us of CPU, most of it for touching one page of the file for each stream.
-One row a commit costs a tenth of that. What a log has gathered goes into a chunk when there is enough of it, and at
-its ending; journal rows of which everything is in chunks are deleted.
+A row for each token would cost 20 us of CPU, most of it for touching a page of the file for each stream. One row per
+commit costs a tenth of that. What a log has gathered goes into a chunk when there is enough of it, and at its ending.
+Journal rows are deleted when chunks hold all of their records.
 
-Every process reads the rows of the others into its mirror, so a live log is read from memory, whoever writes it.
+Every process reads the rows of the others into its mirror. So a live log is read from memory, whichever process writes
+it.
 """
 
 import struct
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from server.stores.runs import Run
 
 if TYPE_CHECKING:
-    from server.stores.appends import Append
+    from server.stores.group_commit import Append
     from server.stores.sqlite.log import SqliteLog
 
 ENTRY = struct.Struct("<IQQI")  # log, number of the first record, bytes of data before it, size; the records follow
-JOURNAL_BYTES = 16 << 20  # past it the logs that hold the oldest rows are put into chunks
+JOURNAL_BYTES = 16 << 20  # then the logs that hold the oldest rows are put into chunks
 
 
 class Part(NamedTuple):
@@ -56,10 +57,10 @@ class Mirror:
         self._own: set[int] = set()  # later rows that are here, because this process wrote them
         self._sizes: deque[tuple[int, int]] = deque()  # rows with their bytes, oldest first
         self._total = 0
-        self._watches: dict[int, set[int]] = {}  # what `dropping` collects, by its identity: equal sets are two
+        self._watches: dict[int, set[int]] = {}  # the sets of `dropping`, by identity: two of them may be equal
 
     def note(self, at: int, size: int) -> bool:
-        """Note a row of `size` bytes that this process has just written; False: it was read already."""
+        """Note a row of `size` bytes that this process has just written; False if it has been read already."""
         if at <= self.seen:
             return False
         self._count(at, size)
@@ -70,7 +71,7 @@ class Mirror:
         return True
 
     def catch_up(self, rows: Iterable[tuple[int, float, bytes]]) -> None:
-        """Take in rows that were read, in their order; those that are here already are passed over."""
+        """Take in rows that were read, in their order, except those that are here already."""
         for at, written, data in rows:
             if at <= self.seen:
                 continue
@@ -105,12 +106,12 @@ class Mirror:
             run = runs.get(log)
             if run is None or write.first > run.last + 1:
                 run = runs[log] = Run(write.first, write.start, since=at)
-            run.add(write.packed, write.tail, write.bytes)
+            run.add(write.packed, write.tail, write.size)
             times[log] = written
 
     @contextmanager
     def dropping(self) -> Iterator[set[int]]:
-        """Collect the logs that are dropped meanwhile: what was read of them before may lack what their runs had."""
+        """Collect the logs that are dropped in the block: what was read of them before may lack what their runs had."""
         dropped: set[int] = set()
         self._watches[id(dropped)] = dropped
         try:

@@ -1,53 +1,54 @@
 """One log of the SQLite store."""
 
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from server.core.errors import Deleted
 from server.core.gaps import resume_at, upper_bound
 from server.core.records import Beginning, Record
-from server.stores.appends import Append, BatchedLog, Creation
-from server.stores.batches import Batches, Write
+from server.stores.group_commit import BatchedLog, Batches
 from server.stores.runs import Run
-from server.stores.sqlite.database import Connection
 from server.stores.sqlite.journal import Mirror
+
+CHUNKS_KEPT = 4  # readers of one log may be at different places
 
 
 class Store(Protocol):
     """What a log needs of its store."""
 
     mirror: Mirror
-    batches: "Batches[Append[SqliteLog] | Creation | Call]"
+    batches: Batches[Any]
 
     async def chunk(self, num: int, number: int) -> Run:
         """Read the chunk with a record. Raises StoreError."""
 
 
 class SqliteLog(BatchedLog):
-    """One log: held here, or as it was found; `follow` brings that up to date."""
+    """One log: written here, or as it was when it was read last. `num` is its number in the database."""
 
     def __init__(self, store: Store, num: int, beginning: Beginning) -> None:
         super().__init__(beginning, store.batches.put)
         self.num = num
         self.stored_target = ""
         self._store = store
-        self._chunk = Run(1, 0)  # the one that was read last
+        self._chunks: deque[Run] = deque(maxlen=CHUNKS_KEPT)  # those that were read last
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
-        """Return records after `after`; those of a live log nearly always from memory. Raises StoreError."""
+        """Return records after `after`. Those of a live log nearly always come from memory. Raises StoreError."""
         if resume_at(self.lost, after) > after:
             return []
         end = upper_bound(self.lost, after, self.tail)
-        found: list[Record] = []
+        records: list[Record] = []
         room = max_bytes
         while after < end and room > 0:
-            records = (await self._run(after + 1)).read(after, room)[: end - after]
-            if found and len(records[0].data) > room:
+            some = (await self._run(after + 1)).read(after, room)[: end - after]
+            if records and len(some[0].data) > room:
                 break
-            found += records
-            after += len(records)
-            room -= sum(len(data) for _, data in records)
-        return found
+            records += some
+            after += len(some)
+            room -= sum(len(data) for _, data in some)
+        return records
 
     async def offset(self, cursor: int) -> int:
         """Return the size of the data up to `cursor`. Raises StoreError."""
@@ -56,24 +57,19 @@ class SqliteLog(BatchedLog):
                 cursor = first - 1  # what was lost counts as nothing
         if cursor == 0:
             return 0
-        return self.bytes if cursor == self.tail else (await self._run(cursor)).offset(cursor)
+        return self.size if cursor == self.tail else (await self._run(cursor)).offset(cursor)
+
+    def reread(self) -> None:
+        """Read chunks from the database again: the log may be deleted, though all that was read of it is still here."""
+        self._chunks.clear()
 
     async def _run(self, number: int) -> Run:
-        """Return the run with a record. Raises StoreError: Deleted where the log is gone."""
-        for run in (self._store.mirror.runs.get(self.num), self._chunk):
+        """Return the run with a record. Raises StoreError: Deleted if the log is gone."""
+        for run in (self._store.mirror.runs.get(self.num), *self._chunks):
             if run is not None and run.first <= number <= run.last:
                 return run
-        self._chunk = await self._store.chunk(self.num, number)
-        if number > self._chunk.last:
+        chunk = await self._store.chunk(self.num, number)
+        if number > chunk.last:
             raise Deleted(f"stream {self.beginning.id} is gone")
-        return self._chunk
-
-
-class Call(Write):
-    """Anything else that waits for a commit."""
-
-    __slots__ = ("function",)
-
-    def __init__(self, function: Callable[[Connection], Any]) -> None:
-        super().__init__()
-        self.function = function
+        self._chunks.append(chunk)
+        return chunk

@@ -1,31 +1,29 @@
-"""The SQLite store: one machine, no server; what was shown survives a SIGKILL at any point.
+"""The SQLite store: one machine, no server. What was shown survives a SIGKILL at any point.
 
-Appends of all streams are committed together (`sqlite_writer.py`) as one row (`sqlite_journal.py`); what a log has
-gathered becomes a chunk. Several processes may share the file: leases and epochs are in it (`sqlite_leases.py`), and
-each follows what the others write by the file's data version (`sqlite_following.py`).
+Appends of all streams are committed together (`writer.py`) as one row (`journal.py`). What a log has gathered becomes a
+chunk (`commit.py`). Several processes may share the file: leases and epochs are in it (`lease.py`), and each follows
+what the others write by the file's data version (`following.py`).
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
 from server.core.records import Beginning
-from server.stores.appends import Append, Creation
-from server.stores.batches import Batches
+from server.stores.group_commit import Append, Batches, Creation
+from server.stores.ownership import Ownership
 from server.stores.runs import Run
-from server.stores.sqlite import sweep as sweeping
+from server.stores.sqlite import maintenance
 from server.stores.sqlite.catalog import Catalog
-from server.stores.sqlite.commit import put_chunk, put_row
-from server.stores.sqlite.create import Beginnings
+from server.stores.sqlite.creation import Creator
 from server.stores.sqlite.database import Connection, Database
 from server.stores.sqlite.following import Following
-from server.stores.sqlite.health import Health
-from server.stores.sqlite.journal import Mirror, entry
+from server.stores.sqlite.journal import Mirror
 from server.stores.sqlite.lease import Lease
-from server.stores.sqlite.log import Call, SqliteLog
-from server.stores.sqlite.writer import Writer
+from server.stores.sqlite.log import SqliteLog
+from server.stores.sqlite.maintenance import Health
+from server.stores.sqlite.writer import Call, Writer
 
 
 class SqliteStore:
@@ -38,9 +36,10 @@ class SqliteStore:
         self._max_bytes = settings.store.max_bytes
         self._db = Database(settings.store.path)
         self._health = Health(self._db)
-        self._lease = Lease(self._db, settings.store.lease)
+        self._ownership: Ownership[SqliteLog] = Ownership()
+        self._lease = Lease(self._db, settings.store.lease, self._ownership)
         self.mirror = Mirror()
-        self._catalog = Catalog(self._db, self.mirror, self._lease, partial(SqliteLog, self), self._retention)
+        self._catalog = Catalog(self._db, self.mirror, self._ownership, partial(SqliteLog, self), self._retention)
         self._writer: Writer
         self.batches: Batches[Append[SqliteLog] | Creation | Call]
         self._following: Following
@@ -50,8 +49,8 @@ class SqliteStore:
     async def open(self) -> None:
         """Open the file. Raises StoreError."""
         await self._db.open()
-        beginnings = Beginnings(self._lease.name, self._lease.boot, self._retention)
-        self._writer = Writer(self._db, self.mirror, self._lease, beginnings, self._health)
+        creator = Creator(self._lease.name, self._lease.boot, self._retention)
+        self._writer = Writer(self._db, self.mirror, self._lease, self._ownership, creator, self._health)
         self.batches = self._writer.batches
         self._following = Following(self._db, self._catalog, self._writer, self._lease.seconds)
         await self._db.write(self._lease.begin)
@@ -62,6 +61,8 @@ class SqliteStore:
         self._following.close()
         await self._health.close()
         try:
+            if self._ownership.due:
+                await self.renew()
             await self._writer.flush()
             await self._db.write(self._lease.give_back)
         except StoreError:
@@ -72,23 +73,18 @@ class SqliteStore:
         """Return what is wrong with the database, or None."""
         return await self._health.problem()
 
-    # --- creating and finding ----------------------------------------------------------------------------------------
+    # --- creating and finding ------------------------------------------------------------------------------------
 
     async def create(self, beginning: Beginning) -> SqliteLog:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
-        creation = Creation(beginning)
-        self.batches.put(creation)
-        try:
-            made = await creation.decided()
-        except asyncio.CancelledError:  # after it has been decided
-            self._lease.doubtful.beginnings.add(beginning.id)
-            raise
-        if isinstance(made, str):
-            found = await self.find(made)
-            return found if found is not None else await self.create(beginning)
-        log = SqliteLog(self, made, beginning)
-        self._lease.hold(log)
-        return log
+        with self._ownership.begun(beginning.id):
+            answer = await self._writer.create(Creation(beginning))
+            if isinstance(answer, int):
+                log = self._ownership.log(beginning.id, partial(SqliteLog, self, answer, beginning))
+                self._ownership.created(log)
+                return log
+        known = await self.find(answer)
+        return known if known is not None else await self.create(beginning)
 
     async def release_key(self, log: SqliteLog) -> None:
         """Forget the idempotency key of a log. Raises StoreError."""
@@ -106,7 +102,7 @@ class SqliteStore:
 
     def orphans(self) -> AsyncIterator[SqliteLog]:
         """Yield the logs without an ending whose holder has gone. Raises StoreError."""
-        return self._catalog.orphans()
+        return self._catalog.orphans(self._lease.boot)
 
     async def chunk(self, num: int, number: int) -> Run:
         """Read the chunk with a record. Raises StoreError."""
@@ -131,11 +127,11 @@ class SqliteStore:
         return await self._following.followed(log)
 
     async def renew(self) -> Sequence[SqliteLog]:
-        """Extend the lease where a third of it is over; return what was claimed elsewhere. Raises StoreError."""
+        """Extend the lease if a third of it is over; return what was claimed elsewhere. Raises StoreError."""
         return await self._lease.renew(self._writer.call)
 
     async def claim(self, log: SqliteLog, *, force: bool = False) -> bool:
-        """Take a log over.
+        """Take a log over. Raises StoreError.
 
         After a power loss the last moments of the journal may be missing, and a client may have been shown what was in
         them. No number is used twice: the new epoch passes over more numbers than there can have been, as `lost`.
@@ -144,47 +140,40 @@ class SqliteStore:
             return False
         await self._catalog.catch_up()
         run = self.mirror.runs.get(log.num)
-        with self._lease.doubtful.unless_held(log.num) as claim:
-            await self._writer.call(partial(self._lease.claim, claim, log.num, log.lost, run, force))
-            if not claim.epoch:
+        with self._ownership.begun(log.beginning.id):
+            epoch = await self._writer.call(partial(self._lease.claim, log.num, log.lost, run, force))
+            if not epoch:
                 return False
             await self._catalog.refresh([log])
-            log.hold(claim.epoch)
-            self._lease.hold(log)  # from now on a claim of another is seen
-            try:
-                await self._catalog.refresh([log])  # and if there has been one meanwhile, here
-            except BaseException:
-                self._lease.let_go(log)
-                raise
+            self._ownership.claimed(log, epoch)
         return True
 
-    # --- deleting ----------------------------------------------------------------------------------------------------
+    # --- deleting ------------------------------------------------------------------------------------------------
 
     async def sweep(self, now: float) -> None:
         """Put laggards into chunks, delete what is over, and give its space back to the disk. Raises StoreError."""
         await self._catalog.catch_up()
         runs = [(num, self.mirror.runs[num]) for num in self.mirror.laggards()]
         laggards = [(num, (run.first, run.start, run.packed), run.last, run.size) for num, run in runs]
-        row = b"".join(entry(num, tail + 1, size) for num, _, tail, size in laggards)
 
-        def work(db: Connection) -> int:
-            at = 0
-            for num, chunk, tail, size in laggards:
-                put_chunk(db, num, chunk)
-                db.execute("UPDATE logs SET tail = ?, size = ? WHERE num = ? AND tail < ?", (tail, size, num, tail))
-            if row:
-                at = put_row(db, now, row)
-            sweeping.delete(db, now - self._retention, self._lease.boot, self.mirror.written, self._lease.seconds)
-            sweeping.shrink(db, self._max_bytes)
-            return at
+        def work(db: Connection) -> tuple[int, int]:
+            row = maintenance.put_into_chunks(db, laggards, now)
+            over, written = now - self._retention, self.mirror.written
+            maintenance.delete(db, over, self._lease.boot, written, self._lease.seconds)
+            maintenance.shrink(db, self._max_bytes)
+            return row
 
-        at = await self._writer.call(work)
-        if row and self.mirror.note(at, len(row)):
+        at, size = await self._writer.call(work)
+        if at and self.mirror.note(at, size):
             for num, _, tail, _ in laggards:
                 self.mirror.drop(num, tail + 1)
-        foreign = set(self.mirror.runs) - set(self._lease.held)
+        await self._forget_ended()
+        await self._db.maintain(maintenance.vacuum)
+
+    async def _forget_ended(self) -> None:
+        """Drop from the mirror what other processes have ended, and what is deleted. Raises StoreError."""
+        foreign = set(self.mirror.runs) - {log.num for log in self._ownership.held.values()}
         if foreign:
             open_logs = dict(await self._db.rows("SELECT num, tail FROM logs WHERE ended IS NULL"))
             for num in foreign:
                 self.mirror.drop(num, open_logs.get(num, 1 << 62) + 1)
-        await self._db.maintain(sweeping.vacuum)

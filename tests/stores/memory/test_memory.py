@@ -35,11 +35,11 @@ class TestMemory(StoreContract):
         written = []
         for number in range(1, 3 * memory.BLOCK):
             written.append(Record("chunk", b'{"object":"chat.completion.chunk","choices":[{"delta":"%d"}]}' % number))
-            fast.append_now(written[-1:])
+            fast.put(written[-1:])
             now[0] += 1
-            slow.append_now(written[-1:])
-            assert len(slow._late) < memory.FEW
-            if len(fast._late) > memory.FEW:
+            slow.put(written[-1:])
+            assert len(slow._unpacked) < memory.SMALL_BLOCK
+            if len(fast._unpacked) > memory.SMALL_BLOCK:
                 assert slow.footprint < fast.footprint
             for after in range(number + 1):
                 assert await slow.read(after, 1 << 20) == await fast.read(after, 1 << 20) == written[after:]

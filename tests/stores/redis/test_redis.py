@@ -44,7 +44,7 @@ class TestRedis(DurableContract):
         return {"kind": "redis", "url": self.url}
 
     async def lose(self, store, log):
-        tail, size = log.tail, log.bytes
+        tail, size = log.tail, log.size
         for _ in range(3):
             await log.append(tokens(1))  # a replica that takes over does not have these
         redis, key = store._server.redis, log.beginning.id

@@ -239,7 +239,7 @@ async def test_no_hole_where_nobody_waited(make):
     log = await store.create(beginning())
     await log.append(tokens(2))
     await fill(store)
-    log.append_soon([Record("chunk", b"x" * 1_000_000)], lambda *_: pytest.fail("shown, but not stored"))
+    log.put([Record("chunk", b"x" * 1_000_000)], lambda *_: pytest.fail("shown, but not stored"))
     await store.batches.flush()
     await make_room(store)
     for end in (None, ending()):

@@ -71,7 +71,7 @@ looks = pytest.mark.parametrize("look", [find, logs, refresh])
 
 
 def facts(log):
-    return log.tail, log.bytes, log.ending, log.epoch, list(log.lost)
+    return log.tail, log.size, log.ending, log.epoch, list(log.lost)
 
 
 async def begun(one, two):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from server.core.errors import StoreError
-from server.stores.batches import Batches, Write, answering
+from server.stores.group_commit import Batches, Write, answering
 
 
 async def test_a_commit_that_raises_fails_its_writes_and_the_next_batch_goes_on() -> None:

@@ -1,4 +1,4 @@
-"""Making logs in the SQLite store: many in one statement, or finding the one that has an idempotency key."""
+"""Creating logs in the SQLite store: many in one statement, or finding the log that has an idempotency key."""
 
 import time
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ COLUMNS = "id, owner, idempotency, beginning, body, crc, instance, boot, active,
 AT_ONCE = 1000  # logs; SQLite takes 32,766 values in a statement
 
 
-class Beginnings:
-    """Makes logs that are held by `instance`, which runs in the boot `boot` of the machine."""
+class Creator:
+    """Creates logs that are held by `instance`, which runs in the boot `boot` of the machine."""
 
     def __init__(self, instance: str, boot: str, retention: float) -> None:
         self._instance = instance
         self._boot = boot
         self._retention = retention
 
-    def make(self, db: Connection, beginnings: Sequence[Beginning]) -> list[int | str]:
-        """Return the number of each new log, or the id of the one that has its key."""
-        made = self._insert(db, [beginning for beginning in beginnings if beginning.idempotency is None])
-        made.reverse()
-        return [made.pop() if beginning.idempotency is None else self._keyed(db, beginning) for beginning in beginnings]
+    def create(self, db: Connection, beginnings: Sequence[Beginning]) -> list[int | str]:
+        """Return the number of each new log, or the id of the log that has its key."""
+        nums = self._insert(db, [beginning for beginning in beginnings if beginning.idempotency is None])
+        nums.reverse()
+        return [nums.pop() if beginning.idempotency is None else self._keyed(db, beginning) for beginning in beginnings]
 
     def _keyed(self, db: Connection, beginning: Beginning) -> int | str:
         assert beginning.idempotency is not None
@@ -43,7 +43,7 @@ class Beginnings:
             values = [value for beginning in some for value in self._values(beginning)]
             query = f"INSERT INTO logs ({COLUMNS}) VALUES{(ROW * len(some))[1:]}"
             last = db.execute(query, values).lastrowid or 0
-            nums += range(last - len(some) + 1, last + 1)  # the only writer: they follow each other
+            nums += range(last - len(some) + 1, last + 1)  # there is one writer: the numbers follow each other
         return nums
 
     def _values(self, beginning: Beginning) -> tuple[Any, ...]:
