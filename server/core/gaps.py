@@ -14,5 +14,5 @@ def resume_at(lost: Lost, after: int) -> int:
 
 
 def upper_bound(lost: Lost, after: int, tail: int) -> int:
-    """Return the last number that can be read from `after` on without crossing lost records."""
+    """Return the last number that can be read after `after` without crossing lost records."""
     return min([tail, *(first - 1 for first, _ in lost if first > after)])

@@ -19,11 +19,11 @@ def pack(records: Sequence[Record]) -> bytes:
 
 
 class Run:
-    """Records of one log that follow each other, from number `first` on.
+    """Records of one log that follow each other, numbers `first` to `last`. An empty run has `last == first - 1`.
 
-    `start` is the size of the data of all records before them, in bytes, `since` the place where a store keeps the
-    oldest of them; `last` is the number of the last one (`first - 1` where there is none), `size` that of all data up
-    to it. Where each record is, is found out when somebody reads: what was shown live is hardly ever read.
+    `start` is the size of the data of all records before them, in bytes, and `size` that of all data up to `last`.
+    `since` is the place where a store keeps the oldest of them. The place of each record is found out only when
+    somebody reads: what was shown live is hardly ever read.
     """
 
     __slots__ = ("_ends", "_late", "_packed", "_sizes", "first", "last", "since", "size", "start")
@@ -34,7 +34,7 @@ class Run:
         self.last = first - 1
         self.since = since
         self._packed = bytearray()
-        self._late: list[bytes] = []  # what was added since the last read; a copy into the rest would cost as much
+        self._late: list[bytes] = []  # added since the last read: copying it into the rest would cost as much
         self._ends = array("Q")  # of each record: bytes of `_packed` up to and with it
         self._sizes = array("Q")  # of each record: bytes of data up to and with it, from `start` on
         if packed:
@@ -48,7 +48,7 @@ class Run:
         self.size = self.start + self._sizes[-1]
 
     def add(self, packed: bytes, last: int, size: int) -> None:
-        """Add records at the end, up to number `last`, with which all data has `size` bytes."""
+        """Add records at the end, up to number `last`. With them, all data of the log has `size` bytes."""
         self._late.append(packed)
         self.last, self.size = last, size
 
@@ -78,16 +78,16 @@ class Run:
         bound = (self._sizes[index - 1] if index else 0) + max_bytes
         last = max(index + 1, bisect_right(self._sizes, bound, index))
         at = self._ends[index - 1] if index else 0
-        found = []
+        records = []
         for end in self._ends[index:last]:
             kind, _ = HEAD.unpack_from(self._packed, at)
             at += HEAD.size
-            found.append(Record(self._packed[at : at + kind].decode(), bytes(self._packed[at + kind : end])))
+            records.append(Record(self._packed[at : at + kind].decode(), bytes(self._packed[at + kind : end])))
             at = end
-        return found
+        return records
 
     def offset(self, cursor: int) -> int:
-        """Return the size of the data up to `cursor`, which is here, or the number before the first."""
+        """Return the size of the data up to `cursor`: a record of this run, or the number before the first."""
         index = cursor - self.first
         self._index()
         return self.start + (self._sizes[index] if index >= 0 else 0)

@@ -9,7 +9,7 @@ from server.stores.group_commit import Batches, Write, answering
 
 
 async def test_a_commit_that_raises_fails_its_writes_and_the_next_batch_goes_on() -> None:
-    """A write that nobody answered would hold its stream for ever."""
+    """Every write is answered: else it would hold its stream for ever."""
     broken = True
 
     def commit(batch: list[Write], done: Callable[[], None]) -> None:
@@ -33,7 +33,7 @@ async def test_a_commit_that_raises_fails_its_writes_and_the_next_batch_goes_on(
 
 
 async def test_what_is_answered_stays_so() -> None:
-    """Where a commit fails half-way, who has been told keeps the answer."""
+    """If a commit fails half-way, writes that were answered keep their answer."""
     first, second = Write(), Write()
     with answering([first, second]):
         first.succeed("there")

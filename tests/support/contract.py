@@ -153,7 +153,7 @@ class StoreContract:
 
     # --- appending and reading ----------------------------------------------------------------------------------
 
-    async def test_keeps_birth_and_ending(self, store: Store) -> None:
+    async def test_keeps_beginning_and_ending(self, store: Store) -> None:
         """What a stream began and ended with is found again, whole."""
         facts = beginning(dialect="native", stream=False, policy="continue", idempotency=("key", "digest"))
         end = ending(
@@ -383,7 +383,7 @@ class StoreContract:
         await store.release_key(await store.create(beginning()))  # has none
 
     async def test_a_key_is_free_as_soon_as_it_is_released(self, store: Store) -> None:
-        """Who creates right after a release, without waiting for its end, gets a log of its own."""
+        """A creation right after a release, without waiting for its end, begins a log of its own."""
         first = await store.create(beginning(idempotency=("k", "a")))
         again = beginning(owner=first.beginning.owner, idempotency=("k", "a"))
         _, second = await asyncio.gather(store.release_key(first), store.create(again))
@@ -547,7 +547,7 @@ class DurableContract(StoreContract):
         assert not await two.claim(found, force=True)  # ended
 
     async def test_a_stale_writer_is_fenced(self, stores: list[Store]) -> None:
-        """Who lost its log by a claim cannot write any more, is told by `renew`, and the numbers go on."""
+        """An instance that lost its log to a claim cannot write any more, and `renew` tells it. The numbers go on."""
         one, two = stores
         log, other = await one.create(beginning()), await one.create(beginning())
         await log.append(tokens(3))
@@ -604,7 +604,7 @@ class DurableContract(StoreContract):
         assert await everything(log) == [*tokens(2), Record("error", b"{}")]
 
     async def test_claimed_back(self, stores: list[Store]) -> None:
-        """Who claims a log back before it is told of its loss holds it: it is not told any more, and can be fenced."""
+        """An instance that claims a log back before it was told of the loss holds it. It can be fenced again."""
         one, two = stores
         log = await one.create(beginning())
         found = await two.find(log.beginning.id)
@@ -622,7 +622,7 @@ class DurableContract(StoreContract):
         assert await everything(found) == tokens(2)
 
     async def test_refreshed_after_a_claim(self, stores: list[Store]) -> None:
-        """Who refreshes a log that was claimed unnoticed learns of that, and not an epoch to write it with."""
+        """Refreshing a log that was claimed unnoticed fences it: the epoch that was read is not one to write with."""
         one, two = stores
         log = await one.create(beginning())
         found = await two.find(log.beginning.id)
@@ -636,7 +636,7 @@ class DurableContract(StoreContract):
         assert await everything(found) == tokens(1)
 
     async def test_refreshed_while_it_is_written(self, stores: list[Store]) -> None:
-        """A look at the store that took longer than an append does not put a writer back to where it was."""
+        """A look at the store that takes longer than an append does not take the writer back."""
         one, _ = stores
         log = await one.create(beginning())
 
@@ -656,7 +656,7 @@ class DurableContract(StoreContract):
         assert await everything(log) == tokens(100) + DONE
 
     async def test_refreshed_while_it_ends(self, stores: list[Store]) -> None:
-        """What was read of a log before it ended does not take its ending away, whenever it comes."""
+        """An answer that was read before a log ended does not take its ending away."""
         one, _ = stores
         for turns in range(40):
             log = await one.create(beginning())
@@ -670,7 +670,7 @@ class DurableContract(StoreContract):
             assert (log.tail, log.ending) == (4, over)
 
     async def test_found_while_it_is_claimed(self, stores: list[Store]) -> None:
-        """Whoever asks for a log in the middle of its takeover gets all of it, though the claimant had seen nothing."""
+        """Asking for a log in the middle of its takeover gives all of it, though the claimant had seen nothing."""
         one, two = stores
         for _ in range(20):
             log = await one.create(beginning())

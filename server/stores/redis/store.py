@@ -1,7 +1,7 @@
 """The Redis store: any number of instances on any number of machines. It works on Valkey as well.
 
 Appends of all streams go out together, each checked against its log's epoch in the same step (`lua/append.lua`).
-Pub/sub only wakes: whoever waits also looks again on a timer. Persistence is Redis' own: run it with `appendonly yes`.
+Pub/sub only wakes: a follower also looks again on a timer. Persistence is Redis' own: run it with `appendonly yes`.
 """
 
 import asyncio

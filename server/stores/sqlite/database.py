@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 Connection = sqlite3.Connection
 
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for the lock of another process
-LOCKED_TIMEOUT = 0.05  # the same after a write that has waited in vain: whoever comes next is told soon
+LOCKED_TIMEOUT = 0.05  # the same after a write that has waited in vain: the next caller is told soon
 PRIVATE = 0o600  # the file holds prompts
 WAL_PAGES = 4000  # pages of the write-ahead log with which a commit makes a checkpoint itself
 WAL_LIMIT = 64 << 20  # bytes that the write-ahead log is cut back to when it has been copied
@@ -38,11 +38,11 @@ DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Database:
-    """One file, opened by `open`. Writes and reads each have a connection and a thread: they never wait for another."""
+    """One file, opened by `open`. Writes and reads each have a connection and a thread: neither waits for the other."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
-        self.damage: str | None = None  # in one sentence, once it has been met
+        self.damage: str | None = None  # in one sentence, once damage has been met
         self._writing: Worker
         self._reading: Worker
         self._copying: Worker
@@ -75,10 +75,10 @@ class Database:
         made.execute("PRAGMA auto_vacuum = INCREMENTAL")  # heeded only before the first table is made
         made.execute("PRAGMA journal_mode = WAL")
         # A commit is in the kernel's hands when it returns: it survives a SIGKILL at any point, but not a power loss.
-        # FULL would wait for the disk (3 ms on the machine this was measured on) for each batch of tokens. What a power
-        # loss takes is noticed by the boot's id, and shows as a gap: see SqliteStore.claim.
+        # FULL would wait for the disk (measured: 3 ms) for each batch of tokens. What a power loss takes is noticed by
+        # the boot's id, and shows as a gap: see SqliteStore.claim.
         made.execute("PRAGMA synchronous = NORMAL")
-        made.execute("PRAGMA secure_delete = FAST")  # prompts do not stay in freed pages where that costs no write
+        made.execute("PRAGMA secure_delete = FAST")  # no prompts in freed pages, if that costs no write
         made.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
         made.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
         return made
@@ -101,7 +101,7 @@ class Database:
             raise StoreError(self.damage)
 
     async def version(self) -> int:
-        """Return a number that differs from the last one where anything was committed since. Raises StoreError."""
+        """Return a number that is another one if anything was committed since. Raises StoreError."""
         return int(await self.read(lambda db: db.execute("PRAGMA data_version").fetchone()[0]))
 
     async def write(self, transaction: Callable[[Connection], Result]) -> Result:
@@ -138,7 +138,7 @@ class Database:
         return done.lastrowid if done.rowcount == 1 else None
 
     def _begin(self, writer: Connection, query: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-        """Run the statement of a transaction that waits for the lock."""
+        """Run the first statement of a transaction: it waits for the lock."""
         try:
             done = writer.execute(query, values)
         except sqlite3.Error:
@@ -167,8 +167,9 @@ class Database:
     async def checkpoint(self) -> None:
         """Copy what was committed into the file, while commits go on. Raises StoreError.
 
-        It waits for the disk, which takes too long for the writer. What has been committed meanwhile is little; that is
-        copied between two commits, and the write-ahead log begins anew: as long as anything is left in it, it grows.
+        The copy waits for the disk, which would hold up the writer for too long. What is committed meanwhile is little.
+        That is copied between two commits, so that the write-ahead log begins anew: it grows as long as anything is
+        left in it.
         """
         for thread, connection in ((self._copying, self._copier), (self._writing, self._writer)):
             await self._run(thread, partial(_copy, connection))
@@ -219,7 +220,7 @@ def in_words(path: Path, error: sqlite3.Error) -> str:
 
 
 def primary_code(error: sqlite3.Error) -> int:
-    """Return SQLite's result code without what it says of the place; 0 for an error of the module's own."""
+    """Return the primary part of SQLite's result code; 0 if the error is the module's own."""
     return _code(error) & 0xFF
 
 

@@ -167,7 +167,7 @@ async def _behind(master, replica, tmp_path):
 
 
 async def test_a_failover_and_a_takeover(tmp_path):
-    """Whoever takes a stream over on a promoted replica passes numbers over instead of using one twice."""
+    """A takeover on a promoted replica passes numbers over instead of using one twice."""
     folders = [tmp_path / name for name in ("master", "replica")]
     for folder in folders:
         folder.mkdir()

@@ -1,4 +1,4 @@
-"""What was done in Redis though its answer was lost: nothing is said twice, and nothing stays with nobody."""
+"""Requests that Redis has carried out though the answer was lost: nothing is said twice, and no log stays unowned."""
 
 import asyncio
 import time
@@ -50,7 +50,7 @@ async def stores(server, line, tmp_path):
 
 @pytest.mark.parametrize("left", [False, True])
 async def test_an_append_that_was_made(stores, line, left):
-    """Nothing takes its number: not before its log was claimed again, which finds it there."""
+    """Nothing takes its number until the log is claimed again. The claim finds it there."""
     store, other = stores
     log = await store.create(beginning())
     await log.append(tokens(3))
@@ -75,7 +75,7 @@ async def test_an_append_that_was_made(stores, line, left):
 
 
 async def test_an_ending_that_was_made(stores, line):
-    """Whoever looks finds it, its writer and those who follow there as well."""
+    """Every look finds it: those of its writer, and those of other instances."""
     store, _ = stores
     log = await store.create(beginning())
     await log.append(tokens(3))
@@ -94,7 +94,7 @@ async def test_an_ending_that_was_made(stores, line):
 
 
 def word(store, script):
-    """Give what a call of a script has in it."""
+    """Give a word that only calls of a script have in them."""
     return store._server._scripts[script].sha
 
 
@@ -105,7 +105,7 @@ async def held_by(server, log):
 
 @pytest.mark.parametrize("step", ["claim", "refresh"])
 async def test_a_claim_that_was_made(stores, line, step):
-    """It is given back as soon as the server answers: the log can be claimed at once, by whoever had it as well."""
+    """It is given back as soon as the server answers: anybody can claim the log at once, its former holder as well."""
     store, other = stores
     log = await other.create(beginning())
     await log.append(tokens(2))
@@ -125,7 +125,7 @@ async def test_a_claim_that_was_made(stores, line, step):
 
 
 async def test_a_claim_that_was_made_again(stores, line, server):
-    """What is held again, or being claimed, is not given back."""
+    """A log that is held again, or is being claimed, is not given back."""
     store, other = stores
     log = await other.create(beginning())
     for _ in range(20):
@@ -143,7 +143,7 @@ async def test_a_claim_that_was_made_again(stores, line, server):
 
 
 async def test_a_claim_that_another_has_made_since(stores, line, server):
-    """It is that instance's."""
+    """The log stays with that instance."""
     store, other = stores
     log = await other.create(beginning())
     found = await store.find(log.beginning.id)
@@ -190,7 +190,7 @@ async def test_a_creation_that_was_made(stores, line, server):
 
 
 async def test_a_creation_that_was_joined(stores, line):
-    """A client that came back with its key keeps the log: it is held here, or can be claimed where it is followed."""
+    """A client that came back with its key keeps the log: an instance that follows it can claim it, or holds it."""
     store, other = stores
     made = await lost_creation(store, line)
     log = await store.create(beginning(owner=made.owner, idempotency=("k", "a")))
@@ -209,8 +209,8 @@ async def test_a_creation_that_was_joined(stores, line):
     await log.append(DONE, ending())
 
 
-async def test_closed_in_doubt(stores, line, server):
-    """A store that is closed leaves no creation behind that others would take for a stream of somebody's."""
+async def test_closed_after_an_interrupted_creation(stores, line, server):
+    """A store that is closed leaves no log behind that nobody has begun."""
     store, other = stores
     made = await lost_creation(store, line)
     await store.close()
@@ -219,7 +219,7 @@ async def test_closed_in_doubt(stores, line, server):
 
 
 async def test_a_look_that_was_overtaken(stores, line):
-    """What a look for claims has read before this instance claimed a log once more does not fence it."""
+    """A store's answer that is older than a claim of this instance does not fence the log."""
     store, _ = stores
     log = await store.create(beginning())
     store._ownership.missed()
@@ -233,7 +233,7 @@ async def test_a_look_that_was_overtaken(stores, line):
 
 
 async def test_a_look_that_failed(stores, line, server):
-    """Claims that may have gone unheard are looked for until that has succeeded."""
+    """Claims that may have gone unheard are looked for until the server has answered."""
     store, other = stores
     log, heard = [await store.create(beginning()) for _ in range(2)]
     line.cut()
@@ -254,7 +254,7 @@ async def test_a_look_that_failed(stores, line, server):
 
 
 async def test_looks_that_overtake_each_other(stores, line):
-    """Of two looks at a log that is written elsewhere the older one, answered last, takes nothing back."""
+    """Two looks at a log that is written elsewhere: if the older one is answered last, it takes nothing back."""
     store, other = stores
     log = await other.create(beginning())
     await log.append(tokens(2))
@@ -272,7 +272,7 @@ async def test_looks_that_overtake_each_other(stores, line):
 
 
 async def test_a_creation_that_comes_late(stores):
-    """One that was on its way when it was asked for again takes nothing from the log that was made meanwhile."""
+    """A request to create that arrives twice takes nothing from the log that was written meanwhile."""
     store, other = stores
     made = beginning()
     log = await store.create(made)

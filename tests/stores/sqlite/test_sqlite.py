@@ -114,7 +114,7 @@ async def test_damaged(make, path):
 
 @pytest.mark.parametrize("part", ["a prompt", "in the journal", "in a chunk"])
 async def test_altered(make, path, part):
-    """A letter that has changed on the disk is noticed, wherever it is: SQLite itself would hand it out."""
+    """A letter that has changed on the disk is noticed in every table: SQLite itself would hand it out."""
     store = make()
     await store.open()
     live, over = await store.create(beginning(body=b'{"messages":"a prompt"}')), await store.create(beginning())
@@ -233,7 +233,7 @@ async def test_full(make):
 
 
 async def test_no_hole_where_nobody_waited(make):
-    """After an append that nobody waited for has failed none is made, until the log is taken up from what it has."""
+    """If an append fails that nobody waited for, no other one is made until the log is claimed again."""
     store = make()
     await store.open()
     log = await store.create(beginning())
@@ -355,7 +355,7 @@ async def test_power_loss(make):
 
 @pytest.mark.parametrize("busy", [False, True])
 async def test_power_loss_before_the_first_record(make, busy):
-    """A stream that had not begun is taken over, too: where the journal is empty, and where it grows all the time."""
+    """A stream that had not begun is taken over, too: if the journal is empty, and if it grows all the time."""
     store = make()
     await store.open()
     log, other = await store.create(beginning()), await store.create(beginning())
@@ -383,7 +383,7 @@ async def test_power_loss_before_the_first_record(make, busy):
 
 
 async def test_deleted_under_a_reader(make):
-    """Whoever reads on in a log that has just been deleted is told so, wherever it is: it does not wait for more."""
+    """A reader of a log that has just been deleted is told so, at any place: it does not wait for more."""
     store = make(retention=0.0)
     await store.open()
     log, other = await store.create(beginning()), await store.create(beginning())
@@ -398,7 +398,7 @@ async def test_deleted_under_a_reader(make):
 
 
 async def test_standing_still_in_a_commit(make):
-    """Who stands still in a commit until nobody remembers that its log was claimed finds that out all the same."""
+    """A process that stands still in a commit, until the claim of its log is forgotten, learns of it all the same."""
     one, two = make(lease=0.1), make(lease=0.1)
     await one.open()
     await two.open()

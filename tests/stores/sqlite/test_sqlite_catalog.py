@@ -1,4 +1,4 @@
-"""What the SQLite store says of a log while the log changes under its eyes is never older than what it has shown."""
+"""What the SQLite store says of a log that changes meanwhile is never older than what it has shown."""
 
 import time
 
@@ -200,7 +200,7 @@ async def test_no_orphan_any_more(stores, meanwhile):
 
 
 async def test_a_slow_reader_of_a_list(stores):
-    """Who takes his time with a list gets logs as they are or as they were, never less."""
+    """A slow reader of a list gets logs as they are, or as they were: never less."""
     one, two = stores
     written = [await begun(one, two) for _ in range(3)]
     number = 0
