@@ -12,8 +12,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MAKERS = {"create_task", "ensure_future"}
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-# Files that still have a task without an owner.
-KNOWN = {"server/streams/linger.py"}
 
 
 def is_maker(node: ast.AST) -> bool:
@@ -79,7 +77,7 @@ def test_every_task_has_an_owner() -> None:
         for path in sorted(ROOT.glob("server/**/*.py"))
         if (lines := ownerless(path.read_text(encoding="utf-8")))
     }
-    assert {path: lines for path, lines in found.items() if path not in KNOWN} == {}
+    assert found == {}
 
 
 @pytest.mark.parametrize(

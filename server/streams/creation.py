@@ -122,6 +122,8 @@ class Creation:
                 elif not self._closed:
                     self._start(self._begin_without_client(creating, beginning.id, generation, route, holds.pop_all()))
                 raise
+            if self._closed:  # nobody would stop its relay; a durable store lets other instances take its logs over
+                self._admission.check_open()
             if log.beginning.id == beginning.id:
                 return self._live.begin(self._live.stream(log), generation, route).stream
             return await self._join(log, beginning)

@@ -77,7 +77,7 @@ class Streams:
     @property
     def buffered(self) -> int:
         """Bytes that are logged but not yet with the fastest reader of their stream."""
-        return sum(one.stream.lag for one in self._live)
+        return sum(live.stream.lag for live in self._live)
 
     async def open(self) -> None:
         """Begin the housekeeping."""

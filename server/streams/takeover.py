@@ -200,9 +200,9 @@ class Takeover:
 
     async def _go_on_with_interrupted(self, stream_id: str) -> None:
         """Decide about a stream that the store had stopped here. Raises StoreError."""
-        found = await self._store.find(stream_id)
-        if found is not None and found.ending is None:
-            stream = await self._finding.current(found)
+        stream_log = await self._store.find(stream_id)
+        if stream_log is not None and stream_log.ending is None:
+            stream = await self._finding.current(stream_log)
             decision = self._decide(stream)
             if decision in (Decision.LEAVE, Decision.FOLLOW) and stream_id not in self._live:
                 return  # not yet

@@ -167,7 +167,7 @@ async def test_a_reload_meanwhile(provider, model) -> None:
     async with in_process(provider.url, **tables) as gateway:
         old = internals.upstream_client(gateway.app.upstreams, "local")
         asking = asyncio.create_task(complete(gateway.root, model))
-        await until(lambda: asyncio.sleep(0, len(gateway.app.streams._starting)))
+        await until(lambda: asyncio.sleep(0, len(internals.starting_streams(gateway.app))))
         await gateway.app.reload(settings(provider.url, **{**tables, "upstream": {"ttft_timeout": 6.0}}), {})
         assert internals.upstream_client(gateway.app.upstreams, "local") is not old
         assert (await asking).status == 200

@@ -45,9 +45,8 @@ async def on_one_of_two(provider, model, store):
 
 async def taken_over(gateway: InProcess, stream_id: str) -> None:
     """Let a gateway take a running stream away from another one, and go on with it."""
-    streams = gateway.app.streams
-    stream = await streams.find(stream_id, Owner())
-    assert await streams._takeover.take_over(stream, force=True)
+    stream = await gateway.app.streams.find(stream_id, Owner())
+    assert await internals.takeover(gateway.app).take_over(stream, force=True)
 
 
 async def ending(gateway: InProcess, stream_id: str) -> State | None:

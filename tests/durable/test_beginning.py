@@ -101,7 +101,7 @@ async def test_a_client_that_leaves_before(provider, model, store):
         assert (await finding).id == stream_id
         await gateway.idle()
         assert held.begun == {stream_id: 1}
-        assert not gateway.app.streams._starting
+        assert not internals.starting_streams(gateway.app)
 
 
 @pytest.mark.parametrize("leaves", [False, True])
@@ -123,7 +123,7 @@ async def test_the_gateway_stops_before(provider, model, store, leaves):
             answer = await client.answer()
             assert (answer.status, answer.error["code"]) == (503, "draining")
         assert not held.begun
-        assert not gateway.app.streams._starting
+        assert not internals.starting_streams(gateway.app)
     assert await provider.seen(model) == []
 
 
@@ -148,7 +148,7 @@ async def test_a_reload_before(provider, model, store):
         await gateway.idle()
         assert held.begun == {stream_id: 1}
         assert (await gateway.app.store.find(stream_id)).ending.state is State.COMPLETE
-        assert not gateway.app.upstreams._retired
+        assert not internals.retired_clients(gateway.app.upstreams)
 
 
 @pytest.mark.parametrize("form", ["openai", "native"])

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import internals
 from gateway import in_process, settings
 
 from server.core.generation import Generation
@@ -51,10 +52,10 @@ async def test_creations(provider, model, store):
         assert 0 <= begun < TURNS
         assert await endings(gateway) == [State.COMPLETE] * TURNS
         assert len(await provider.seen(model)) == TURNS
-        assert not streams._starting
-        assert not streams._creation._tasks
+        assert not internals.starting_streams(gateway.app)
+        assert not internals.creation_tasks(gateway.app)
         await gateway.app.reload(settings(provider.url, store=store, upstream={"ttft_timeout": 6.0}), {})
-        assert not gateway.app.upstreams._retired, "a route is still held"
+        assert not internals.retired_clients(gateway.app.upstreams), "a route is still held"
 
 
 async def test_creations_while_the_gateway_stops(provider, model, store):
@@ -65,12 +66,12 @@ async def test_creations_while_the_gateway_stops(provider, model, store):
             streams = gateway.app.streams
             task = asyncio.create_task(streams.create(generation(model, "continue"), Owner(), None))
             await turns(count)
-            streams._draining.set()
+            internals.start_draining(gateway.app)
             await streams.close()
             [outcome] = await asyncio.gather(asyncio.wait_for(task, 10), return_exceptions=True)
             assert isinstance(outcome, Stream) or outcome.code == "draining"
-            assert not streams._starting
-            assert not streams._creation._tasks
+            assert not internals.starting_streams(gateway.app)
+            assert not internals.creation_tasks(gateway.app)
             assert not streams.live
 
 
@@ -83,14 +84,14 @@ async def test_takeovers(provider, model, store):
             stream = await one.app.streams.create(generation(f"{model}-{count}", "continue"), Owner(), None)
             await asyncio.wait_for(stream.opened.wait(), 10)
         async with in_process(provider.url, **tables) as two:
-            streams = two.app.streams
-            await streams._takeover.close()  # only this test takes anything over
-            stream = await streams.find(stream.id, Owner())
-            task = asyncio.create_task(streams._takeover.take_over(stream))
+            takeover = internals.takeover(two.app)
+            await takeover.close()  # only this test takes anything over
+            stream = await two.app.streams.find(stream.id, Owner())
+            task = asyncio.create_task(takeover.take_over(stream))
             await turns(count)
             live = await cancelled(task)
-            assert not streams._live.claims
+            assert not internals.live_streams(two.app).claims
             if live is None:
-                live = await streams._takeover.take_over(stream)
+                live = await takeover.take_over(stream)
             await asyncio.wait_for(live.over.wait(), 10)
             assert await endings(two) == [State.COMPLETE] * (count + 1)

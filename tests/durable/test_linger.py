@@ -7,6 +7,7 @@ and when the store takes too long.
 import asyncio
 from contextlib import asynccontextmanager
 
+import internals
 import pytest
 import wire
 from gateway import in_process
@@ -50,7 +51,7 @@ async def left_alone(gateway, model, policy="continue"):
         await client.complete(model, headers={"X-On-Disconnect": policy})
         _, head = await client.head()
         await client.events(1)
-    live = gateway.app.streams._live.get(head["x-stream-id"])
+    live = internals.live_streams(gateway.app).get(head["x-stream-id"])
     await store.asked.wait()
     yield live, store
 
@@ -72,12 +73,12 @@ async def test_a_reader_comes_and_goes_meanwhile(provider, model, store, swallow
     await provider.script(model, STALLED)
     async with in_process(provider.url, **tables(store)) as gateway, left_alone(gateway, model) as (live, slow):
         slow.swallows = swallows
-        gateway.app.streams._linger._seconds = 30.0
+        internals.set_linger(gateway.app, 30.0)
         async with reader(gateway, live):
             await asyncio.wait_for(slow.cancelled.wait(), 5)
         lingering = live.lingering
         slow.answer.set()
-        await wire.until(lambda: asyncio.sleep(0, not gateway.app.streams._linger._questions))
+        await wire.until(lambda: asyncio.sleep(0, not internals.linger_questions(gateway.app)))
         assert live.relay.stopped is None
         assert live.lingering is lingering
         live.task.cancel()
@@ -113,7 +114,7 @@ async def test_the_gateway_stops_meanwhile(provider, model, store):
 
         async def close_when_nobody_asks():
             assert slow.cancelled.is_set()
-            assert not gateway.app.streams._linger._questions
+            assert not internals.linger_questions(gateway.app)
             await close()
 
         gateway.app.store.close = close_when_nobody_asks

@@ -5,6 +5,7 @@ import gc
 import time
 import weakref
 
+import internals
 import wire
 from gateway import in_process
 
@@ -71,7 +72,7 @@ async def test_it_goes_with_its_last_user(provider, model, store):
             return not any(stream() for stream in seen)
 
         await wire.until(gone)
-        assert not any(len(gateway.app.streams._live._streams) for gateway in (one, two))
+        assert not any(len(internals.streams_in_use(gateway.app)) for gateway in (one, two))
 
 
 async def test_after_a_fault(provider, model, store):
@@ -113,7 +114,7 @@ async def test_an_ending_that_is_owed(provider, model, store):
     await provider.script(model, STALLED, WHOLE)
     async with in_process(provider.url, **tables(store)) as gateway, wire.Client(gateway.root) as client:
         stream_id = await begun(client, model)
-        live = gateway.app.streams._live.get(stream_id)
+        live = internals.live_streams(gateway.app).get(stream_id)
         append = live.stream.log.append
 
         async def failing(*_arguments):
@@ -127,7 +128,7 @@ async def test_an_ending_that_is_owed(provider, model, store):
         assert b'"cancelled"' in answer.events[-1].data
         assert [event.id for event in answer.events] == list(range(1, len(answer.events) + 1))
         assert len(await provider.seen(model)) == 1
-        assert not gateway.app.streams._live.interrupted
+        assert not internals.live_streams(gateway.app).interrupted
 
 
 async def test_a_dialect_that_is_not_registered(provider, model, store):

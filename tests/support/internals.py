@@ -4,8 +4,10 @@ A test that needs what is not public gets it from a function here. So a private 
 of it breaks one line. Each function says what it gives, and why a test needs it.
 """
 
+import asyncio
 from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,7 +20,7 @@ from server.api.connection import Connection
 from server.api.delivery import Delivery
 from server.app import Gateway
 from server.config.settings import Model
-from server.core.ports import Log, Store
+from server.core.ports import Store
 from server.relay import attempt
 from server.relay.stream import Stream
 from server.stores.redis.catalog import Catalog as RedisCatalog
@@ -28,6 +30,8 @@ from server.stores.sqlite.catalog import Catalog as SqliteCatalog
 from server.stores.sqlite.database import Database
 from server.stores.sqlite.store import SqliteStore
 from server.streams.live import LiveStreams
+from server.streams.starting import Starting
+from server.streams.takeover import Takeover
 from server.telemetry.stats import Slot, Stats
 from server.upstreams.client import UpstreamClient
 from server.upstreams.connector import UpstreamConnector
@@ -127,25 +131,34 @@ def live_streams(gateway: Gateway) -> LiveStreams:
     return gateway.streams._live
 
 
-def starting_streams(gateway: Gateway) -> Collection[object]:
-    """Give the requests that are admitted but have no stream yet: a test waits for one."""
-    return gateway.streams._creation._admission._starting
+def streams_in_use(gateway: Gateway) -> Collection[str]:
+    """Give the ids of the logs that may still grow and have a `Stream` here: none may stay when nobody uses it."""
+    return gateway.streams._live._streams
 
 
-def expected_streams(gateway: Gateway) -> Collection[str]:
-    """Give the ids of the logs whose relay is about to begin: none may stay."""
-    return gateway.streams._live._expected
+def starting_streams(gateway: Gateway) -> Starting:
+    """Give the streams that are about to begin: a test waits for one, and none may stay."""
+    return gateway.streams._starting
 
 
-def adopt(gateway: Gateway, log: Log) -> None:
-    """Let the gateway go on with a log that it holds, as after a takeover."""
-    gateway.streams._takeover.begin(gateway.streams._live.stream(log))
+def creation_tasks(gateway: Gateway) -> Collection[asyncio.Task[Any]]:
+    """Give the tasks that create logs: none may stay."""
+    return gateway.streams._creation._tasks
 
 
-async def take_over(gateway: Gateway, stream: Stream) -> None:
-    """Let the gateway take a running stream away from another gateway: else it does so only when a lease lapses."""
-    assert await gateway.streams._following.claim(stream, force=True)
-    gateway.streams._takeover.begin(stream)
+def linger_questions(gateway: Gateway) -> Collection[asyncio.Task[None]]:
+    """Give the tasks that ask the store whether others read a stream: none may stay."""
+    return gateway.streams._linger._questions
+
+
+def takeover(gateway: Gateway) -> Takeover:
+    """Give what takes streams over: a test lets it do so at a chosen moment, not when a lease lapses."""
+    return gateway.streams._takeover
+
+
+def start_draining(gateway: Gateway) -> None:
+    """Let the gateway take no new streams, as from the first moment of a shutdown."""
+    gateway.streams._draining.set()
 
 
 def stop_draining(gateway: Gateway) -> None:

@@ -35,7 +35,7 @@ async def taken_over(gateway: InProcess, model: str, *records: Record, **fields:
     beginning = Beginning("strm_left", "", "native", model, time.time(), json.dumps(body).encode(), policy="continue")
     log = await gateway.app.store.create(beginning)
     await log.append(records)
-    internals.adopt(gateway.app, log)
+    internals.takeover(gateway.app).begin(internals.live_streams(gateway.app).stream(log))
     found = native.decoded((await wire.call(gateway.root, "GET", "/v1/streams/strm_left")).events)
     assert [one.id for one in found] == list(range(1, len(found) + 1))
     return found
