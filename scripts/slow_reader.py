@@ -294,7 +294,7 @@ def main() -> None:
     if not (0 < args.count <= MOST_READERS and 0 < args.seconds <= LONGEST and args.bytes_per_second >= 0):
         parser.error("--count, --seconds or --bytes-per-second is out of its bounds")
     if not isinstance(args.body, dict):
-        parser.error("--body is to be a JSON object")
+        parser.error("--body must be a JSON object")
     files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, args.count + 100)), most))
     default_body = {

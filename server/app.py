@@ -55,8 +55,10 @@ class Gateway:
         self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting)
         strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
         self._strategy = strategy
-        self._served: dict[str, ServedDialect] = {name: kind() for name, kind in load_plugins(DIALECTS).items()}
-        self._dialects = Dialects(self._served)
+        self._served_dialects: dict[str, ServedDialect] = {
+            name: dialect() for name, dialect in load_plugins(DIALECTS).items()
+        }
+        self._dialects = Dialects(self._served_dialects)
         self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)
         self._traces = traces(os.environ)
@@ -122,7 +124,9 @@ class Gateway:
             StatsPath(self.streams, self.metrics),
             Console(),
         ]
-        by_dialect = {dialect: dialect.routes(self.streams, self.responder) for dialect in self._served.values()}
+        by_dialect = {
+            dialect: dialect.routes(self.streams, self.responder) for dialect in self._served_dialects.values()
+        }
         paths = {route.path: dialect for dialect, own_routes in by_dialect.items() for route in own_routes}
         routes = [route for own_routes in by_dialect.values() for route in own_routes]
         routes += [route for resource in resources for route in resource.routes()]

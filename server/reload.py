@@ -78,7 +78,7 @@ class Reload:
             return "Reload failed."
         restart = needing_restart(self._running, written)
         self._running = settings
-        log.info("reloaded", keys=len(settings.keys), models=len(settings.models), upstreams=len(settings.upstreams))
         if restart:
             log.warning("changed, but only a restart takes it", sections=restart)
+        log.info("reloaded", keys=len(settings.keys), models=len(settings.models), upstreams=len(settings.upstreams))
         return "Running."

@@ -60,10 +60,10 @@ class Outage:
         """
         self.lost()
         assert self._since is not None
-        left = self._patience.give_up_after - self._disconnected - (self._clock() - self._since)
-        if left <= 0:
+        remaining = self._patience.give_up_after - self._disconnected - (self._clock() - self._since)
+        if remaining <= 0:
             return None
         backoff = min(self._patience.first_wait * 2.0**self._attempts, self._patience.longest_wait)
         self._attempts = min(self._attempts + 1, 16)
         jitter = random.random()  # noqa: S311 — it spreads the clients after a restart; it is no secret
-        return min(max(backoff * (0.5 + jitter / 2), at_least * (1 + jitter / 4)), left)
+        return min(max(backoff * (0.5 + jitter / 2), at_least * (1 + jitter / 4)), remaining)

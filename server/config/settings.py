@@ -343,7 +343,7 @@ class Settings(Table):
 
     def resolve(self, name: str) -> Model | None:
         """Return the model with exactly this name, else the model ``"*"``, else None."""
-        return next((model for wanted in (name, "*") for model in self.models if model.name == wanted), None)
+        return next((model for candidate in (name, "*") for model in self.models if model.name == candidate), None)
 
     def upstream(self, name: str) -> Upstream:
         """Return the upstream of this name; raise KeyError if there is none."""

@@ -111,11 +111,11 @@ export class AnswerView {
   /** @param {Part} part */
   #call(part) {
     const problem = part.incomplete ? "incomplete" : part.error ? "arguments are not JSON" : "";
-    const given = part.arguments === null ? part.raw : JSON.stringify(part.arguments, null, 2);
+    const indented = part.arguments === null ? part.raw : JSON.stringify(part.arguments, null, 2);
     const brief = part.arguments === null ? part.raw : JSON.stringify(part.arguments);
     const state = make("span", problem ? "state failed" : "state", problem || (part.server ? "running …" : "for the client"));
     const head = make("summary", "", make("code", "", part.name), make("span", "brief", brief ?? ""), state);
-    const call = make("details", "tool", head, make("h3", "", "Arguments"), make("pre", "", given ?? ""));
+    const call = make("details", "tool", head, make("h3", "", "Arguments"), make("pre", "", indented ?? ""));
     if (part.id) this.#calls.set(part.id, call);
     return call;
   }

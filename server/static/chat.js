@@ -89,8 +89,8 @@ function ask() {
 /** @param {Answer} answer a new one, or one that a reload has interrupted */
 function listen(answer) {
   const view = new AnswerView(answer.parts);
-  const shown = viewOf(answer);
-  if (shown) shown.replaceWith(view.element);
+  const previous = viewOf(answer);
+  if (previous) previous.replaceWith(view.element);
   else messages.append(view.element);
   view.busy(true);
   underWay(true);
@@ -227,6 +227,6 @@ function save() {
   try {
     sessionStorage.setItem(STORED, JSON.stringify(chat));
   } catch {
-    say("This chat is too long to be kept over a reload.");
+    say("This chat is too long: it will be lost at a reload.");
   }
 }

@@ -41,11 +41,11 @@ function showStreams(streams) {
   const newest = streams.sort((a, b) => b.created - a.created);
   const live = newest.filter(({ state }) => LIVE.includes(state));
   const ended = newest.filter(({ state }) => !LIVE.includes(state));
-  const shown = [...live.slice(0, SHOWN), ...ended.slice(0, SHOWN_ENDED)];
+  const visible = [...live.slice(0, SHOWN), ...ended.slice(0, SHOWN_ENDED)];
   const now = Date.now() / 1000;
   const rates = new Map();
   element("streams-title").textContent = `Streams (${live.length} live)`;
-  element("streams").replaceChildren(...shown.map((stream) => {
+  element("streams").replaceChildren(...visible.map((stream) => {
     const isLive = LIVE.includes(stream.state);
     const last = before.get(stream.id) ?? { records: 0, at: stream.created };
     const rate = isLive ? (stream.records - last.records) / Math.max(now - last.at, 0.001) : NaN;
@@ -62,7 +62,7 @@ function showStreams(streams) {
     cells[0].title = `${stream.id} at ${stream.target}`;
     return make("tr", isLive ? "live" : "", ...cells);
   }));
-  if (!shown.length) {
+  if (!visible.length) {
     const cell = /** @type {HTMLTableCellElement} */ (make("td", "none", "No streams yet."));
     cell.colSpan = 7;
     element("streams").replaceChildren(make("tr", "", cell));
@@ -75,8 +75,8 @@ function showStats(stats) {
   latest = stats;
   width = element("ttft").clientWidth;
   const { ttft } = stats.windows["5m"];
-  const shown = ["p50", "p95", "p99"].map((name) => make("span", `key ${name}`, `${name} ${milliseconds(ttft[name])}`));
-  element("ttft-now").replaceChildren(...shown, make("span", "note", `last 5 min, ${ttft.count} request${ttft.count === 1 ? "" : "s"}`));
+  const legend = ["p50", "p95", "p99"].map((name) => make("span", `key ${name}`, `${name} ${milliseconds(ttft[name])}`));
+  element("ttft-now").replaceChildren(...legend, make("span", "note", `last 5 min, ${ttft.count} request${ttft.count === 1 ? "" : "s"}`));
   element("ttft").replaceChildren(ttftPlot(stats.minutes, width));
   element("phases").replaceChildren(phasesPlot(stats.recent.slice(0, SHOWN), width));
   const circuits = Object.entries(stats.breakers).map(([target, state]) =>

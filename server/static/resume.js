@@ -254,9 +254,9 @@ class Resumption {
     let timer;
     const silent = new Promise((resolve) => { timer = setTimeout(resolve, this.settings.silence, null); });
     try {
-      const read = await Promise.race([reader.read(), silent]);
-      if (read?.value) return read.value;
-      this.#reason = read ? "the connection ended early" : "the connection fell silent";
+      const result = await Promise.race([reader.read(), silent]);
+      if (result?.value) return result.value;
+      this.#reason = result ? "the connection ended early" : "the connection fell silent";
     } catch (error) {
       this.#reason = String(error instanceof Error ? error.message : error) || "the connection was lost";
     } finally {
@@ -339,13 +339,13 @@ class Resumption {
   #wait(response) {
     const { giveUpAfter, firstWait, longestWait } = this.settings;
     this.#since ??= performance.now();
-    const left = giveUpAfter - this.#disconnected - (performance.now() - this.#since);
-    if (left <= 0) return null;
+    const remaining = giveUpAfter - this.#disconnected - (performance.now() - this.#since);
+    if (remaining <= 0) return null;
     const atLeast = Math.max(this.#decoder.retry ?? 0, 1000 * (Number(response?.headers.get("retry-after")) || 0));
     const backoff = Math.min(firstWait * 2 ** this.#attempts, longestWait);
     this.#attempts = Math.min(this.#attempts + 1, 16);
     const jitter = Math.random(); // spreads clients after a restart
-    return Math.min(Math.max(backoff * (0.5 + jitter / 2), atLeast * (1 + jitter / 4)), left);
+    return Math.min(Math.max(backoff * (0.5 + jitter / 2), atLeast * (1 + jitter / 4)), remaining);
   }
 
   /** Abort a stream that the program leaves early, if this program created it: otherwise it would linger. */
