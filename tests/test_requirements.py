@@ -54,8 +54,8 @@ def trees() -> Iterator[tuple[str, ast.Module]]:
 def imports(tree: ast.Module) -> set[str]:
     """Give the modules that a file imports, at its top or when a function runs."""
     names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
-    froms = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
-    return {*names, *froms}
+    modules = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+    return {*names, *modules}
 
 
 def test_every_import_is_required() -> None:
