@@ -73,9 +73,6 @@ class WorkerThread:
             _call(job, self._loop, answer)
 
 
-Worker = WorkerThread  # its former name
-
-
 def _call(function: Callable[[], Any], loop: asyncio.AbstractEventLoop, answer: Answer) -> None:
     """Call `function` in this thread, and have `answer` called in the event loop."""
     result: Any = None

@@ -10,10 +10,11 @@
     │       ├── Fenced                 another relay has taken the stream over
     │       └── UnknownDialectError    core/dialect.py: the log is in a dialect that is not registered here
     ├── StalledClientError             api/channel.py: a client acknowledged nothing for `drain_timeout`
-    ├── CommandError                   client/terminal.py: a command of the client cannot do what its user wants
+    ├── CommandError                   cli/terminal.py: a command of the client cannot do what its user wants
     └── ToolError                      tools/tool.py: a call of a tool gave no result, and the model is told why
     ValueError
-    ├── ConfigError                    config/check.py: the configuration cannot be used, with all reasons
+    ├── ConfigError                    config/problems.py: the configuration cannot be used, with all reasons
+    ├── LoadError                      config/plugins.py: code that a configuration names cannot be loaded
     ├── ToolSetupError                 tools/tool.py: a tool cannot be offered
     ├── PreprocessError                streams/preprocess.py: a function that changes requests cannot be used
     ├── EventTooLargeError             core/openai/sse.py: an event of an upstream is larger than the decoder allows

@@ -112,10 +112,7 @@ class Creation:
                 self._admission.check_open()
             creating = self._start(self._create_log(beginning))
             try:
-                # Shielded: if the client leaves now, its log must not stay behind without anyone to end it.
-                log = await asyncio.shield(creating)
-                if self._store.durable:
-                    await self._admission.pacer.take()  # a batch of logs is created at once
+                log = await self._created(creating)
             except asyncio.CancelledError:
                 if creating.cancelled():  # by `close`
                     self._admission.check_open()
@@ -127,6 +124,14 @@ class Creation:
             if log.beginning.id == beginning.id:
                 return self._live.begin(self._live.stream(log), generation, route).stream
             return await self._join(log, beginning)
+
+    async def _created(self, creating: asyncio.Task[Log]) -> Log:
+        """Return a log that is being created, when its stream may begin."""
+        # Shielded: if the client leaves now, its log must not stay behind without anyone to end it.
+        log = await asyncio.shield(creating)
+        if self._store.durable:
+            await self._admission.pacer.take()  # a batch of logs is created at once
+        return log
 
     def _start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         """Return a task that `close` cancels."""

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from server.aio.threads import Worker
+from server.aio.threads import WorkerThread
 from server.core.errors import StoreError
 from server.stores.sqlite.schema import prepare
 
@@ -43,9 +43,9 @@ class Database:
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self.damage: str | None = None  # in one sentence, once damage has been met
-        self._writing: Worker
-        self._reading: Worker
-        self._copying: Worker
+        self._writing: WorkerThread
+        self._reading: WorkerThread
+        self._copying: WorkerThread
         self._writer: Connection | None = None
         self._patience = BUSY_TIMEOUT  # the writer's, at present
         self._reader: Connection | None = None
@@ -53,7 +53,9 @@ class Database:
 
     async def open(self) -> None:
         """Open the file, or make it. Raises StoreError."""
-        self._writing, self._reading, self._copying = (Worker(f"sqlite-{name}") for name in ("write", "read", "copy"))
+        self._writing, self._reading, self._copying = (
+            WorkerThread(f"sqlite-{name}") for name in ("write", "read", "copy")
+        )
         await self._run(self._writing, self._open)
 
     def _open(self) -> None:
@@ -187,7 +189,7 @@ class Database:
         """Return all rows of a query. Raises StoreError."""
         return await self.read(lambda db: db.execute(query, values).fetchall())
 
-    async def _run(self, thread: Worker, work: Callable[[], Result]) -> Result:
+    async def _run(self, thread: WorkerThread, work: Callable[[], Result]) -> Result:
         try:
             return await thread.run(work)
         except sqlite3.Error as error:
