@@ -94,7 +94,7 @@ class Trait:
     status: int
 
 
-# One row a kind; the contract's Breaker and status tables are read off here and nowhere else.
+# One row per kind: what a circuit counts and what status a client gets are read off here and nowhere else.
 TRAITS: dict[Kind, Trait] = {
     Kind.DNS: Trait(same=True, other=True, breaks=True, status=502),
     Kind.CONNECT: Trait(same=True, other=True, breaks=True, status=502),

@@ -22,7 +22,7 @@ class CutError(Exception):
 
 
 class Event(NamedTuple):
-    """One event exactly as the contract frames it."""
+    """One event, framed exactly as docs/protocol.md says."""
 
     id: int
     data: bytes
