@@ -1,8 +1,8 @@
-"""What the house needs of a dialect: a way to write a log, to read it back, and to show it to a client.
+"""What the gateway needs from a dialect: a way to write a log, to read it back, and to show it to a client.
 
-A dialect is an API that clients speak: OpenAI's chat completions, the gateway's own protocol. It turns a request into a
-`Generation`, the pieces that an upstream sends into records, and records into frames. Its folder is in
-`server/dialects/`; third parties register theirs under the entry point group `sluiceway.dialects`.
+A dialect is an API that clients speak, such as OpenAI's chat completions or the gateway's own protocol. It turns a
+request into a `Generation`, the pieces that an upstream sends into records, and records into frames. The built-in
+dialects are in `server/dialects/`. Third parties register theirs under the entry point group `sluiceway.dialects`.
 """
 
 from abc import abstractmethod
@@ -21,7 +21,7 @@ from server.core.records import Beginning, Ending, Record
 
 @dataclass(frozen=True, slots=True)
 class LoggedCall:
-    """A whole tool call. `piece` tells it to a client of another dialect; None if the server runs the call itself."""
+    """A whole tool call. `piece` shows it to a client of another dialect; None if the server runs the call itself."""
 
     call: ToolCall
     piece: Piece | None
@@ -29,16 +29,18 @@ class LoggedCall:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """What a tool of the server's gave, as the model is told."""
+    """The result of one of the server's own tools, as the model gets it."""
 
     id: str  # of the call
     text: str
 
 
 class Writer(Protocol):
-    """Turns what happens to one stream into records. A class that inherits from it has no word for what it leaves."""
+    """Turns what happens to one stream into records. By default, an optional method writes no record."""
 
-    called: Sequence[ToolCall] = ()  # by the turn that finished last; empty if the dialect passes calls on in pieces
+    called: Sequence[
+        ToolCall
+    ] = ()  # of the turn that finished last; always empty if the dialect passes calls on in pieces
 
     def resume(self, records: Sequence[Record]) -> None:
         """Go on after records that an earlier relay of this stream has written."""
@@ -62,69 +64,72 @@ class Writer(Protocol):
         return []
 
     def tool_result(self, call: ToolCall, result: Mapping[str, Any]) -> list[Record]:
-        """Return the records of a result of the server's own tools: its `content` or `error`, `duration_ms`."""
+        """Return the records for the result of one of the server's own tools.
+
+        `result` has `content` or `error`, and `duration_ms`.
+        """
         return []
 
     def whole_answer(self, data: bytes) -> None:
-        """Take the JSON of an answer that is not streamed. It becomes the record that the ending is written with."""
+        """Keep the JSON of an answer that is not streamed. `ending` then writes it as the last record."""
         return
 
     @abstractmethod
     def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:
-        """Return the last records; the very last one is the ending record."""
+        """Return the last records. The very last one is the ending record."""
 
 
 class Reader(Protocol):
     """Reads one log back, record by record from the first."""
 
     def read(self, record: Record) -> Sequence[Piece | LoggedCall | ToolResult]:
-        """Return what a record says: pieces of the answer, whole calls, results of the server's own tools."""
+        """Return what a record holds: pieces of the answer, whole calls, results of the server's own tools."""
 
 
 class Dialect(Protocol):
-    """One dialect. It keeps nothing of a stream; writers and readers do. Classes inherit the defaults from it."""
+    """One dialect. It has no state of any stream: its writers and readers have. Classes inherit the defaults."""
 
-    name: str  # as the beginning of a log has it, and `?format=` takes it
+    name: str  # as `Beginning.dialect` and `?format=` give it
     aliases: Sequence[str] = ()  # further names for `?format=`
-    reads_chunks: bool = True  # its writer looks into parsed chunks; otherwise it needs their bytes alone
-    whole_calls: bool = False  # a client sees whole tool calls only, so those of a broken attempt were never shown
+    reads_chunks: bool = True  # its writer needs parsed chunks; if False, it needs only their bytes
+    whole_calls: bool = False  # clients see only whole tool calls, so they saw none of a broken attempt's
     server_tools: bool = False  # the server's own tools are offered to the model
     one_choice: bool = True  # it cannot show an answer of several choices (`n`)
-    failure_records: int = 1  # of a stream that fails before it has said anything
+    failure_records: int = 1  # how many records a stream has that fails before its first token
 
     def generation(self, beginning: Beginning) -> Generation:
-        """Return the request that a stream began with, for a relay that did not receive it."""
+        """Rebuild the request that a stream began with, for a relay that did not receive it."""
         return logged_generation(beginning)
 
     @abstractmethod
     def writer(self, log: Log, generation: Generation, client_tools: Collection[str] | None) -> Writer:
-        """Return the writer of a log. `client_tools`: the tools that the server does not run; None: it runs none."""
+        """Return the writer of a log. `client_tools`: tools that the server does not run; None: it runs no tools."""
 
     @abstractmethod
     def reader(self, beginning: Beginning) -> Reader:
-        """Return a reader of a log, before its first record."""
+        """Return a reader of a log, which starts at its first record."""
 
     @abstractmethod
     def frames(self, first: int, records: Sequence[Record]) -> bytes:
-        """Return records, numbered from `first`, as they go out to a client."""
+        """Return the bytes that a client gets for records. The first record has the number `first`."""
 
     @abstractmethod
     def gap(self, requested: int, earliest: int, latest: int) -> bytes:
-        """Return the frame that tells a reader of lost records; it has no `id:`, so the client's cursor stays.
+        """Return the frame that tells a client of lost records. It has no `id:`, so the client's cursor stays.
 
         Records `requested` to `earliest` - 1 are lost. If `earliest` is past `latest`, nothing is left.
         """
 
     def broken_off(self, after: int, tail: int, ending: Ending) -> bytes:
-        """Return the last frames for a reader if the records of an ended stream after number `after` are gone."""
+        """Return the last frames for a client if the records of an ended stream after number `after` are gone."""
         return self.gap(after + 1, tail + 1, tail)
 
     @abstractmethod
     def fault(self, error: Mapping[str, Any]) -> bytes:
-        """Return the frame of an error that could not be logged; it has no `id:`, and the stream may still go on."""
+        """Return the frame of an error that could not be logged. It has no `id:`. The stream may still go on."""
 
     def error(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return the JSON of an error before the response opens. `body` is OpenAI's error object, and the default."""
+        """Return the JSON of an error before the response opens. `body` is OpenAI's error object, the default."""
         return body
 
 
@@ -137,7 +142,9 @@ class Dialects:
 
     def __init__(self, dialects: Mapping[str, Dialect]) -> None:
         self._by_name = dict(dialects)
-        self._by_format = {alias: one for one in dialects.values() for alias in (one.name, *one.aliases)}
+        self._by_format = {
+            alias: dialect for dialect in dialects.values() for alias in (dialect.name, *dialect.aliases)
+        }
 
     def of(self, beginning: Beginning) -> Dialect:
         """Return the dialect that a log is written in. Raises UnknownDialectError."""
@@ -148,16 +155,16 @@ class Dialects:
         return dialect
 
     def named(self, name: str) -> Dialect | None:
-        """Return the dialect that `?format=` names."""
+        """Return the dialect that `?format=` names, or None."""
         return self._by_format.get(name)
 
     @property
     def names(self) -> list[str]:
-        """What `?format=` takes."""
+        """The values that `?format=` accepts."""
         return sorted(self._by_format)
 
 
 def unopened(dialect: Dialect, log: Log) -> bool:
-    """Whether a stream failed before its response opened: it holds nothing but its ending."""
+    """Whether a stream failed before its response opened: its log holds nothing but its ending."""
     ending = log.ending
     return ending is not None and ending.error is not None and log.tail == dialect.failure_records

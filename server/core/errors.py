@@ -56,7 +56,7 @@ class Rejected(SluicewayError):
 
 
 class Kind(StrEnum):
-    """What failed in one attempt: the `kind` of `sluiceway_upstream_errors_total` and, mostly, the error's code."""
+    """What failed in one attempt: the `kind` of `sluiceway_upstream_errors_total` and usually the error's code."""
 
     DNS = "upstream_dns"
     CONNECT = "upstream_connect"
@@ -75,16 +75,17 @@ class Kind(StrEnum):
     CONFLICT = "upstream_conflict"  # 409
     CONTEXT_LENGTH = "context_length_exceeded"
     CONTENT_POLICY = "content_policy_violation"
-    REFUSED = "upstream_refused"  # 402, 404, 410: not here and now, perhaps elsewhere
+    REFUSED = "upstream_refused"  # 402, 404, 410: this target cannot now, another one perhaps can
     BAD_REQUEST = "upstream_bad_request"  # any other 4xx
     IN_BAND = "upstream_error"  # an error event in a 200 stream
-    DIVERGED = "recovery_diverged"  # a restart told another story than the one delivered
+    DIVERGED = "recovery_diverged"  # a restart gave another text than the delivered one
 
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """What a Kind means: `same` and `other` say where another attempt may help, `breaks` whether the circuit counts it.
+    """What a Kind means for recovery, for the target's circuit and for the client.
 
+    Another attempt may help at the `same` target, or at an `other` one. `breaks`: the circuit counts it as a failure.
     `status` is the HTTP status for a client whose response has not opened.
     """
 
@@ -94,7 +95,11 @@ class Trait:
     status: int
 
 
+<<<<<<< HEAD
 # One row per kind: what a circuit counts and what status a client gets are read off here and nowhere else.
+=======
+# One row per kind. Recovery, circuits and HTTP statuses all read this table, and nothing else.
+>>>>>>> 4a7763b (core/: comments in plain sentences, and names that say what a variable holds)
 TRAITS: dict[Kind, Trait] = {
     Kind.DNS: Trait(same=True, other=True, breaks=True, status=502),
     Kind.CONNECT: Trait(same=True, other=True, breaks=True, status=502),
@@ -124,7 +129,7 @@ TRAITS: dict[Kind, Trait] = {
 class UpstreamError(SluicewayError):
     """One attempt failed.
 
-    `status`, `code`, `type` and `param` are the upstream's own where it gave them; `retry_after` is in seconds.
+    `status`, `code`, `type` and `param` are the upstream's own, or None if it gave none. `retry_after` is in seconds.
     """
 
     kind: Kind
@@ -140,12 +145,12 @@ class UpstreamError(SluicewayError):
 
     @property
     def trait(self) -> Trait:
-        """Where another attempt may help."""
+        """What this error means."""
         return TRAITS[self.kind]
 
     @property
     def http_status(self) -> int:
-        """The status that a client gets when this error ends a stream before it opened."""
+        """The HTTP status for a client if this error ends its stream before the response opens."""
         return self.status or self.trait.status
 
     def body(self) -> dict[str, Any]:
@@ -156,7 +161,7 @@ class UpstreamError(SluicewayError):
 
 @dataclass(eq=False)
 class StreamError(SluicewayError):
-    """The stream cannot go on, whatever the upstream does. `retryable`: the same request may succeed later."""
+    """The stream cannot go on, whatever its upstream does. `retryable`: the same request may succeed later."""
 
     message: str
     code: str
@@ -176,11 +181,11 @@ class StoreError(SluicewayError):
 
 
 class Deleted(StoreError):
-    """The log is not there any more: its retention is over, or it had to make room."""
+    """The log was deleted: its retention is over, or the store needed the room."""
 
 
 class Fenced(StoreError):
-    """Another relay has taken this stream over: whoever holds the older epoch must stop."""
+    """Another relay has taken this stream over. The relay with the older epoch must stop."""
 
 
 def error_body(message: str, code: str, kind: str, param: str | None = None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import orjson
 
 from server.core.records import Beginning, Policy
 
-# What constrains an answer beside `response_format`: vLLM's, SGLang's and llama.cpp's names.
+# Fields other than `response_format` that constrain an answer: the names of vLLM, SGLang and llama.cpp.
 GRAMMARS = (
     "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
     "regex", "ebnf", "grammar", "json_schema",
@@ -16,7 +16,7 @@ GRAMMARS = (
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A validated request. `body` is as the client sent it, without what only the gateway understands."""
+    """A validated request. `body` is as the client sent it, without the fields that only the gateway knows."""
 
     dialect: str
     model: str
@@ -27,18 +27,18 @@ class Generation:
     show_usage: bool = False  # the client asked for the usage chunk
     trace: tuple[tuple[str, str], ...] = ()  # headers passed on: traceparent, tracestate, x-request-id
     request_id: str = ""
-    received: float | None = None  # when the request had come in whole (time.monotonic()); None: another process's
+    received: float | None = None  # time.monotonic() when the whole request was in; None: in another process
 
     @property
     def structured(self) -> bool:
-        """Whether the answer's grammar is constrained: its state cannot be carried over a seam."""
+        """Whether a grammar constrains the answer. A continuation would lose the state of that grammar."""
         shape = self.body.get("response_format")
         return (isinstance(shape, dict) and shape.get("type") != "text") or any(
             self.body.get(name) for name in GRAMMARS
         )
 
     def upstream_body(self, model: str, *, ask_usage: bool, changes: dict[str, Any] | None = None) -> bytes:
-        """Return the request for one attempt: the client's, under the upstream's model name."""
+        """Return the JSON body for one attempt: the client's, with the upstream's model name and with `changes`."""
         body = {**self.body, "model": model, **(changes or {})}
         if self.stream and ask_usage:
             options = self.body.get("stream_options")
@@ -47,7 +47,7 @@ class Generation:
 
 
 def logged_generation(beginning: Beginning, *, show_usage: bool = False) -> Generation:
-    """Return the request that a stream began with. Of the headers that were passed on, its log has the id alone."""
+    """Rebuild the request that a stream began with. Of the headers for the upstream, a log has only the request id."""
     body = orjson.loads(beginning.body)
     return Generation(
         dialect=beginning.dialect,
@@ -63,6 +63,6 @@ def logged_generation(beginning: Beginning, *, show_usage: bool = False) -> Gene
 
 
 def asks_usage(body: dict[str, Any]) -> bool:
-    """Whether a request asks for the chunk with the usage (`stream_options.include_usage`)."""
+    """Whether a request asks for the usage chunk (`stream_options.include_usage`)."""
     options = body.get("stream_options")
     return isinstance(options, dict) and bool(options.get("include_usage"))

@@ -9,7 +9,7 @@ from enum import StrEnum
 
 
 class State(StrEnum):
-    """Where a stream is. The last four are endings: nothing follows them."""
+    """The state of a stream. The last four are endings: nothing follows them."""
 
     STARTING = "starting"
     STREAMING = "streaming"
@@ -31,11 +31,11 @@ TRANSITIONS: dict[State, frozenset[State]] = {
 
 
 class ImpossibleTransitionError(AssertionError):
-    """A state change that the table does not know: a bug of ours, never of a client or an upstream."""
+    """A change of state that the table does not allow: a bug of the gateway, never of a client or an upstream."""
 
 
 def advance(current: State, new: State) -> State:
-    """Return `new` if the table allows it (a state may follow itself while it is live).
+    """Return `new` if the table allows it. A live state may follow itself.
 
     Raises:
         ImpossibleTransitionError: the table does not allow it.
@@ -47,5 +47,5 @@ def advance(current: State, new: State) -> State:
 
 
 def state_of(finish_reasons: frozenset[str]) -> State:
-    """Return the ending for a generation whose choices finished for these reasons."""
+    """Return the ending of a generation whose choices finished for these reasons."""
     return State.INCOMPLETE if finish_reasons & {"length", "content_filter"} else State.COMPLETE

@@ -130,19 +130,19 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TargetView:
-    """What a strategy may know of one target of the route."""
+    """What a strategy knows of one target."""
 
     name: str
     attempts: int  # made in this stream
-    continuation: str  # how it continues a text; "none": it cannot
+    continuation: str  # its `continuation` in the configuration; "none": it cannot continue a text
     available: bool  # its circuit lets a request through
-    last: Kind | None = None  # what its last failure in this stream was
-    wait: float | None = None  # seconds that it still wants to be left alone (`Retry-After`); None: it said nothing
+    last: Kind | None = None  # its last failure in this stream
+    wait: float | None = None  # seconds left of its `Retry-After`; None: it sent none
 
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """What the client has been given: counts and the facts that forbid a way of recovery."""
+    """What the client has: counts, and the facts that rule out some ways of recovery."""
 
     tokens: int = 0
     characters: int = 0
@@ -155,36 +155,39 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One failed attempt, and everything that a strategy may weigh. Times are in seconds."""
+    """One failed attempt, and all that a strategy may consider. Times are in seconds."""
 
     kind: Kind
     same: bool  # another attempt at this target may help
     other: bool  # another target may help
     retry_after: float | None
-    target: int  # which of `targets` failed
+    target: int  # index in `targets` of the one that failed
     targets: tuple[TargetView, ...]
     delivered: Delivered
     recoveries: int
-    diverged: bool  # a restart after content has failed to match
+    diverged: bool  # a restart gave another text than the delivered one
     time_left: float
     client_present: bool
     max_retries: int
     max_recoveries: int
     backoff: float
-    jitter: float  # 0..1, drawn by the relay so that a decision stays a pure function
-    takeover: bool = False  # no attempt of this relay failed: the relay that delivered so far is gone
+    jitter: float  # random, 0 to 1; the relay draws it, so that a decision is a pure function
+    takeover: bool = False  # no attempt of this relay failed: an earlier relay of the stream is gone
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Ask the same target again, after `wait` seconds; only before content."""
+    """Ask the same target again, after `wait` seconds. Only before content."""
 
     wait: float
 
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """Ask target number `target` from the start; what was delivered is verified and swallowed."""
+    """Ask target number `target` from the start, after `wait` seconds.
+
+    Its answer must repeat the delivered text. That part is compared, and not sent to the client again.
+    """
 
     target: int
     wait: float = 0.0
@@ -192,7 +195,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class Continue:
-    """Ask target number `target` to go on from the delivered text."""
+    """Ask target number `target` to go on from the delivered text, after `wait` seconds."""
 
     target: int
     wait: float = 0.0
@@ -207,7 +210,7 @@ Decision = Retry | Restart | Continue | GiveUp
 
 
 class Strategy(Protocol):
-    """Failure in, decision out; pure, so that it can be tested as a table."""
+    """Failure in, decision out. It is pure, so that a table can test it."""
 
     def decide(self, failure: Failure) -> Decision:
         """Return what to do next."""

@@ -1,8 +1,9 @@
-"""A stream in another dialect than the one that it was created in: the reader of the one, the writer of the other.
+"""A stream shown in another dialect than the one that created it: a reader of the one, a writer of the other.
 
-A projection is fed every record from the first, so that it knows what is open (who called which tool), and shows what
-comes after the client's cursor. A record may make several records here, or none. All but the last of them carry the id
-that the client has *already*: one that is cut between them gets them again, and knows how many of them it has seen.
+A projection takes every record from the first, so that it knows which tool calls are open. It shows the records after
+the client's cursor. One record may become several records here, or none. All but the last of them carry the id that
+the client has *already*. If the connection breaks between them, the client gets all of them again. It has counted
+those that it saw since that id, so it can skip them.
 """
 
 from collections.abc import Iterable
@@ -16,7 +17,7 @@ from server.core.records import Record
 
 
 class Projection:
-    """Frames for one client, whose last record is number `after`. `generation` is the request of the stream."""
+    """Makes the frames for one client. `after` is the number of its last record, `generation` the stream's request."""
 
     def __init__(self, log: Log, generation: Generation, created: Dialect, shown: Dialect, after: int) -> None:
         self._log = log
@@ -25,30 +26,30 @@ class Projection:
         self._writer = shown.writer(log, generation, None)
         self._after = after
         self._seq = 0
-        self._shown = after  # the id that the client has
+        self._client_id = after  # the last id that the client got
 
     def skip_to(self, seq: int) -> None:
-        """Go on after record `seq`: those before it are lost."""
+        """Go on after record `seq`, because the records up to it are lost."""
         self._seq = seq
 
     def frames(self, records: Iterable[Record]) -> bytes:
-        """Return the next records as they go out; nothing if they have no word here or the client has them."""
+        """Return the frames of the next records; empty if this dialect has none for them, or the client has them."""
         frames: list[bytes] = []
         for record in records:
             self._seq += 1
             translated = self._translated(record)
             if translated and self._seq > self._after:
                 *others, last = translated
-                frames += [self._dialect.frames(self._shown, [other]) for other in others]
+                frames += [self._dialect.frames(self._client_id, [other]) for other in others]
                 frames.append(self._dialect.frames(self._seq, [last]))
-                self._shown = self._seq
+                self._client_id = self._seq
         return b"".join(frames)
 
     def _translated(self, record: Record) -> list[Record]:
         entries = [entry.piece if isinstance(entry, LoggedCall) else entry for entry in self._reader.read(record)]
         pieces = [entry for entry in entries if isinstance(entry, Piece)]
         records = self._writer.pieces(pieces) if pieces else []
-        # The ending is written with the last record: both are known at once.
+        # The last record and the ending are written in one append, so the ending is known here.
         if self._log.ending is not None and self._seq == self._log.tail:
             records += self._writer.ending(self._log.ending, Transcript())
         return records

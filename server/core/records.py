@@ -9,11 +9,11 @@ from server.core.lifecycle import State
 
 Policy = Literal["cancel", "continue"]
 
-WHOLE = "response"  # the kind of the record that is the JSON of an answer that was not streamed
+WHOLE = "response"  # the kind of a record that holds the JSON of an answer that was not streamed
 
 
 class Record(NamedTuple):
-    """One entry of a log; its number (`seq`, from 1) is its place. `data` is what follows `data: ` on the wire."""
+    """One entry of a log. Its number (`seq`, from 1) is its position. `data` is what follows `data: ` on the wire."""
 
     kind: str
     data: bytes
@@ -31,13 +31,13 @@ class Beginning:
     body: bytes
     stream: bool = True
     policy: Policy = "cancel"
-    idempotency: tuple[str, str] | None = None  # the client's key, the digest of the body it came with
+    idempotency: tuple[str, str] | None = None  # the client's key, the digest of its body
     request_id: str = ""  # of the request that began it
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a stream ended; written with its last record, in one append. Times are in seconds since the epoch."""
+    """How a stream ended. It is written with the last record, in one append. `at` is in seconds since the epoch."""
 
     state: State
     reason: str
@@ -49,36 +49,36 @@ class Ending:
     usage: dict[str, Any] | None = None
     billed: dict[str, Any] | None = None  # over all attempts, for the log line
     error: dict[str, Any] | None = None
-    status: int = 200  # what a client gets that was still waiting for the response to open
+    status: int = 200  # the HTTP status, for a client whose response has not opened
     retry_after: float | None = None  # seconds, for the same client
 
 
-# --- how a durable store keeps them: JSON objects that a newer version may add fields to -----------------------------
+# --- the form in a durable store: JSON objects, to which a newer version may add fields ------------------------------
 
 
 def dump_beginning(beginning: Beginning) -> bytes:
-    """Return everything but the body, which is kept as it is beside it."""
-    return orjson.dumps({one.name: getattr(beginning, one.name) for one in fields(Beginning) if one.name != "body"})
+    """Return all facts but the body as JSON. The store keeps the body separately, as it is."""
+    return orjson.dumps({fact.name: getattr(beginning, fact.name) for fact in fields(Beginning) if fact.name != "body"})
 
 
 def load_beginning(facts: bytes, body: bytes) -> Beginning:
-    """Return what `dump_beginning` was given; fields of a newer version are passed over."""
+    """Return the beginning that `dump_beginning` wrote. Fields of a newer version are ignored."""
     known = _known(Beginning, facts)
     key = known.get("idempotency")
     return Beginning(**{**known, "body": body, "idempotency": (key[0], key[1]) if key else None})
 
 
 def dump_ending(ending: Ending) -> bytes:
-    """Return all of it."""
+    """Return all facts as JSON."""
     return orjson.dumps(ending)
 
 
 def load_ending(facts: bytes) -> Ending:
-    """Return what `dump_ending` was given; fields of a newer version are passed over."""
+    """Return the ending that `dump_ending` wrote. Fields of a newer version are ignored."""
     known = _known(Ending, facts)
     return Ending(**{**known, "state": State(known["state"])})
 
 
 def _known(kind: type, facts: bytes) -> dict[str, Any]:
-    names = {one.name for one in fields(kind)}
+    names = {fact.name for fact in fields(kind)}
     return {name: value for name, value in orjson.loads(facts).items() if name in names}

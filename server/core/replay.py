@@ -1,6 +1,6 @@
-"""Reading a log back: what was said in each turn, for recovery, takeover and the tool loop.
+"""Reading a log back: the text, calls and results of each turn, for recovery, takeover and the tool loop.
 
-The log is the truth. Nothing of it is kept twice, and a relay that did not write it knows as much as the one that did.
+A relay has no second copy of what it logged. A relay that takes a log over thus knows as much as the one that wrote it.
 """
 
 from collections import defaultdict
@@ -20,7 +20,7 @@ from server.core.recovery.seam import Texts
 
 @dataclass(slots=True)
 class LoggedTurn:
-    """One request to the model, as the log tells it: what was said, the calls it made, the results by the call's id."""
+    """One request to the model, read from the log: the texts, the model's calls, and their results by the call's id."""
 
     transcript: Transcript
     calls: list[ToolCall] = field(default_factory=list)
@@ -32,24 +32,24 @@ class LoggedTurn:
     def texts(self) -> Texts:
         """The delivered texts by choice and kind (`chunks.TEXTS`).
 
-        Content that is no text (Mistral's list of parts) comes under a kind of its own, `parts`. A restart cannot
-        verify it, so it never finds all of it told again and diverges.
+        Content that is no text (Mistral's list of parts) is under a kind of its own, `parts`. A restart cannot compare
+        it with the new answer, so the restart diverges.
         """
         return {key: "".join(parts) for key, parts in self._texts.items()}
 
     @property
-    def owed(self) -> list[ToolCall]:
-        """The server's whole calls that have no result yet."""
+    def unanswered_calls(self) -> list[ToolCall]:
+        """The whole calls of the server's tools that have no result yet."""
         return [call for call in self.calls if call.server and not call.incomplete and call.id not in self.results]
 
     @property
     def answered(self) -> bool:
-        """Whether the model can be asked again: it called tools, and every call has its result."""
+        """Whether the model called tools and every call has its result, so that it can be asked again."""
         return bool(self.calls) and all(call.id in self.results for call in self.calls)
 
-    def hear(self, chunk: Chunk) -> None:
+    def add(self, chunk: Chunk) -> None:
         """Take in one chunk."""
-        # A role alone is nothing delivered: it is observed with what follows it, for its identity.
+        # A role alone does not count as delivered. It is kept for its identity until a chunk with a text follows.
         if not self.transcript.begun and not any(has_substance(choice) for choice in chunk.get("choices") or ()):
             self._silent.append(chunk)
             return
@@ -65,9 +65,9 @@ class LoggedTurn:
 
 
 def replay(reader: Reader, records: Iterable[Record], choices: int = 1) -> list[LoggedTurn]:
-    """Return the turns of a log, at least one; the last one is under way unless it has calls.
+    """Return the turns of a log, at least one. The last one is under way unless it has calls.
 
-    A turn's calls are logged together, before any of their results. What is said after them is another turn.
+    A turn's calls are logged together, before any of their results. Whatever follows belongs to the next turn.
     """
     turns = [LoggedTurn(Transcript(choices))]
     for record in records:
@@ -81,13 +81,13 @@ def replay(reader: Reader, records: Iterable[Record], choices: int = 1) -> list[
             else:
                 if turns[-1].calls:
                     turns.append(LoggedTurn(Transcript(choices)))
-                turns[-1].hear(entry.chunk)
+                turns[-1].add(entry.chunk)
     return turns
 
 
 @dataclass(frozen=True, slots=True)
 class Inheritance:
-    """What a takeover starts from: all that a relay which is gone has told and done."""
+    """What a takeover starts from: what the earlier relay delivered and did."""
 
     transcript: Transcript  # of the turn that is under way
     tokens: int  # of the turns before it
@@ -97,7 +97,7 @@ class Inheritance:
 def inherited(turns: Sequence[LoggedTurn], choices: int) -> Inheritance:
     """Return what a takeover starts from."""
     transcript = running(turns, choices).transcript
-    transcript.usage = None  # of an attempt that is gone, and not billed again
+    transcript.usage = None  # it belongs to an attempt of the earlier relay; this one does not bill it
     tokens = sum(turn.transcript.tokens for turn in turns if turn.calls)
     return Inheritance(transcript, tokens, owes_results=bool(turns[-1].calls) and not turns[-1].answered)
 

@@ -153,11 +153,11 @@ class Relay:
         choices = self._turn.generation.choices
         turns = await self._stream.turns(choices)
         self._tool_loop.check_limit(turns)
-        await self._run_tools(self._tool_loop.run(turns[-1].owed, lost=lost))
+        await self._run_tools(self._tool_loop.run(turns[-1].unanswered_calls, lost=lost))
         if not self._tool_loop.next_request(await self._stream.turns(choices)):
             await self._end_as_finished()
             return False
-        self.progress.bill.next_round(self._turn.transcript, self._tool_loop.generation.body)
+        self.progress.bill.next_turn(self._turn.transcript, self._tool_loop.generation.body)
         self.progress.tokens += self._turn.transcript.tokens
         self._turn = self._new_turn(self._tool_loop.generation)
         return True

@@ -90,7 +90,7 @@ def test_rounds() -> None:
     bill, first = begun()
     say(first, 2, usage(9, 2))
     bill.settle(first, spoke=True, restarted=False)
-    bill.next_round(first, {"messages": [{"content": "x" * 80}]})
+    bill.next_turn(first, {"messages": [{"content": "x" * 80}]})
     second = Transcript()
     bill.begin(second, continued=False)
     say(second, 4)

@@ -7,12 +7,12 @@ import orjson
 Chunk = dict[str, Any]
 DONE_DATA = b"[DONE]"  # the data of the event after the last chunk
 
-# A delta with one of these carries something of the answer; a role or an empty string does not.
+# A delta with one of these fields carries a part of the answer. A role or an empty string does not.
 REASONING_FIELDS = ("reasoning_content", "reasoning", "thinking")
-# The texts of a choice, each with its names in a delta: reasoning has several, and some upstreams send it under two.
+# The texts of a choice, each with its names in a delta. Reasoning has several names; some upstreams send it under two.
 TEXTS = {"content": ("content",), "reasoning": REASONING_FIELDS, "refusal": ("refusal",)}
 TEXT_FIELDS = tuple(name for names in TEXTS.values() for name in names)
-ONCE_FIELDS = ("tool_calls", "function_call", "audio")  # must not be told twice: a client may act on them at once
+ONCE_FIELDS = ("tool_calls", "function_call", "audio")  # must not reach a client twice: it may act on them at once
 SUBSTANCE_FIELDS = (*TEXT_FIELDS, *ONCE_FIELDS)
 
 
@@ -25,25 +25,25 @@ def has_substance(choice: dict[str, Any]) -> bool:
 
 
 def text_of(delta: dict[str, Any], kind: str) -> Any:
-    """Return a delta's piece of one of the `TEXTS`: a string, mostly, or something that is not true."""
+    """Return a delta's piece of one of the `TEXTS`: usually a string; None if there is none."""
     return next((text for name in TEXTS[kind] if (text := delta.get(name))), None)
 
 
 def says_anything(choice: dict[str, Any]) -> bool:
-    """Whether a choice of a chunk carries more than a role, a field that we do not know included."""
+    """Whether a choice of a chunk carries more than a role. A field that we do not know counts as well."""
     delta = choice.get("delta") or {}
     return bool(choice.get("finish_reason")) or any(value for name, value in delta.items() if name != "role")
 
 
 def index_of(choice: dict[str, Any]) -> int:
-    """Return which choice this is; upstreams that only know one leave the index out, or null."""
+    """Return the number of a choice. An upstream that has only one may leave the index out, or send null."""
     return choice.get("index") or 0
 
 
 def well_formed(chunk: object) -> bool:
-    """Whether this is a chunk as far as it is read here: nothing else is relayed.
+    """Whether this is a chunk, as far as the gateway reads it. Nothing else is relayed.
 
-    An object; its `choices`, if any, objects whose `delta`, `index` and `finish_reason` have their type or are null.
+    It is an object. The `delta`, `index` and `finish_reason` of its `choices`, if any, have their type or are null.
     """
     if not isinstance(chunk, dict):
         return False
@@ -52,7 +52,7 @@ def well_formed(chunk: object) -> bool:
         return "choices" in chunk or "usage" in chunk or "error" in chunk
     if not isinstance(choices, list):
         return False
-    for choice in choices:  # a loop, not all(…): this is the way of every token
+    for choice in choices:  # a loop is faster than all(…), and this is the path of every token
         if not isinstance(choice, dict):
             return False
         delta, index, reason = choice.get("delta"), choice.get("index"), choice.get("finish_reason")
@@ -64,7 +64,7 @@ def well_formed(chunk: object) -> bool:
 
 
 def identity(chunk: Chunk) -> Chunk:
-    """Return the fields that stay those of the first chunk, whichever attempt a chunk comes from."""
+    """Return the fields that are the same in all chunks of a stream, whichever attempt a chunk comes from."""
     return {name: chunk[name] for name in ("id", "created", "model") if name in chunk}
 
 

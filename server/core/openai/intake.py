@@ -1,8 +1,8 @@
-"""One attempt's body, read frame by frame: bytes in, chunks to deliver out.
+"""The body of one attempt, read frame by frame: bytes in, chunks to deliver out.
 
-This is the way of every token, so the common chunk (one choice, one piece of content) costs one `loads`, a few
-look-ups and an append. Everything else about an attempt that is pure logic is here too: holding role-only deltas
-back until there is something to say, joining a recovered text to the delivered one, hiding the usage chunk.
+This is the path of every token. A plain token (one choice, one piece of content) costs one `loads`, a few look-ups and
+an append. The rest of an attempt's pure logic is here too: hold role-only deltas back until the first token, join a
+recovered text to the delivered one, hide the usage chunk.
 """
 
 from contextlib import suppress
@@ -17,18 +17,18 @@ from server.core.openai.stencil import Stencil
 from server.core.openai.transcript import Transcript
 from server.core.recovery.classify import in_band
 
-MAX_HELD = 1024  # frames that are kept while an attempt has not said anything
-MAX_HELD_BYTES = 1024 * 1024  # of them
+MAX_HELD = 1024  # frames that are held before an attempt's first token
+MAX_HELD_BYTES = 1024 * 1024  # of those frames together
 
 
 class Piece(NamedTuple):
-    """One chunk to deliver: its bytes as they go out, and the same, parsed (empty where that was not asked for)."""
+    """One chunk to deliver: its bytes as they go out, and the same parsed (may be empty if `parsed` is False)."""
 
     data: bytes
     chunk: Chunk
 
 
-# NamedTuple's own constructor is a Python function, which a token can do without.
+# NamedTuple's own constructor is a Python function. This one saves that call per token.
 _piece = tuple.__new__
 
 
@@ -36,17 +36,17 @@ class Seam(Protocol):
     """Joins the chunks of a later attempt to what was delivered."""
 
     def join(self, chunk: Chunk) -> list[Chunk]:
-        """Return what of this chunk is new. Raises UpstreamError (diverged) where the texts do not join."""
+        """Return the new part of this chunk, as chunks. Raises UpstreamError (diverged) if the texts do not join."""
 
     def end(self) -> list[Chunk]:
-        """Return what is still held back at `[DONE]`. Raises UpstreamError where the text ended too early."""
+        """Return what is still held back at `[DONE]`. Raises UpstreamError if the text ended too early."""
 
 
 class Intake:
     """Decodes, checks and counts the frames of one attempt.
 
-    `show_usage`: the client asked for the extra usage chunk. `seam`: set in a recovery. `parsed`: whether pieces are
-    wanted parsed, too.
+    `show_usage`: the client asked for the extra usage chunk. `seam` is set if the answer joins delivered text.
+    `parsed`: the dialect needs every piece parsed.
     """
 
     __slots__ = (
@@ -73,17 +73,17 @@ class Intake:
         self._seam = seam
         self._decoder = Decoder()
         self._stencil = None if parsed else Stencil()
-        self._plain = False  # what comes goes out as it is: this attempt has spoken, and joins nothing
+        self._plain = False  # chunks go out as they are: the first token is there, and there is no seam
         self._held: list[Piece] = []
         self._held_bytes = 0
-        self.swallowed = False  # the last feed brought tokens that the client has already
+        self.swallowed = False  # the last feed went through the seam: it may hold only what the client has
         self.done = False  # the answer is whole
-        self.over = False  # it is, or has failed: nothing that follows counts
-        self.spoke = False  # this attempt has sent a token (delivered or swallowed by the seam)
-        self.failure: UpstreamError | None = None  # found in the frames; what came before it is still returned
+        self.over = False  # the answer is whole or the attempt has failed: nothing that follows counts
+        self.spoke = False  # this attempt has sent a token (delivered, or dropped by the seam)
+        self.failure: UpstreamError | None = None  # seen in the frames; the pieces before it are still returned
 
     def feed(self, data: bytes) -> list[Piece]:
-        """Return what `data` completes, in order. A bad frame sets `failure` and ends the reading."""
+        """Return the pieces that `data` completes, in order. A bad frame sets `failure` and ends the reading."""
         self.swallowed = False
         if self._plain and self._decoder.at_rest:
             if self._stencil is not None and (tokens := self._stencil.match(data)):
@@ -109,7 +109,7 @@ class Intake:
         return pieces
 
     def _alone(self, data: bytes) -> list[Piece]:
-        """Return the piece of a read that is one plain token; nothing where it is anything else, which is then fed."""
+        """Return the piece of a read that is one plain token. For any other read return nothing, and change nothing."""
         pieces: list[Piece] = []
         if lone := self._decoder.lone(data):
             with suppress(orjson.JSONDecodeError):  # [DONE], or garbage
@@ -117,23 +117,23 @@ class Intake:
         return pieces
 
     def _token(self, data: bytes, chunk: Any, pieces: list[Piece]) -> bool:
-        """Take what is a plain token; False: it is not."""
+        """Take a frame if it is a plain token. Return False if it is not."""
         if not self.transcript.observe_token(chunk):
             return False
         if self._stencil is not None:
-            self._stencil.cut(data)
+            self._stencil.learn(data)
         pieces.append(_piece(Piece, (data, chunk)))
         return True
 
     def _take(self, piece: Piece, pieces: list[Piece]) -> None:
-        """Handle a chunk without choices, one before the attempt's first token, or one that has to be joined."""
+        """Handle any other chunk: without choices, before the first token, more than a text, or in a recovery."""
         chunk = piece.chunk
         if usage := chunk.get("usage"):
             self.transcript.observe_usage(usage)
         choices = chunk.get("choices")
         if not choices:
-            # The usage chunk, or one such as Azure's prompt filter results. After a recovery the relay sends one usage
-            # chunk itself, merged over the attempts.
+            # The usage chunk, or for example Azure's prompt filter results. After a recovery the relay itself sends
+            # one usage chunk, merged over the attempts.
             if self._seam is None and (self._show_usage or not usage):
                 self._say_or_hold(piece, pieces)
             return
@@ -167,11 +167,11 @@ class Intake:
         for chunk in chunks:
             joined = {**chunk, **self.transcript.first}
             if joined.get("usage"):
-                joined["usage"] = None  # of this attempt alone: the client gets the merged one
+                joined["usage"] = None  # it counts this attempt alone; the client gets a merged count
             self._deliver(Piece(orjson.dumps(joined), joined), pieces)
 
     def _end(self, pieces: list[Piece]) -> None:
-        """Take `[DONE]`: it stands for a finish reason that was left out, but not for an answer."""
+        """Take `[DONE]`. It replaces a finish reason that is missing, but not a token that is missing."""
         if not self.spoke:
             raise _silent()
         if self._seam is not None:
@@ -182,12 +182,12 @@ class Intake:
     def _fail(self, error: UpstreamError) -> None:
         self.over, self._plain = True, False
         if self.transcript.finished:
-            self.done = True  # everything that was asked for has come: what is wrong after it costs nobody anything
+            self.done = True  # the whole answer has come: an error after it does no harm
         else:
             self.failure = error
 
     def at_end(self) -> UpstreamError | None:
-        """Return why the body must not end here, or None where everything that was asked for has come."""
+        """Return why the body must not end here, or None if the whole answer has come."""
         if self.transcript.finished:
             return None
         if self.spoke:
@@ -196,7 +196,7 @@ class Intake:
 
 
 def _loaded(event: Event) -> Any:
-    """Return the JSON of an event. Raises UpstreamError where it has none."""
+    """Return the JSON of an event. Raises UpstreamError if it is not JSON."""
     try:
         return orjson.loads(event.data)
     except orjson.JSONDecodeError as error:
@@ -206,12 +206,12 @@ def _loaded(event: Event) -> Any:
 
 
 def _checked(event: Event, chunk: Any) -> Chunk:
-    """Return an event's chunk. Raises UpstreamError where it is an error, or no chunk at all."""
+    """Return an event's chunk. Raises UpstreamError if it is an error, or no chunk at all."""
     if event.type == b"error" or (isinstance(chunk, dict) and (chunk.get("error") or chunk.get("object") == "error")):
         raise in_band(chunk)
     if not well_formed(chunk):
         raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not a chat completion chunk.")
-    return chunk  # type: ignore[no-any-return]  # well_formed has looked
+    return chunk  # type: ignore[no-any-return]  # well_formed has checked it
 
 
 def _silent() -> UpstreamError:

@@ -10,7 +10,7 @@ from server.core.errors import Rejected
 
 MAX_MESSAGES = 2048  # as in OpenAI's own API
 MAX_CHOICES = 128
-MODEL = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}")  # it goes out in a header, which a line end would break
+MODEL = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,256}")  # it goes out in a header, and a line end would break that
 
 NUMBER: tuple[type, ...] = (int, float)
 FIELDS: dict[str, tuple[tuple[type, ...], str]] = {
@@ -68,5 +68,5 @@ def _check_messages(messages: object) -> None:
 
 
 def invalid(name: str, wanted: str) -> Rejected:
-    """Return the rejection of one field; `wanted` says what would be right."""
+    """Return the rejection of one field. `wanted` says what the field must be."""
     return Rejected(400, f"Invalid '{name}': it must be {wanted}.", "invalid_value", name)

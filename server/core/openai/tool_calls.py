@@ -1,8 +1,8 @@
-"""Assembling tool calls from the pieces that a stream sends (OpenAI's API reference, chat completion chunks).
+"""Assembles tool calls from the pieces of a stream (OpenAI's API reference, chat completion chunks).
 
-Several calls may be under way at once: a piece belongs to the call of its `index`; id and name come once, the
-arguments in pieces. What providers do beside that is taken too: no `index` at all, one `index` for several calls with
-different ids, arguments as an object, no id, and the `function_call` of before 2023.
+A stream may send several calls at once. A piece belongs to the call of its `index`. The id and the name come once, the
+arguments in pieces. Some providers differ, and these forms work too: no `index` at all, one `index` for several calls
+with different ids, arguments as an object, no id, and the `function_call` of before 2023.
 """
 
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from typing import Any
 
 import orjson
 
-LEGACY = -1  # the index of a `function_call`, of which there is one at most
-WHOLE_REASONS = frozenset({"tool_calls", "function_call", "stop"})  # finish reasons of a model that said all it wanted
+LEGACY = -1  # the index of a `function_call`; a turn has at most one
+WHOLE_REASONS = frozenset({"tool_calls", "function_call", "stop"})  # finish reasons after which no call is cut short
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """One call as it came out; `raw` is the text of its arguments, `arguments` the same parsed."""
+    """One assembled call. `raw` is the text of its arguments, `arguments` the same parsed."""
 
     id: str
     name: str
@@ -28,8 +28,8 @@ class ToolCall:
 
 
 @dataclass(slots=True)
-class _Open:
-    """One call under way, of a provider's `index`."""
+class _PartialCall:
+    """One call of which more pieces may come. `index` is the provider's."""
 
     index: int
     id: str = ""
@@ -37,30 +37,30 @@ class _Open:
     parts: list[str] = field(default_factory=list)
 
     def add(self, piece: dict[str, Any]) -> int:
-        """Add one piece; return the characters that it brought."""
+        """Add one piece; return how many characters of arguments it has."""
         self.id = self.id or _text(piece.get("id"))
         function = piece.get("function")
         if not isinstance(function, dict):
             return 0
         self.name = self.name or _text(function.get("name"))
-        given = function.get("arguments")
-        text = orjson.dumps(given).decode() if isinstance(given, dict) else _text(given)
+        arguments = function.get("arguments")
+        text = orjson.dumps(arguments).decode() if isinstance(arguments, dict) else _text(arguments)
         self.parts.append(text)
         return len(text)
 
 
 class ToolCalls:
-    """The calls of one turn. `size` counts the characters of all arguments so far, for the caller's bound.
+    """The calls of one turn. `size` counts the characters of all their arguments so far, for the caller's bound.
 
-    `turn` (from 0) makes the ids of calls that came without one differ between turns.
+    A call without an id gets one that has the number `turn` (from 0), so that ids differ between turns.
     """
 
     def __init__(self, turn: int = 0) -> None:
         self.size = 0
         self._turn = turn
-        self._open: list[_Open] = []
-        self._latest: dict[int, _Open] = {}  # by index
-        self._last = 0  # the index of the piece before
+        self._partial: list[_PartialCall] = []
+        self._latest: dict[int, _PartialCall] = {}  # by index
+        self._last = 0  # the index of the previous piece
 
     def feed(self, delta: dict[str, Any]) -> None:
         """Take the pieces of one delta."""
@@ -74,42 +74,42 @@ class ToolCalls:
         if isinstance(legacy, dict):
             self.size += self._call(LEGACY, "").add({"function": legacy})
 
-    def _call(self, index: int, identity: str) -> _Open:
+    def _call(self, index: int, identity: str) -> _PartialCall:
         """Return the call that a piece belongs to."""
         call = self._latest.get(index)
-        # Some providers give every call the index 0 (or none): another id is another call.
+        # Some providers give every call the index 0 (or none). A new id then begins a new call.
         if call is None or (identity and call.id not in ("", identity)):
-            call = self._latest[index] = _Open(index)
-            self._open.append(call)
+            call = self._latest[index] = _PartialCall(index)
+            self._partial.append(call)
         return call
 
     def take(self, finish_reason: str | None) -> list[ToolCall]:
-        """Return all calls in order, and begin anew. `finish_reason` None: the turn broke off."""
+        """Return all calls in order, and forget them. `finish_reason` None: the turn broke off."""
         whole = finish_reason in WHOLE_REASONS
         calls: list[ToolCall] = []
         seen: set[str] = set()
-        for place, found in enumerate(sorted(self._open, key=lambda call: call.index)):
-            identity = found.id or f"call_{self._turn}_{place}"
-            while identity in seen:  # two calls of one id could not be told apart by their results
+        for position, partial in enumerate(sorted(self._partial, key=lambda call: call.index)):
+            identity = partial.id or f"call_{self._turn}_{position}"
+            while identity in seen:  # results name their call by its id, so every id must be unique
                 identity += "_"
             seen.add(identity)
-            calls.append(_parsed(identity, found, whole=whole))
-        self._open, self._latest, self.size = [], {}, 0
+            calls.append(_parsed(identity, partial, whole=whole))
+        self._partial, self._latest, self.size = [], {}, 0
         return calls
 
 
-def _parsed(identity: str, found: _Open, *, whole: bool) -> ToolCall:
-    raw = "".join(found.parts)
+def _parsed(identity: str, partial: _PartialCall, *, whole: bool) -> ToolCall:
+    raw = "".join(partial.parts)
     try:
         # A tool without parameters is often called with no arguments at all.
         arguments = orjson.loads(raw) if raw.strip() or not whole else {}
     except orjson.JSONDecodeError as error:
         words = f"The arguments are not JSON: {error}." if whole else "The arguments broke off."
-        return ToolCall(identity, found.name, raw, error=words, incomplete=not whole)
-    # A closed object cannot be the beginning of a longer one, so it is whole even where the stream broke off after it.
-    if whole or (isinstance(arguments, dict) and found.name):
-        return ToolCall(identity, found.name, raw, arguments)
-    return ToolCall(identity, found.name, raw, error="The arguments broke off.", incomplete=True)
+        return ToolCall(identity, partial.name, raw, error=words, incomplete=not whole)
+    # A closed object cannot be the beginning of a longer one. So it is whole, even if the stream broke off after it.
+    if whole or (isinstance(arguments, dict) and partial.name):
+        return ToolCall(identity, partial.name, raw, arguments)
+    return ToolCall(identity, partial.name, raw, error="The arguments broke off.", incomplete=True)
 
 
 def _text(value: object) -> str:

@@ -1,4 +1,4 @@
-"""What one stream has delivered so far, over all attempts, in counters: the texts themselves are in the log."""
+"""Counters of what one turn has delivered so far, over all its attempts. The texts themselves are in the log."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from server.core.openai.usage import measured, with_total
 
 
 class Transcript:
-    """Fed every chunk that is about to be delivered; O(1) memory a stream."""
+    """Takes every chunk that is about to be delivered. Its memory does not grow."""
 
     __slots__ = (
         "calls",
@@ -26,7 +26,7 @@ class Transcript:
         self.tokens = 0  # content chunks, as the native protocol counts them
         self.finish: dict[int, str] = {}  # finish reason by choice
         self.reasoning = False
-        self.calls = False  # something that must not be told twice: tool calls, audio
+        self.calls = False  # tool calls or audio, which a client must not get twice
         self.usage: dict[str, Any] | None = None  # of the attempt that is running
         self.usage_shown = False  # the upstream's own usage chunk has gone out
 
@@ -41,9 +41,9 @@ class Transcript:
         return bool(self.first) or self.tokens > 0
 
     def observe_token(self, chunk: Any) -> bool:
-        """Count what is a chunk with one more piece of one text and nothing else; False: it is more, or no chunk.
+        """Count a chunk that holds one piece of content and nothing else. Return False for any other chunk or value.
 
-        Nearly every frame is such a chunk; what it takes to know that is all that it takes to check it.
+        Nearly every frame is such a chunk. It needs no further check.
         """
         try:
             (choice,) = chunk["choices"]
@@ -73,16 +73,16 @@ class Transcript:
                 if content:
                     self.tokens += 1
                 if not content or len(delta) > 1 or not isinstance(content, str):
-                    self._observe_rest(delta)
+                    self._observe_other_fields(delta)
             if reason := choice.get("finish_reason"):
                 self.finish[index_of(choice)] = reason
         if usage := chunk.get("usage"):
             self.observe_usage(usage)
             self.usage_shown = self.usage_shown or not choices
 
-    def _observe_rest(self, delta: Chunk) -> None:
-        """Look at what is in a delta beside a text."""
-        # Content that is a list of parts (Mistral's) holds reasoning as well, and cannot be continued as a text.
+    def _observe_other_fields(self, delta: Chunk) -> None:
+        """Note what a delta has beside a plain content text."""
+        # Content may be a list of parts (Mistral). It holds reasoning as well, and cannot be continued as a text.
         parts = not isinstance(delta.get("content") or "", str)
         self.reasoning = self.reasoning or parts or any(delta.get(name) for name in REASONING_FIELDS)
         self.calls = self.calls or any(delta.get(name) for name in ONCE_FIELDS)
@@ -97,6 +97,6 @@ class Transcript:
         self.tokens = (self.usage or {}).get("completion_tokens", 0)
 
     def observe_usage(self, usage: object) -> None:
-        """Keep the upstream's own count; a later one (a running total) replaces an earlier."""
+        """Keep the upstream's own count. A later one (a running total) replaces an earlier one."""
         if isinstance(usage, dict) and measured(usage):
             self.usage = with_total(usage)

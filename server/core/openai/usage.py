@@ -1,9 +1,9 @@
-"""Token counts: what the upstream measured, or an honest estimate marked as one."""
+"""Token counts: the upstream's own, or an estimate that is marked as one."""
 
 from typing import Any
 
-# English prose is about four bytes a token with the tokenizers in use; the estimate is marked `measured: false`.
-BYTES_A_TOKEN = 4
+# English prose has about four bytes per token with the tokenizers in use. An estimate has `measured: false`.
+BYTES_PER_TOKEN = 4
 
 
 def measured(usage: dict[str, Any]) -> bool:
@@ -12,15 +12,18 @@ def measured(usage: dict[str, Any]) -> bool:
 
 
 def with_total(usage: dict[str, Any]) -> dict[str, Any]:
-    """Return a measured usage whose total is a number, also where the upstream left it out."""
+    """Return a measured usage with its total, even if the upstream left that out."""
     if isinstance(usage.get("total_tokens"), int):
         return usage
     return {**usage, "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"]}
 
 
 def estimate(prompt_bytes: int, completion_tokens: int) -> dict[str, Any]:
-    """Return a usage object for a stream whose upstream sent none: prompt by its size, completion by its chunks."""
-    prompt = -(-prompt_bytes // BYTES_A_TOKEN)
+    """Return a usage object for a stream whose upstream sent none.
+
+    The prompt is estimated by its size in bytes, the completion by its number of chunks.
+    """
+    prompt = -(-prompt_bytes // BYTES_PER_TOKEN)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion_tokens,

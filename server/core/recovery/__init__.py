@@ -1,1 +1,1 @@
-"""What failed, and how a later attempt joins what was delivered."""
+"""What an error means, and how a later attempt's text joins the delivered text."""

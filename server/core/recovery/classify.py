@@ -1,4 +1,4 @@
-"""What an upstream's own error means: from its HTTP status and body, or from an error event in its stream."""
+"""Classifies an upstream's own errors, by HTTP status and body, or by an error event in the stream."""
 
 import math
 from datetime import UTC
@@ -18,8 +18,8 @@ STATUS_KINDS = {
     409: Kind.CONFLICT,
     429: Kind.RATE_LIMIT,
 }
-MAX_MESSAGE = 2000  # characters of an upstream's words that are passed on
-# Upstreams without a code for it say it in words (vLLM, llama.cpp, Anthropic).
+MAX_MESSAGE = 2000  # characters of an upstream's message that a client gets
+# Some upstreams have no code for it, and only say it in their message (vLLM, llama.cpp, Anthropic).
 CONTEXT_WORDS = ("maximum context length", "context size", "context window", "prompt is too long")
 
 
@@ -52,7 +52,7 @@ def _error(
     kind: Kind, detail: dict[str, Any], words: str, *, status: int | None = None, retry_after: float | None = None
 ) -> UpstreamError:
     if kind is Kind.AUTH:
-        # The upstream's own words may quote the gateway's key: they stay here.
+        # The upstream's message may quote the gateway's key, so no client gets it.
         return UpstreamError(Kind.AUTH, "The upstream refused the gateway's credentials.", status=502)
     code = detail.get("code")
     return UpstreamError(
@@ -86,9 +86,9 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
 
 
 def _detail(body: object) -> dict[str, Any]:
-    """Return the innermost error object of the shapes in use: OpenAI's, FastAPI's, a bare one, a text."""
+    """Return the innermost error object. The shapes in use are OpenAI's, FastAPI's, a bare object and a text."""
     if isinstance(body, str):
-        return {} if body.lstrip().startswith("<") else {"message": body}  # a proxy's HTML page says nothing
+        return {} if body.lstrip().startswith("<") else {"message": body}  # a proxy's HTML page has no message
     if not isinstance(body, dict):
         return {}
     error = body.get("error", body)
@@ -100,23 +100,23 @@ def _detail(body: object) -> dict[str, Any]:
 
 
 def _fastapi(detail: object) -> object:
-    """Return the words of FastAPI's `detail`: a text, or a list of what does not validate."""
+    """Return the message of FastAPI's `detail`, which is a text or a list of validation errors."""
     if not isinstance(detail, list):
         return detail
-    return "; ".join(str(one["msg"]) for one in detail if isinstance(one, dict) and "msg" in one)
+    return "; ".join(str(item["msg"]) for item in detail if isinstance(item, dict) and "msg" in item)
 
 
 def _text(detail: dict[str, Any], name: str) -> str:
     value = detail.get(name)
-    # The SDK's JSON parser lets half a surrogate pair through, which no UTF-8 can carry on.
+    # The SDK's JSON parser lets half a surrogate pair through, and UTF-8 cannot encode that.
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def _kind(status: int, detail: dict[str, Any]) -> Kind:
     if kind := STATUS_KINDS.get(status):
         return kind
-    if words := _kind_of_words(detail):
-        return words
+    if kind_in_words := _kind_of_words(detail):
+        return kind_in_words
     if status in (402, 404, 410):
         return Kind.REFUSED
     return Kind.BAD_REQUEST if 400 <= status < 500 else Kind.OVERLOADED

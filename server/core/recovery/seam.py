@@ -1,8 +1,8 @@
-"""Joining a later attempt's text to what was delivered, so that a reader sees one text.
+"""Joins a later attempt's text to the delivered text, so that a reader sees one text.
 
-`Suppression` serves a restart: the same request, told again; equal text is swallowed, and the first character beyond
-what was delivered is the first to go out. `Trim` serves a continuation: the upstream was given the delivered text
-and goes on from it, but may repeat white space or the whole of it first.
+`Suppression` is for a restart, which sends the same request again. It drops the text that was delivered; the first
+character after it is the first to go out. `Trim` is for a continuation. Its upstream was given the delivered text and
+goes on from there, but may first repeat white space or the whole text.
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,22 +13,23 @@ from server.core.openai.chunks import SUBSTANCE_FIELDS, TEXTS, Chunk, has_substa
 
 Texts = dict[tuple[int, str], str]  # delivered text by choice and kind (chunks.TEXTS)
 
-MIN_OVERLAP = 12  # characters: a shorter repetition is more often style ("ha ha") than an echo
-MAX_OVERLAP = 2000  # characters of the delivered end that a user turn may have quoted back
+MIN_OVERLAP = 12  # characters; a shorter repetition is more often style ("ha ha") than an echo
+MAX_OVERLAP = 2000  # characters: how much of the delivered text's end an answer to a user turn may quote
 
 
 def diverged() -> UpstreamError:
-    """Return the error of an attempt that told another story than the one delivered."""
+    """Return the error of an attempt whose text differs from the delivered one."""
     return UpstreamError(Kind.DIVERGED, "A restarted attempt gave a different text than the one already delivered.")
 
 
 class Suppression:
-    """Verified prefix suppression: swallow exactly what was delivered, raise on anything else."""
+    """Verified prefix suppression: drop exactly the delivered text, and raise if the new one differs."""
 
     def __init__(self, delivered: Texts, finished: Mapping[int, str] | None = None) -> None:
-        self._owed = {key: text for key, text in delivered.items() if text}  # not told again to its end yet
-        self._told = dict.fromkeys(self._owed, 0)  # characters of it (a position: cutting a long text is quadratic)
-        self._finished = dict(finished or {})  # choices that had ended already: they must end again, and say no more
+        self._unmatched = {key: text for key, text in delivered.items() if text}  # not matched to its end yet
+        # How many characters of each text have come again. It is a position, because cutting a long text is quadratic.
+        self._matched = dict.fromkeys(self._unmatched, 0)
+        self._finished = dict(finished or {})  # choices that have ended: they must end again, with nothing new
 
     def join(self, chunk: Chunk) -> list[Chunk]:
         """Return the part of `chunk` that lies beyond the delivered text.
@@ -41,47 +42,49 @@ class Suppression:
         return [{**chunk, "choices": choices}] if choices else []
 
     def end(self) -> list[Chunk]:
-        """Return nothing. Raises UpstreamError where the text ended inside the delivered prefix."""
-        if self._owed:
+        """Return nothing. Raises UpstreamError if the text ended inside the delivered prefix."""
+        if self._unmatched:
             raise diverged()
         return []
 
     def _join_choice(self, choice: dict[str, Any]) -> dict[str, Any] | None:
         index, delta = index_of(choice), dict(choice.get("delta") or {})
         delta.pop("role", None)
-        crossed = False
+        compared = False
         for kind, names in TEXTS.items():
-            if (index, kind) in self._owed and (text := text_of(delta, kind)):
-                crossed = True
-                beyond = self._beyond((index, kind), text)
+            if (index, kind) in self._unmatched and (text := text_of(delta, kind)):
+                compared = True
+                new = self._new_part((index, kind), text)
                 for name in names:
-                    if delta.pop(name, None) and beyond:
-                        delta[name] = beyond
+                    if delta.pop(name, None) and new:
+                        delta[name] = new
         joined = {**choice, "delta": delta}
-        if self._owes(index):
+        if self._has_unmatched(index):
             if has_substance(joined):
-                raise diverged()  # something new, or the end, before all of the old has been told again
+                raise diverged()  # something new, or the end, before the whole delivered text came again
             return None
         if index in self._finished:
             self._verify_finish(index, joined)
             return None
-        if crossed:
-            joined.pop("logprobs", None)  # they describe tokens of which a part was delivered before
+        if compared:
+            joined.pop("logprobs", None)  # they describe tokens that were partly delivered before
             return joined if has_substance(joined) else None
         return joined if says_anything(joined) else None
 
-    def _beyond(self, key: tuple[int, str], text: object) -> str:
-        """Return what of `text` lies beyond the delivered one. Raises UpstreamError where it differs before that."""
-        owed, told = self._owed[key], self._told[key]
-        if not isinstance(text, str) or not (owed.startswith(text, told) or text.startswith(owed[told:])):
+    def _new_part(self, key: tuple[int, str], text: object) -> str:
+        """Return the part of `text` after the delivered text. Raises UpstreamError if it differs from it before."""
+        delivered, matched = self._unmatched[key], self._matched[key]
+        if not isinstance(text, str) or not (
+            delivered.startswith(text, matched) or text.startswith(delivered[matched:])
+        ):
             raise diverged()
-        self._told[key] = told + len(text)
-        if self._told[key] >= len(owed):
-            del self._owed[key]
-        return text[len(owed) - told :]
+        self._matched[key] = matched + len(text)
+        if self._matched[key] >= len(delivered):
+            del self._unmatched[key]
+        return text[len(delivered) - matched :]
 
-    def _owes(self, index: int) -> bool:
-        return any(choice == index for choice, _ in self._owed)
+    def _has_unmatched(self, index: int) -> bool:
+        return any(choice == index for choice, _ in self._unmatched)
 
     def _verify_finish(self, index: int, choice: dict[str, Any]) -> None:
         reason = choice.get("finish_reason") or self._finished[index]
@@ -92,9 +95,9 @@ class Suppression:
 class Trim:
     """Overlap trim at the seam of a continuation.
 
-    `delivered` is the whole text so far, `stripped` the white space that was cut off its end for the upstream. `echo`:
-    this upstream may send the whole prefix again. `turn`: it answers a user turn and may quote the end again.
-    Both only where the upstream is known for it: an exact continuation may rightly repeat its own words.
+    `delivered` is the whole text so far, `stripped` the white space at its end that the upstream was not given. `echo`:
+    this upstream may send the whole prefix again. `turn`: it answers a user turn and may quote the end again. Set them
+    only for an upstream that is known to do so, because an exact continuation may repeat words on purpose.
     """
 
     def __init__(self, delivered: str, stripped: str = "", *, echo: bool = False, turn: bool = False) -> None:
@@ -109,7 +112,7 @@ class Trim:
         self._last: Chunk = {}
 
     def join(self, chunk: Chunk) -> list[Chunk]:
-        """Return what of `chunk` is new; text that may still turn out to be a repetition is held back."""
+        """Return the new part of `chunk`. Text that may still be a repetition is held back."""
         self._last, choice = chunk, chunk["choices"][0]
         delta = {name: value for name, value in (choice.get("delta") or {}).items() if name != "role"}
         content = delta.get("content")
@@ -122,7 +125,7 @@ class Trim:
         return [{**chunk, "choices": [joined]}] if says_anything(joined) else []
 
     def end(self) -> list[Chunk]:
-        """Return what was held back, where the upstream ended without a finish reason."""
+        """Return the text that is still held back, because the upstream ended without a finish reason."""
         text = self._take("", final=True)
         return [{**self._last, "choices": [{"index": 0, "delta": {"content": text}}]}] if text else []
 
@@ -131,25 +134,30 @@ class Trim:
 
 
 class _Overlap:
-    """Takes the longest of some ends of `told` (from `starts` on) away from the start of what follows."""
+    """Removes a repetition from the start of a text: the longest end of `delivered` that it begins with.
 
-    def __init__(self, told: str, starts: Iterable[int]) -> None:
-        self._told = told
-        self._starts = list(starts)  # of the ends that may still come whole
+    Each of `starts` is a position in `delivered` where such an end may begin.
+    """
+
+    def __init__(self, delivered: str, starts: Iterable[int]) -> None:
+        self._delivered = delivered
+        self._starts = list(starts)  # of the ends that may still match
         self._pending = ""
         self._overlap = 0
 
     def take(self, text: str, *, final: bool) -> str:
-        """Return what is new. Text is held back while it may grow into a repetition, and not if it is `final`."""
+        """Return the new text. Text that may still become a repetition is held back, unless it is `final`."""
         if not self._starts:
             return text
         self._pending += text
-        told, length = self._told, len(self._pending)
+        delivered, length = self._delivered, len(self._pending)
         for start in self._starts:
-            if len(told) - start <= length and self._pending.startswith(told[start:]):
-                self._overlap = max(self._overlap, len(told) - start)
+            if len(delivered) - start <= length and self._pending.startswith(delivered[start:]):
+                self._overlap = max(self._overlap, len(delivered) - start)
         self._starts = [
-            start for start in self._starts if len(told) - start > length and told.startswith(self._pending, start)
+            start
+            for start in self._starts
+            if len(delivered) - start > length and delivered.startswith(self._pending, start)
         ]
         if self._starts and not final:
             return ""

@@ -8,23 +8,23 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.core.openai.intake import Intake
-from server.core.openai.stencil import LEARNT, Stencil
+from server.core.openai.stencil import MAX_PATTERNS, Stencil
 from server.core.openai.transcript import Transcript
 
 HEAD = b'{"id":"c","choices":[{"index":0,"delta":{"content":"'
 TAIL = b'"},"finish_reason":null}]}'
 
 
-def cut_from(text: bytes = b"first", head: bytes = HEAD, tail: bytes = TAIL) -> Stencil:
+def stencil_of(text: bytes = b"first", head: bytes = HEAD, tail: bytes = TAIL) -> Stencil:
     stencil = Stencil()
-    stencil.cut(head + text + tail)
+    stencil.learn(head + text + tail)
     return stencil
 
 
 @pytest.mark.parametrize("text", [b" a", "字".encode(), b"'<&>", "\u00e9 ".encode(), b"x" * 5000])
 def test_another_text_fits(text: bytes) -> None:
     """A frame that differs in its text alone fits, whatever characters JSON writes as they are."""
-    assert cut_from().match(b"data: " + HEAD + text + TAIL + b"\n\n")
+    assert stencil_of().match(b"data: " + HEAD + text + TAIL + b"\n\n")
 
 
 @pytest.mark.parametrize(
@@ -32,12 +32,12 @@ def test_another_text_fits(text: bytes) -> None:
 )
 def test_what_has_to_be_parsed_does_not_fit(text: bytes) -> None:
     """A frame whose text is empty, or holds an escape, a quote, a control or half a character, is parsed."""
-    assert not cut_from().match(b"data: " + HEAD + text + TAIL + b"\n\n")
+    assert not stencil_of().match(b"data: " + HEAD + text + TAIL + b"\n\n")
 
 
 def test_a_read_of_several_frames() -> None:
     """Several frames in one read come out one by one. If one does not fit or is not whole, none of them does."""
-    stencil = cut_from()
+    stencil = stencil_of()
     frames = [HEAD + text + TAIL for text in (b"a", " ü".encode(), "字".encode(), b"b")]
     read = b"".join(b"data: " + frame + b"\n\n" for frame in frames)
     assert stencil.match(read) == frames
@@ -53,7 +53,7 @@ def test_a_read_of_several_frames() -> None:
 
 def test_another_frame_does_not_fit() -> None:
     """A frame is no token if one byte around its text differs or is missing, or if the two ends overlap."""
-    stencil = cut_from()
+    stencil = stencil_of()
     assert not stencil.match(b"data: " + HEAD.replace(b"c", b"d", 1) + b"x" + TAIL + b"\n\n")
     assert not stencil.match(b"data: " + HEAD + b"x" + TAIL[:-1] + b"\n\n")
     assert not stencil.match(b"data: " + HEAD + b"x" + TAIL.replace(b"null", b'"stop"') + b"\n\n")
@@ -64,9 +64,9 @@ def test_another_frame_does_not_fit() -> None:
 def test_it_is_cut_anew_a_few_times_only() -> None:
     """Another head makes another stencil, until it is clear that this upstream's frames are never alike."""
     stencil = Stencil()
-    for number in range(LEARNT + 1):
-        stencil.cut(HEAD.replace(b'"c"', b'"c%d"' % number) + b"x" + TAIL)
-    assert stencil.match(b"data: " + HEAD.replace(b'"c"', b'"c%d"' % (LEARNT - 1)) + b"y" + TAIL + b"\n\n")
+    for number in range(MAX_PATTERNS + 1):
+        stencil.learn(HEAD.replace(b'"c"', b'"c%d"' % number) + b"x" + TAIL)
+    assert stencil.match(b"data: " + HEAD.replace(b'"c"', b'"c%d"' % (MAX_PATTERNS - 1)) + b"y" + TAIL + b"\n\n")
 
 
 WORDS = st.text(max_size=8) | st.sampled_from(["a", 'content":"x', "\\", '"', "\n", "\ud7ff", "\u2028"])

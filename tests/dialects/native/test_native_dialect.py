@@ -199,13 +199,13 @@ def test_turns() -> None:
     assert [turn.answered for turn in (first, second, last)] == [True, True, False]
 
 
-def test_owed() -> None:
-    """Whole calls of the server without a result are owed. A call of the client keeps its turn unanswered."""
+def test_unanswered_calls() -> None:
+    """Whole calls of the server without a result are unanswered. A call of the client keeps its turn unanswered."""
     made = writer("now", "add")
     records = made.pieces([piece("tool_calls", **calls("now", "look", "add"))])
     records.append(event("tool_result", id="add", name="add", content="2", duration_ms=1))
     (turn,) = turns(records)
-    assert [call.id for call in turn.owed] == ["now"]
+    assert [call.id for call in turn.unanswered_calls] == ["now"]
     assert not turn.answered
 
 
