@@ -1,1 +1,1 @@
-"""One stream: its log, the relay that appends to it, and the attempts that the relay makes."""
+"""One stream: its log and its readers, the relay that appends to the log, and the attempts of that relay."""

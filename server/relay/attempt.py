@@ -1,7 +1,7 @@
 """One attempt: one request to one target, relayed frame by frame until the answer is whole or it fails.
 
-It has steps. `first` connects, sends and reads to the first token; `rest` relays to the end of the answer; `tidy` reads
-what the connection still holds, so that it can be used again. `release` lets the connection go, after any of them.
+It has steps. `first` connects, sends and reads to the first token. `rest` relays to the end of the answer. `tidy` reads
+the end of the body, so that the connection can be used again. `release` lets the connection go, after any step.
 """
 
 import time
@@ -24,15 +24,15 @@ from server.upstreams.breaker import Permit
 from server.upstreams.pool import Target
 from server.upstreams.translate import FOREIGN, translate
 
-AFTER_FINISH = 1.0  # seconds for usage and [DONE] after the finish reason
-TIDY = 0.1  # seconds for the end of a finished body
-JSON_BODY = 65_536  # bytes of a JSON answer to a streaming request that are looked at
+AFTER_FINISH = 1.0  # seconds to wait for usage and [DONE] after the finish reason
+TIDY = 0.1  # seconds to wait for the end of a finished body
+JSON_BODY = 65_536  # bytes that are read of a JSON answer to a streaming request
 
 
 class Attempt:
-    """What one attempt needs: `number` is that of its target in the turn, `permit` the right that its circuit gave.
+    """One request to one target. `number` is the target's number in the turn.
 
-    The caller settles the permit.
+    `permit` is the right to make the request, from the target's circuit. The caller settles it.
     """
 
     __slots__ = (
@@ -67,19 +67,19 @@ class Attempt:
         self.transcript = intake.transcript
         self.phases = Phases(started=time.monotonic())
         self.span: AttemptSpan | None = None
-        self.spoke = False  # it has its first token
+        self.spoke = False  # its first token is there
         self._intake = intake
         self._stream = stream
         self._writer = writer
         self._metrics = metrics
         self._response: aiohttp.ClientResponse | None = None
-        self._pieces: Sequence[Piece] = ()  # of the read that brought the first token
+        self._pieces: Sequence[Piece] = ()  # of the read with the first token
 
     async def first(self, body: bytes, headers: Mapping[str, str]) -> None:
-        """Send the request and read to its first token, which `rest` relays.
+        """Send the request and read to the first token. `rest` relays that token.
 
         Raises:
-            UpstreamError: it failed, or there was no token in time.
+            UpstreamError: the attempt failed, or there was no token in time.
 
         """
         try:
@@ -112,7 +112,7 @@ class Attempt:
         """Relay from the first token to the end of the answer.
 
         Raises:
-            UpstreamError: it failed; what had come before is in the log.
+            UpstreamError: the attempt failed. The log has the records before that.
             StreamError: the log is full.
             StoreError: the log cannot be written.
 
@@ -132,14 +132,17 @@ class Attempt:
                     del pieces, records
                 await self._pump(self._response, deadline)
         except TimeoutError:
-            if not self.transcript.finished:  # otherwise only usage or [DONE] was still missing
+            if not self.transcript.finished:  # otherwise only usage or [DONE] is missing
                 raise UpstreamError(Kind.IDLE_TIMEOUT, "The upstream stopped in the middle of the stream.") from None
             return
         if self._intake.failure is not None:
             raise self._intake.failure
 
     async def _pump(self, response: aiohttp.ClientResponse, deadline: Deadline) -> None:
-        """Read, check, log and show until the answer is whole. This is the path of every token."""
+        """Read, check, log and show until the answer is whole. This is the path of every token.
+
+        Raises the same errors as `rest`, but leaves a failure in the frames to it.
+        """
         stream, intake, phases, finish = self._stream, self._intake, self.phases, self.transcript.finish
         idle_timeout = self.target.settings.idle_timeout
         read, observe_gap = response.content.readany, self._metrics.gaps.of(self.target.label).observe
@@ -152,7 +155,7 @@ class Attempt:
                 self._broke_off(error)
                 return
             if not data:
-                self._came_to_an_end()
+                self._ended()
                 return
             pieces = intake.feed(data)
             if pieces or intake.swallowed:
@@ -169,31 +172,31 @@ class Attempt:
                 if not stream.append_now(records):
                     await stream.append(records)
                 del records
-            del data, pieces  # a stream that waits, for its upstream or its reader, holds nothing of its last read
+            del data, pieces  # otherwise a stream that waits would hold its last read in memory
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        """Return what has come; nothing at the end of a body that may end here. Raises UpstreamError."""
+        """Return the bytes that are there; empty at the end of a body that may end here. Raises UpstreamError."""
         try:
             data = await response.content.readany()
         except FOREIGN as error:
             self._broke_off(error)
             return b""
         if not data:
-            self._came_to_an_end()
+            self._ended()
         return data
 
     def _broke_off(self, error: Exception) -> None:
-        """Raise UpstreamError if a body broke off before everything that was asked for had come."""
+        """Raise UpstreamError if the body broke off before the whole answer was there."""
         if not self.transcript.finished:
             raise translate(error, in_body=True) from error
 
-    def _came_to_an_end(self) -> None:
-        """Raise UpstreamError if a body ended before everything that was asked for had come."""
-        if missing := self._intake.at_end():
-            raise missing
+    def _ended(self) -> None:
+        """Raise UpstreamError if the body ended before the whole answer was there."""
+        if error := self._intake.at_end():
+            raise error
 
     def _finishing(self, deadline: Deadline) -> None:
-        """Move the deadline after a read once there is a finish reason; after the last one only a moment is left."""
+        """Move the deadline after a read that follows a finish reason. After the last one, only a moment is left."""
         phases = self.phases
         if not self.transcript.finished:
             deadline.at = phases.last_token + self.target.settings.idle_timeout
@@ -202,7 +205,7 @@ class Attempt:
             deadline.set(phases.last_token + AFTER_FINISH)
 
     async def _pause(self, deadline: Deadline) -> None:
-        """Wait for the reader. It is not the upstream that is slow now, so no deadline of its runs."""
+        """Wait for the client. The upstream is not the slow one now, so its deadline does not run."""
         deadline.set(None)
         await self._stream.room()
         limit = AFTER_FINISH if self.transcript.finished else self.target.settings.idle_timeout
@@ -217,19 +220,19 @@ class Attempt:
                 await _read_to_end(self._response)
 
     def release(self) -> None:
-        """Let the connection go: kept at the end of its body, closed at once anywhere else."""
+        """Let the connection go. At the end of its body it is kept; before that it is closed."""
         if self._response is not None:
             self._response.release()
             self._response = None
 
 
 class WholeAttempt(Attempt):
-    """One request that is not streamed: its JSON is the one record. Only connect and total timeouts apply."""
+    """One request that is not streamed. Its JSON is the only record. Only the connect and total timeouts apply."""
 
     __slots__ = ("_answer",)
 
     async def first(self, body: bytes, headers: Mapping[str, str]) -> None:
-        """Read the whole answer. Raises UpstreamError, StreamError."""
+        """Send the request and read the whole answer. Raises UpstreamError, StreamError."""
         self._answer = bytearray()
         response = self._response = await self.target.client.post(body, self.phases, headers)
         self.phases.headers = time.monotonic()
@@ -250,7 +253,7 @@ class WholeAttempt(Attempt):
         self.transcript.observe_whole(answer)
 
     async def rest(self) -> None:
-        """Hand the answer to the writer: it is logged with the ending."""
+        """Give the answer to the writer, which logs it with the ending."""
         self._writer.whole_answer(bytes(self._answer))
         self._answer.clear()
 
@@ -260,11 +263,11 @@ async def _read_to_end(response: aiohttp.ClientResponse) -> None:
         while await response.content.readany():
             pass
     except FOREIGN:
-        pass  # the answer is whole; the connection is closed instead of being kept
+        pass  # the answer is whole, and the connection is not used again
 
 
 async def _json_instead(response: aiohttp.ClientResponse) -> UpstreamError:
-    """Return the failure of an upstream that answers a streaming request with 200 and JSON."""
+    """Return the error of an upstream that answered a streaming request with 200 and JSON."""
     try:
         body = orjson.loads(await response.content.read(JSON_BODY))
     except (*FOREIGN, orjson.JSONDecodeError):

@@ -11,13 +11,13 @@ Step = Coroutine[Any, Any, Result]
 
 
 async def race(first: Step[Result], second: Callable[[], Step[Result] | None], after: float) -> Result:
-    """Return the result of whichever step is done first; the other one is cancelled.
+    """Return the result of the step that succeeds first, and cancel the other one.
 
-    `second` is called if `first` has neither succeeded nor failed after so many seconds; it returns the step to run
-    beside it, or None. Of two that succeed in the same moment the first one counts.
+    `second` is called if `first` is not done after `after` seconds. It returns the step to run beside `first`, or None.
+    If both succeed in the same moment, `first` counts.
 
     Raises:
-        UpstreamError: neither succeeded; the error of the last one that was left.
+        UpstreamError: no step succeeded. It is the error of the step that failed last.
 
     """
     tasks = [asyncio.create_task(first, name="hedged attempt")]
@@ -29,7 +29,7 @@ async def race(first: Step[Result], second: Callable[[], Step[Result] | None], a
     finally:
         for task in tasks:
             task.cancel()
-        # The losers' sockets are closed when this returns, even if the caller was cancelled.
+        # When this returns, the sockets of the losers are closed, even if the caller was cancelled.
         await asyncio.gather(*tasks, return_exceptions=True)
 
 

@@ -1,6 +1,6 @@
-"""After a failure: the strategy decides, its decision is checked, and becomes the plan of the next attempt.
+"""After a failure, a strategy decides. Its decision is checked, and becomes the plan of the next attempt.
 
-A strategy may be a third party's, so nothing that it raises or returns may hang a stream or mix two texts.
+A strategy may be a third party's. Whatever it raises or returns must not hang a stream or mix two texts.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ log = structlog.get_logger("sluiceway.recovery")
 
 
 class NonsenseError(ValueError):
-    """A strategy's decision that cannot be carried out; the message says why."""
+    """A strategy's decision cannot be carried out. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How this gateway recovers: the strategy that decides, and the bounds of its decisions."""
+    """How this gateway recovers: the strategy, and the settings that bound its decisions."""
 
     strategy: Strategy
     recovery: Recovery
@@ -42,14 +42,14 @@ class Rules:
 
 @dataclass(slots=True)
 class Plan:
-    """The next attempt: which target, what to change in the request, how to join its text."""
+    """The next attempt: its target, the changes to the request, and how its text joins the delivered text."""
 
     target: int
     wait: float = 0.0  # seconds
     seam: Seam | None = None
     changes: dict[str, Any] = field(default_factory=dict)
-    recovery: str = ""  # "restart" or "continue" if something was delivered before
-    takeover: bool = False  # the relay that delivered it is gone: this is no recovery from a failed attempt
+    recovery: str = ""  # "restart" or "continue" if a text was delivered before
+    takeover: bool = False  # an earlier relay delivered the text and is gone; no attempt of this one failed
 
 
 class Planner:
@@ -66,10 +66,10 @@ class Planner:
     async def after(self, failed: int, error: UpstreamError, transcript: Transcript, *, takeover: bool = False) -> Plan:
         """Return the plan that follows the failure of target number `failed`.
 
-        `takeover`: no attempt of this relay failed there, but the relay that is gone had asked it.
+        `takeover`: no attempt of this relay failed. The earlier relay, which is gone, had asked that target.
 
         Raises:
-            UpstreamError: the first cause, if the strategy gives up or makes no sense.
+            UpstreamError: the first cause, if the strategy gives up or its decision cannot be carried out.
 
         """
         texts = await self._texts() if transcript.begun else {}
@@ -80,17 +80,17 @@ class Planner:
             if takeover:
                 failure = dataclasses.replace(failure, takeover=True)
             decision = self._strategy.decide(failure)
-            following = self._checked(decision, failure, texts, transcript)
-        except Exception as fault:  # noqa: BLE001 — whatever a third party's code raises, the stream gets its ending
+            plan = self._checked(decision, failure, texts, transcript)
+        except Exception as fault:  # noqa: BLE001 — third-party code may raise anything; the stream still needs its ending
             name = self._settings.strategy
             log.error("strategy failed", stream_id=self._stream.id, strategy=name, **cause(fault))
-            following = None
-        if following is None:
-            raise self._final(failed, error) from error
-        return following
+            plan = None
+        if plan is None:
+            raise self._final_error(failed, error) from error
+        return plan
 
     def _checked(self, decision: Decision, failure: Failure, texts: Texts, transcript: Transcript) -> Plan | None:
-        """Return the plan that a decision stands for; None: give up. Raises NonsenseError."""
+        """Return the plan for a decision, or None for `GiveUp`. Raises NonsenseError."""
         if isinstance(decision, GiveUp):
             return None
         if not isinstance(decision, Retry | Restart | Continue):
@@ -151,11 +151,11 @@ class Planner:
             max_retries=settings.max_retries,
             max_recoveries=settings.max_recoveries,
             backoff=settings.backoff,
-            jitter=random.random(),  # noqa: S311 — spreads retries, keeps no secret
+            jitter=random.random(),  # noqa: S311 — it spreads retries and protects no secret
         )
 
-    def _final(self, index: int, error: UpstreamError) -> UpstreamError:
-        """Return the error that the caller gets: the first cause, and what ended the recovery where that differs."""
+    def _final_error(self, index: int, error: UpstreamError) -> UpstreamError:
+        """Return the error for the client: the first cause, and what ended the recovery if that is another kind."""
         first = self._tries.first_cause or error
         if first.kind is Kind.RATE_LIMIT:
             waits = [view.wait for view in self._tries.views() if view.wait is not None]
@@ -167,7 +167,7 @@ class Planner:
 
 
 def _forget_calls(transcript: Transcript, texts: Texts) -> None:
-    """Forget the calls of a broken turn: no client was shown them, so another attempt may tell them."""
+    """Forget the calls of a broken attempt. No client saw them, so another attempt may make them again."""
     transcript.calls = False
     if not texts:
         transcript.first = {}

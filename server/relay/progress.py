@@ -1,4 +1,4 @@
-"""How far one stream has come, over all its turns and attempts: its time, its first token, its bill."""
+"""The progress of one stream over all its turns and attempts: its time, its first token, its bill."""
 
 import time
 from typing import Any
@@ -11,10 +11,10 @@ from server.telemetry.traces import StreamSpan
 
 
 class Progress:
-    """Filled in by the turns. All times are of time.monotonic(), in seconds.
+    """Filled in by the turns. All times are from time.monotonic(), in seconds.
 
-    `accepted` is when the request came. `before`: how long ago that was, if a relay that is gone began the stream; then
-    its first token was seen elsewhere.
+    `accepted` is when the request came. After a takeover it is when this relay began, and `before` is how long ago the
+    request had come. The time to the first token is then unknown.
     """
 
     def __init__(
@@ -32,9 +32,9 @@ class Progress:
         self.taken_over = before is not None
         self.accepted = accepted - (before or 0.0)
         self.total_timeout = total_timeout
-        self.attempts = 0  # requests that were made, or given up before they were: failed ones, too
-        self.tokens = 0  # of the turns that are over
-        self.phases: Phases | None = None  # of the attempt that spoke first
+        self.attempts = 0  # requests that were made, failed ones too, or that an open circuit prevented
+        self.tokens = 0  # of the earlier turns
+        self.phases: Phases | None = None  # of the first attempt that had a token
         self.ttft: float | None = None
 
     @property

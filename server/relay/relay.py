@@ -1,4 +1,4 @@
-"""The relay: drives the turns of one stream into its log, and brings the stream to its one ending."""
+"""The relay drives the turns of one stream, which append to its log, and gives the stream its one ending."""
 
 import asyncio
 import time
@@ -37,7 +37,9 @@ class Relay:
         rules: Rules,
         progress: Progress,
     ) -> None:
-        self.stopped: StreamError | None = None  # why somebody stopped this stream; None: the process goes down
+        self.stopped: StreamError | None = (
+            None  # why the stream was stopped; a cancel without it means that the process ends
+        )
         self.progress = progress
         self._task: asyncio.Task[None] | None = None
         self._stream = stream
@@ -53,7 +55,14 @@ class Relay:
     # --- the life of the stream --------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Relay until the one ending is in the log, whatever happens."""
+        """Relay until the log has the one ending, whatever happens.
+
+        Raises:
+            CancelledError: the process ends, and the log stays open for another relay.
+            StoreError: the log cannot be written.
+            Exception: a bug of the gateway. The log has its ending.
+
+        """
         self._task = asyncio.current_task()
         try:
             await self._until_ended()
@@ -67,23 +76,23 @@ class Relay:
         except (UpstreamError, StreamError) as error:
             await self._fail(error)
         except StoreError:
-            raise  # an ending cannot be written either: the owner of the stream tells its readers
+            raise  # the ending cannot be written either; the caller tells the readers
         except Exception:
             await self._fail(StreamError("The gateway failed on this stream.", "internal_error", 500))
             raise
         else:
-            await self._turn.close()  # the client has its ending before the upstream's connection is tidied up
+            await self._turn.close()  # after the ending, so that the client does not wait for the upstream
 
     def stop(self, error: StreamError) -> None:
-        """End the stream with `error`: the upstream's socket is closed when the task runs next. Once only."""
+        """End the stream with `error`. The task closes the upstream's socket when it runs next. Once only."""
         if self.stopped is None:
             self.stopped = error
-            # A task that is cancelled before it has begun never runs, and would leave the log without an ending.
+            # A task that is cancelled before it has begun never runs. The log would have no ending.
             if self._task is not None:
                 self._task.cancel()
 
     async def _until_ended(self) -> None:
-        """Relay turn after turn. The last one is still to be closed."""
+        """Relay turn after turn. The caller closes the last one."""
         owes_results = await self._inherit() if self.progress.taken_over else False
         if self.stopped is not None:
             raise self.stopped
@@ -95,7 +104,7 @@ class Relay:
                 plan = await self._after_turn()
 
     async def _first_plan(self, *, owes_results: bool) -> Plan | None:
-        """Return how to begin, or to go on from another relay's log; None: nothing was left to say."""
+        """Return the plan to begin, or to go on from another relay's log. None: nothing was missing, and it has ended."""
         turn = self._turn
         if owes_results:
             turn.transcript.finish[0] = "tool_calls"
@@ -105,13 +114,13 @@ class Relay:
             return None
         if not turn.transcript.begun:
             return Plan(turn.tries.first())
-        # The target that began to tell it is asked again: another one may tell another story.
+        # The same target is asked again, because another one may give another text.
         target = turn.tries.named(self._stream.target)
         error = UpstreamError(Kind.CUT, "The gateway that relayed this stream has gone.")
         return await turn.take_over(turn.tries.first() if target is None else target, error)
 
     async def _after_turn(self) -> Plan | None:
-        """Return the plan of the next turn; None: the stream has ended with the answer of this one."""
+        """Return the plan of the next turn. None: the answer of this turn was the last, and the stream has ended."""
         turn = self._turn
         if self._tool_loop is None or not self._tool_loop.due(self._writer.called):
             try:
@@ -127,9 +136,9 @@ class Relay:
         return Plan(target if turn.tries[target].breaker.available else self._turn.tries.first())
 
     async def _inherit(self) -> bool:
-        """Read from the log what was said and done; return whether calls of tools are without their results.
+        """Go on from another relay's log; return whether the server's tools still owe results.
 
-        Raises StreamError if the store has lost a part of it.
+        Raises StreamError if the store has lost a part of the log.
         """
         self._writer.resume(await self._stream.records())
         choices = self._turn.generation.choices
@@ -147,7 +156,7 @@ class Relay:
     async def _next_turn(self, *, lost: bool = False) -> bool:
         """Run the server's tools that a finished turn called; return whether the model is asked again.
 
-        If it is not, the stream has ended. `lost`: a relay that is gone may have run them.
+        If not, the stream has ended. `lost`: an earlier relay may have run them.
         """
         assert self._tool_loop is not None
         choices = self._turn.generation.choices
@@ -163,7 +172,7 @@ class Relay:
         return True
 
     async def _run_tools(self, calls: Sequence[asyncio.Task[Answer]]) -> None:
-        """Log the results of calls, each as it comes."""
+        """Log the result of each call as soon as it is there."""
         try:
             for answer in asyncio.as_completed(calls):
                 call, result = await answer
@@ -181,13 +190,13 @@ class Relay:
     async def _fail(self, error: UpstreamError | StreamError) -> None:
         """End with an error: failed, or cancelled if that is what happened."""
         if self._stream.log.ending is not None:
-            return  # it was being written when the time ran out, or when somebody stopped the stream: it stands
+            return  # the time ran out, or a stop came, while the ending was being written: it stands
         if isinstance(error, StreamError):
             state = State.CANCELLED if error.code == "cancelled" else State.FAILED
             status, code, retryable, retry_after = error.status, error.code, error.retryable, None
         else:
             state, status, code = State.FAILED, error.http_status, error.code or error.kind.value
-            # Not asked again by us, but the same request may well succeed later: a target that was silent.
+            # A silent target (504) is not asked again here, but the same request may succeed later.
             retryable, retry_after = error.trait.same or status == 504, error.retry_after
         body = error.body()
         body["error"]["retryable"] = retryable

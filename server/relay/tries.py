@@ -1,4 +1,4 @@
-"""The targets that one stream may ask, in the order of the configuration, and what became of each attempt there."""
+"""The targets that one stream may ask, in the order of the configuration, and the attempts at each."""
 
 import time
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from server.upstreams.pool import Target
 
 
 @dataclass(slots=True)
-class Tried:
-    """What one target did in this stream."""
+class TargetHistory:
+    """The attempts of this stream at one target."""
 
     attempts: int = 0
     last: Kind | None = None
-    rest: float | None = None  # until this time (of time.monotonic()) it wants to be left alone
+    quiet_until: float | None = None  # time.monotonic() until which it should not be asked (`Retry-After`)
 
 
 class Tries:
-    """Counts attempts and keeps failures; decides nothing."""
+    """Counts attempts and remembers failures. It decides nothing."""
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = targets
-        self._tried = [Tried() for _ in targets]
+        self._histories = [TargetHistory() for _ in targets]
         self.first_cause: UpstreamError | None = None
-        self.diverged = False  # a restart told another story
-        self.failed_last = 0  # which target failed last
+        self.diverged = False  # a restart gave another text than the delivered one
+        self.failed_last = 0  # number of the target that failed last
 
     def __len__(self) -> int:
         return len(self._targets)
@@ -40,10 +40,10 @@ class Tries:
         return next((index for index, target in enumerate(self._targets) if target.name == name), None)
 
     def first(self) -> int:
-        """Return the first target whose circuit lets a request through.
+        """Return the number of the first target whose circuit lets a request through.
 
         Raises:
-            UpstreamError: there is none (`no_target`).
+            UpstreamError: there is no such target (`no_target`).
 
         """
         for index, target in enumerate(self._targets):
@@ -56,24 +56,25 @@ class Tries:
         )  # fmt: skip
 
     def attempts(self, index: int) -> int:
-        """Return how often this stream has asked a target."""
-        return self._tried[index].attempts
+        """Return how many attempts this stream has made at a target."""
+        return self._histories[index].attempts
 
     def spare(self, index: int) -> int | None:
-        """Return a target after `index` that this stream has not asked and whose circuit is not open, if any."""
+        """Return the number of a later target that was not asked yet and whose circuit is not open, or None."""
         for other in range(index + 1, len(self._targets)):
-            if self._tried[other].attempts == 0 and self._targets[other].breaker.available:
+            if self._histories[other].attempts == 0 and self._targets[other].breaker.available:
                 return other
         return None
 
     def begin(self, index: int) -> Permit:
-        """Count an attempt and take the right to make it.
+        """Count an attempt and return the permit to make it.
 
         Raises:
-            UpstreamError: the target's circuit is open. It counts all the same, so that no strategy can ask for ever.
+            UpstreamError: the target's circuit is open. The attempt still counts, so that a strategy cannot retry
+                for ever.
 
         """
-        self._tried[index].attempts += 1
+        self._histories[index].attempts += 1
         permit = self._targets[index].breaker.acquire()
         if permit is None:
             error = UpstreamError(Kind.CONNECT, "The target's circuit is open.")
@@ -86,21 +87,21 @@ class Tries:
         self.failed_last = index
         self.first_cause = self.first_cause or error
         self.diverged = self.diverged or error.kind is Kind.DIVERGED
-        tried = self._tried[index]
-        tried.last = error.kind
-        tried.rest = None if error.retry_after is None else time.monotonic() + error.retry_after
+        history = self._histories[index]
+        history.last = error.kind
+        history.quiet_until = None if error.retry_after is None else time.monotonic() + error.retry_after
 
     def views(self) -> tuple[TargetView, ...]:
-        """Return what a strategy may know of the targets."""
+        """Return the targets as a strategy sees them."""
         now = time.monotonic()
         return tuple(
             TargetView(
                 target.name,
-                tried.attempts,
+                history.attempts,
                 target.settings.continuation,
                 target.breaker.available,
-                tried.last,
-                None if tried.rest is None else max(0.0, tried.rest - now),
+                history.last,
+                None if history.quiet_until is None else max(0.0, history.quiet_until - now),
             )
-            for target, tried in zip(self._targets, self._tried, strict=True)
+            for target, history in zip(self._targets, self._histories, strict=True)
         )

@@ -1,6 +1,6 @@
-"""One request to the model, asked of as many targets, as often as it takes, until the answer is whole.
+"""One request to the model. Its targets are asked, as often as it takes, until the answer is whole.
 
-One routine drives the first attempt and every later one. A strategy decides after each failure; the turn acts.
+One routine drives the first attempt and every later one. After each failure a strategy decides, and the turn acts.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from server.upstreams.pool import Target
 
 
 class Turn:
-    """The attempts of one request, and what they have said together. A stream has one turn, or one per tool round."""
+    """The attempts of one request, and their common transcript. A stream has one turn, or one more per tool round."""
 
     def __init__(
         self,
@@ -45,33 +45,35 @@ class Turn:
         self._metrics = progress.metrics
         self._hedge_after = rules.recovery.hedge_after
         self._planner = Planner(stream, generation, self.tries, rules, progress)
-        self.target = 0  # which one answered
-        self._open: tuple[Plan, Attempt] | None = None  # what answered, until it is closed
-        self._begun: set[Attempt] = set()  # attempts that are not accounted for yet
+        self.target = 0  # number of the target that answered
+        self._answer: tuple[Plan, Attempt] | None = None  # the attempt that answered, with its plan, until it is closed
+        self._unsettled: set[Attempt] = set()  # attempts that still hold a connection and a permit
 
     async def run(self, plan: Plan) -> None:
-        """Carry out `plan`, and what follows from its failures, until an answer is whole. Then `close` is to be called.
+        """Carry out `plan`, and after a failure the next plan, until an answer is whole. `close` must follow.
 
         Raises:
-            UpstreamError: the first cause, when nothing is left to try.
+            UpstreamError: the first cause, because nothing is left to try.
+            StreamError: the stream cannot go on.
+            StoreError: the log cannot be written or read.
 
         """
-        while self._open is None:
+        while self._answer is None:
             if plan.wait:
                 await asyncio.sleep(plan.wait)
-            await self._stream.room()  # a stalled client that may never come back is not worth another attempt yet
+            await self._stream.room()  # no new attempt for a stalled client, which may never come back
             try:
                 attempt = await self._attempt(plan)
             except UpstreamError as error:
                 plan = await self._recover(error)
             else:
-                self.target, self._open = attempt.number, (plan, attempt)
+                self.target, self._answer = attempt.number, (plan, attempt)
 
     async def close(self) -> None:
-        """Tidy up after the attempt that answered, for a moment, and account for it; once."""
-        if self._open is None:
+        """Read the end of the answer, for a moment, and account for the attempt. Only the first call counts."""
+        if self._answer is None:
             return
-        (plan, attempt), self._open = self._open, None
+        (plan, attempt), self._answer = self._answer, None
         try:
             await attempt.tidy()
         finally:
@@ -79,16 +81,16 @@ class Turn:
             self._settle(plan, spoke=True, outcome="recovered")
 
     def abandon(self) -> None:
-        """Account for an attempt that answered, although its answer cannot be logged."""
-        if self._open is not None:
-            (plan, attempt), self._open = self._open, None
+        """Account for the attempt that answered, because its ending could not be logged."""
+        if self._answer is not None:
+            (plan, attempt), self._answer = self._answer, None
             self._account(attempt, ok=None)
             self._settle(plan, spoke=True, outcome="stopped")
 
     # --- after a failure -----------------------------------------------------------------------------------------
 
     async def _recover(self, error: UpstreamError) -> Plan:
-        """Return the plan after a failure, announced to the client. Raises the first cause."""
+        """Return the next plan after a failure, and announce it. Raises UpstreamError, the first cause."""
         plan = await self._planner.after(self.tries.failed_last, error, self.transcript)
         if plan.recovery:
             self._stream.recoveries += 1
@@ -96,14 +98,14 @@ class Turn:
         return plan
 
     async def take_over(self, target: int, error: UpstreamError) -> Plan:
-        """Return how to go on from what a relay that is gone has delivered, announced. Raises UpstreamError."""
+        """Return the plan to go on from the text of an earlier relay, and announce it. Raises UpstreamError."""
         plan = await self._planner.after(target, error, self.transcript, takeover=True)
         plan.takeover = True
         await self._announce(plan, "takeover")
         return plan
 
     async def _announce(self, plan: Plan, reason: str) -> None:
-        """Show which target is asked next; note a later attempt that is going to join what was delivered."""
+        """Show which target is asked next. If it joins delivered text, also log the announcement."""
         stream, target = self._stream, self.tries[plan.target]
         if not plan.recovery:
             stream.target = target.name
@@ -116,35 +118,36 @@ class Turn:
     # --- one attempt, or two if it is hedged ---------------------------------------------------------------------
 
     async def _attempt(self, plan: Plan) -> Attempt:
-        """Carry a plan out; return the attempt whose answer is whole, still open. Raises UpstreamError."""
+        """Carry out a plan; return the attempt whose answer is whole, still open. Raises UpstreamError."""
         self._writer.begin_attempt()
         before = self.transcript.tokens
         self._progress.bill.begin(self.transcript, continued=isinstance(plan.seam, Trim))
         spoke, outcome = False, "stopped"
         try:
             attempt = await self._first(plan)
-            for loser in self._begun - {attempt}:  # it spoke in the same moment
+            for loser in self._unsettled - {attempt}:  # both had a first token in the same moment
                 self._account(loser, ok=None)
             spoke = True
             with self._judging(attempt):
-                self._speaks(attempt)
-                # In a task of its own: a token resumes every coroutine of its task, down to the one that waits for it.
+                self._first_token(attempt)
+                # In its own task: a token resumes each coroutine of its task, from the outermost to the one that waits.
                 await asyncio.create_task(attempt.rest(), name="attempt")
         except BaseException as error:
             if isinstance(error, UpstreamError):
-                joined = self.transcript.tokens > before  # and was lost again: a failure of its own
+                joined = self.transcript.tokens > before  # this failure comes after a recovery that worked
                 outcome = "recovered" if joined else "diverged" if error.kind is Kind.DIVERGED else "failed"
-            for left in tuple(self._begun):  # it spoke, but the task that waited for it was cancelled
-                self._account(left, ok=None)
+            # An attempt may have its first token although this task was cancelled before it heard of that.
+            for unsettled in tuple(self._unsettled):
+                self._account(unsettled, ok=None)
             self._settle(plan, spoke=spoke, outcome=outcome)
             raise
         return attempt
 
     async def _first(self, plan: Plan) -> Attempt:
-        """Return the attempt that spoke first. Raises UpstreamError."""
+        """Return the attempt that has the first token. Raises UpstreamError."""
         if not (self._hedge_after and self.generation.stream) or self.transcript.begun:
             return await self._ask(plan, plan.target, self.transcript)
-        # Each of two has a transcript until one of them speaks.
+        # Each of the two has its own transcript until one of them has a token.
         choices = self.generation.choices
 
         def second() -> Step[Attempt] | None:
@@ -167,7 +170,7 @@ class Turn:
         )
         kind = Attempt if generation.stream else WholeAttempt
         attempt = kind(number, target, permit, intake, self._stream, self._writer, self._metrics)
-        self._begun.add(attempt)
+        self._unsettled.add(attempt)
         if self._progress.attempts == 1:
             attempt.phases.received = generation.received
         if self._progress.span is not None:
@@ -180,8 +183,8 @@ class Turn:
             )
         return attempt
 
-    def _speaks(self, attempt: Attempt) -> None:
-        """Note an attempt's first token: from here on it is the one that is told."""
+    def _first_token(self, attempt: Attempt) -> None:
+        """Note an attempt's first token. From here on its answer is the one that is delivered."""
         attempt.spoke = True
         self.transcript = attempt.transcript
         self._stream.target = attempt.target.name
@@ -193,7 +196,7 @@ class Turn:
 
     @contextmanager
     def _judging(self, attempt: Attempt) -> Iterator[None]:
-        """Let go of an attempt that fails or is given up in the block, and account for it."""
+        """If the attempt fails or is cancelled in the block, account for it."""
         target = attempt.target
         try:
             yield
@@ -208,17 +211,17 @@ class Turn:
             raise
 
     def _ran_out_of_time(self, attempt: Attempt) -> bool:
-        """Whether an attempt was silent until the time of the stream was over.
+        """Whether an attempt had no token until the stream's total timeout.
 
-        A call that is not streamed has no other clock than the stream's: such a silence is the target's failure.
+        A request that is not streamed has no other timeout. So a long silence counts as the target's failure.
         """
         waited = time.monotonic() - attempt.phases.started
         silent = not attempt.spoke and waited >= attempt.target.settings.ttft_timeout
         return silent and self._progress.time_left <= 0
 
     def _account(self, attempt: Attempt, *, ok: bool | None, failure: str | None = None) -> None:
-        """Release an attempt's connection; tell the target's circuit, the metrics and the trace what became of it."""
-        self._begun.discard(attempt)
+        """Release an attempt's connection, and report its outcome to the circuit, the metrics and the trace."""
+        self._unsettled.discard(attempt)
         attempt.release()
         attempt.permit.settle(ok)
         self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.beginning)
@@ -226,7 +229,7 @@ class Turn:
             attempt.span.end(attempt.phases, failure)
 
     def _settle(self, plan: Plan, *, spoke: bool, outcome: str) -> None:
-        """Bill what an attempt has said, and count what became of a recovery."""
+        """Bill an attempt's answer, and count the outcome of a recovery."""
         self._progress.bill.settle(self.transcript, spoke=spoke, restarted=isinstance(plan.seam, Suppression))
         if plan.recovery:
             counter = self._metrics.takeovers if plan.takeover else self._metrics.recoveries
