@@ -1,4 +1,4 @@
-"""Delivery: one client's response. It reads its stream's log, and writes what it reads, at the pace of the client."""
+"""Delivery: the response of one client. It reads the stream's log and writes to the client, at the client's pace."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from server.relay.stream import Stream
 from server.streams.live import out_of_reach
 from server.telemetry.metrics import Metrics
 
-READ_BYTES = 16_384  # of the log at once: what fits the transport without waiting
+READ_BYTES = 16_384  # of the log per read: this much fits the transport without waiting
 
 Leaving = Literal["gone", "stalled", "ended"]
 log = structlog.get_logger("sluiceway.http")
 
 
 class Delivery(Channel):
-    """A reader of a stream that writes to a `StreamResponse`. `cursor`: the last record that the client has."""
+    """A stream's reader that writes to a `StreamResponse`. `cursor`: the number of the client's last record."""
 
-    pushed: ClassVar[bool] = True  # by the relay, in its own turn, as long as the client keeps up
+    pushed: ClassVar[bool] = True  # the relay writes to it, in its own turn, as long as the client keeps up
 
     __slots__ = ("cursor", "live", "offset", "wake", "whole")
 
@@ -39,13 +39,17 @@ class Delivery(Channel):
         self.offset = 0
         self.live = False
         self.wake = Event()
-        self.whole = False  # the response has been written to its end
+        self.whole = False  # the response was written to its end
 
     async def run(self, response: web.StreamResponse) -> Leaving:
         """Open the response, deliver to the stream's ending, close it; return how it ended.
 
-        One task group ties this connection's tasks together: whichever ends first ends the others. aiohttp cancels
-        this task, and so the group, when the client closes its side. Raises StoreError before anything is written.
+        One task group holds this connection's tasks. If one fails, the group ends the others. When the client closes
+        its side, aiohttp cancels this task and thus the group.
+
+        Raises:
+            StoreError: the log cannot be read. Nothing was written yet.
+
         """
         self.offset = await self._stream.log.offset(self.cursor)
         leaving: Leaving = "ended"
@@ -71,7 +75,7 @@ class Delivery(Channel):
         try:
             self._write(data)
         except ConnectionError:
-            self._step_aside()  # its own task is told by aiohttp, too
+            self._step_aside()  # aiohttp also tells the delivery's own task
         else:
             if self._protocol.writing_paused:
                 self._step_aside()
@@ -82,42 +86,42 @@ class Delivery(Channel):
 
     @property
     def dialect(self) -> Dialect:
-        """What this client is shown the stream in."""
+        """The dialect in which this client gets the stream."""
         return self._stream.dialect
 
     async def _follow_safely(self) -> None:
-        """Write the stream, and where that cannot be done to its end, say so: nobody takes a part for the whole."""
-        opened = self._stream.log
+        """Write the stream. If that breaks off, tell the client, so that it does not take a part for the whole."""
+        stream_log = self._stream.log
         try:
-            with suppress(Deleted):  # told below, as where the log just gives nothing
+            with suppress(Deleted):  # handled below, like a deleted log that returns no records
                 await self._follow()
-            fault = None if opened.ending else self._stream.fault or out_of_reach()
+            fault = None if stream_log.ending else self._stream.fault or out_of_reach()
         except StoreError as error:
             log.warning("log out of reach", error=str(error))
             fault = out_of_reach()
         if fault is not None:  # the client may come back for the rest
             self._write(self.dialect.fault(fault.body()["error"]))
-        elif opened.ending is not None and self.cursor < opened.tail:  # its retention is over, or it had to make room
+        elif stream_log.ending is not None and self.cursor < stream_log.tail:  # retention, or no room
             log.warning("log deleted under its reader", stream_id=self._stream.id, cursor=self.cursor)
-            self._write(self.dialect.broken_off(self.cursor, opened.tail, opened.ending))
+            self._write(self.dialect.broken_off(self.cursor, stream_log.tail, stream_log.ending))
 
     async def _follow(self) -> None:
-        """Write what is in the log after the cursor, then what comes, until the ending or what is left before it."""
-        stream, opened = self._stream, self._stream.log
+        """Write the records after the cursor, and then the new ones, to the ending or to the end of a deleted log."""
+        stream, stream_log = self._stream, self._stream.log
         while True:
             if self._protocol.writing_paused:
                 await self._drain()
             stream.progressed()
-            known = opened.tail
-            records = await opened.read(self.cursor, READ_BYTES)
+            known = stream_log.tail
+            records = await stream_log.read(self.cursor, READ_BYTES)
             if records:
                 self._show(records)
-            elif (opened.lost and self._skip_lost()) or opened.tail > known:
-                continue  # appended while a store's read was under way: the ending must not be taken for delivered
+            elif (stream_log.lost and self._skip_lost()) or stream_log.tail > known:
+                continue  # a record came during the read; otherwise an undelivered ending would count as delivered
             elif stream.ended.is_set():
                 return
             else:
-                await self._news()
+                await self._wait_for_more()
 
     def _show(self, records: Sequence[Record]) -> None:
         """Write the records after the cursor, and move it."""
@@ -131,24 +135,24 @@ class Delivery(Channel):
         self.offset += sum(len(data) for _, data in records)
 
     def _skip_lost(self) -> bool:
-        """Pass over records that the store has lost, and say so; return whether there were any."""
-        opened = self._stream.log
-        at = resume_at(opened.lost, self.cursor)
+        """Skip records that the store has lost, and tell the client. Return whether there were any."""
+        stream_log = self._stream.log
+        at = resume_at(stream_log.lost, self.cursor)
         if at == self.cursor:
             return False
-        self._write(self.dialect.gap(self.cursor + 1, at + 1, opened.tail))
+        self._write(self.dialect.gap(self.cursor + 1, at + 1, stream_log.tail))
         self.cursor = at
         return True
 
-    async def _news(self) -> None:
-        """Wait for what comes next, live where everything has been read.
+    async def _wait_for_more(self) -> None:
+        """Wait for the next records. A reader that has read everything is live meanwhile.
 
-        What cannot be read of a log that goes on was lost by its server. The next append finds out: its relay must not
-        wait for this reader.
+        If there are records that cannot be read, the store's server has lost them. The next append finds that out. So
+        the relay must not wait for this reader before it appends.
         """
-        opened = self._stream.log
-        if self.cursor < opened.tail:
-            self.offset = opened.size
+        stream_log = self._stream.log
+        if self.cursor < stream_log.tail:
+            self.offset = stream_log.size
             self._stream.progressed()
         else:
             self.live = self.pushed

@@ -1,4 +1,4 @@
-"""What the HTTP side needs of a dialect beyond what the floors below need: its routes."""
+"""A dialect as the HTTP side sees it: with routes, which the floors below do not know."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from server.streams.streams import Streams
 
 
 class ServedDialect(Dialect, Protocol):
-    """A dialect with paths of its own. A class of this kind is what the entry points name; it takes no arguments."""
+    """A dialect with paths of its own. Entry points name a class of this kind. Its constructor takes no arguments."""
 
     def routes(self, streams: Streams, responder: Responder) -> Sequence[web.RouteDef]:
-        """Return what is served: handlers that create streams and answer with them."""
+        """Return the routes. Their handlers create streams and answer with them."""

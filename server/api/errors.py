@@ -1,4 +1,4 @@
-"""Exceptions become responses here: OpenAI's error shape, the request's id, nothing from inside."""
+"""Turns exceptions into responses: OpenAI's error object, the request's id, and no internals."""
 
 import math
 import re
@@ -25,34 +25,34 @@ log = structlog.get_logger("sluiceway.http")
 
 
 def new_request_id() -> str:
-    """Return an id for a request that came without a sane one."""
+    """Return an id for a request that has none, or one that is not sane."""
     return f"req_{secrets.token_hex(12)}"
 
 
 def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, Dialect]) -> Middleware:
     """Return the one middleware: request id, preflight, access, errors.
 
-    `served` names the paths, for a 404. `dialects`: by path, whose errors have the shape of that dialect.
+    `served` lists the paths, for the text of a 404. `dialects` by path: errors of a path have its dialect's shape.
     """
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        asked = request.headers.get("X-Request-Id", "")
-        request[REQUEST_ID] = asked if SANE_ID.fullmatch(asked) else new_request_id()
+        client_id = request.headers.get("X-Request-Id", "")
+        request[REQUEST_ID] = client_id if SANE_ID.fullmatch(client_id) else new_request_id()
         try:
             response: web.StreamResponse | None = cors.preflight(request)
             if response is None:
                 request[OWNER] = access.owner(request)
                 response = await handler(request)
         except (Rejected, StoreError) as error:
-            rejected = error if isinstance(error, Rejected) else _away(error)
+            rejected = error if isinstance(error, Rejected) else _store_rejection(error)
             body = _in_dialect(request, rejected.body(), dialects)
             response = json_response(body, rejected.status, retry_after=rejected.retry_after)
         except web.HTTPException as error:
             response = _routing_error(request, error, served)
         except ConnectionError:
             raise
-        except Exception as error:  # noqa: BLE001 — our bug, of which a client learns only that there is one
+        except Exception as error:  # noqa: BLE001 — a bug of ours; the client learns only that there was one
             log.error("handler failed", path=request.path, request_id=request[REQUEST_ID], **cause(error))
             body = error_body("The gateway failed on this request.", "internal_error", "api_error")
             response = json_response(_in_dialect(request, body, dialects), 500)
@@ -64,7 +64,7 @@ def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, D
 
 
 def _in_dialect(request: web.Request, body: Mapping[str, Any], dialects: Mapping[str, Dialect]) -> Mapping[str, Any]:
-    """Return OpenAI's error object in the shape of the dialect whose path was asked for."""
+    """Return OpenAI's error object in the shape of the dialect that the requested path belongs to."""
     resource = request.match_info.route.resource
     dialect = None if resource is None else dialects.get(resource.canonical)
     return body if dialect is None else dialect.error(body)
@@ -77,7 +77,7 @@ def json_response(
     retry_after: float | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
-    """Return a JSON response; `retry_after` is in seconds, rounded up as RFC 9110 wants whole ones."""
+    """Return a JSON response. `retry_after` is in seconds, rounded up: RFC 9110 allows whole seconds only."""
     response = web.Response(body=orjson.dumps(body), status=status, content_type="application/json", headers=headers)
     if retry_after is not None:
         response.headers["Retry-After"] = str(max(1, math.ceil(retry_after)))
@@ -85,19 +85,19 @@ def json_response(
 
 
 def failed_response(dialect: Dialect, ending: Ending, headers: Mapping[str, str]) -> web.Response:
-    """Return the HTTP error of a stream that failed before it opened."""
+    """Return the HTTP error of a stream that failed before its response opened."""
     assert ending.error is not None
     body = dialect.error(ending.error)
-    if ending.reason == "shutdown":  # nothing was wrong with it: the next process, or another instance, takes it
+    if ending.reason == "shutdown":  # the request was fine: the next process, or another instance, takes it
         return json_response(body, ending.status, retry_after=RESTART, headers=headers)
     response = json_response(body, ending.status, retry_after=ending.retry_after, headers=headers)
-    # Recovery is exhausted: an SDK that retried on its own would multiply every attempt that was made here.
+    # The gateway has made all its attempts. An SDK that retries by itself would multiply them.
     response.headers["x-should-retry"] = "false"
     return response
 
 
-def _away(error: StoreError) -> Rejected:
-    """Return what a client is told of a store that cannot be used; what is wrong with it is the operator's."""
+def _store_rejection(error: StoreError) -> Rejected:
+    """Return the rejection that a client gets if the store cannot be used. The log tells the operator why."""
     log.warning("store away", error=str(error))
     return Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0)
 

@@ -1,4 +1,4 @@
-"""`GET /v1/models`: what clients may ask for (https://platform.openai.com/docs/api-reference/models)."""
+"""`GET /v1/models`: the models that clients may ask for (https://platform.openai.com/docs/api-reference/models)."""
 
 from aiohttp import web
 
@@ -13,11 +13,11 @@ class Models:
         self._streams = streams
 
     def routes(self) -> list[web.RouteDef]:
-        """Return what is served here."""
+        """Return the routes of this path."""
         return [web.get("/v1/models", self.list, allow_head=False)]
 
     async def list(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 — aiohttp's handler signature
-        """Return the configured names."""
+        """Return the configured models, with OpenAI's fields."""
         names = [model.name for model in self._streams.settings.models]
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "sluiceway"} for name in names]
         return json_response({"object": "list", "data": data})

@@ -1,4 +1,4 @@
-"""Delivery of a stream in another dialect than the one that it was created in."""
+"""Delivery of a stream in another dialect than the one that created it."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from server.telemetry.metrics import Metrics
 
 
 class ProjectedDelivery(Delivery):
-    """A reader that translates for itself, in its own task: it reads every record from the first, and is never live."""
+    """A reader that translates in its own task. It reads every record from the first, and is never live."""
 
     pushed = False
 
@@ -33,17 +33,17 @@ class ProjectedDelivery(Delivery):
 
     @property
     def dialect(self) -> Dialect:
-        """The dialect that the stream was not created in."""
+        """The dialect in which this client gets the stream."""
         return self._dialect
 
     def _show(self, records: Sequence[Record]) -> None:
-        """Write what records make in the other dialect, if anything."""
+        """Write the frames of records in the other dialect, if there are any."""
         self._passed(records)
         if frames := self._projection.frames(records):
             self._write(frames)
 
     def _skip_lost(self) -> bool:
-        """Pass over lost records, in the projection as well."""
+        """Skip lost records, in the projection as well."""
         skipped = super()._skip_lost()
         if skipped:
             self._projection.skip_to(self.cursor)

@@ -1,4 +1,4 @@
-"""What every dialect reads of a request: its body within bounds, its cursor, its policy and its keys."""
+"""The parts of a request that every dialect reads: the bounded body, the cursor, the policy and the keys."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ from server.config.settings import Settings
 from server.core.errors import Rejected
 from server.core.records import Policy
 
-BODY_TIMEOUT = 10.0  # seconds between two pieces of a body
+BODY_TIMEOUT = 10.0  # seconds to wait for each piece of a body
 BODY_TOTAL = 60.0  # seconds for the whole body
 CURSOR = re.compile(r"0|[1-9][0-9]{0,17}")
 KEY = re.compile(r"[!-~]{1,255}")
@@ -27,7 +27,7 @@ async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
     if (request.content_length or 0) > max_bytes:
         raise too_large(max_bytes)
     try:
-        # A small body has come with its head, and needs no clock.
+        # A small body came together with its head, and needs no timeout.
         body = request.content.read_nowait() if request.content.is_eof() else await _arriving(request, max_bytes)
     except TimeoutError:
         raise Rejected(408, "The body did not arrive in time.", "request_timeout") from None
@@ -35,7 +35,7 @@ async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
         raise Rejected(400, "The body could not be read.", "invalid_body") from error
     if len(body) > max_bytes:
         raise too_large(max_bytes)
-    use_small_queues(request.content)  # which aiohttp keeps as long as the response
+    use_small_queues(request.content)  # aiohttp keeps them as long as the response
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -46,7 +46,7 @@ async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
 
 
 async def _arriving(request: web.Request, max_bytes: int) -> bytearray:
-    """Return a body once it is whole, or larger than it may be. Raises TimeoutError."""
+    """Return the body when it is whole, or larger than `max_bytes`. Raises TimeoutError."""
     body = bytearray()
     async with asyncio.timeout(BODY_TOTAL):
         while len(body) <= max_bytes:
@@ -59,21 +59,21 @@ async def _arriving(request: web.Request, max_bytes: int) -> bytearray:
 
 
 def too_large(max_bytes: int) -> Rejected:
-    """Return the rejection of a body past the bound."""
+    """Return the rejection of a body that is larger than `max_bytes`."""
     return Rejected(413, f"The body is larger than {max_bytes} bytes.", "request_too_large")
 
 
 def passed_on(request: web.Request) -> tuple[tuple[str, str], ...]:
-    """Return the headers that are passed on to the upstream."""
-    passed = tuple((name, request.headers[name]) for name in PASSED_ON if name in request.headers)
-    return (*passed, ("x-request-id", request[REQUEST_ID]))
+    """Return the headers that the upstream gets, the request's id among them."""
+    headers = tuple((name, request.headers[name]) for name in PASSED_ON if name in request.headers)
+    return (*headers, ("x-request-id", request[REQUEST_ID]))
 
 
 def policy(request: web.Request, settings: Settings) -> Policy:
-    """Return what a disconnect does: the header's word, or the configuration's."""
-    asked = request.headers.get("X-On-Disconnect", settings.streams.on_disconnect)
-    if asked in get_args(Policy):
-        return cast("Policy", asked)
+    """Return what a disconnect does: as the header says, or the configuration. Raises Rejected 400."""
+    value = request.headers.get("X-On-Disconnect", settings.streams.on_disconnect)
+    if value in get_args(Policy):
+        return cast("Policy", value)
     raise Rejected(400, "X-On-Disconnect must be cancel or continue.", "invalid_value", "X-On-Disconnect")
 
 
@@ -87,7 +87,7 @@ def idempotency_key(request: web.Request) -> str | None:
 
 
 def cursor(request: web.Request) -> int:
-    """Return the number of the last record that the client has: `Last-Event-ID` wins over `?after=`."""
+    """Return the number of the client's last record. `Last-Event-ID` wins over `?after=`. Raises Rejected 400."""
     name, value = "Last-Event-ID", request.headers.get("Last-Event-ID")
     if value is None:
         name, value = "after", request.query.get("after")
@@ -95,7 +95,7 @@ def cursor(request: web.Request) -> int:
 
 
 def parse_cursor(name: str, value: object) -> int:
-    """Return a cursor that came as `name`, in text or as a number; nothing is 0. Raises Rejected 400."""
+    """Return the cursor in the field `name`, a text or a number. An empty or missing one is 0. Raises Rejected 400."""
     if value is None or value == "":
         return 0
     if isinstance(value, int) and not isinstance(value, bool):

@@ -1,4 +1,4 @@
-"""From a stream to a response: wait for its opening, then deliver it, and say why the client left."""
+"""Answers a request with a stream: wait until the response can open, deliver the stream, note why the client left."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ RECONNECT_MS = 1000
 
 
 class EventStream(LateHeadResponse):
-    """A response of server-sent events. Its head goes out with the first of them."""
+    """A response of server-sent events. Its head goes out with the first event."""
 
 
 class Responder:
@@ -38,12 +38,12 @@ class Responder:
         self._streams = streams
         self._flow = flow
         self._metrics = metrics
-        self.open: set[Delivery] = set()  # responses under way
-        self.idle = asyncio.Event()  # there is none
+        self.open: set[Delivery] = set()  # responses that are being sent
+        self.idle = asyncio.Event()  # set if there are none
         self.idle.set()
 
     async def wait_to_start(self, request: web.Request) -> float | None:
-        """Wait until a request for a stream may begin; return when it came in, if it came as a whole."""
+        """Wait until a request for a stream may begin; return its time.monotonic() if it came in as a whole."""
         received = time.monotonic() if request.content.is_eof() else None
         await self._streams.start_pacer.take()
         return received
@@ -51,31 +51,35 @@ class Responder:
     async def respond(
         self, request: web.Request, stream: Stream, *, cursor: int = 0, wait: bool, dialect: Dialect
     ) -> web.StreamResponse:
-        """Attach this request to `stream`, shown in `dialect`, until one of them ends.
+        """Answer with `stream`, shown in `dialect`, until the stream ends or the client leaves.
 
-        `wait`: the response opens with the first token, so that a failure before it keeps its HTTP status.
+        `wait`: the response opens with the first token, so that a failure before it has its own HTTP status.
+
+        Raises:
+            Rejected: the log cannot be read (503).
+
         """
         delivery = self._delivery(request, stream, cursor, dialect)
         self._streams.attach(stream, delivery)
         self.open.add(delivery)
         self.idle.clear()
-        why: Leaving = "gone"
+        leaving: Leaving = "gone"
         try:
             response = await self._answer(request, stream, dialect, wait=wait)
-            why = await delivery.run(response) if isinstance(response, EventStream) else "ended"
-        except (StoreError, StreamError) as error:  # before the response opened; later a client gets it in-band
+            leaving = await delivery.run(response) if isinstance(response, EventStream) else "ended"
+        except (StoreError, StreamError) as error:  # only before the response opens; later the client gets it in-band
             words = "The log of this stream is out of reach."
             raise Rejected(503, words, "store_unavailable", retry_after=1.0) from error
         finally:
             self.open.discard(delivery)
             if not self.open:
                 self.idle.set()
-            # A client may hang up on the last byte, before this task is done, and has missed nothing.
-            self._streams.detach(stream, delivery, "ended" if delivery.whole else why)
+            # A client may hang up at the last byte, before this task is done. It has missed nothing.
+            self._streams.detach(stream, delivery, "ended" if delivery.whole else leaving)
         return response
 
     async def resume(self, request: web.Request, stream: Stream, after: int, dialect: Dialect) -> web.StreamResponse:
-        """Answer with a stream after a cursor, and then live; 204 if it has ended there. Raises Rejected 400."""
+        """Answer with the records after `after`, then live; 204 if the stream ended there. Raises Rejected 400."""
         tail, beginning = stream.log.tail, stream.beginning
         if after > tail:
             raise Rejected(400, f"Invalid cursor: the stream ends at {tail}.", "invalid_cursor")
@@ -94,7 +98,7 @@ class Responder:
         return ProjectedDelivery(request, stream, dialect, projection, self._flow, self._metrics)
 
     async def leave(self, grace: float, *, durable: bool) -> None:
-        """Let readers fetch the endings for `grace` seconds; with a durable store tell them to come back instead."""
+        """Give clients `grace` seconds to get the endings. With a durable store, tell them to reconnect instead."""
         if durable:
             for delivery in list(self.open):
                 await delivery.hang_up(RECONNECT_MS)
@@ -102,22 +106,22 @@ class Responder:
             async with asyncio.timeout(grace):
                 await self.idle.wait()
         except TimeoutError:
-            pass  # whoever has not read by now is cut
+            pass  # clients that still read are cut off
 
     async def _answer(
         self, request: web.Request, stream: Stream, dialect: Dialect, *, wait: bool
     ) -> web.StreamResponse:
-        """Return the response once it can open: an `EventStream`, or a whole one."""
+        """Return the response when it can open: an `EventStream`, or one with the whole answer."""
         if not stream.beginning.stream:
             await stream.ended.wait()
             return await self._whole(request, stream, dialect)
-        if wait and not await self._opened(stream) and self._failed_early(stream):
+        if wait and not await self._opens_early(stream) and self._failed_early(stream):
             assert stream.log.ending is not None
             return failed_response(dialect, stream.log.ending, stream_headers(request, stream))
         return EventStream(headers={**SSE_HEADERS, **stream_headers(request, stream)})
 
-    async def _opened(self, stream: Stream) -> bool:
-        """Wait for the first record, but no longer than `early_open_after`; return whether it opened by time."""
+    async def _opens_early(self, stream: Stream) -> bool:
+        """Wait for the first record, but not past `early_open_after`. Return whether that time ran out."""
         if stream.opened.is_set():
             return False
         try:
@@ -128,13 +132,13 @@ class Responder:
         return False
 
     def _failed_early(self, stream: Stream) -> bool:
-        """Whether the stream began with its error."""
+        """Whether the stream failed before its first token. Raises StreamError if its log is out of reach."""
         if stream.fault is not None:
             raise stream.fault
         return unopened(stream.dialect, stream.log)
 
     async def _whole(self, request: web.Request, stream: Stream, dialect: Dialect) -> web.StreamResponse:
-        """Return the JSON of a non-streaming generation, or its error."""
+        """Return the JSON of an answer that is not streamed, or its error. Raises StoreError, StreamError."""
         if stream.fault is not None:
             raise stream.fault
         ending = stream.log.ending
@@ -150,11 +154,11 @@ class Responder:
 
 
 def stream_headers(request: web.Request, stream: Stream) -> Mapping[str, str]:
-    """Return the headers that name a stream."""
+    """Return the headers that name a stream, the request and the target."""
     return {"X-Stream-Id": stream.id, "X-Request-Id": request[REQUEST_ID], "X-Sluiceway-Target": target_of(stream)}
 
 
 def target_of(stream: Stream) -> str:
-    """Return the target that answered, or is being asked."""
+    """Return the name of the target that answered, or that is being asked."""
     ending = stream.log.ending
     return ending.target if ending else stream.target

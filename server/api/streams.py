@@ -22,7 +22,7 @@ class StreamPaths:
         self._dialects = dialects
 
     def routes(self) -> list[web.RouteDef]:
-        """Return what is served here."""
+        """Return the routes of these paths."""
         return [
             web.get("/v1/streams", self.list, allow_head=False),
             web.get("/v1/streams/{id}", self.read, allow_head=False),
@@ -35,7 +35,7 @@ class StreamPaths:
         return json_response({"object": "list", "data": data})
 
     async def read(self, request: web.Request) -> web.StreamResponse:
-        """Return a stream's state, or the stream again after the cursor, and then live."""
+        """Return a stream's state as JSON, or its records after the cursor and then live."""
         await self._responder.wait_to_start(request)
         stream = await self._streams.find(request.match_info["id"], request[OWNER])
         accept = request.headers.get("Accept", "")
@@ -43,17 +43,17 @@ class StreamPaths:
             return json_response(stream.detail())
         dialect = stream.dialect
         if (name := request.query.get("format")) is not None:
-            named = self._dialects.named(name)
-            if named is None:
+            requested = self._dialects.named(name)
+            if requested is None:
                 names = ", ".join(self._dialects.names)
                 raise Rejected(400, f"Invalid 'format': it must be one of {names}.", "invalid_value", "format")
-            dialect = named
+            dialect = requested
         return await self._responder.resume(request, stream, cursor(request), dialect)
 
     async def abort(self, request: web.Request) -> web.StreamResponse:
-        """Cancel a live stream; an ended one is left as it is."""
+        """Cancel a live stream. An ended one stays as it is."""
         stream = await self._streams.find(request.match_info["id"], request[OWNER])
         reason = request.query.get("reason", "aborted by request")[:200]
-        # Shielded: a client that hangs up half-way must not leave a stream that is claimed here and has no relay.
+        # Shielded: otherwise, if the client hangs up half-way, the stream is claimed here and has no relay.
         await asyncio.shield(self._streams.abort(stream, reason))
         return web.Response(status=204)

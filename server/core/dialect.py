@@ -38,9 +38,8 @@ class ToolResult:
 class Writer(Protocol):
     """Turns what happens to one stream into records. By default, an optional method writes no record."""
 
-    called: Sequence[
-        ToolCall
-    ] = ()  # of the turn that finished last; always empty if the dialect passes calls on in pieces
+    # The calls of the turn that finished last. Always empty if the dialect passes calls on in pieces.
+    finished_calls: Sequence[ToolCall] = ()
 
     def resume(self, records: Sequence[Record]) -> None:
         """Go on after records that an earlier relay of this stream has written."""

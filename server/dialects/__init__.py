@@ -1,1 +1,1 @@
-"""The APIs that clients speak, a folder each. To add one is to add a folder and its entry point."""
+"""The APIs that clients speak, in one folder each. To add an API, add a folder and its entry point."""

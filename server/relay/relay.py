@@ -37,9 +37,7 @@ class Relay:
         rules: Rules,
         progress: Progress,
     ) -> None:
-        self.stopped: StreamError | None = (
-            None  # why the stream was stopped; a cancel without it means that the process ends
-        )
+        self.stopped: StreamError | None = None  # why the stream was stopped; None at a cancel: the process ends
         self.progress = progress
         self._task: asyncio.Task[None] | None = None
         self._stream = stream
@@ -104,7 +102,7 @@ class Relay:
                 plan = await self._after_turn()
 
     async def _first_plan(self, *, owes_results: bool) -> Plan | None:
-        """Return the plan to begin, or to go on from another relay's log. None: nothing was missing, and it has ended."""
+        """Return the plan to begin, or to go on from another relay's log. None: nothing was missing; it has ended."""
         turn = self._turn
         if owes_results:
             turn.transcript.finish[0] = "tool_calls"
@@ -122,7 +120,7 @@ class Relay:
     async def _after_turn(self) -> Plan | None:
         """Return the plan of the next turn. None: the answer of this turn was the last, and the stream has ended."""
         turn = self._turn
-        if self._tool_loop is None or not self._tool_loop.due(self._writer.called):
+        if self._tool_loop is None or not self._tool_loop.due(self._writer.finished_calls):
             try:
                 await self._end_as_finished()
             except BaseException:

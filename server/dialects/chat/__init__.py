@@ -1,4 +1,4 @@
-"""OpenAI's chat completions: a log holds the upstream's chunks as they came.
+"""OpenAI's chat completions. A log holds the upstream's chunks as they came.
 
 Source: https://platform.openai.com/docs/api-reference/chat.
 """
@@ -31,7 +31,7 @@ class Chat(ServedDialect):
     one_choice = False
 
     def generation(self, beginning: Beginning) -> Generation:
-        """Return the request that a stream began with."""
+        """Rebuild the request that a stream began with."""
         return logged_generation(beginning, show_usage=True)
 
     def writer(self, log: Log, generation: Generation, client_tools: Collection[str] | None) -> Writer:  # noqa: ARG002 — the protocol's
@@ -43,10 +43,10 @@ class Chat(ServedDialect):
         return ChatReader()
 
     def frames(self, first: int, records: Sequence[Record]) -> bytes:
-        """Return records as they go out: their data alone."""
+        """Return the bytes that a client gets for records: `id:` and `data:`."""
         if len(records) == 1 and LF not in (data := records[0][1]):
-            return b"id: %d\ndata: %b\n\n" % (first, data)  # a paced token: not worth a list
-        # The same inline: a call, and a look for line ends in each, cost three times as much as the frame itself.
+            return b"id: %d\ndata: %b\n\n" % (first, data)  # a single token does not need a list
+        # `frame` per record, with its look for line ends, costs three times as much as this.
         plain = b"".join([b"id: %d\ndata: %b\n\n" % (seq, data) for seq, (_, data) in enumerate(records, first)])
         if plain.count(b"\n") == 3 * len(records):
             return plain
@@ -54,8 +54,8 @@ class Chat(ServedDialect):
 
     def gap(self, requested: int, earliest: int, latest: int) -> bytes:
         """Return an error object with the code `gap`."""
-        rest = f"it goes on from {earliest}" if earliest <= latest else "nothing comes after them"
-        text = f"Records {requested} to {earliest - 1} of this stream were lost; {rest}."
+        continuation = f"it goes on from {earliest}" if earliest <= latest else "nothing comes after them"
+        text = f"Records {requested} to {earliest - 1} of this stream were lost; {continuation}."
         error = error_body(text, "gap", "api_error")
         error["error"] |= {"requested": requested, "earliest": earliest, "latest": latest}
         return unnumbered(orjson.dumps(error))
@@ -65,5 +65,5 @@ class Chat(ServedDialect):
         return unnumbered(orjson.dumps({"error": error}))
 
     def routes(self, streams: Streams, responder: Responder) -> Sequence[web.RouteDef]:
-        """Return what is served."""
+        """Return the routes of this dialect."""
         return Completions(self, streams, responder).routes()

@@ -1,4 +1,4 @@
-"""From a chat completion request to a generation."""
+"""Turns a chat completion request into a generation."""
 
 import time
 from typing import Any
@@ -17,7 +17,7 @@ def completion(
 ) -> Generation:
     """Return the generation that a request asks for. Raises Rejected 400.
 
-    `received` is the time.monotonic() at which the request had come in whole; None: now.
+    `received` is the time.monotonic() when the whole request was in; None: now.
     """
     check_fields(body)
     return Generation(

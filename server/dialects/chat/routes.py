@@ -11,7 +11,7 @@ from server.streams.streams import Streams
 
 
 class Completions:
-    """OpenAI's own path."""
+    """OpenAI's path for chat completions."""
 
     def __init__(self, dialect: Dialect, streams: Streams, responder: Responder) -> None:
         self._dialect = dialect
@@ -19,11 +19,11 @@ class Completions:
         self._responder = responder
 
     def routes(self) -> list[web.RouteDef]:
-        """Return what is served here."""
+        """Return the routes of this path."""
         return [web.post("/v1/chat/completions", self.create)]
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        """Begin a generation, or join the one that an `Idempotency-Key` began, and answer with it."""
+        """Begin a generation, or join the one with the same `Idempotency-Key`, and answer with its stream."""
         received = await self._responder.wait_to_start(request)
         settings = self._streams.settings
         body = await read_json(request, settings.server.max_body_bytes)

@@ -1,4 +1,4 @@
-"""Writing a chat completion stream into its log, and reading the log back: each chunk is a record, byte for byte."""
+"""Writes a chat completion stream into its log, and reads it back. Each chunk is a record, byte for byte."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from server.core.records import WHOLE, Ending, Record
 
 CHUNK, ERROR, DONE = "chunk", "error", "done"  # the kinds of records
 
-# NamedTuple's own constructor is a Python function. A token can do without it.
+# NamedTuple's own constructor is a Python function. This one saves that call per token.
 _record = tuple.__new__
 
 
@@ -26,15 +26,18 @@ class ChatWriter(Writer):
     def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
         """Return one record per chunk."""
         if len(pieces) == 1:
-            return [_record(Record, (CHUNK, pieces[0][0]))]  # a paced token: not worth a loop
+            return [_record(Record, (CHUNK, pieces[0][0]))]  # a single token does not need a loop
         return [_record(Record, (CHUNK, data)) for data, _ in pieces]
 
     def whole_answer(self, data: bytes) -> None:
-        """Take the JSON of an answer that is not streamed."""
+        """Keep the JSON of an answer that is not streamed."""
         self._whole = data
 
     def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:
-        """Return the usage chunk if it is owed, and `[DONE]`; the error, or the whole answer, instead of both."""
+        """Return the usage chunk, if the client still needs it, and `[DONE]`.
+
+        A failed stream has its error instead of both. An answer that is not streamed has its JSON instead.
+        """
         if ending.error is not None:
             return [Record(ERROR, orjson.dumps(ending.error))]
         if self._whole:
@@ -46,8 +49,8 @@ class ChatWriter(Writer):
 
 
 class ChatReader(Reader):
-    """Reads chunks back as the pieces that they came as."""
+    """Reads chunks back as pieces."""
 
     def read(self, record: Record) -> Sequence[Piece | LoggedCall | ToolResult]:
-        """Return the piece of a chunk; nothing of any other record."""
+        """Return the piece of a chunk. Any other record has none."""
         return [Piece(record.data, orjson.loads(record.data))] if record.kind == CHUNK else ()

@@ -38,7 +38,7 @@ class Native(ServedDialect):
         return NativeReader(beginning)
 
     def frames(self, first: int, records: Sequence[Record]) -> bytes:
-        """Return records as they go out: `event:` first."""
+        """Return the bytes that a client gets for records: `event:`, `id:` and `data:`."""
         return b"".join([event_frame(seq, record) for seq, record in enumerate(records, first)])
 
     def gap(self, requested: int, earliest: int, latest: int) -> bytes:
@@ -46,7 +46,7 @@ class Native(ServedDialect):
         return unnumbered_frame(event(GAP, requested=requested, earliest=earliest, latest=latest))
 
     def broken_off(self, after: int, tail: int, ending: Ending) -> bytes:
-        """Return the gap, then the error and `done`, which every stream ends with."""
+        """Return the gap, the error and `done`. Every native stream ends with `done`."""
         error = error_body("The rest of this stream is gone.", "gap", "api_error")
         error["error"]["retryable"] = True
         failed = replace(ending, state=State.FAILED, reason="gap", error=error)
@@ -58,5 +58,5 @@ class Native(ServedDialect):
         return unnumbered_frame(event(ERROR, **fields))
 
     def routes(self, streams: Streams, responder: Responder) -> Sequence[web.RouteDef]:
-        """Return what is served."""
+        """Return the routes of this dialect."""
         return NativePath(self, streams, responder).routes()

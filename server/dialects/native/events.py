@@ -13,12 +13,12 @@ RECOVERY, ERROR, GAP, DONE = "recovery", "error", "gap", "done"
 
 
 def event(kind: str, **fields: Any) -> Record:
-    """Return the record of one event; `event:` and the `type` in its data agree."""
+    """Return the record of one event. Its `kind` and the `type` in its data are the same."""
     return Record(kind, orjson.dumps({"type": kind, **fields}))
 
 
 def call_event(call: ToolCall, *, server: bool) -> Record:
-    """Return the event of a tool call; `server`: the server runs it. `raw` is there if the arguments are no JSON."""
+    """Return the event of a tool call. `server`: the server runs it. It has `raw` if the arguments are no JSON."""
     fields = {"id": call.id, "name": call.name, "arguments": call.arguments, "incomplete": call.incomplete}
     if call.error is not None:
         fields |= {"raw": call.raw, "error": call.error}
@@ -26,17 +26,17 @@ def call_event(call: ToolCall, *, server: bool) -> Record:
 
 
 def event_frame(seq: int, record: Record) -> bytes:
-    """Return an event as it goes out."""
+    """Return the bytes that a client gets for an event."""
     return frame(seq, record.data, record.kind.encode())
 
 
 def unnumbered_frame(record: Record) -> bytes:
-    """Return an event as it goes out without an `id:`."""
+    """Return the bytes that a client gets for an event without an `id:`."""
     return unnumbered(record.data, record.kind.encode())
 
 
 def last_events(ending: Ending) -> list[Record]:
-    """Return the error if there is one, and `done`."""
+    """Return the error, if there is one, and `done`."""
     done = event(
         DONE,
         status=ending.state.value,
@@ -48,6 +48,6 @@ def last_events(ending: Ending) -> list[Record]:
     if ending.error is None:
         return [done]
     error = ending.error["error"]
-    # The log ends here: coming back for this stream brings nothing more.
+    # The log ends here, so a client that resumes this stream gets nothing more.
     fields = {"retryable": bool(error.get("retryable")), "resumable": False}
     return [event(ERROR, message=error["message"], code=error["code"], **fields), done]

@@ -1,4 +1,4 @@
-"""Reading a log of the native protocol back: its events as chunks, calls and results."""
+"""Reads a log of the native protocol back: its events become chunks, calls and results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ FINISHED = ("complete", "incomplete")  # the states of an ending that has a fini
 
 
 class NativeReader(Reader):
-    """Gives every event that a chat completion has a word for as a chunk, all of one identity."""
+    """Turns events into chunks, if chat completions have such a chunk. All chunks have the same identity."""
 
     def __init__(self, beginning: Beginning) -> None:
         self._head: Chunk = {
@@ -25,10 +25,10 @@ class NativeReader(Reader):
             "created": int(beginning.created),
             "model": beginning.model,
         }
-        self._calls = 0  # of the client's tools so far
+        self._calls = 0  # calls of the client's tools so far
 
     def read(self, record: Record) -> Sequence[Piece | LoggedCall | ToolResult]:
-        """Return what an event says; nothing for one that has no word in a chat completion."""
+        """Return the chunk, call or result of an event. An event that chat completions do not have gives nothing."""
         event = orjson.loads(record.data)
         match record.kind:
             case events.START:

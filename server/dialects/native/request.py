@@ -1,4 +1,4 @@
-"""From a request of the native protocol to a generation."""
+"""Turns a request of the native protocol into a generation."""
 
 import time
 from typing import Any
@@ -12,7 +12,7 @@ from server.core.errors import Rejected
 from server.core.generation import Generation
 from server.core.openai.request import check_fields, invalid
 
-RESUMING = frozenset({"session_id", "last_event_id"})
+RESUME_FIELDS = frozenset({"session_id", "last_event_id"})
 
 
 def native_generation(
@@ -20,20 +20,20 @@ def native_generation(
 ) -> Generation:
     """Return the generation that a request asks for. Raises Rejected 400.
 
-    `received` is the time.monotonic() at which the request had come in whole; None: now.
+    `received` is the time.monotonic() when the whole request was in; None: now.
     """
-    sent = {name: value for name, value in body.items() if name not in RESUMING and name != "prompt"}
-    sent["messages"] = messages_of(body)
-    sent["stream"] = True
-    if sent.get("model") is None:
-        sent["model"] = only_model(settings)
-    check_fields(sent)
-    if (sent.get("n") or 1) > 1:
+    chat_body = {name: value for name, value in body.items() if name not in RESUME_FIELDS and name != "prompt"}
+    chat_body["messages"] = messages_of(body)
+    chat_body["stream"] = True
+    if chat_body.get("model") is None:
+        chat_body["model"] = only_model(settings)
+    check_fields(chat_body)
+    if (chat_body.get("n") or 1) > 1:
         raise invalid("n", "1: the native protocol has one answer")
     return Generation(
         dialect="native",
-        model=sent["model"],
-        body=sent,
+        model=chat_body["model"],
+        body=chat_body,
         stream=True,
         policy=policy(request, settings),
         trace=passed_on(request),
@@ -43,7 +43,7 @@ def native_generation(
 
 
 def messages_of(body: dict[str, Any]) -> Any:
-    """Return a request's messages; a prompt is the user's one. Raises Rejected 400."""
+    """Return a request's messages. A prompt becomes the only message, the user's. Raises Rejected 400."""
     prompt, messages = body.get("prompt"), body.get("messages")
     if prompt is None:
         if messages is None:
@@ -57,7 +57,7 @@ def messages_of(body: dict[str, Any]) -> Any:
 
 
 def only_model(settings: Settings) -> str:
-    """Return the configured model where there is just one, so that a request need not name it. Raises Rejected 400."""
+    """Return the configured model if there is only one, so that a request need not name it. Raises Rejected 400."""
     names = [model.name for model in settings.models if model.name != "*"]
     if len(names) != 1:
         raise invalid("model", f"one of {', '.join(names)}" if names else "a non-empty string")

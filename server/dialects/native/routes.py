@@ -1,4 +1,4 @@
-"""`POST /api/stream`: the native protocol. A prompt or messages begin a stream, a session's id resumes one."""
+"""`POST /api/stream`: the native protocol. A prompt or messages begin a stream. A session's id resumes one."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from server.streams.streams import Streams
 
 
 class NativePath:
-    """The native path."""
+    """The path of the native protocol."""
 
     def __init__(self, dialect: Dialect, streams: Streams, responder: Responder) -> None:
         self._dialect = dialect
@@ -24,17 +24,20 @@ class NativePath:
         self._responder = responder
 
     def routes(self) -> list[web.RouteDef]:
-        """Return what is served here."""
+        """Return the routes of this path."""
         return [web.post("/api/stream", self.create)]
 
     async def create(self, request: web.Request) -> web.StreamResponse:
-        """Begin a generation (or join the one of an `Idempotency-Key`), or resume a stream; answer with its events."""
+        """Begin a generation, or join the one with the same `Idempotency-Key`, or resume a stream.
+
+        The answer is the events of that stream.
+        """
         received = await self._responder.wait_to_start(request)
         settings = self._streams.settings
         body = await read_json(request, settings.server.max_body_bytes)
         if body.get("session_id") is not None:
             return await self._resume(request, body)
-        if body.get("last_event_id"):  # a program that lost its session's id must not pay for a second answer
+        if body.get("last_event_id"):  # the client lost its session's id: it must not pay for a second answer
             raise Rejected(
                 400, "A last_event_id resumes a stream; it needs a session_id.", "missing_value", "session_id"
             )
@@ -47,14 +50,15 @@ class NativePath:
         if not isinstance(session, str):
             raise invalid("session_id", "the id of a stream")
         stream = await self._streams.find(session, request[OWNER])
-        # With [preprocess] the log has other words than the client's: there is nothing to compare them with.
+        # With [preprocess] the log has the changed messages, so the client's cannot be compared with them.
         if not self._streams.preprocessing and ("prompt" in body or "messages" in body):
-            asked = orjson.loads(stream.beginning.body).get("messages")
-            if messages_of(body) != asked:  # a client that adds the session to its first request means no other one
+            # A client may repeat its first request with the session's id. Other messages would be ignored.
+            first_messages = orjson.loads(stream.beginning.body).get("messages")
+            if messages_of(body) != first_messages:
                 words = "A session_id resumes a stream; another prompt needs a request of its own."
                 raise Rejected(400, words, "invalid_value", "session_id")
-        name, given = "Last-Event-ID", request.headers.get("Last-Event-ID")
-        if given is None:
-            name, given = "last_event_id", body.get("last_event_id")
-        after = parse_cursor(name, given)
+        name, value = "Last-Event-ID", request.headers.get("Last-Event-ID")
+        if value is None:
+            name, value = "last_event_id", body.get("last_event_id")
+        after = parse_cursor(name, value)
         return await self._responder.resume(request, stream, after, self._dialect)

@@ -1,4 +1,4 @@
-"""Writing a stream of the native protocol into its log."""
+"""Writes a stream of the native protocol into its log."""
 
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -27,17 +27,18 @@ from server.dialects.native.events import (
 )
 
 THINKING = {"field": "thinking"}
-MAX_ARGUMENTS = 4 * 1024 * 1024  # characters of all calls under way: they are in no log yet that would bound them
+# Characters of all partial calls. They are not in the log yet, so the log's own bound does not count them.
+MAX_ARGUMENTS = 4 * 1024 * 1024
 
 
 class NativeWriter(Writer):
-    """Writes `start`, then what the model says, calls and gets, then `done`.
+    """Writes `start`, then the model's texts and calls and the tools' results, then `done`.
 
-    `log` tells the target of the moment. `client_tools`: the tools that the server does not run; None: it runs none.
+    `log` has the current target. `client_tools`: tools that the server does not run; None: it runs no tools.
     """
 
     def __init__(self, log: Log, client_tools: Collection[str] | None = None) -> None:
-        self.called: Sequence[ToolCall] = ()  # of the turn that finished last
+        self.finished_calls: Sequence[ToolCall] = ()  # of the turn that finished last
         self._log = log
         self._client_tools = client_tools
         self._started = False
@@ -51,18 +52,18 @@ class NativeWriter(Writer):
         self._started = bool(records)
         texts = [data for kind, data in records if kind in (TOKEN, REASONING)]
         self._tokens = orjson.loads(texts[-1])["token_count"] if texts else 0
-        self._turn = sum(kind == TOOL_CALL for kind, _ in records)  # only has to be another than before
+        self._turn = sum(kind == TOOL_CALL for kind, _ in records)  # it only has to differ from earlier turns
         self._recoveries = sum(kind == RECOVERY for kind, _ in records)
 
     def begin_attempt(self) -> None:
-        """Forget the calls that an earlier attempt left unfinished: no client was shown them."""
+        """Forget the partial calls of an earlier attempt. No client saw them."""
         self._calls = ToolCalls(self._turn)
 
     def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
         """Return the events of pieces that were just received.
 
         Raises:
-            StreamError: the calls under way are larger than anything they could be meant for.
+            StreamError: the arguments of the partial calls are too large.
 
         """
         records: list[Record] = []
@@ -95,35 +96,36 @@ class NativeWriter(Writer):
         if reason := choice.get("finish_reason"):
             self._turn += 1
             calls = self._calls.take(reason)
-            records += map(self._call, calls)
-            self.called = calls if reason in WHOLE_REASONS else ()  # there may have been more of them
+            records += map(self._call_event, calls)
+            # After any other reason the model may have wanted more calls.
+            self.finished_calls = calls if reason in WHOLE_REASONS else ()
 
     def _text_event(self, kind: str, text: str, **field: str) -> Record:
-        """Return the event of a text; `field` names the delta's field if it is not the content."""
+        """Return the event of a text. `field` is the delta's field if that is not `content`."""
         now = int(time.time() * 1000)
         return event(kind, content=text, token_count=self._tokens, timestamp=now, **field)
 
-    def _call(self, call: ToolCall) -> Record:
-        # A name that nobody has is the server's to answer: the model is told which tools there are.
+    def _call_event(self, call: ToolCall) -> Record:
+        # The server also answers calls of unknown tools: it tells the model which tools there are.
         server = self._client_tools is not None and call.name not in self._client_tools
         return call_event(call, server=server)
 
     def recovery(self, announcement: Mapping[str, Any]) -> list[Record]:
-        """Return the event of a recovery or a takeover. `attempt` counts these events of the stream, from 1."""
+        """Return the event of a recovery or a takeover. Its `attempt` counts these events of the stream, from 1."""
         self._recoveries += 1
         return [event(RECOVERY, attempt=self._recoveries, **announcement)]
 
     def tool_result(self, call: ToolCall, result: Mapping[str, Any]) -> list[Record]:
-        """Return the event of a result."""
+        """Return the event of a tool's result."""
         return [event(TOOL_RESULT, id=call.id, name=call.name, **result)]
 
     def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:  # noqa: ARG002 — the protocol's
         """Return calls that broke off, the error if there is one, and `done`."""
-        return [*map(self._call, self._calls.take(None)), *last_events(ending)]
+        return [*map(self._call_event, self._calls.take(None)), *last_events(ending)]
 
 
 def _parts(content: object) -> list[tuple[str, str]]:
-    """Return the texts of a delta's content; Mistral's comes as a list of parts, with its thinking among them."""
+    """Return the texts of a delta's content. Mistral sends a list of parts, which includes the thinking."""
     if isinstance(content, str):
         return [(TOKEN, content)]
     texts: list[tuple[str, str]] = []

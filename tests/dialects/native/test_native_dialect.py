@@ -118,13 +118,13 @@ def test_the_event_of_a_call() -> None:
 
 
 def test_whose_call() -> None:
-    """A call tells whether the server runs it; `called` is what a finished turn called."""
+    """A call tells whether the server runs it; `finished_calls` is what a finished turn called."""
     made = writer("now")
     records = made.pieces([piece(**calls("now", "look")), piece("tool_calls")])
     assert [orjson.loads(record.data)["server"] for record in records[1:]] == [True, False]
-    assert [call.name for call in made.called] == ["now", "look"]
+    assert [call.name for call in made.finished_calls] == ["now", "look"]
     made.pieces([piece(content="so"), piece("stop")])
-    assert list(made.called) == []
+    assert list(made.finished_calls) == []
 
 
 def test_a_new_attempt_forgets_what_was_not_shown() -> None:
