@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.client_proto import ResponseHandler
+from redis.commands.core import AsyncScript
 
 from server.aio.deadline import Deadline
 from server.aio.timers import Due, TimerWheel
@@ -20,14 +21,20 @@ from server.api.connection import Connection
 from server.api.delivery import Delivery
 from server.app import Gateway
 from server.config.settings import Model
-from server.core.ports import Store
+from server.core.ports import Log, Store
 from server.relay import attempt
 from server.relay.stream import Stream
+from server.stores.memory.segments import Segment, Segments
+from server.stores.memory.store import MemoryLog
+from server.stores.ownership import Ownership
 from server.stores.redis.catalog import Catalog as RedisCatalog
+from server.stores.redis.lease import Lease as RedisLease
+from server.stores.redis.log import RedisLog
 from server.stores.redis.server import Server
 from server.stores.redis.store import RedisStore
 from server.stores.sqlite.catalog import Catalog as SqliteCatalog
 from server.stores.sqlite.database import Database
+from server.stores.sqlite.lease import Lease as SqliteLease
 from server.stores.sqlite.store import SqliteStore
 from server.streams.live import LiveStreams
 from server.streams.starting import Starting
@@ -240,3 +247,31 @@ def redis_server(store: Store) -> Server:
     """Give the connection of a Redis store to its server: a test changes what the server holds."""
     assert isinstance(store, RedisStore)
     return store._server
+
+
+def scripts(store: Store) -> dict[str, AsyncScript]:
+    """Give the Lua scripts of a Redis store by name: a test loads them beforehand, and names one by its digest."""
+    return redis_server(store)._scripts
+
+
+def lease(store: Store) -> SqliteLease | RedisLease:
+    """Give the lease of a durable store: a test compares its name with the holder of a log, or gives it back."""
+    assert isinstance(store, SqliteStore | RedisStore)
+    return store._lease
+
+
+def ownership(store: Store) -> Ownership[RedisLog]:
+    """Give what a Redis store knows of the owners of its logs: a test tells it that a claim went unheard."""
+    assert isinstance(store, RedisStore)
+    return store._ownership
+
+
+def unpacked_records(log: Log) -> Collection[object]:
+    """Give the records of a log in memory that are not packed yet: their number is bounded."""
+    assert isinstance(log, MemoryLog)
+    return log._unpacked
+
+
+def segments(packed: Segments) -> Collection[Segment]:
+    """Give the packed blocks of a log in memory: a test looks at what they have in common."""
+    return packed._all

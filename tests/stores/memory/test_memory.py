@@ -2,6 +2,7 @@
 
 import time
 
+import internals
 from contract import StoreContract, beginning, ending
 
 from server.core.records import Record
@@ -38,8 +39,8 @@ class TestMemory(StoreContract):
             fast.put(written[-1:])
             now[0] += 1
             slow.put(written[-1:])
-            assert len(slow._unpacked) < memory.SMALL_BLOCK
-            if len(fast._unpacked) > memory.SMALL_BLOCK:
+            assert len(internals.unpacked_records(slow)) < memory.SMALL_BLOCK
+            if len(internals.unpacked_records(fast)) > memory.SMALL_BLOCK:
                 assert slow.footprint < fast.footprint
             for after in range(number + 1):
                 assert await slow.read(after, 1 << 20) == await fast.read(after, 1 << 20) == written[after:]

@@ -3,6 +3,7 @@
 import json
 from random import Random
 
+import internals
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -51,7 +52,7 @@ def test_a_shape_becomes_the_true_one() -> None:
     """What the texts of one block have in common by chance is in the shape once, and never again."""
     blocks = [[b"<data>%b%d</data>" % (text, n) for n in range(10, 26)] for text in (b"aaaa", b"ab", b"b", b"aaaa")]
     made = filled([record for block in blocks for record in block])
-    assert [segment.shape[0] for segment in made._all] == [b"", b"<data>aaaa", b"<data>a", b"<data>"]
+    assert [segment.shape[0] for segment in internals.segments(made)] == [b"", b"<data>aaaa", b"<data>a", b"<data>"]
 
 
 def token(number: int, made: int = 0) -> bytes:
@@ -98,6 +99,6 @@ def test_a_long_log_is_kept_in_pieces() -> None:
     random = Random(1)
     records = [random.randbytes(20_000) for _ in range(300)]
     made = filled(records)
-    assert len(made._all) == 5
+    assert len(internals.segments(made)) == 5
     assert list(made.read(280)) == records[280:]
     assert made.offset(len(records)) == sum(map(len, records))

@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import internals
 import pytest
 from contract import DONE, DurableContract, beginning, ending, everything, tokens
 from redis_server import RedisServer, running
@@ -47,7 +48,7 @@ class TestRedis(DurableContract):
         tail, size = log.tail, log.size
         for _ in range(3):
             await log.append(tokens(1))  # a replica that takes over does not have these
-        redis, key = store._server.redis, log.beginning.id
+        redis, key = internals.redis_server(store).redis, log.beginning.id
         await redis.hset(f"sluiceway:log:{key}", mapping={"tail": tail, "size": size})
         await redis.xdel(f"sluiceway:records:{key}", *range(tail + 1, log.tail + 1))
 

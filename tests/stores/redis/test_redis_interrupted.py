@@ -3,6 +3,7 @@
 import asyncio
 import time
 
+import internals
 import pytest
 from contract import DONE, beginning, ending, everything, listed, tokens, until
 from redis_line import line_to
@@ -40,8 +41,8 @@ async def stores(server, line, tmp_path):
         contract.url = url
         made.append(RedisStore(contract.settings(tmp_path, lease=30.0)))
         await made[-1].open()
-        for script in made[-1]._server._scripts.values():
-            await made[-1]._server.redis.script_load(script.script)
+        for script in internals.scripts(made[-1]).values():
+            await internals.redis_server(made[-1]).redis.script_load(script.script)
     yield made
     line.mend()
     for store in made:
@@ -95,7 +96,7 @@ async def test_an_ending_that_was_made(stores, line):
 
 def word(store, script):
     """Give a word that only calls of a script have in them."""
-    return store._server._scripts[script].sha
+    return internals.scripts(store)[script].sha
 
 
 async def held_by(server, log):
@@ -135,11 +136,11 @@ async def test_a_claim_that_was_made_again(stores, line, server):
         line.mend()
         assert (await asyncio.gather(store.claim(log, force=True), store.renew(), store.renew()))[0]
         await store.renew()
-        assert await held_by(server, log) == store._lease.name
+        assert await held_by(server, log) == internals.lease(store).name
         await log.append(tokens(1))
         assert await other.claim(log, force=True)
         await store.renew()
-        assert await held_by(server, log) == other._lease.name
+        assert await held_by(server, log) == internals.lease(other).name
 
 
 async def test_a_claim_that_another_has_made_since(stores, line, server):
@@ -154,7 +155,7 @@ async def test_a_claim_that_another_has_made_since(stores, line, server):
     assert await other.claim(log, force=True)
     await store.renew()
     await log.append(tokens(1))
-    assert await held_by(server, log) == other._lease.name
+    assert await held_by(server, log) == internals.lease(other).name
 
 
 async def test_a_list_whose_answer_was_lost(stores, line):
@@ -222,7 +223,7 @@ async def test_a_look_that_was_overtaken(stores, line):
     """A store's answer that is older than a claim of this instance does not fence the log."""
     store, _ = stores
     log = await store.create(beginning())
-    store._ownership.missed()
+    internals.ownership(store).missed()
     line.keep(word(store, "ours"))
     looking = asyncio.create_task(store.renew())
     await line.lost.wait()
@@ -277,6 +278,15 @@ async def test_a_creation_that_comes_late(stores):
     made = beginning()
     log = await store.create(made)
     await log.append(tokens(2))
-    late = (time.time(), 600.0, store._lease.name, store._server.history, made.id, "", dump_beginning(made), made.body)
-    assert await store._server.script("create", *late) == [made.id.encode()]
+    late = (
+        time.time(),
+        600.0,
+        internals.lease(store).name,
+        internals.redis_server(store).history,
+        made.id,
+        "",
+        dump_beginning(made),
+        made.body,
+    )
+    assert await internals.redis_server(store).script("create", *late) == [made.id.encode()]
     assert await everything(await other.find(made.id)) == tokens(2)

@@ -10,6 +10,7 @@ import threading
 import time
 from pathlib import Path
 
+import internals
 import pytest
 from contract import ALL, DONE, WAIT, DurableContract, beginning, ending, everything, tokens, until
 
@@ -35,7 +36,7 @@ class TestSqlite(DurableContract):
         return {"kind": "sqlite", "path": str(tmp_path / "streams.db")}
 
     async def lose(self, store, log):
-        await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
+        await internals.database(store).write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
         assert await store.claim(log)
 
 
@@ -60,7 +61,7 @@ def path(tmp_path):
 async def refuses(store, words):
     with pytest.raises(StoreError, match=words):
         await store.open()
-    await store._db.close()
+    await internals.database(store).close()
 
 
 async def test_private(make, path):
@@ -121,7 +122,7 @@ async def test_altered(make, path, part):
     await live.append([Record("chunk", b"in the journal")])
     await over.append([Record("chunk", b"in a chunk")])
     await over.append(DONE, ending())
-    await store._db.close()  # as a process that is killed leaves it
+    await internals.database(store).close()  # as a process that is killed leaves it
     path.write_bytes(path.read_bytes().replace(part.encode(), part.upper().encode()))
     again = make()
 
@@ -133,7 +134,7 @@ async def test_altered(make, path, part):
     with pytest.raises(StoreError, match="is damaged"):
         await use()
     assert "is damaged" in (await again.problem() or "")
-    await again._db.close()
+    await internals.database(again).close()
 
 
 @pytest.mark.parametrize("column", ["lost", "ending"])
@@ -143,10 +144,10 @@ async def test_altered_in_a_row(make, path, column):
     await store.open()
     log = await store.create(beginning())
     await log.append(tokens(5))
-    await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
+    await internals.database(store).write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
     assert await store.claim(log, force=True)
     await log.append(DONE, ending())
-    ((said,),) = await store._db.rows(f"SELECT CAST({column} AS BLOB) FROM logs")
+    ((said,),) = await internals.database(store).rows(f"SELECT CAST({column} AS BLOB) FROM logs")
     await store.close()
     letter = said[len(said) // 2 :][:1]
     changed = said[: len(said) // 2] + bytes([letter[0] ^ 1]) + said[len(said) // 2 + 1 :]
@@ -158,7 +159,7 @@ async def test_altered_in_a_row(make, path, column):
     with pytest.raises(StoreError, match="is damaged"):
         await again.find(log.beginning.id)
     assert "is damaged" in (await again.problem() or "")
-    await again._db.close()
+    await internals.database(again).close()
 
 
 @pytest.mark.parametrize("version", [2, 99])
@@ -206,13 +207,13 @@ async def test_locked(make, path, monkeypatch):
 
 async def fill(store):
     """Leave room for two pages."""
-    pages = (await store._db.rows("PRAGMA page_count"))[0][0]
-    await store._db.maintain(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
+    pages = (await internals.database(store).rows("PRAGMA page_count"))[0][0]
+    await internals.database(store).maintain(lambda db: db.execute(f"PRAGMA max_page_count = {pages + 2}").fetchall())
 
 
 async def make_room(store):
     """End what `fill` has begun."""
-    await store._db.maintain(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchall())
+    await internals.database(store).maintain(lambda db: db.execute("PRAGMA max_page_count = 1000000").fetchall())
 
 
 async def test_full(make):
@@ -259,12 +260,12 @@ async def test_read_only(make):
     await store.open()
     log = await store.create(beginning())
     await log.append(tokens(2))
-    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
+    await internals.database(store).maintain(lambda db: db.execute("PRAGMA query_only = 1").fetchall())
     with pytest.raises(StoreError, match="is read-only"):
         await log.append(tokens(1, first=3))
     assert "is read-only" in (await store.problem() or "")
     assert await everything(log) == tokens(2)
-    await store._db.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
+    await internals.database(store).maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
     assert await store.problem() is None
     await store.close()
 
@@ -281,7 +282,7 @@ async def test_gives_space_back(make, path):
     await asyncio.sleep(0.3)
     for _ in range(5):
         await store.sweep(time.time())
-    await store._db.maintain(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
+    await internals.database(store).maintain(lambda db: db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall())
     assert path.stat().st_size < empty + 50_000
     await store.close()
 
@@ -294,7 +295,7 @@ async def test_many_logs_grow_at_once(make):
     data = [Record("chunk", b"%d " % n * 8000) for n in range(6)]
     for record in data:  # the fifth of them takes every log past the size of a chunk
         await asyncio.gather(*(log.append([record]) for log in logs))
-    ((chunks,),) = await store._db.rows("SELECT count(*) FROM chunks")
+    ((chunks,),) = await internals.database(store).rows("SELECT count(*) FROM chunks")
     assert chunks == 2 * CHUNKS  # with the fifth record, and with the sixth
     await asyncio.gather(*(log.append([data[0], data[1]], ending()) for log in logs))
     for log in logs:
@@ -319,7 +320,9 @@ async def test_the_journal_is_bounded(make, monkeypatch):
     for _ in range(60):
         await busy.append([Record("chunk", b"x" * 20_000)])
         await store.sweep(time.time())
-    ((rows, size),) = await store._db.rows("SELECT count(*), coalesce(sum(length(data)), 0) FROM journal")
+    ((rows, size),) = await internals.database(store).rows(
+        "SELECT count(*), coalesce(sum(length(data)), 0) FROM journal"
+    )
     assert size < 400_000, rows
     await slow.append(tokens(2, first=4))
     await other.refresh(reading)
@@ -336,8 +339,8 @@ async def test_power_loss(make):
     await store.open()
     log = await store.create(beginning())
     await log.append(tokens(5))
-    await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
-    await store._db.write(lambda db: db.execute("UPDATE instances SET boot = 'the boot before'"))
+    await internals.database(store).write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
+    await internals.database(store).write(lambda db: db.execute("UPDATE instances SET boot = 'the boot before'"))
     after = make()
     await after.open()
     found = await after.find(log.beginning.id)
@@ -350,7 +353,7 @@ async def test_power_loss(make):
     again = await after.find(log.beginning.id)
     assert list(again.lost) == [(6, 5 + SKIP)]
     await after.close()
-    await store._db.close()
+    await internals.database(store).close()
 
 
 @pytest.mark.parametrize("busy", [False, True])
@@ -360,9 +363,9 @@ async def test_power_loss_before_the_first_record(make, busy):
     await store.open()
     log, other = await store.create(beginning()), await store.create(beginning())
     await other.append(tokens(3) + DONE, ending())
-    await store._db.write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
-    await store._db.write(lambda db: db.execute("UPDATE instances SET boot = 'the boot before'"))
-    await store._db.close()
+    await internals.database(store).write(lambda db: db.execute("UPDATE logs SET boot = 'the boot before'"))
+    await internals.database(store).write(lambda db: db.execute("UPDATE instances SET boot = 'the boot before'"))
+    await internals.database(store).close()
     after = make()
     await after.open()
     found = await after.find(log.beginning.id)
@@ -404,13 +407,13 @@ async def test_standing_still_in_a_commit(make):
     await two.open()
     log = await one.create(beginning())
     await log.append(tokens(3))
-    going_on, insert = threading.Event(), one._db.insert
+    going_on, insert = threading.Event(), internals.database(one).insert
 
     def stand_still(query, values):
         going_on.wait(WAIT)
         return insert(query, values)
 
-    one._db.insert = stand_still  # just before the statement, when the lease has been looked at
+    internals.database(one).insert = stand_still  # just before the statement, when the lease has been looked at
     appending = asyncio.create_task(log.append(tokens(1)))
     found = await two.find(log.beginning.id)
 
@@ -421,7 +424,7 @@ async def test_standing_still_in_a_commit(make):
     async def forgotten():
         await two.renew()
         await two.sweep(time.time())
-        return await two._db.rows("SELECT count(*) FROM claims") == [(0,)]
+        return await internals.database(two).rows("SELECT count(*) FROM claims") == [(0,)]
 
     await until(claimed)
     await found.append(tokens(2, first=4))

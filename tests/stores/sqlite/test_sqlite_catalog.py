@@ -2,6 +2,7 @@
 
 import time
 
+import internals
 import pytest
 from contract import DONE, beginning, ending, everything, tokens
 from test_sqlite import TestSqlite as Contract
@@ -31,16 +32,16 @@ def meanwhile(monkeypatch):
     """Have something done between a store's next read of rows of logs and its answer, which is that old then."""
 
     def prepare(store, work):
-        read = store._db.rows
+        read = internals.database(store).rows
 
         async def late(query, *values):
             rows = await read(query, *values)
             if query.startswith(LOGS):
-                monkeypatch.setattr(store._db, "rows", read)
+                monkeypatch.setattr(internals.database(store), "rows", read)
                 await work()
             return rows
 
-        monkeypatch.setattr(store._db, "rows", late)
+        monkeypatch.setattr(internals.database(store), "rows", late)
 
     return prepare
 
@@ -188,7 +189,7 @@ async def test_no_orphan_any_more(stores, meanwhile):
     """An orphan that is taken over and ended here while its row is read is none."""
     one, two = stores
     log, reading = await begun(one, two)
-    await two._db.write(two._lease.give_back)  # as one that stops
+    await internals.database(two).write(internals.lease(two).give_back)  # as one that stops
 
     async def work():
         assert await one.claim(reading)

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import internals
 import pytest
 from contract import DONE, beginning, ending, everything, tokens
 from gateway import settings
@@ -33,7 +34,7 @@ async def halfway(monkeypatch, store, log):
         raise StoreError("The disk has failed.")
 
     with monkeypatch.context() as patched:
-        patched.setattr(store._catalog, "refresh", failing)
+        patched.setattr(internals.catalog(store), "refresh", failing)
         with pytest.raises(StoreError, match="The disk has failed"):
             await store.claim(log, force=True)
 
@@ -59,7 +60,7 @@ async def test_a_claim_that_is_overtaken(stores, monkeypatch):
     one, two = stores
     log = await one.create(beginning())
     found = await two.find(log.beginning.id)
-    refresh = two._catalog.refresh
+    refresh = internals.catalog(two).refresh
 
     async def overtaken(logs):
         await refresh(logs)
@@ -67,7 +68,7 @@ async def test_a_claim_that_is_overtaken(stores, monkeypatch):
         await two.renew()
 
     with monkeypatch.context() as patched:
-        patched.setattr(two._catalog, "refresh", overtaken)
+        patched.setattr(internals.catalog(two), "refresh", overtaken)
         assert await two.claim(found, force=True)
     assert found.fenced
     assert await two.renew() == [found]
