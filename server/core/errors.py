@@ -95,11 +95,7 @@ class Trait:
     status: int
 
 
-<<<<<<< HEAD
-# One row per kind: what a circuit counts and what status a client gets are read off here and nowhere else.
-=======
 # One row per kind. Recovery, circuits and HTTP statuses all read this table, and nothing else.
->>>>>>> 4a7763b (core/: comments in plain sentences, and names that say what a variable holds)
 TRAITS: dict[Kind, Trait] = {
     Kind.DNS: Trait(same=True, other=True, breaks=True, status=502),
     Kind.CONNECT: Trait(same=True, other=True, breaks=True, status=502),
