@@ -110,27 +110,32 @@ class Creation:
                 generation = await self._preprocessing.run(generation)
                 beginning = replace(beginning, body=_body(generation))  # the digest stays that of the client's own body
                 self._admission.check_open()
-            creating = self._start(self._create_log(beginning))
-            try:
-                log = await self._created(creating)
-            except asyncio.CancelledError:
-                if creating.cancelled():  # by `close`
-                    self._admission.check_open()
-                elif not self._closed:
-                    self._start(self._begin_without_client(creating, beginning.id, generation, route, holds.pop_all()))
-                raise
-            if self._closed:  # nobody would stop its relay; a durable store lets other instances take its logs over
-                self._admission.check_open()
+            log = await self._created(beginning, generation, route, holds)
             if log.beginning.id == beginning.id:
                 return self._live.begin(self._live.stream(log), generation, route).stream
             return await self._join(log, beginning)
 
-    async def _created(self, creating: asyncio.Task[Log]) -> Log:
-        """Return a log that is being created, when its stream may begin."""
-        # Shielded: if the client leaves now, its log must not stay behind without anyone to end it.
-        log = await asyncio.shield(creating)
-        if self._store.durable:
-            await self._admission.pacer.take()  # a batch of logs is created at once
+    async def _created(
+        self, beginning: Beginning, generation: Generation, route: Sequence[Target], holds: ExitStack
+    ) -> Log:
+        """Create a log, or return the one that its idempotency key began. In the same turn its relay may begin.
+
+        If the client leaves now, its log must not stay behind without anyone to end it. So the log is created in a task
+        of its own, and another one begins the relay without the client. That one takes over what is held.
+        """
+        creating = self._start(self._create_log(beginning))
+        try:
+            log = await asyncio.shield(creating)
+            if self._store.durable:
+                await self._admission.pacer.take()  # a batch of logs is created at once
+        except asyncio.CancelledError:
+            if creating.cancelled():  # by `close`
+                self._admission.check_open()
+            elif not self._closed:
+                self._start(self._begin_without_client(creating, beginning.id, generation, route, holds.pop_all()))
+            raise
+        if self._closed:  # nobody would stop its relay; a durable store lets other instances take its logs over
+            self._admission.check_open()
         return log
 
     def _start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
