@@ -2,15 +2,16 @@
 
 import structlog
 
+from server.core.records import Ending
 from server.relay.relay import Relay
 from server.relay.stream import Stream
 
 log = structlog.get_logger("sluiceway")
 
 
-def account(stream: Stream, relay: Relay) -> None:
-    """End the span, and write the line unless the stream goes on in another process."""
-    ending, progress = stream.log.ending, relay.progress
+def account(stream: Stream, relay: Relay, ending: Ending | None) -> None:
+    """End the span, and write the line. `ending` is the relay's own: without it another process goes on."""
+    progress = relay.progress
     facts = {
         "bytes": stream.log.size,
         "drain_ms": round(stream.drained * 1000, 1),

@@ -190,7 +190,7 @@ class LiveStreams:
     def lose(self, claimed: Log) -> None:
         """Stop the relay of a log that another instance has claimed."""
         live = self._relayed.get(claimed.beginning.id)
-        if live is not None and live.stream.log is claimed:  # until a store gives one log per id
+        if live is not None:
             live.task.cancel()
 
     def _done(self, live: Live) -> None:
@@ -204,7 +204,8 @@ class LiveStreams:
         self._forget(live)
         stream, task = live.stream, live.task
         error = None if task.cancelled() else task.exception()
-        ending = stream.log.ending
+        # A log that has been claimed may have an ending already, which is another instance's.
+        ending = stream.log.ending if stream.ended.is_set() else None
         let_go = self._draining.is_set() or ending is not None
         if isinstance(error, Fenced) or (task.cancelled() and not let_go):
             log.warning("stream lost to another instance", stream_id=stream.id)
@@ -218,7 +219,7 @@ class LiveStreams:
             log.error("relay failed", stream_id=stream.id, **cause(error))
         if ending is not None:
             self._metrics.streams.labels(ending.state.value).inc()
-        account(stream, live.relay)
+        account(stream, live.relay, ending)
 
     def _forget(self, live: Live) -> None:
         beginning = live.stream.beginning

@@ -48,7 +48,7 @@ class Streams:
         self._routes = Routes(settings, upstreams)
         self._starting = Starting()
         self._live = LiveStreams(settings, upstreams, parts, self._draining)
-        self._finding = Finding(store, self._live, self._starting)
+        self._finding = Finding(self._live, self._starting)
         self._linger = Linger(store, settings.streams.linger, settings.store.lease)
         self._takeover = Takeover(
             settings, store, self._routes, self._finding, self._live, self._linger, self._draining

@@ -109,6 +109,33 @@ async def test_after_a_fault(provider, model, store):
             assert b'"cancelled"' in (await again.rest())[-1].data
 
 
+async def test_ended_elsewhere_before_its_relay_knows(provider, model, store):
+    """A search finds the ending that another instance wrote. The readers here get it; the relay here does not count."""
+    await provider.script(model, STALLED, WHOLE)
+    async with (
+        in_process(provider.url, **tables(store)) as one,
+        in_process(provider.url, **tables(store)) as two,
+        wire.Client(one.root) as client,
+    ):
+        told, renew = asyncio.Event(), one.app.store.renew
+
+        async def renew_late():
+            await told.wait()
+            return await renew()
+
+        one.app.store.renew = renew_late
+        stream_id = await begun(client, model)
+        taken = await internals.takeover(two.app).take_over(await two.app.streams.find(stream_id, Owner()), force=True)
+        await taken.over.wait()
+        assert (await wire.call(one.root, "GET", f"/v1/streams/{stream_id}", headers=JSON)).status == 200
+        told.set()
+        events = await client.rest()
+        assert "".join(wire.texts(events)) == "".join(WHOLE["pieces"])
+        await one.idle()
+        counted = [(await wire.call(gateway.root, "GET", "/metrics")).body.decode() for gateway in (one, two)]
+        assert [text.count('sluiceway_streams_total{status="complete"} 1.0') for text in counted] == [0, 1]
+
+
 async def test_an_ending_that_is_owed(provider, model, store):
     """A stream was aborted while the store was away. Its next reader brings the ending, and does not let it go on."""
     await provider.script(model, STALLED, WHOLE)
