@@ -21,7 +21,6 @@ from server.api.listener import BACKLOG, bound, close, exposed, listen
 from server.api.models import Models
 from server.api.operations import Operations
 from server.api.respond import Responder
-from server.api.stats import StatsPath
 from server.api.streams import StreamPaths
 from server.config.plugins import DIALECTS, RECOVERY, STORES, TOOLS, load_plugin, load_plugins
 from server.config.settings import Settings
@@ -117,11 +116,10 @@ class Gateway:
         self.settings = self.streams.settings = settings
 
     def _application(self) -> web.Application:
-        resources: list[Models | StreamPaths | Operations | StatsPath | Console] = [
+        resources: list[Models | StreamPaths | Operations | Console] = [
             Models(self.streams),
             StreamPaths(self.streams, self.responder, self._dialects),
             Operations(self.streams, self.metrics),
-            StatsPath(self.streams, self.metrics),
             Console(),
         ]
         by_dialect = {

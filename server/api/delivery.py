@@ -14,8 +14,8 @@ from server.api.tcp import cut
 from server.config.settings import Flow
 from server.core.dialect import Dialect
 from server.core.errors import Deleted, StoreError
-from server.core.gaps import resume_at
-from server.core.records import Record
+from server.core.projection import Projection
+from server.core.records import Record, resume_at
 from server.relay.stream import Stream
 from server.streams.live import out_of_reach
 from server.telemetry.metrics import Metrics
@@ -159,3 +159,40 @@ class Delivery(Channel):
         self.wake.clear()
         await self.wake.wait()
         self.live = False
+
+
+class ProjectedDelivery(Delivery):
+    """A reader that translates in its own task. It reads every record from the first, and is never live."""
+
+    pushed = False
+
+    def __init__(
+        self,
+        request: web.Request,
+        stream: Stream,
+        dialect: Dialect,
+        projection: Projection,
+        flow: Flow,
+        metrics: Metrics,
+    ) -> None:
+        super().__init__(request, stream, 0, flow, metrics)
+        self._dialect = dialect
+        self._projection = projection
+
+    @property
+    def dialect(self) -> Dialect:
+        """The dialect in which this client gets the stream."""
+        return self._dialect
+
+    def _show(self, records: Sequence[Record]) -> None:
+        """Write the frames of records in the other dialect, if there are any."""
+        self._passed(records)
+        if frames := self._projection.frames(records):
+            self._write(frames)
+
+    def _skip_lost(self) -> bool:
+        """Skip lost records, in the projection as well."""
+        skipped = super()._skip_lost()
+        if skipped:
+            self._projection.skip_to(self.cursor)
+        return skipped

@@ -1,7 +1,8 @@
-"""`/healthz`, `/readyz` and `/metrics`: the paths for operators and their tools."""
+"""The paths for operators and their tools: `/healthz`, `/readyz`, `/metrics`, and the console's `/api/stats`."""
 
 from aiohttp import web
 
+from server.api.access import OWNER
 from server.api.errors import json_response
 from server.streams.streams import Streams
 from server.telemetry.metrics import Metrics
@@ -10,7 +11,7 @@ BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}
 
 
 class Operations:
-    """Answers `/healthz`, `/readyz` and `/metrics`."""
+    """Answers them."""
 
     def __init__(self, streams: Streams, metrics: Metrics) -> None:
         self._streams = streams
@@ -22,6 +23,7 @@ class Operations:
             web.get("/healthz", self.health),
             web.get("/readyz", self.ready),
             web.get("/metrics", self.metrics, allow_head=False),
+            web.get("/api/stats", self.stats, allow_head=False),
         ]
 
     async def health(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 — aiohttp's handler signature
@@ -41,3 +43,21 @@ class Operations:
             self._metrics.breaker.labels(target).set(BREAKER_VALUES[state])
         headers = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         return web.Response(body=self._metrics.text(), headers=headers)
+
+    async def stats(self, request: web.Request) -> web.StreamResponse:
+        """Return percentiles of the last hour, the most recent attempts, and the circuits.
+
+        Times are in milliseconds; `at` is seconds since the epoch. The attempts are only those of streams that the
+        caller may see.
+        """
+        owner = request[OWNER]
+        self._metrics.settle()
+        stats = self._metrics.stats
+        body = {
+            "unit": "ms",
+            "windows": stats.windows(),
+            "minutes": stats.minutes(),
+            "recent": stats.recent(lambda name: owner.admin or name == owner.name),
+            "breakers": self._streams.upstreams.circuits,
+        }
+        return json_response(body)

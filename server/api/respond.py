@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from aiohttp import web
 
 from server.aio.aiohttp_internals import LateHeadResponse
-from server.api.delivery import Delivery, Leaving
+from server.api.delivery import Delivery, Leaving, ProjectedDelivery
 from server.api.errors import REQUEST_ID, failed_response
-from server.api.projected import ProjectedDelivery
 from server.config.settings import Flow
 from server.core.dialect import Dialect, unopened
 from server.core.errors import Deleted, Rejected, StoreError, StreamError

@@ -1,5 +1,6 @@
-"""What a log holds: records, the facts that a stream starts with, and the facts that it ends with."""
+"""What a log holds: records, the facts that a stream begins and ends with, and the runs of records that are lost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
@@ -82,3 +83,21 @@ def load_ending(facts: bytes) -> Ending:
 def _known(kind: type, facts: bytes) -> dict[str, Any]:
     names = {fact.name for fact in fields(kind)}
     return {name: value for name, value in orjson.loads(facts).items() if name in names}
+
+
+# --- records that a store has lost ------------------------------------------------------------------------------------
+
+Lost = Sequence[tuple[int, int]]  # runs of record numbers: the first and the last of each
+
+
+def resume_at(lost: Lost, after: int) -> int:
+    """Return the cursor to read on from: `after`, or the last lost number of the run that follows it."""
+    for first, last in lost:
+        if first <= after + 1 <= last:
+            after = last
+    return after
+
+
+def upper_bound(lost: Lost, after: int, tail: int) -> int:
+    """Return the last number that can be read after `after` without crossing lost records."""
+    return min([tail, *(first - 1 for first, _ in lost if first > after)])

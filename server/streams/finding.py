@@ -2,8 +2,8 @@
 
 from server.core.ports import Log
 from server.relay.stream import Stream
+from server.streams.admission import Starting
 from server.streams.live import LiveStreams
-from server.streams.starting import Starting
 
 
 class Finding:

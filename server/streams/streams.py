@@ -12,7 +12,7 @@ from server.core.errors import Rejected, StoreError, StreamError
 from server.core.generation import Generation
 from server.core.ports import Store
 from server.relay.stream import Reader, Stream
-from server.streams.admission import Admission, Owner
+from server.streams.admission import Admission, Owner, Starting
 from server.streams.creation import Creation
 from server.streams.finding import Finding
 from server.streams.housekeeping import renew, sweep
@@ -20,7 +20,6 @@ from server.streams.linger import Leaving, Linger, cancelled
 from server.streams.live import LiveStreams, RelayParts
 from server.streams.preprocess import Preprocessing
 from server.streams.routes import Routes
-from server.streams.starting import Starting
 from server.streams.takeover import Takeover
 from server.upstreams.pool import Upstreams
 

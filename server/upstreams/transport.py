@@ -16,8 +16,7 @@ from yarl import URL
 
 from server.aio.aiohttp_internals import connect_idle
 from server.core.timing import Phases
-from server.upstreams.connecting import current_phases
-from server.upstreams.connector import UpstreamConnector
+from server.upstreams.connecting import UpstreamConnector, current_phases
 
 READ_BUFFER = 16_384  # bytes; aiohttp holds at most twice this before it stops reading the socket
 ERROR_BODY = 65_536  # bytes of an error's body that are looked at

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from server.aio.aiohttp_internals import CHUNK, FakeTransport, SmallDeque, UpstreamProtocol, use_small_queues
 from server.api.connection import Connection, connection_options
-from server.upstreams.connector import UpstreamConnector
+from server.upstreams.connecting import UpstreamConnector
 
 STEPS = st.lists(st.sampled_from(["append", "appendleft", "popleft"]))
 

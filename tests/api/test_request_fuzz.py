@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from server.api.requests import cursor, idempotency_key, policy, read_json
 from server.core.errors import Rejected
 from server.core.openai.request import FIELDS
-from server.dialects.chat.request import completion
+from server.dialects.chat.routes import completion
 
 SETTINGS = settings("http://127.0.0.1:1/v1")
 MAX_BYTES = 10_000

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from server.core.records import Beginning
-from server.streams.starting import Starting
+from server.streams.admission import Starting
 
 
 def beginning(stream_id, owner="", key=None):

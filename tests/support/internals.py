@@ -36,12 +36,12 @@ from server.stores.sqlite.catalog import Catalog as SqliteCatalog
 from server.stores.sqlite.database import Database
 from server.stores.sqlite.lease import Lease as SqliteLease
 from server.stores.sqlite.store import SqliteStore
+from server.streams.admission import Starting
 from server.streams.live import LiveStreams
-from server.streams.starting import Starting
 from server.streams.takeover import Takeover
 from server.telemetry.stats import Slot, Stats
 from server.upstreams.client import UpstreamClient
-from server.upstreams.connector import UpstreamConnector
+from server.upstreams.connecting import UpstreamConnector
 from server.upstreams.pool import Upstreams
 from server.upstreams.sdk import QuickOpenAI, Sdk
 

@@ -6,7 +6,7 @@ import internals
 from aiohttp import web
 
 from server.aio.aiohttp_internals import UpstreamProtocol
-from server.upstreams.connector import UpstreamConnector
+from server.upstreams.connecting import UpstreamConnector
 from server.upstreams.transport import new_session
 
 SIZE = 4_000_000

@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import orjson
 
 from server.core.errors import StoreError
-from server.core.gaps import upper_bound
-from server.core.records import Beginning, Record, dump_ending, load_ending
+from server.core.records import Beginning, Record, dump_ending, load_ending, upper_bound
 from server.stores.group_commit import Append, BatchedLog, Batches, Write, fenced
 from server.stores.ownership import Ownership
 from server.stores.redis.server import PREFIX

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from server.core.errors import Deleted
-from server.core.gaps import resume_at, upper_bound
-from server.core.records import Beginning, Record
+from server.core.records import Beginning, Record, resume_at, upper_bound
 from server.stores.group_commit import BatchedLog, Batches
 from server.stores.runs import Run
 from server.stores.sqlite.journal import Mirror

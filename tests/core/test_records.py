@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.gaps import resume_at, upper_bound
+from server.core.records import resume_at, upper_bound
 
 TAIL = 60
 runs = st.sets(st.integers(1, TAIL), max_size=40).map(sorted)
