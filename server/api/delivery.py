@@ -112,11 +112,11 @@ class Delivery(Channel):
             if self._protocol.writing_paused:
                 await self._drain()
             stream.progressed()
-            known = stream_log.tail
+            tail_before = stream_log.tail
             records = await stream_log.read(self.cursor, READ_BYTES)
             if records:
                 self._show(records)
-            elif (stream_log.lost and self._skip_lost()) or stream_log.tail > known:
+            elif (stream_log.lost and self._skip_lost()) or stream_log.tail > tail_before:
                 continue  # a record came during the read; otherwise an undelivered ending would count as delivered
             elif stream.ended.is_set():
                 return

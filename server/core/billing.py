@@ -33,13 +33,13 @@ class Bill:
         self._tokens_at_start = transcript.tokens
         self._running = True
 
-    def settle(self, transcript: Transcript, *, spoke: bool, restarted: bool) -> None:
+    def settle(self, transcript: Transcript, *, has_token: bool, restarted: bool) -> None:
         """Note that an attempt is over, and bill it if it sent anything.
 
-        `spoke`: it sent a token. `restarted`: it repeated the delivered text from the start.
+        `has_token`: it sent a token. `restarted`: it repeated the delivered text from the start.
         """
         self._running = False
-        if spoke or transcript.usage is not None:
+        if has_token or transcript.usage is not None:
             tokens = transcript.tokens if restarted else transcript.tokens - self._tokens_at_start
             self._settled.append(transcript.usage or self._estimate(tokens))
 

@@ -42,11 +42,11 @@ class Attempt:
         "_response",
         "_stream",
         "_writer",
+        "has_token",
         "number",
         "permit",
         "phases",
         "span",
-        "spoke",
         "target",
         "transcript",
     )
@@ -67,7 +67,7 @@ class Attempt:
         self.transcript = intake.transcript
         self.phases = Phases(started=time.monotonic())
         self.span: AttemptSpan | None = None
-        self.spoke = False  # its first token is there
+        self.has_token = False  # its first token is there
         self._intake = intake
         self._stream = stream
         self._writer = writer
@@ -102,7 +102,7 @@ class Attempt:
             if not data:
                 break
             pieces = intake.feed(data)
-            if pieces or intake.swallowed:
+            if pieces or intake.at_seam:
                 self.phases.first_token = self.phases.last_token = time.monotonic()
                 self._pieces = pieces
                 return
@@ -158,7 +158,7 @@ class Attempt:
                 self._ended()
                 return
             pieces = intake.feed(data)
-            if pieces or intake.swallowed:
+            if pieces or intake.at_seam:
                 at = time.monotonic()
                 observe_gap(at - phases.last_token)
                 phases.last_token = at

@@ -34,10 +34,10 @@ async def race(first: Step[Result], second: Callable[[], Step[Result] | None], a
 
 
 async def _first_success(tasks: list[asyncio.Task[Result]]) -> Result:
-    left = set(tasks)
+    pending = set(tasks)
     failure: BaseException | None = None
-    while left:
-        done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
+    while pending:
+        done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         for task in sorted(done, key=tasks.index):
             failure = task.exception()
             if failure is None:

@@ -102,7 +102,7 @@ class Planner:
         if not failure.takeover and self._stream.recoveries >= self._settings.max_recoveries:
             raise NonsenseError("max_recoveries is used up")
         if transcript.calls or not (texts or transcript.finish):
-            raise NonsenseError("what was delivered cannot be told again")
+            raise NonsenseError("the delivered answer cannot be repeated")
         if isinstance(decision, Continue):
             return self._continued(target, decision.wait, texts, transcript)
         return Plan(target, decision.wait, Suppression(texts, transcript.finish), recovery="restart")
@@ -162,8 +162,8 @@ class Planner:
             first = dataclasses.replace(first, retry_after=min(waits, default=None))
         if first.kind is error.kind:
             return first
-        ended = f"{error.kind.value} at {self._tries[index].name}"
-        return dataclasses.replace(first, message=f"{first.message} (Recovery ended with {ended}.)")
+        last_failure = f"{error.kind.value} at {self._tries[index].name}"
+        return dataclasses.replace(first, message=f"{first.message} (Recovery ended with {last_failure}.)")
 
 
 def _forget_calls(transcript: Transcript, texts: Texts) -> None:

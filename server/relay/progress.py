@@ -47,7 +47,7 @@ class Progress:
         """Seconds until the time of the stream is over."""
         return self.ends - time.monotonic()
 
-    def spoke(self, attempt: Attempt) -> None:
+    def note_first_token(self, attempt: Attempt) -> None:
         """Note an attempt's first token."""
         self.phases = self.phases or attempt.phases
         if self.ttft is None and not self.taken_over:

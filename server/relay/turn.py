@@ -78,14 +78,14 @@ class Turn:
             await attempt.tidy()
         finally:
             self._account(attempt, ok=True)
-            self._settle(plan, spoke=True, outcome="recovered")
+            self._settle(plan, has_token=True, outcome="recovered")
 
     def abandon(self) -> None:
         """Account for the attempt that answered, because its ending could not be logged."""
         if self._answer is not None:
             (plan, attempt), self._answer = self._answer, None
             self._account(attempt, ok=None)
-            self._settle(plan, spoke=True, outcome="stopped")
+            self._settle(plan, has_token=True, outcome="stopped")
 
     # --- after a failure -----------------------------------------------------------------------------------------
 
@@ -122,24 +122,24 @@ class Turn:
         self._writer.begin_attempt()
         before = self.transcript.tokens
         self._progress.bill.begin(self.transcript, continued=isinstance(plan.seam, Trim))
-        spoke, outcome = False, "stopped"
+        has_token, outcome = False, "stopped"
         try:
             attempt = await self._first(plan)
             for loser in self._unsettled - {attempt}:  # both had a first token in the same moment
                 self._account(loser, ok=None)
-            spoke = True
+            has_token = True
             with self._judging(attempt):
-                self._first_token(attempt)
+                self._note_first_token(attempt)
                 # In its own task: a token resumes each coroutine of its task, from the outermost to the one that waits.
                 await asyncio.create_task(attempt.rest(), name="attempt")
         except BaseException as error:
             if isinstance(error, UpstreamError):
-                joined = self.transcript.tokens > before  # this failure comes after a recovery that worked
-                outcome = "recovered" if joined else "diverged" if error.kind is Kind.DIVERGED else "failed"
+                delivered_more = self.transcript.tokens > before  # this failure comes after a recovery that worked
+                outcome = "recovered" if delivered_more else "diverged" if error.kind is Kind.DIVERGED else "failed"
             # An attempt may have its first token although this task was cancelled before it heard of that.
             for unsettled in tuple(self._unsettled):
                 self._account(unsettled, ok=None)
-            self._settle(plan, spoke=spoke, outcome=outcome)
+            self._settle(plan, has_token=has_token, outcome=outcome)
             raise
         return attempt
 
@@ -183,14 +183,14 @@ class Turn:
             )
         return attempt
 
-    def _first_token(self, attempt: Attempt) -> None:
+    def _note_first_token(self, attempt: Attempt) -> None:
         """Note an attempt's first token. From here on its answer is the one that is delivered."""
-        attempt.spoke = True
+        attempt.has_token = True
         self.transcript = attempt.transcript
         self._stream.target = attempt.target.name
         self._stream.move(State.STREAMING)
         attempt.permit.answered()
-        self._progress.spoke(attempt)
+        self._progress.note_first_token(attempt)
 
     # --- what becomes of an attempt ------------------------------------------------------------------------------
 
@@ -216,7 +216,7 @@ class Turn:
         A request that is not streamed has no other timeout. So a long silence counts as the target's failure.
         """
         waited = time.monotonic() - attempt.phases.started
-        silent = not attempt.spoke and waited >= attempt.target.settings.ttft_timeout
+        silent = not attempt.has_token and waited >= attempt.target.settings.ttft_timeout
         return silent and self._progress.time_left <= 0
 
     def _account(self, attempt: Attempt, *, ok: bool | None, failure: str | None = None) -> None:
@@ -228,9 +228,9 @@ class Turn:
         if attempt.span is not None:
             attempt.span.end(attempt.phases, failure)
 
-    def _settle(self, plan: Plan, *, spoke: bool, outcome: str) -> None:
+    def _settle(self, plan: Plan, *, has_token: bool, outcome: str) -> None:
         """Bill an attempt's answer, and count the outcome of a recovery."""
-        self._progress.bill.settle(self.transcript, spoke=spoke, restarted=isinstance(plan.seam, Suppression))
+        self._progress.bill.settle(self.transcript, has_token=has_token, restarted=isinstance(plan.seam, Suppression))
         if plan.recovery:
             counter = self._metrics.takeovers if plan.takeover else self._metrics.recoveries
             counter.labels(plan.recovery, outcome).inc()

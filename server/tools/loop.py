@@ -92,8 +92,8 @@ class ToolLoop:
     async def _result(self, call: ToolCall) -> Result:
         tool = self._tools.get(call.name)
         if tool is None:
-            known = ", ".join(sorted(self._tools.keys() | self._client_tools))
-            return Result(None, f"There is no tool {call.name!r}. There are: {known}.", 0.0)
+            names = ", ".join(sorted(self._tools.keys() | self._client_tools))
+            return Result(None, f"There is no tool {call.name!r}. There are: {names}.", 0.0)
         if call.error is not None:
             return Result(None, f"{call.error} They were: {call.raw[:MAX_QUOTED]}", 0.0)
         if not isinstance(call.arguments, dict):

@@ -31,7 +31,7 @@ def test_one_attempt() -> None:
     say(transcript, 3, {**usage(9, 4), "details": 1})
     assert bill.shown(transcript) == {**usage(9, 4), "details": 1, "measured": True}
     assert bill.total(transcript) == {**usage(9, 4), "attempts": 1, "measured": True}
-    bill.settle(transcript, spoke=True, restarted=False)
+    bill.settle(transcript, has_token=True, restarted=False)
     assert bill.total(transcript) == {**usage(9, 4), "attempts": 1, "measured": True}
 
 
@@ -47,7 +47,7 @@ def test_attempt_that_said_nothing() -> None:
     """An attempt that failed before its first token costs nothing."""
     bill, transcript = begun()
     assert bill.total(transcript) == {**usage(0, 0), "attempts": 0, "measured": True}
-    bill.settle(transcript, spoke=False, restarted=False)
+    bill.settle(transcript, has_token=False, restarted=False)
     assert bill.total(transcript) == {**usage(0, 0), "attempts": 0, "measured": True}
 
 
@@ -55,10 +55,10 @@ def test_restart() -> None:
     """A restart repeats the text: its count is what the client got, and both attempts are billed."""
     bill, transcript = begun()
     say(transcript, 3)
-    bill.settle(transcript, spoke=True, restarted=False)
+    bill.settle(transcript, has_token=True, restarted=False)
     bill.begin(transcript, continued=False)
     say(transcript, 2, usage(9, 5))
-    bill.settle(transcript, spoke=True, restarted=True)
+    bill.settle(transcript, has_token=True, restarted=True)
     assert bill.shown(transcript) == {**usage(9, 5), "measured": True}
     assert bill.total(transcript) == {**usage(10 + 9, 3 + 5), "attempts": 2, "measured": False}
 
@@ -67,7 +67,7 @@ def test_continuation() -> None:
     """A continuation counts only its own part. So the client is shown an estimate of the prompt and all its text."""
     bill, transcript = begun()
     say(transcript, 3, usage(9, 3))
-    bill.settle(transcript, spoke=True, restarted=False)
+    bill.settle(transcript, has_token=True, restarted=False)
     bill.begin(transcript, continued=True)
     say(transcript, 2, usage(14, 2))
     assert bill.shown(transcript) == {**usage(10, 5), "measured": False}
@@ -89,7 +89,7 @@ def test_rounds() -> None:
     """Over tool rounds the client is shown the sum, measured only if all were."""
     bill, first = begun()
     say(first, 2, usage(9, 2))
-    bill.settle(first, spoke=True, restarted=False)
+    bill.settle(first, has_token=True, restarted=False)
     bill.next_turn(first, {"messages": [{"content": "x" * 80}]})
     second = Transcript()
     bill.begin(second, continued=False)

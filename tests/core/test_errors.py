@@ -30,7 +30,7 @@ COUNT = {
 
 @pytest.mark.parametrize("kind", Kind)
 def test_traits(kind: Kind) -> None:
-    """Each kind has its row; the circuit counts what the contract says, and statuses are those of its table."""
+    """Each kind has its row. The circuit counts exactly the kinds of `COUNT`. A timeout is a 504."""
     trait = TRAITS[kind]
     assert trait.breaks is (kind in COUNT)
     assert trait.status == 504 if "timeout" in kind.value else 400 <= trait.status < 600
@@ -47,7 +47,7 @@ def test_never_again() -> None:
 
 
 def test_upstream_body() -> None:
-    """The upstream's own status, code, type and param win; without them the kind speaks."""
+    """The upstream's own status, code, type and param win; without them those of the kind are used."""
     own = UpstreamError(Kind.BAD_REQUEST, "No", status=422, code="bad", type="t", param="n")
     assert own.http_status == 422
     assert own.body() == {"error": {"message": "No", "type": "t", "param": "n", "code": "bad"}}
@@ -69,7 +69,7 @@ def test_other_bodies() -> None:
 
 
 def test_tree() -> None:
-    """The root catches each error that a client may see; whoever catches StoreError also catches a fence."""
+    """The root catches each error that a client may see; `except StoreError` also catches a fence."""
     for error in (Rejected, UpstreamError, StreamError, StoreError):
         assert issubclass(error, SluicewayError)
     assert issubclass(Fenced, StoreError)

@@ -172,7 +172,7 @@ def failures(draw) -> Failure:
 @pytest.mark.parametrize("name", BUILT_IN)
 @given(failure=failures())
 def test_every_decision_can_be_carried_out(name, failure) -> None:
-    """For any failure the decision is one that the relay can carry out and that the contract allows."""
+    """For any failure the decision is one that the relay can carry out, and that the settings allow."""
     decision = BUILT_IN[name]().decide(failure)
     if isinstance(decision, GiveUp):
         return

@@ -1,4 +1,4 @@
-"""Failures before the first token: who is asked next, when, and what the caller gets when nobody helps."""
+"""Failures before the first token: which target is asked next, when, and what the caller gets if all fail."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -37,7 +37,7 @@ def text(answer) -> str:
     ],
 )
 async def test_failover(provider, model, stream, script, primary) -> None:
-    """What another attempt may cure is tried so often at the first target; then the next answers, streamed or not."""
+    """A failure that may pass is retried so often at the first target. Then the next answers, streamed or not."""
     await provider.script(f"{model}-1", script)
     async with gateway_with_targets(provider, model) as gateway:
         answer = await complete(gateway.root, model, stream=stream)
@@ -140,7 +140,7 @@ async def test_retry_after_past_the_time_left(provider, model, stream) -> None:
 
 
 async def test_429_with_none_left(provider, model) -> None:
-    """With every target limited the caller gets 429 with the soonest `Retry-After`, and nobody is asked twice."""
+    """With every target limited the caller gets 429 with the soonest `Retry-After`. No target is asked twice."""
     await provider.script(f"{model}-1", {"status": 429, "headers": {"Retry-After": "60"}})
     await provider.script(f"{model}-2", {"status": 429, "headers": {"Retry-After": "30"}})
     async with gateway_with_targets(provider, model) as gateway:
@@ -165,7 +165,7 @@ async def test_retry_after_is_kept_while_others_fail(provider, model) -> None:
 
 @BOTH
 async def test_circuit_opens_and_probes(provider, model, stream) -> None:
-    """Five failures open the circuit, streamed or not; then the target costs one probe at a time, until one is good."""
+    """Five failures open the circuit, streamed or not. Then the target gets one probe at a time until one succeeds."""
     await provider.script(f"{model}-1", {"status": 500})
     recovery = {"max_retries": 0, "breaker_reset": 2.0}
     async with gateway_with_targets(provider, model, recovery=recovery) as gateway:

@@ -51,7 +51,7 @@ async def test_first_still_wins(provider, model) -> None:
 
 
 async def test_fast_target_is_alone(provider, model) -> None:
-    """A first token in time asks nobody else, however long the stream is."""
+    """If the first token is in time, no other target is asked, however long the stream is."""
     await provider.script(f"{model}-1", {"rate": 10})
     async with gateway_with_targets(provider, model, recovery={"hedge_after": 1.5}) as gateway:
         assert "".join(texts((await complete(gateway.root, model)).events)) == TEXT20

@@ -46,7 +46,7 @@ async def begun(first: Step, second: Step | None, after: float = 0.0) -> asyncio
 
 @pytest.mark.parametrize("winner", [0, 1])
 async def test_the_first_result_counts(winner: int) -> None:
-    """Whichever step is done first gives the result; the other one is cancelled before the race returns."""
+    """The result is that of the step that is done first. The other one is cancelled before the race returns."""
     steps = [Step(), Step()]
     task = await begun(*steps)
     steps[winner].end.set_result("told")
@@ -65,7 +65,7 @@ async def test_both_in_one_moment() -> None:
 
 
 async def test_a_failure_leaves_the_other() -> None:
-    """A step that fails does not end the race while the other one runs; of two failures the last one is raised."""
+    """A step that fails does not end the race while the other one runs. If both fail, the later failure is raised."""
     steps = [Step(), Step()]
     task = await begun(*steps)
     steps[0].end.set_exception(failure("one"))

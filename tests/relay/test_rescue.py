@@ -128,7 +128,7 @@ async def test_shorter_restart(provider, model, finish) -> None:
 
 @pytest.mark.parametrize("form", ["assistant", "continue_final_message", "prefix", "partial"])
 async def test_diverging_restart_is_continued(provider, model, form) -> None:
-    """Where a target can continue, a diverged restart is followed by a continuation of what was delivered."""
+    """If a target can continue, a diverged restart is followed by a continuation of what was delivered."""
     await provider.script(f"{model}-1", {"text": "One two three four five six.", "cut_after": 3})
     words = "One two three or some other end."
     await provider.script(
@@ -163,7 +163,7 @@ async def test_no_recovery_past_a_tool_call(provider, model, script, fields) -> 
 
 
 async def test_usage_after_a_restart(provider, model) -> None:
-    """After a restart the usage is that of one telling; what was billed over both is in the log line only."""
+    """After a restart the usage is that of one answer. The bill for both is only in the log line."""
     await provider.script(f"{model}-1", {"tokens": 60, "cut_after": 40}, {"tokens": 60})
     async with gateway_with_targets(provider, model) as gateway:
         answer = await complete(gateway.root, model, stream_options={"include_usage": True})
@@ -189,7 +189,7 @@ async def test_client_leaves_while_a_retry_waits(provider, model) -> None:
 
 
 async def test_stalled_client_costs_no_recovery(provider, model) -> None:
-    """A stream whose client has stalled is not recovered before the client is back; then it is, and loses nothing."""
+    """A stream whose client has stalled is not recovered until the client is back. Then it loses nothing."""
     big = {"tokens": 60, "big": 300_000}  # more than the sockets take
     await provider.script(f"{model}-1", {**big, "stall_after": 40, "stall_for": 4.0, "cut_after": 40}, big)
     tables = {

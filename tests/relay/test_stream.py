@@ -105,7 +105,7 @@ async def test_whoever_is_cancelled_meanwhile_shows_what_was_stored(tmp_path: Pa
 
 
 async def test_what_cannot_be_stored_is_not_shown(tmp_path: Path) -> None:
-    """The append that nobody waited for fails; the relay learns it by the next one, and so does the ending."""
+    """An append that nothing waited for fails. The next append and the ending raise its error."""
     store, stream, reader = await opened(tmp_path)
     await one_that_fails(store, stream)
     assert not stream.append_now(chunks("two"))
@@ -132,7 +132,7 @@ async def test_the_limit_holds(tmp_path: Path) -> None:
 
 
 async def test_a_relay_after_a_fault(tmp_path: Path) -> None:
-    """Whoever comes when a stream is relayed again hears nothing of the fault that had stopped it, and tokens go on."""
+    """A reader that comes when a stream is relayed again does not get the old fault, and tokens go on."""
     store, stream, reader = await opened(tmp_path)
     await one_that_fails(store, stream)
     stream.fail(StreamError("out of reach", "store_unavailable", 503))

@@ -33,7 +33,7 @@ _piece = tuple.__new__
 
 
 class Seam(Protocol):
-    """Joins the chunks of a later attempt to what was delivered."""
+    """Joins the chunks of a later attempt to the delivered text."""
 
     def join(self, chunk: Chunk) -> list[Chunk]:
         """Return the new part of this chunk, as chunks. Raises UpstreamError (diverged) if the texts do not join."""
@@ -57,11 +57,11 @@ class Intake:
         "_seam",
         "_show_usage",
         "_stencil",
+        "at_seam",
         "done",
         "failure",
+        "has_token",
         "over",
-        "spoke",
-        "swallowed",
         "transcript",
     )
 
@@ -76,15 +76,15 @@ class Intake:
         self._plain = False  # chunks go out as they are: the first token is there, and there is no seam
         self._held: list[Piece] = []
         self._held_bytes = 0
-        self.swallowed = False  # the last feed went through the seam: it may hold only what the client has
+        self.at_seam = False  # the last feed went through the seam: it may hold only what the client has
         self.done = False  # the answer is whole
         self.over = False  # the answer is whole or the attempt has failed: nothing that follows counts
-        self.spoke = False  # this attempt has sent a token (delivered, or dropped by the seam)
+        self.has_token = False  # this attempt has sent a token (delivered, or dropped by the seam)
         self.failure: UpstreamError | None = None  # seen in the frames; the pieces before it are still returned
 
     def feed(self, data: bytes) -> list[Piece]:
         """Return the pieces that `data` completes, in order. A bad frame sets `failure` and ends the reading."""
-        self.swallowed = False
+        self.at_seam = False
         if self._plain and self._decoder.at_rest:
             if self._stencil is not None and (tokens := self._stencil.match(data)):
                 self.transcript.tokens += len(tokens)
@@ -137,21 +137,21 @@ class Intake:
             if self._seam is None and (self._show_usage or not usage):
                 self._say_or_hold(piece, pieces)
             return
-        if not self.spoke and any(has_substance(choice) for choice in choices):
-            self.spoke = True
+        if not self.has_token and any(has_substance(choice) for choice in choices):
+            self.has_token = True
             if self._seam is None:
                 self._plain = True
                 for held in self._held:
                     self._deliver(held, pieces)
             self._held = []
-        if self._seam is None or not self.spoke:
+        if self._seam is None or not self.has_token:
             self._say_or_hold(piece, pieces)
         else:
-            self.swallowed = True
+            self.at_seam = True
             self._deliver_joined(self._seam.join(chunk), pieces)
 
     def _say_or_hold(self, piece: Piece, pieces: list[Piece]) -> None:
-        if self.spoke:
+        if self.has_token:
             self._deliver(piece, pieces)
             return
         self._held.append(piece)
@@ -165,14 +165,14 @@ class Intake:
 
     def _deliver_joined(self, chunks: list[Chunk], pieces: list[Piece]) -> None:
         for chunk in chunks:
-            joined = {**chunk, **self.transcript.first}
-            if joined.get("usage"):
-                joined["usage"] = None  # it counts this attempt alone; the client gets a merged count
-            self._deliver(Piece(orjson.dumps(joined), joined), pieces)
+            merged = {**chunk, **self.transcript.first}
+            if merged.get("usage"):
+                merged["usage"] = None  # it counts this attempt alone; the client gets a merged count
+            self._deliver(Piece(orjson.dumps(merged), merged), pieces)
 
     def _end(self, pieces: list[Piece]) -> None:
         """Take `[DONE]`. It replaces a finish reason that is missing, but not a token that is missing."""
-        if not self.spoke:
+        if not self.has_token:
             raise _silent()
         if self._seam is not None:
             self._deliver_joined(self._seam.end(), pieces)
@@ -190,7 +190,7 @@ class Intake:
         """Return why the body must not end here, or None if the whole answer has come."""
         if self.transcript.finished:
             return None
-        if self.spoke:
+        if self.has_token:
             return UpstreamError(Kind.TRUNCATED, "The upstream ended the stream without a finish reason.")
         return _silent()
 

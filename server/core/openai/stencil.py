@@ -44,10 +44,10 @@ class Stencil:
         if self._patterns == MAX_PATTERNS or LF in data or (self._start and data.startswith(self._start[len(DATA) :])):
             return
         self._patterns += 1
-        at = data.find(TEXT)  # a key and the start of its string: inside a string the quotes are escaped
-        end = data.find(b'"', at + len(TEXT))
-        if at >= 0 and end >= 0 and data[end - 1] != BACKSLASH:
-            self._start, self._end = DATA + data[: at + len(TEXT)], data[end:] + BLANK
+        start = data.find(TEXT)  # a key and the start of its string: inside a string the quotes are escaped
+        end = data.find(b'"', start + len(TEXT))
+        if start >= 0 and end >= 0 and data[end - 1] != BACKSLASH:
+            self._start, self._end = DATA + data[: start + len(TEXT)], data[end:] + BLANK
 
 
 def _plain(text: bytes) -> bool:

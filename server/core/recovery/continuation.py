@@ -18,12 +18,12 @@ def changes(form: str, body: dict[str, Any], text: str, tokens: int) -> tuple[di
     it.
     """
     prefill = text.rstrip()
-    changed: dict[str, Any] = {
+    fields: dict[str, Any] = {
         name: max(1, limit - tokens) for name in LIMITS if isinstance(limit := body.get(name), int)
     }
     if prefill:  # some refuse an empty message: the first request is then sent again, and trimmed
-        changed |= _messages(form, body, prefill)
-    return changed, Trim(text, text[len(prefill) :], echo=form == "prefix", turn=form == "user_turn")
+        fields |= _messages(form, body, prefill)
+    return fields, Trim(text, text[len(prefill) :], echo=form == "prefix", turn=form == "user_turn")
 
 
 def _messages(form: str, body: dict[str, Any], prefill: str) -> dict[str, Any]:
@@ -33,15 +33,15 @@ def _messages(form: str, body: dict[str, Any], prefill: str) -> dict[str, Any]:
         last = {**client_prefill, "content": client_prefill["content"] + prefill}
     if form == "user_turn":
         return {"messages": [*messages, last, _instruction(prefill)]}
-    changed: dict[str, Any] = {"messages": [*messages, {**last, **MARKS.get(form, {})}]}
+    fields: dict[str, Any] = {"messages": [*messages, {**last, **MARKS.get(form, {})}]}
     if form == "continue_final_message":
-        changed |= {"continue_final_message": True, "add_generation_prompt": False, "echo": False}
+        fields |= {"continue_final_message": True, "add_generation_prompt": False, "echo": False}
     if form == "assistant" and isinstance(options := body.get("chat_template_kwargs"), dict):
-        changed["chat_template_kwargs"] = {
+        fields["chat_template_kwargs"] = {
             **options,
             "enable_thinking": False,
         }  # llama.cpp answers 400 to a prefill otherwise
-    return changed
+    return fields
 
 
 def _is_prefill(message: Any) -> bool:

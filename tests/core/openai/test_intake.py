@@ -122,9 +122,9 @@ def test_first_token(delta: dict[str, Any]) -> None:
     """Content of any kind ends the holding. The frames that were held come first."""
     one = intake()
     assert one.feed(sse(ROLE, chunk(""))) == []
-    assert not one.spoke
+    assert not one.has_token
     assert payloads(one.feed(sse(chunk(**delta)))) == [ROLE, chunk(""), chunk(**delta)]
-    assert one.spoke
+    assert one.has_token
     assert payloads(one.feed(sse(chunk("")))) == [chunk("")]
 
 
@@ -215,7 +215,7 @@ GARBAGE: list[Any] = [
 @pytest.mark.parametrize("bad", GARBAGE)
 @pytest.mark.parametrize("before", [[], [ROLE], [ROLE, chunk("a")]])
 def test_garbage(before: list[Any], bad: Any) -> None:
-    """A frame that is no chunk ends the attempt; what came before it is still delivered, nothing after it is."""
+    """A frame that is no chunk ends the attempt. The frames before it are still delivered, those after it are not."""
     one = intake()
     pieces = one.feed(sse(*before, bad, chunk("lost"), END) + DONE)
     assert payloads(pieces) == (before if len(before) == 2 else [])
@@ -359,8 +359,8 @@ def test_restart() -> None:
     """Text that was delivered is dropped. The rest goes out under the id of the first chunk."""
     one, transcript = recovering()
     assert one.feed(sse(*retold(ROLE, chunk("Hel")))) == []
-    assert one.swallowed
-    assert one.spoke
+    assert one.at_seam
+    assert one.has_token
     assert payloads(one.feed(sse(*retold(chunk("lo, wo"), chunk("rld"))))) == [
         {**OTHER, **chunk("wo")},
         {**OTHER, **chunk("rld")},
@@ -400,7 +400,7 @@ def test_restart_says_nothing() -> None:
 
 
 def test_continuation_held_text_at_done() -> None:
-    """Text held back at the seam goes out at `[DONE]`, also where no finish reason came."""
+    """Text held back at the seam goes out at `[DONE]`, even without a finish reason."""
     transcript = Transcript()
     intake(transcript=transcript).feed(sse(chunk("Hello \n\n")))
     one = intake(transcript=transcript, seam=Trim("Hello \n\n", " \n\n"))

@@ -20,7 +20,7 @@ def feed(parts: list[bytes]) -> list[Event]:
 
 
 def feed_short(parts: list[bytes]) -> list[Event]:
-    """The same by the short way, where a part can go it."""
+    """The same by the short way, for each part that can take it."""
     decoder = Decoder()
     events = []
     for part in parts:
@@ -30,7 +30,7 @@ def feed_short(parts: list[bytes]) -> list[Event]:
 
 
 def feed_all(data: bytes) -> list[Event]:
-    """The events of `data`, the same whichever way it comes; an unfinished event after it changes nothing."""
+    """The events of `data`, after a check that they do not depend on the reads, or on an unfinished event after it."""
     events = feed([data])
     assert feed([data[i : i + 1] for i in range(len(data))]) == events
     assert feed([data, b"data: unfinis"]) == events
@@ -198,7 +198,7 @@ def test_frame_on_the_wire() -> None:
 
 
 def test_retry() -> None:
-    """The last valid `retry:` is known, also where the stream was cut right after its line; others are ignored."""
+    """The last valid `retry:` is kept, even if the stream was cut right after its line. Others are ignored."""
     decoder = Decoder()
     assert decoder.retry is None
     decoder.feed(b"retry: 5s\nretry: -1\nretry: \xd9\xa3\nretry:\nretry: 1e3\n\n")

@@ -81,7 +81,7 @@ def test_arguments_as_an_object() -> None:
 
 
 def test_no_arguments() -> None:
-    """A finished call without arguments has none; one that broke off before them is incomplete."""
+    """A finished call without arguments is whole, with none. One that broke off before them is incomplete."""
     assert assemble(piece(0, id="a", name="now"))[0].arguments == {}
     (cut,) = assemble(piece(0, id="a", name="now"), reason=None)
     assert cut.incomplete

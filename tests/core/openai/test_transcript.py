@@ -43,7 +43,7 @@ def test_deltas(delta: Any, tokens: int, reasoning: bool, calls: bool) -> None:
 
 
 def test_identity_of_the_first() -> None:
-    """The identity is that of the first chunk, whatever comes later; a chunk without one still begins the stream."""
+    """The identity is that of the first chunk, whatever follows. A chunk without one still begins the stream."""
     transcript = Transcript()
     assert not transcript.begun
     transcript.observe({"id": "a", "created": 1, "model": "m", "object": "o", "choices": []})
@@ -56,7 +56,7 @@ def test_identity_of_the_first() -> None:
 
 
 def test_finish() -> None:
-    """A stream has finished when as many choices have as were asked for; a missing index is the first."""
+    """A stream has finished when as many choices as were requested have. A missing index is the first choice."""
     transcript = observed({"finish_reason": "stop"}, {"index": 0, "finish_reason": "stop"}, count=2)
     assert transcript.finish == {0: "stop"}
     assert not transcript.finished

@@ -47,7 +47,7 @@ def test_prefill(form: str, wanted: dict[str, Any], space: str) -> None:
 
 
 def test_user_turn() -> None:
-    """An upstream without any prefill is asked in a user message that quotes the end; the text is in the one before."""
+    """An upstream without prefill gets a user message that quotes the end. The message before it has the text."""
     text = "x" * 2 * QUOTED + "the end is n"
     changed, _ = changes("user_turn", {"messages": ASKED}, text + " ", 2)
     *before, asked = changed["messages"]
@@ -71,7 +71,7 @@ def test_the_seam(form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_limits_shrink(form: str) -> None:
-    """What was delivered is taken off the request's own limits, which stay at least one; other fields stay."""
+    """The delivered tokens reduce the request's own limits, to one at least. Other fields stay."""
     body = {"messages": ASKED, "max_tokens": 10, "max_completion_tokens": 3, "temperature": 0}
     changed, _ = changes(form, body, "Once upon", 4)
     assert (changed["max_tokens"], changed["max_completion_tokens"]) == (6, 1)

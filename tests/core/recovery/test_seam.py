@@ -178,7 +178,7 @@ def test_the_chunk_across_the_seam() -> None:
 
 
 def test_unknown_fields() -> None:
-    """A field that we do not know goes out beyond the seam, and is swallowed with the text that it came with."""
+    """A field that we do not know goes out beyond the seam, and is dropped with the text that it came with."""
     seam = Suppression({(0, "content"): "abc"})
     assert seam.join(chunk(content="ab", annotations=["old"])) == []
     assert seam.join(chunk(annotations=["old"])) == []
@@ -263,7 +263,7 @@ def test_echo(said: str, space: str, more: str, cuts: list[int], finish: str | N
 
 @given(WORDS, SPACE, WORDS, CUTS, st.integers(MIN_OVERLAP, 60), FINISH)
 def test_user_turn(said: str, space: str, more: str, cuts: list[int], quoted: int, finish: str | None) -> None:
-    """An end of the text that a user turn quotes back is taken away; so is the whole of it."""
+    """If the answer to a user turn quotes the end of the text, or all of it, the quote is removed."""
     said = "One, two, three, four, five: " + said
     for echo in (said[-quoted:], said, ""):
         seam = Trim(said + space, space, turn=True)
@@ -287,7 +287,7 @@ def test_only_at_the_start() -> None:
 
 
 def test_quotes_are_bounded() -> None:
-    """A user turn's quote is looked for in the end of a long text, and as the whole of it; that takes milliseconds."""
+    """A quote of a long text is found if it is its end, or the whole text. That takes milliseconds."""
     text = "".join(f"{number:x} " for number in range(200_000)).rstrip()
     began = time.process_time()
     assert go_on(Trim(text, turn=True), text[-MAX_OVERLAP:] + "!", list(range(0, MAX_OVERLAP, 100))) == "!"

@@ -33,7 +33,7 @@ def spoken(*, usage_chunk: bool = False) -> Transcript:
 
 
 def test_pieces() -> None:
-    """Each chunk is one record, byte for byte; a recovery has no word in this dialect."""
+    """Each chunk is one record, byte for byte; this dialect has no record for a recovery."""
     writer = ChatWriter(show_usage=True)
     assert writer.pieces([Piece(b"{ }", {}), Piece(b"[]", {})]) == [Record(CHUNK, b"{ }"), Record(CHUNK, b"[]")]
     assert writer.recovery({"attempt": 1}) == []

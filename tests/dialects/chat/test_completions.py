@@ -16,7 +16,7 @@ ODD = '"choices":[{"index":0,"delta":{"content":"a\\u00fc\\n\u2028\u0085é水�
 
 
 async def test_headers(gateway, model) -> None:
-    """An SSE response has exactly the contract's headers, and one of each."""
+    """An SSE response has exactly these headers, and one of each."""
     answer = await complete(gateway.root, model, headers={"X-Request-Id": "mine-1"})
     assert answer.status == 200
     wanted = {

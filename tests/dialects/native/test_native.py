@@ -13,7 +13,7 @@ TWO = [{"name": "one", "targets": ["local/one"]}, {"name": "two", "targets": ["l
 
 
 async def test_events(provider, model) -> None:
-    """A generation is start, tokens, done, with every field of the contract; the text is whole."""
+    """A generation is start, tokens, done, with every field of docs/protocol.md. The text is whole."""
     await provider.script(model, {"text": TEXT})
     async with in_process(provider.url) as gateway:
         before = time.time() * 1000 - 1
@@ -156,7 +156,7 @@ async def test_bad_requests(provider, body: dict[str, object], param: str) -> No
 
 
 async def test_the_only_model(provider, model) -> None:
-    """The model may be left out where just one has a name; with two it is a 400 that lists them."""
+    """The model may be left out if only one is configured. With two it is a 400 that lists them."""
     await provider.script(model, {"text": TEXT})
     one = [{"name": "*", "targets": ["local/*"]}, {"name": "small", "targets": [f"local/{model}"]}]
     async with in_process(provider.url, models=one) as gateway:
@@ -259,7 +259,7 @@ async def test_recovery_event(provider, model) -> None:
 
 
 async def test_recovery_of_a_refusal_and_reasoning(provider, model) -> None:
-    """Reasoning that was delivered is verified and swallowed by a restart, like content."""
+    """Reasoning that was delivered is verified and dropped by a restart, like content."""
     script = {"reasoning": ["I ", "think ", "so."], "text": "Yes it is."}
     await provider.script(model, {**script, "cut_after": 4}, script)
     async with in_process(provider.url, recovery={"strategy": "auto", "backoff": 0.01}) as gateway:

@@ -58,7 +58,7 @@ async def test_a_conversation(provider, model, marks) -> None:
 
 
 async def test_usage_is_summed(provider, model) -> None:
-    """The usage of `done` is that of all rounds, measured only where all of it was."""
+    """The usage of `done` is that of all rounds, and is measured only if that of each round is."""
     script = {"tool_calls": [call("add", {"x": 1})]}
     await provider.script(model, script, {"text": "a b"}, script, {"text": "a b", "usage": False})
     async with in_process(provider.url, tools={"functions": ALL}) as gateway:
@@ -77,7 +77,7 @@ async def test_usage_is_summed(provider, model) -> None:
     "fault", [{"status": 500}, {"reset_before_head": True}, {"text": "It is two.", "cut_after": 2}, {"cut_after": 0}]
 )
 async def test_recovery_between_call_and_result(provider, model, marks, fault: dict[str, Any]) -> None:
-    """The request with the results fails and is asked again: the tool is not run again, its result is told again."""
+    """The request with the results fails and is asked again: the tool does not run again, its result is sent again."""
     await provider.script(model, {"tool_calls": [call("add", {"x": 1})]}, fault, {"text": "It is two."})
     async with in_process(provider.url, tools={"functions": ALL}, recovery=RETRY) as gateway:
         found = await native.events(gateway.root, model)
@@ -103,7 +103,7 @@ async def test_recovery_inside_the_calls(provider, model, marks, at: int) -> Non
 
 
 async def test_calls_that_broke_off(provider, model, marks) -> None:
-    """Where a cut in the middle of the calls is not absorbed, they come out incomplete, and nothing is run."""
+    """If a cut in the middle of the calls is not absorbed, they come out incomplete, and nothing is run."""
     await provider.script(model, {"tool_calls": [call("add", {"x": 1})], "tool_piece": 4, "cut_after": 2})
     async with in_process(provider.url, tools={"functions": ALL}) as gateway:
         found = await native.events(gateway.root, model)
