@@ -26,10 +26,15 @@ class Store(Protocol):
         """Return the runs from the one with a record on. Raises StoreError."""
 
 
-def entry_run(entry: bytes) -> Run:
-    """Return the records of one entry."""
+def entry_run(entry_id: bytes, entry: bytes) -> Run:
+    """Return the records of one entry, whose id begins with the number of the last one.
+
+    The run finds its records only when it is read: an entry of thousands that is fetched in vain costs nothing more.
+    """
     first, start = ENTRY.unpack_from(entry)
-    return Run(first, start, entry[ENTRY.size :])
+    run = Run(first, start)
+    run.add(entry[ENTRY.size :], int(entry_id.partition(b"-")[0]), start)
+    return run
 
 
 class RedisLog(BatchedLog):

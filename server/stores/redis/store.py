@@ -169,7 +169,7 @@ class RedisStore:
         """Return the runs from the one with a record on. Raises StoreError."""
         key = f"{PREFIX}records:{log.beginning.id}"
         entries = await self._server.ask(lambda: self._server.redis.xrange(key, f"{number}-0", "+", count=ENTRIES))
-        return [entry_run(fields[b"r"]) for _, fields in entries]
+        return [entry_run(entry_id, fields[b"r"]) for entry_id, fields in entries]
 
     # --- what other instances write ------------------------------------------------------------------------------
 
