@@ -101,7 +101,8 @@ class Delivery(Channel):
             fault = out_of_reach()
         if fault is not None:  # the client may come back for the rest
             self._write(self.dialect.fault(fault.body()["error"]))
-        elif stream_log.ending is not None and self.cursor < stream_log.tail:  # retention, or no room
+        elif stream_log.ending is not None and self.cursor < stream_log.tail:
+            # The store deleted the log under its reader: its retention is over, or the store needed the room.
             log.warning("log deleted under its reader", stream_id=self._stream.id, cursor=self.cursor)
             self._write(self.dialect.broken_off(self.cursor, stream_log.tail, stream_log.ending))
 

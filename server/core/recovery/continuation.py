@@ -37,10 +37,8 @@ def _messages(form: str, body: dict[str, Any], prefill: str) -> dict[str, Any]:
     if form == "continue_final_message":
         fields |= {"continue_final_message": True, "add_generation_prompt": False, "echo": False}
     if form == "assistant" and isinstance(options := body.get("chat_template_kwargs"), dict):
-        fields["chat_template_kwargs"] = {
-            **options,
-            "enable_thinking": False,
-        }  # llama.cpp answers 400 to a prefill otherwise
+        # llama.cpp answers 400 to a prefill while thinking is on.
+        fields["chat_template_kwargs"] = {**options, "enable_thinking": False}
     return fields
 
 
