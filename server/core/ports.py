@@ -35,7 +35,7 @@ class Log(Protocol):
     target: str
 
     def put(self, records: Sequence[Record], shown: Shown) -> PendingAppend | None:
-        """Add records without waiting. This is the way of every token, so it is no coroutine.
+        """Add records without waiting. This is the path of every token, so it is no coroutine.
 
         Returns None if the records are in the log already: the caller may show them. A log that commits later returns
         the pending append. It calls `shown(records, tail, size)` in the event loop when the records may be shown, but
@@ -62,8 +62,8 @@ class Log(Protocol):
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after number `after`: at least one if there is one, then as many as fit `max_bytes`.
 
-        They follow each other without a hole; where record `after + 1` is in `lost`, nothing is returned. A log that
-        has been deleted gives nothing either, or raises Deleted.
+        They follow each other without a hole. If record `after + 1` is in `lost`, nothing is returned. A log that has
+        been deleted returns nothing, or raises Deleted.
         """
 
     async def offset(self, cursor: int) -> int:
@@ -105,27 +105,30 @@ class Store(Protocol):
         """Yield every log that is live or retained, oldest first."""
 
     async def sweep(self, now: float) -> None:
-        """Delete logs whose retention is over, and the oldest ended ones while all are larger than the bound."""
+        """Delete logs whose retention is over, and the oldest ended ones while all together are larger than the bound.
+
+        `now` is in seconds since the epoch.
+        """
 
     # --- a durable store's: logs that other instances write -----------------------------------------------------
 
     async def claim(self, log: Log, *, force: bool = False) -> bool:
-        """Take a log over and begin a new epoch; False where it has ended or (unless `force`) is held elsewhere."""
+        """Take a log over, in a new epoch. False if it has ended or (unless `force`) another instance holds it."""
 
     async def renew(self) -> Sequence[Log]:
         """Extend the lease of this instance; return the logs that were held here and have been claimed elsewhere."""
 
     async def refresh(self, log: Log) -> None:
-        """Bring a log that is held elsewhere up to date. Raises StoreError, also where it has been deleted."""
+        """Bring a log that another instance holds up to date. Raises StoreError, also if the log has been deleted."""
 
     async def follow(self, log: Log) -> None:
-        """Bring it up to date when there is something new, or a moment later."""
+        """Wait until such a log has something new, for half a second at most, and bring it up to date."""
 
     async def followed(self, log: Log) -> bool:
-        """Whether another instance has followed this log within the time of a lease: it has readers there."""
+        """Whether another instance has followed this log within the time of a lease. If so, it has readers there."""
 
     def orphans(self) -> AsyncIterator[Log]:
-        """Yield the logs without an ending whose lease has run out."""
+        """Yield the logs without an ending whose holder's lease has run out."""
 
 
 @dataclass(frozen=True, slots=True)

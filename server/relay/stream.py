@@ -1,7 +1,7 @@
 """One live stream: its log, its readers, and the one number of its flow control.
 
-The log is the only buffer. The relay appends; every client connection is a reader, a cursor into the log. *Lag* is how
-far the tail is ahead of the fastest reader, in bytes; above the high water the relay stops reading the upstream.
+The log is the only buffer. The relay appends to it. Every client connection is a reader, a cursor into it. *Lag* is how
+far the tail is ahead of the fastest reader, in bytes. Above the high water the relay stops reading the upstream.
 """
 
 import time
@@ -22,8 +22,9 @@ READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
 class Reader(Protocol):
     """One cursor into a stream's log.
 
-    While `live` it has seen everything, and the relay writes to it in its own turn (waking a second task for each
-    token costs 40 %). Otherwise `wake` tells its own task that there is something to read.
+    A reader that is `live` has seen everything, and the relay writes to it in the relay's own turn of the event loop:
+    to wake a second task per token costs 40 % more. If it is not live, `wake` tells its own task that there is
+    something to read.
     """
 
     cursor: int
@@ -32,11 +33,11 @@ class Reader(Protocol):
     wake: Event
 
     def push(self, data: bytes, tail: int, offset: int) -> None:
-        """Write frames that end at `tail`; never raises."""
+        """Write frames whose last one is that of record `tail`. Never raises."""
 
 
 class Stream:
-    """A log with its readers. `max_lag_bytes` is the high water, half of it the low one."""
+    """A log with its readers. `max_lag_bytes` is the high water; the low water is half of it."""
 
     __slots__ = (
         "__weakref__",
@@ -82,7 +83,7 @@ class Stream:
         self.refreshed()
 
     def refreshed(self) -> None:
-        """Note what the log says; tell the readers where another instance writes it."""
+        """Take in what the log says, and wake the readers: another instance may have written to it."""
         if self.log.tail:
             self.opened.set()
             if self.state is State.STARTING:
@@ -94,7 +95,7 @@ class Stream:
             reader.wake.set()
 
     def relayed(self) -> None:
-        """Note that a relay begins here: what an earlier one had under way, or its readers were told, is over."""
+        """Begin anew for a relay: forget the pending append of an earlier one, and the fault that readers know."""
         self._pending = None
         if self.fault is not None:
             self.fault = None
@@ -109,7 +110,7 @@ class Stream:
 
     @property
     def target(self) -> str:
-        """The one being asked, or the one that answered."""
+        """The name of the target that is being asked, or that answered."""
         return self.log.target
 
     @target.setter
@@ -118,7 +119,7 @@ class Stream:
 
     @property
     def lag(self) -> int:
-        """Bytes between the tail and the fastest reader; 0 without a reader."""
+        """Bytes between the tail and the fastest reader. 0 without a reader."""
         fastest = 0
         for reader in self.readers:
             if reader.live:
@@ -195,7 +196,7 @@ class Stream:
         """Log the last records with the ending, once, and show them."""
         try:
             await self.log.append(records, ending)
-        finally:  # a call that is cancelled may have been made; another instance may have ended the log instead
+        finally:  # a cancelled call may have been made, and another instance may have ended the log instead
             if self.log.ending == ending and not self.ended.is_set():
                 self.move(ending.state)
                 self.ended.set()
@@ -205,12 +206,12 @@ class Stream:
                 self._room.set()
 
     def _show(self, records: Sequence[Record], tail: int, size: int) -> None:
-        """Write records, the last of which is number `tail`, to the readers that have seen everything before them."""
+        """Write records to the readers that have seen everything before them. The last record is number `tail`."""
         first = tail - len(records) + 1
         rendered = b""
         keeps_up = False
         for reader in self.readers:
-            # A reader may have missed an append: one whose caller was cancelled, or another instance's.
+            # A reader may have missed an append, for example one of another instance.
             if reader.live and reader.cursor + 1 == first:
                 rendered = rendered or self.dialect.frames(first, records)
                 reader.push(rendered, tail, size)
@@ -223,16 +224,16 @@ class Stream:
 
     @property
     def wanted(self) -> bool:
-        """Whether another attempt is worth it: someone reads, may come back, or the stream outlives its readers."""
+        """Whether another attempt is worth it: a client reads or may come back, or the stream outlives its clients."""
         return bool(self.readers) or self.held or self.beginning.policy == "continue"
 
     @property
     def must_pause(self) -> bool:
-        """Whether the upstream must not be read now: not before a stalled client is back, or a reader nearer."""
+        """Whether the upstream must wait: for a stalled client to come back, or for the fastest reader."""
         return self.held or (not self.keeps_up and self.lag > self._max_lag)
 
     async def room(self) -> None:
-        """Return when the upstream may be read; waits while the fastest reader lags past the high water."""
+        """Return when the upstream may be read: when `must_pause` is over."""
         while self.must_pause:
             self.paused = True
             self._room.clear()
@@ -240,7 +241,7 @@ class Stream:
         self.paused = False
 
     def fail(self, fault: StreamError) -> None:
-        """Tell everyone who waits that the log can no longer be written or read."""
+        """Tell all who wait that the log can no longer be written or read."""
         self.fault = fault
         self.opened.set()
         self.ended.set()
@@ -248,12 +249,12 @@ class Stream:
             reader.wake.set()
 
     def progressed(self) -> None:
-        """Note that a reader has moved, come, or left: the relay may go on below the low water."""
+        """Note that a reader has moved, come or left. Below the low water the relay may go on."""
         if self.paused and not self.held and self.lag <= self._max_lag // 2:
             self._room.set()
 
     def view(self) -> dict[str, Any]:
-        """Return the stream as `GET /v1/streams` lists it; times in seconds since the epoch."""
+        """Return the stream as `GET /v1/streams` lists it. Times are in seconds since the epoch."""
         log = self.log
         ending = log.ending
         return {
@@ -273,7 +274,7 @@ class Stream:
         }
 
     def detail(self) -> dict[str, Any]:
-        """Return the state of this one stream: the listing's fields, usage and error."""
+        """Return the state of this stream: the fields of the list, with usage and error."""
         ending = self.log.ending
         return {
             **self.view(),
