@@ -55,7 +55,7 @@ class Channel:
         self._writer: AbstractStreamWriter  # once it is open
         self._is_open = False
         self._in_chunks = False
-        self._wrote_at = 0.0
+        self._wrote_at = 0.0  # 0: nothing has been written
 
     async def _open(self, response: web.StreamResponse) -> None:
         writer = await response.prepare(self._request)
@@ -108,12 +108,11 @@ class Channel:
     async def _heartbeat(self) -> None:
         """Write a comment when nothing has been written for an interval: between events, and never while blocked.
 
-        If there is nothing to send yet, the response begins with a comment: the head goes out with the first write.
         Raises ConnectionError if the client has vanished.
         """
-        interval = self._flow.heartbeat_interval
+        interval, opened_at = self._flow.heartbeat_interval, self._loop.time()
         while True:
-            silence = self._loop.time() - self._wrote_at
+            silence = self._loop.time() - (self._wrote_at or opened_at)
             if silence >= interval:
                 if self._request.protocol.writing_paused:
                     self._wrote_at = self._loop.time()  # the client has plenty to read

@@ -14,6 +14,7 @@ from server.api.tcp import cut
 from server.config.settings import Flow
 from server.core.dialect import Dialect
 from server.core.errors import Deleted, StoreError
+from server.core.openai.sse import HEARTBEAT
 from server.core.projection import Projection
 from server.core.records import Record, resume_at
 from server.relay.stream import Stream
@@ -157,6 +158,9 @@ class Delivery(Channel):
             self._stream.progressed()
         else:
             self.live = self.pushed
+        if not self._wrote_at:
+            # The head goes out with the first write: the client learns that its response is open.
+            self._write(HEARTBEAT)
         self.wake.clear()
         await self.wake.wait()
         self.live = False
