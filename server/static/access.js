@@ -14,14 +14,19 @@ export function keyHeaders() {
   return key ? { authorization: `Bearer ${key}` } : {};
 }
 
-/** @returns {Promise<void>} resolves when there is a new key. All requests that wait for it share one dialog. */
-export function askForKey() {
+/**
+ * @param {Record<string, string>} refused the headers of the request that was refused
+ * @returns {Promise<void>} resolves when there is a new key. All requests that wait for it share one dialog.
+ */
+export function askForKey(refused) {
+  // The answer to a request with the key before may come late: that key has been replaced already.
+  if (!asking && keyHeaders().authorization !== refused.authorization) return Promise.resolve();
   asking ??= new Promise((resolve) => {
     problem.textContent = sessionStorage.getItem(STORED) ? "That key was not taken." : "";
     input.value = "";
     dialog.addEventListener("close", () => {
       asking = null;
-      if (!input.value) return void askForKey().then(resolve); // closed with Escape: nothing works without a key
+      if (!input.value) return void askForKey(keyHeaders()).then(resolve); // closed with Escape: nothing works without a key
       sessionStorage.setItem(STORED, input.value);
       input.value = "";
       resolve();
@@ -40,7 +45,7 @@ export async function getJson(path) {
     const headers = { accept: "application/json", ...keyHeaders() };
     const response = await fetch(new URL(path, document.baseURI), { headers });
     if (response.status === 401) {
-      await askForKey();
+      await askForKey(headers);
       continue;
     }
     if (!response.ok) throw new Error(`${path}: ${response.status}`);

@@ -29,6 +29,7 @@ const connection = element("connection");
 let chat = load();
 /** @type {StreamEvents | null} */
 let events = null;
+let requestHeaders = keyHeaders(); // those of `events`
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let saving;
 let following = true; // keep the end in view, unless the reader has scrolled away from it
@@ -118,7 +119,7 @@ function listen(answer) {
 
 /** @param {Answer} answer */
 function open(answer) {
-  const headers = keyHeaders();
+  const headers = (requestHeaders = keyHeaders());
   const resume = { giveUpAfter: 300_000, firstWait: 100 };
   if (answer.id) {
     const url = new URL(`v1/streams/${answer.id}?format=native`, document.baseURI);
@@ -155,7 +156,7 @@ function finished(answer, view) {
   const failure = answer.parts.at(-1);
   if (failure?.type === "error" && failure.status === 401) {
     answer.parts.pop();
-    return void askForKey().then(() => listen(answer));
+    return void askForKey(requestHeaders).then(() => listen(answer));
   }
   answer.over = true;
   view.busy(false);

@@ -64,7 +64,6 @@ def test_latencies_are_from_the_stamp_to_the_part_that_completes_the_token() -> 
 
 
 @pytest.mark.alone
-@pytest.mark.skipif(not (ROOT / "server" / "cli.py").exists(), reason="there is no gateway to measure yet")
 def test_a_quick_run_measures_every_row(tmp_path: Path) -> None:
     found = tmp_path / "bench.json"
     bench = run("--quick", "--json", found)
