@@ -20,8 +20,22 @@ from server.upstreams.transport import AiohttpTransport, Outgoing
 
 PATH = "/chat/completions"
 
-# The request that this task is sending. The SDK has no way to hand it through.
-_outgoing: ContextVar[Outgoing | None] = ContextVar("outgoing", default=None)
+
+class _Sending:
+    """The request that a task is sending, until it is sent.
+
+    A connection that is made meanwhile keeps the task's context as long as it lives. So the context refers to this, and
+    not to the request: otherwise every connection would hold the prompt that it was made for.
+    """
+
+    __slots__ = ("outgoing",)
+
+    def __init__(self, outgoing: Outgoing) -> None:
+        self.outgoing: Outgoing | None = outgoing
+
+
+# The SDK has no way to hand a request through.
+_sending: ContextVar[_Sending] = ContextVar("sending")
 
 
 class Sdk:
@@ -46,11 +60,12 @@ class Sdk:
 
         Raises what the SDK raises.
         """
-        _outgoing.set(Outgoing(self._url, {**self.headers, **headers}, body))
+        sending = _Sending(Outgoing(self._url, {**self.headers, **headers}, body))
+        _sending.set(sending)
         try:
             return await self._client.complete()
         finally:
-            _outgoing.set(None)  # else the task holds the body as long as the stream lives
+            sending.outgoing = None
 
     def prepare(self) -> None:
         """Let the SDK look up the platform, which it does once. Takes some milliseconds, and needs no event loop."""
@@ -124,7 +139,7 @@ class _DirectClient(httpx2.AsyncClient):
 
     async def send(self, request: httpx2.Request, **_options: Any) -> httpx2.Response:
         """Send what the task is sending; return when the head of its response is here."""
-        outgoing = _outgoing.get()
+        outgoing = _sending.get().outgoing
         assert outgoing is not None
         response = await self._direct.send(outgoing)
         response.request = request
