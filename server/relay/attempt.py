@@ -214,6 +214,8 @@ class Attempt:
     async def tidy(self) -> None:
         """Read the end of a finished body, for a moment, so that its connection can be used again."""
         assert self._response is not None
+        if self._response.content.is_eof():
+            return  # nearly always: a deadline would cost a hundredth of a request
         with suppress(TimeoutError):
             async with Deadline() as deadline:
                 deadline.set(time.monotonic() + TIDY)

@@ -105,6 +105,10 @@ class QuickOpenAI(PlainOpenAI):
 
     _options: Any = None  # of the first request: the same for all of them
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._request = httpx2.Request("POST", self.base_url)  # what the SDK shows in its errors; it is not sent
+
     async def complete(self) -> httpx2.Response:
         """Ask for a chat completion with the options of the first one."""
         if self._options is None:
@@ -118,7 +122,7 @@ class QuickOpenAI(PlainOpenAI):
         return await super().request(cast_to, options, **rest)
 
     def _build_request(self, *_args: object, **_options: object) -> httpx2.Request:
-        return httpx2.Request("POST", self.base_url)
+        return self._request
 
 
 def _check_build_request() -> None:

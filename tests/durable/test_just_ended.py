@@ -6,21 +6,20 @@ import internals
 import wire
 from gateway import in_process
 
-from server.relay import attempt
+from server.relay.attempt import Attempt
 
 
 async def test_its_upstream_connection_is_kept(provider, model, store, monkeypatch):
     """A reader that comes at that moment does not cost the connection to the upstream."""
     tidying, tidied = asyncio.Event(), asyncio.Event()
-    read_to_end = internals.read_to_end()
+    tidy = Attempt.tidy
 
-    async def read_late(response):
+    async def tidy_late(self):
         tidying.set()
         await tidied.wait()
-        await read_to_end(response)
+        await tidy(self)
 
-    monkeypatch.setattr(attempt, "TIDY", 10.0)
-    internals.set_read_to_end(monkeypatch, read_late)
+    monkeypatch.setattr(Attempt, "tidy", tidy_late)
     async with in_process(provider.url, store=store) as gateway:
         answer = await wire.complete(gateway.root, model)
         stream_id = answer.headers["x-stream-id"]

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import aiohttp
-import pytest
 from aiohttp import web
 from aiohttp.client_proto import ResponseHandler
 from redis.commands.core import AsyncScript
@@ -22,7 +21,6 @@ from server.api.delivery import Delivery
 from server.app import Gateway
 from server.config.settings import Model
 from server.core.ports import Log, Store
-from server.relay import attempt
 from server.relay.stream import Stream
 from server.stores.memory.segments import Segment, Segments
 from server.stores.memory.store import MemoryLog
@@ -181,18 +179,6 @@ def set_linger(gateway: Gateway, seconds: float) -> None:
 def append_under_way(stream: Stream) -> object | None:
     """Give the append of a stream that is not durable yet, or None: a test waits until there is none."""
     return stream._pending
-
-
-def read_to_end() -> ReadToEnd:
-    """Give the function that reads an upstream's response to its end, so that the connection can be used again."""
-    return attempt._read_to_end
-
-
-def set_read_to_end(
-    patch: pytest.MonkeyPatch, replacement: Callable[[aiohttp.ClientResponse], Awaitable[None]]
-) -> None:
-    """Replace that function: a test holds a relay at its last step."""
-    patch.setattr(attempt, "_read_to_end", replacement)
 
 
 # --- upstreams ----------------------------------------------------------------------------------------------------

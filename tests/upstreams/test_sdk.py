@@ -1,5 +1,8 @@
 """The SDK's client: what it sends is the gateway's own, in both of its ways."""
 
+import contextvars
+import gc
+
 import httpx2
 import internals
 import openai
@@ -9,7 +12,7 @@ from library_changes import CHANGES
 from server.config.settings import Upstream
 from server.upstreams.connecting import tls_context
 from server.upstreams.sdk import BUILD_REQUEST, PATH, Sdk
-from server.upstreams.transport import AiohttpTransport
+from server.upstreams.transport import AiohttpTransport, Outgoing
 
 SETTINGS = Upstream(name="u", base_url="http://127.0.0.1:1/v1", headers={"X-Mine": "mine", "User-Agent": "me"})
 HEADERS = {"x-request-id": "req_1"}
@@ -109,3 +112,19 @@ async def test_errors_are_the_sdks(way) -> None:
     with pytest.raises(openai.RateLimitError) as caught:
         await sdk.complete(b"{}", {})
     assert caught.value.body == {"message": "slow down"}
+
+
+async def test_a_connection_does_not_hold_the_request(way) -> None:
+    """A connection keeps the context of the task that made it: once the request is sent, nothing there refers to it."""
+    contexts: list[contextvars.Context] = []
+
+    class Connecting(Answering):
+        async def send(self, outgoing):
+            contexts.append(contextvars.copy_context())
+            return await super().send(outgoing)
+
+    sdk = Sdk(SETTINGS, key="sk-1", organization=None, transport=Connecting())
+    await sdk.complete(b"a prompt", HEADERS)
+    [context] = contexts
+    held = [referent for value in context.values() for referent in (value, *gc.get_referents(value))]
+    assert not any(isinstance(referent, Outgoing) for referent in held)
