@@ -128,7 +128,7 @@ class Ownership(Generic[LogT]):
 
         An append from before a later claim of our own says nothing about that claim.
         """
-        if log.epoch == epoch and self.held.get(log.beginning.id) is log:
+        if log.epoch == epoch and log.beginning.id in self.held:
             self._fence(log)
 
     def ended(self, stream_id: str) -> None:
