@@ -12,7 +12,7 @@ from server.core.errors import Kind, StoreError, StreamError, UpstreamError
 from server.core.generation import Generation
 from server.core.lifecycle import State, state_of
 from server.core.records import Ending
-from server.core.replay import inherited
+from server.core.replay import inherited, replay
 from server.relay.plan import Plan, Rules
 from server.relay.progress import Progress
 from server.relay.stream import Stream
@@ -138,9 +138,10 @@ class Relay:
 
         Raises StreamError if the store has lost a part of the log.
         """
-        self._writer.resume(await self._stream.records())
+        records = await self._stream.records()
+        self._writer.resume(records)
         choices = self._turn.generation.choices
-        turns = await self._stream.turns(choices)
+        turns = replay(self._stream.dialect.reader(self._stream.beginning), records, choices)
         if self._tool_loop is not None:
             self._tool_loop.resume(turns)
             self.progress.bill = Bill(self._tool_loop.generation.body)
