@@ -1,23 +1,31 @@
-"""A deadline that moves with every token, for the price of an assignment."""
+"""A deadline that moves with every token, and costs a token nothing."""
 
 import asyncio
 import math
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from server.aio.timers import timer_wheel
+
+
+class Progress(Protocol):
+    """Something that moves now and then. `last` is when it did so last, on the clock of time.monotonic()."""
+
+    last: float
 
 
 class Deadline:
     """`asyncio.timeout` for a deadline that moves with every token. It may be late by a tick of the wheel.
 
-    To reschedule a timer per token costs more than to parse the token. Here a token only assigns `at`. The wheel looks
-    at `at` when the time seems to have come. If the deadline has moved, the wheel looks again then.
+    To reschedule a timer per token costs more than to parse the token. Here the wheel looks at the deadline when the
+    time seems to have come. If it has moved, the wheel looks again then.
     """
 
     __slots__ = (
+        "_allowance",
         "_look_at",
         "_loop",
+        "_progress",
         "_slot",
         "_timeout",
         "_wheel",
@@ -29,8 +37,10 @@ class Deadline:
         self._wheel = timer_wheel()
         self._timeout = asyncio.timeout(None)
         # Seconds on the clock of time.monotonic(), which both event loops keep; uvloop's `time()` is in whole
-        # milliseconds. None: no deadline. Assign `at` to move the deadline later; call `set` to move it to any time.
+        # milliseconds. None: no deadline.
         self.at: float | None = None
+        self._progress: Progress | None = None
+        self._allowance = 0.0
         self._look_at = math.inf  # when the wheel looks
         self._slot = 0  # where the wheel keeps it
 
@@ -45,7 +55,16 @@ class Deadline:
         await self._timeout.__aexit__(kind, error, trace)
 
     def set(self, at: float | None) -> None:
-        """Move the deadline to any time."""
+        """Move the deadline to a time; None: there is no deadline."""
+        self._progress = None
+        self._move(at)
+
+    def follow(self, progress: Progress, allowance: float) -> None:
+        """Move the deadline to `allowance` seconds after the last progress, however often there is some."""
+        self._move(progress.last + allowance)
+        self._progress, self._allowance = progress, allowance
+
+    def _move(self, at: float | None) -> None:
         self.at = at
         if self._look_at < math.inf and (at is None or at < self._look_at):
             self._wheel.drop(self._slot, self)
@@ -58,7 +77,9 @@ class Deadline:
         self._look_at = math.inf
         if self.at is None:
             return
+        if self._progress is not None:
+            self.at = self._progress.last + self._allowance
         if self._loop.time() >= self.at:
             self._timeout.reschedule(self._loop.time())
         else:
-            self.set(self.at)
+            self._move(self.at)

@@ -38,6 +38,8 @@ class ToolResult:
 class Writer(Protocol):
     """Turns what happens to one stream into records. By default, an optional method writes no record."""
 
+    # The kind of record of a plain token that is logged as it came. "": this writer needs every piece parsed.
+    token_kind: str = ""
     # The calls of the turn that finished last. Always empty if the dialect passes calls on in pieces.
     finished_calls: Sequence[ToolCall] = ()
 

@@ -14,6 +14,10 @@ Shown = Callable[[Sequence[Record], int, int], None]
 class PendingAppend(Protocol):
     """Records that are on their way into a log."""
 
+    @property
+    def error(self) -> Exception | None:
+        """Why they are not in the log, or may not be. None: they are, or it is not decided yet."""
+
     async def decided(self) -> Any:
         """Return when the records are in the log. Raises Fenced and StoreError, as `Log.append` does."""
 

@@ -1,8 +1,8 @@
 """What a log holds: records, the facts that a stream begins and ends with, and the runs of records that are lost."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import orjson
 
@@ -18,6 +18,45 @@ class Record(NamedTuple):
 
     kind: str
     data: bytes
+
+
+class Tokens(Sequence[Record]):
+    """Records of one kind that differ only in a text: each has the data `before + text + after`.
+
+    Nearly all records of a stream are such tokens. What handles them as they are touches a tenth of the memory.
+    """
+
+    __slots__ = ("after", "before", "kind", "texts")
+
+    def __init__(self, kind: str, before: bytes, texts: Sequence[bytes], after: bytes) -> None:
+        self.kind = kind
+        self.before = before
+        self.texts = texts
+        self.after = after
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def __iter__(self) -> Iterator[Record]:
+        kind, before, after = self.kind, self.before, self.after
+        return iter([Record(kind, before + text + after) for text in self.texts])
+
+    @overload
+    def __getitem__(self, index: int) -> Record: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Tokens": ...
+    def __getitem__(self, index: int | slice) -> "Record | Tokens":
+        if isinstance(index, slice):
+            return Tokens(self.kind, self.before, self.texts[index], self.after)
+        return Record(self.kind, self.before + self.texts[index] + self.after)
+
+
+def size_of(records: Sequence[Record]) -> int:
+    """Return the bytes of all data of records."""
+    if isinstance(records, Tokens):
+        texts = records.texts
+        return sum(map(len, texts)) + len(texts) * (len(records.before) + len(records.after))
+    return sum([len(data) for _, data in records])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,6 @@ class Phases:
     headers: float | None = None
     first_token: float | None = None
     last_token: float = 0.0
-    finishing: bool = False  # the finish reason is there; usage and [DONE] may follow
 
     def connected(self, at: float) -> None:
         """Note that a connection is ready. The time for TCP is without the time for TLS."""

@@ -11,12 +11,14 @@ from contextlib import suppress
 import aiohttp
 import orjson
 
+from server.aio.aiohttp_internals import SinkError, push, read_on
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
 from server.core.openai.intake import Intake, Piece
 from server.core.recovery.classify import in_band
 from server.core.timing import Phases
+from server.relay.pump import Pump
 from server.relay.stream import Stream
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import AttemptSpan
@@ -24,7 +26,6 @@ from server.upstreams.breaker import Permit
 from server.upstreams.pool import Target
 from server.upstreams.translate import FOREIGN, translate
 
-AFTER_FINISH = 1.0  # seconds to wait for usage and [DONE] after the finish reason
 TIDY = 0.1  # seconds to wait for the end of a finished body
 JSON_BODY = 65_536  # bytes that are read of a JSON answer to a streaming request
 
@@ -120,17 +121,12 @@ class Attempt:
         assert self._response is not None
         try:
             async with Deadline() as deadline:
-                deadline.set(self.phases.last_token + self.target.settings.idle_timeout)
-                if self.transcript.finish:
-                    self._finishing(deadline)
-                if self._pieces:
-                    pieces, self._pieces = self._pieces, ()
-                    self._metrics.delivered += len(pieces)
-                    records = self._writer.pieces(pieces)
-                    if not self._stream.append_now(records):
-                        await self._stream.append(records)
-                    del pieces, records
-                await self._pump(self._response, deadline)
+                pump = Pump(self._stream, self._writer, self._intake, self.target, deadline, self._metrics)
+                pieces, self._pieces = self._pieces, ()
+                try:
+                    await self._relay(self._response, pump, more=pump.relay(pieces))
+                finally:
+                    self.phases.last_token = pump.last
         except TimeoutError:
             if not self.transcript.finished:  # otherwise only usage or [DONE] is missing
                 raise UpstreamError(Kind.IDLE_TIMEOUT, "The upstream stopped in the middle of the stream.") from None
@@ -138,41 +134,25 @@ class Attempt:
         if self._intake.failure is not None:
             raise self._intake.failure
 
-    async def _pump(self, response: aiohttp.ClientResponse, deadline: Deadline) -> None:
-        """Read, check, log and show until the answer is whole. This is the path of every token.
+    async def _relay(self, response: aiohttp.ClientResponse, pump: Pump, *, more: bool) -> None:
+        """Let the pump take the body until the answer is whole. `more`: it may come at once.
 
         Raises the same errors as `rest`, but leaves a failure in the frames to it.
         """
-        stream, intake, phases, finish = self._stream, self._intake, self.phases, self.transcript.finish
-        idle_timeout = self.target.settings.idle_timeout
-        read, observe_gap = response.content.readany, self._metrics.gaps.of(self.target.label).observe
-        while not intake.over:
-            if (stream.held or not stream.keeps_up) and stream.must_pause:
-                await self._pause(deadline)
+        while not self._intake.over:
+            if not more:
+                await pump.pause()
             try:
-                data = await read()
+                refused = await push(response, pump)
+            except SinkError as error:
+                raise error.fault from None
             except FOREIGN as error:
                 self._broke_off(error)
                 return
-            if not data:
+            if not refused:
                 self._ended()
                 return
-            pieces = intake.feed(data)
-            if pieces or intake.at_seam:
-                at = time.monotonic()
-                observe_gap(at - phases.last_token)
-                phases.last_token = at
-                if finish:
-                    self._finishing(deadline)
-                else:
-                    deadline.at = at + idle_timeout
-            if pieces:
-                self._metrics.delivered += len(pieces)
-                records = self._writer.pieces(pieces)
-                if not stream.append_now(records):
-                    await stream.append(records)
-                del records
-            del data, pieces  # otherwise a stream that waits would hold its last read in memory
+            more = False
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the bytes that are there; empty at the end of a body that may end here. Raises UpstreamError."""
@@ -195,27 +175,18 @@ class Attempt:
         if error := self._intake.at_end():
             raise error
 
-    def _finishing(self, deadline: Deadline) -> None:
-        """Move the deadline after a read that follows a finish reason. After the last one, only a moment is left."""
-        phases = self.phases
-        if not self.transcript.finished:
-            deadline.at = phases.last_token + self.target.settings.idle_timeout
-        elif not phases.finishing:
-            phases.finishing = True
-            deadline.set(phases.last_token + AFTER_FINISH)
-
     async def _pause(self, deadline: Deadline) -> None:
         """Wait for the client. The upstream is not the slow one now, so its deadline does not run."""
         deadline.set(None)
         await self._stream.room()
-        limit = AFTER_FINISH if self.transcript.finished else self.target.settings.idle_timeout
-        deadline.set(time.monotonic() + limit)
+        deadline.set(time.monotonic() + self.target.settings.idle_timeout)
 
     async def tidy(self) -> None:
         """Read the end of a finished body, for a moment, so that its connection can be used again."""
         assert self._response is not None
         if self._response.content.is_eof():
             return  # nearly always: a deadline would cost a hundredth of a request
+        read_on(self._response)
         with suppress(TimeoutError):
             async with Deadline() as deadline:
                 deadline.set(time.monotonic() + TIDY)

@@ -13,7 +13,7 @@ from server.core.dialect import Dialect
 from server.core.errors import StreamError
 from server.core.lifecycle import State, advance
 from server.core.ports import Log, PendingAppend
-from server.core.records import Ending, Record
+from server.core.records import Ending, Record, size_of
 from server.core.replay import LoggedTurn, replay
 
 READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
@@ -22,9 +22,9 @@ READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
 class Reader(Protocol):
     """One cursor into a stream's log.
 
-    A reader that is `live` has seen everything, and the relay writes to it in the relay's own turn of the event loop:
-    to wake a second task per token costs 40 % more. If it is not live, `wake` tells its own task that there is
-    something to read.
+    A reader that is `live` has seen everything, and gets new records in the turn of the event loop in which they came:
+    to wake a task per token costs a third more. If it is not live, `wake` tells its own task that there is something to
+    read.
     """
 
     cursor: int
@@ -45,13 +45,13 @@ class Stream:
         "_max_lag",
         "_pending",
         "_room",
+        "_under_way",
         "beginning",
         "dialect",
         "drained",
         "ended",
         "fault",
         "held",
-        "keeps_up",
         "label",
         "log",
         "opened",
@@ -64,14 +64,14 @@ class Stream:
     def __init__(self, log: Log, dialect: Dialect, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
         self.log = log
         self.dialect = dialect
-        self._pending: PendingAppend | None = None  # an append that was not waited for
+        self._pending: PendingAppend | None = None  # the last append that was not waited for
+        self._under_way = 0  # bytes of data of all such appends
         self.beginning = log.beginning
         self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
         self.label = ""  # of the target that was asked last, as configured
         self.drained = 0.0  # seconds that writes to its clients were blocked
-        self.readers: set[Reader] = set()
-        self.keeps_up = False  # a reader has been sent all that there is
+        self.readers: list[Reader] = []  # a list: nearly every stream has one, and each token looks at it
         self.held = False  # paused until a stalled client comes back
         self.paused = False
         self.fault: StreamError | None = None  # the log is out of reach: readers get this instead of an ending
@@ -96,7 +96,7 @@ class Stream:
 
     def relayed(self) -> None:
         """Begin anew for a relay: forget the pending append of an earlier one, and the fault that readers know."""
-        self._pending = None
+        self._pending, self._under_way = None, 0
         if self.fault is not None:
             self.fault = None
             self.ended.clear()
@@ -132,32 +132,36 @@ class Stream:
         self.state = advance(self.state, state)
 
     def append_now(self, records: Sequence[Record]) -> bool:
-        """Log records without waiting; they are shown as soon as the log has them.
+        """Log records without waiting; they are shown as soon as the log has them. This is the path of every token.
 
-        One append at a time may be pending, so that a slow store slows the relay down: False means that one is, and
-        that `append` has to be awaited. Records that cannot be logged are not shown, and the next append raises why.
+        Return whether the upstream may be read on at once. If not, wait for `room`.
 
         Raises:
             StreamError: the log is past `max_stream_bytes`.
-            StoreError: the log cannot be written.
+            StoreError: the log cannot be written, or an earlier append has failed. Such records are not shown.
 
         """
-        if self._pending is not None:
-            return False
-        if records:
-            log = self.log
+        log = self.log
+        if log.size > self._max_bytes:
+            self.bound(log.size)
+        if self._pending is not None and self._pending.error is not None:
+            raise self._pending.error
+        pending = log.put(records, self._durable)
+        if pending is None:
+            self._show(records, log.tail, log.size)
             if log.size > self._max_bytes:
                 self.bound(log.size)
-            self._pending = pending = log.put(records, self._durable)
-            if pending is None:
-                self._show(records, log.tail, log.size)
-                if log.size > self._max_bytes:
-                    self.bound(log.size)
-        return True
+        else:
+            self._pending = pending
+            self._under_way += size_of(records)
+            if self._under_way > self._max_lag:
+                return False
+        readers = self.readers
+        return not self.held if len(readers) == 1 and readers[0].live else not self.must_pause
 
     def _durable(self, records: Sequence[Record], tail: int, size: int) -> None:
-        """Show records that were pending."""
-        self._pending = None
+        """Show records that were under way."""
+        self._under_way -= size_of(records)
         self._show(records, tail, size)
 
     async def turns(self, choices: int) -> list[LoggedTurn]:
@@ -180,11 +184,9 @@ class Stream:
         """
         if not records:
             return
-        pending = self.log.put(records, self._durable)  # it shows them even if the caller is cancelled meanwhile
-        if pending is None:
-            self._show(records, self.log.tail, self.log.size)
-        else:
-            await pending.decided()
+        self.append_now(records)  # it shows them even if the caller is cancelled meanwhile
+        if self._pending is not None:
+            await self._pending.decided()
         self.bound(self.log.size)
 
     def bound(self, size: int) -> None:
@@ -208,17 +210,14 @@ class Stream:
     def _show(self, records: Sequence[Record], tail: int, size: int) -> None:
         """Write records to the readers that have seen everything before them. The last record is number `tail`."""
         first = tail - len(records) + 1
-        rendered = b""
-        keeps_up = False
+        frames = b""
         for reader in self.readers:
             # A reader may have missed an append, for example one of another instance.
             if reader.live and reader.cursor + 1 == first:
-                rendered = rendered or self.dialect.frames(first, records)
-                reader.push(rendered, tail, size)
-                keeps_up = keeps_up or reader.live
+                frames = frames or self.dialect.frames(first, records)
+                reader.push(frames, tail, size)
             else:
                 reader.wake.set()
-        self.keeps_up = keeps_up
         if first == 1:
             self.opened.set()
 
@@ -229,12 +228,15 @@ class Stream:
 
     @property
     def must_pause(self) -> bool:
-        """Whether the upstream must wait: for a stalled client to come back, or for the fastest reader."""
-        return self.held or (not self.keeps_up and self.lag > self._max_lag)
+        """Whether the upstream must wait for a stalled client to come back, the fastest reader or the store."""
+        return self.held or self._under_way > self._max_lag or self.lag > self._max_lag
 
     async def room(self) -> None:
-        """Return when the upstream may be read: when `must_pause` is over."""
+        """Return when the upstream may be read: when `must_pause` is over. Raises StoreError if an append failed."""
         while self.must_pause:
+            if self._under_way > self._max_lag and self._pending is not None:
+                await self._pending.decided()
+                continue
             self.paused = True
             self._room.clear()
             await self._room.wait()

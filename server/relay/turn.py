@@ -130,8 +130,7 @@ class Turn:
             has_token = True
             with self._judging(attempt):
                 self._note_first_token(attempt)
-                # In its own task: a token resumes each coroutine of its task, from the outermost to the one that waits.
-                await asyncio.create_task(attempt.rest(), name="attempt")
+                await attempt.rest()
         except BaseException as error:
             if isinstance(error, UpstreamError):
                 delivered_more = self.transcript.tokens > before  # this failure comes after a recovery that worked

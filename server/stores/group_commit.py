@@ -13,7 +13,7 @@ import structlog
 
 from server.core.errors import Fenced, StoreError
 from server.core.ports import Shown
-from server.core.records import Beginning, Ending, Record
+from server.core.records import Beginning, Ending, Record, size_of
 from server.stores.runs import pack
 
 logger = structlog.get_logger("sluiceway.stores")
@@ -34,6 +34,11 @@ class Write:
         self._result: object = None
         self._error: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None  # made only if somebody waits
+
+    @property
+    def error(self) -> Exception | None:
+        """Why it was not made, or may not have been; None if it was, or has no answer yet."""
+        return self._error
 
     def succeed(self, result: object = None) -> None:
         """Answer that it was made."""
@@ -199,13 +204,10 @@ class Append(Write, Generic[LogT]):
         """Take the place after all that is in the log, and after what the same batch adds to it before."""
         after = before or self.log
         self.before = before
-        tail = after.tail
-        self.start = size = after.size
-        for _, data in self.records:
-            size += len(data)
-        self.first = tail + 1
-        self.tail = tail + len(self.records)
-        self.size = size
+        self.first = after.tail + 1
+        self.start = after.size
+        self.tail = after.tail + len(self.records)
+        self.size = after.size + size_of(self.records)
 
     @property
     def outdated(self) -> bool:

@@ -5,14 +5,21 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 
-from server.core.records import Record
+from server.core.records import Record, Tokens
 
 HEAD = struct.Struct("<BI")  # size of the kind, size of the data; both follow
 
 
 def pack(records: Sequence[Record]) -> bytes:
     """Return records one after the other."""
-    if len(records) == 1:  # nearly always
+    if isinstance(records, Tokens):
+        before, after = records.before, records.after
+        name = records.kind.encode()
+        around = len(before) + len(after)
+        return b"".join(
+            [HEAD.pack(len(name), around + len(text)) + name + before + text + after for text in records.texts]
+        )
+    if len(records) == 1:
         kind, data = records[0]
         return HEAD.pack(len(kind), len(data)) + kind.encode() + data
     return b"".join([HEAD.pack(len(kind), len(data)) + kind.encode() + data for kind, data in records])

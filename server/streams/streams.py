@@ -130,7 +130,7 @@ class Streams:
 
     def attach(self, stream: Stream, reader: Reader) -> None:
         """Add a reader; it stops a linger."""
-        stream.readers.add(reader)
+        stream.readers.append(reader)
         live = self._live.get(stream.id)
         if live is None:
             self._takeover.follow(stream)
@@ -141,7 +141,8 @@ class Streams:
 
     def detach(self, stream: Stream, reader: Reader, why: Leaving) -> None:
         """Take a reader away; the stream's policy acts when the last one has left."""
-        stream.readers.discard(reader)
+        if reader in stream.readers:
+            stream.readers.remove(reader)
         stream.progressed()
         if why != "ended":
             self._metrics.disconnects.labels(why).inc()

@@ -61,7 +61,7 @@ async def opened(tmp_path: Path, max_stream_bytes: int = 1000) -> tuple[SqliteSt
     stream = Stream(log, Chat(), max_lag_bytes=1000, max_stream_bytes=max_stream_bytes)
     reader = Reader()
     stream.move(State.STREAMING)
-    stream.readers.add(reader)
+    stream.readers.append(reader)
     return store, stream, reader
 
 
@@ -74,19 +74,31 @@ async def one_that_fails(store: SqliteStore, stream: Stream) -> None:
 
 
 async def test_a_token_is_shown_when_it_is_durable(tmp_path: Path) -> None:
-    """One append is under way while the relay reads on, the next is waited for, and the ids have no gap."""
+    """Several appends are under way while the relay reads on. All are shown when they are stored; ids have no gap."""
     store, stream, reader = await opened(tmp_path)
     assert stream.append_now(chunks("one", "two"))
+    assert stream.append_now(chunks("three"))
     assert reader.given == b""
-    assert not stream.append_now(chunks("three"))
-    await stream.append(chunks("three"))
-    assert reader.ids == [1, 2, 3]
-    assert stream.append_now(chunks("four"))
-    assert await stream.records() == chunks("one", "two", "three", "four")  # a recovery joins all that was said
+    await stream.append(chunks("four"))
+    assert reader.ids == [1, 2, 3, 4]
     assert stream.append_now(chunks("five"))
+    assert await stream.records() == chunks("one", "two", "three", "four", "five")  # a recovery joins all that was said
+    assert stream.append_now(chunks("six"))
     await stream.finish([Record("done", b"[DONE]")], ENDING)
-    assert reader.ids == [1, 2, 3, 4, 5, 6]
+    assert reader.ids == [1, 2, 3, 4, 5, 6, 7]
     assert reader.offset == stream.log.size
+    await store.close()
+
+
+async def test_a_slow_store_holds_the_upstream_back(tmp_path: Path) -> None:
+    """What is not stored yet is bounded as the lag of a reader is: past it the upstream waits for the store."""
+    store, stream, reader = await opened(tmp_path, max_stream_bytes=100_000)
+    assert stream.append_now(chunks("x" * 600))
+    assert not stream.append_now(chunks("y" * 600))
+    assert stream.must_pause
+    await stream.room()
+    assert not stream.must_pause
+    assert reader.ids == [1, 2]
     await store.close()
 
 
@@ -108,7 +120,8 @@ async def test_what_cannot_be_stored_is_not_shown(tmp_path: Path) -> None:
     """An append that nothing waited for fails. The next append and the ending raise its error."""
     store, stream, reader = await opened(tmp_path)
     await one_that_fails(store, stream)
-    assert not stream.append_now(chunks("two"))
+    with pytest.raises(StoreError, match="is read-only"):
+        stream.append_now(chunks("two"))
     with pytest.raises(StoreError, match="is read-only"):
         await stream.records()
     with pytest.raises(StoreError, match="is read-only"):

@@ -15,6 +15,7 @@ from server.core.openai.chunks import DONE_DATA, Chunk, has_substance, well_form
 from server.core.openai.sse import Decoder, Event, EventTooLargeError
 from server.core.openai.stencil import Stencil
 from server.core.openai.transcript import Transcript
+from server.core.records import Tokens
 from server.core.recovery.classify import in_band
 
 MAX_HELD = 1024  # frames that are held before an attempt's first token
@@ -82,15 +83,22 @@ class Intake:
         self.has_token = False  # this attempt has sent a token (delivered, or dropped by the seam)
         self.failure: UpstreamError | None = None  # seen in the frames; the pieces before it are still returned
 
+    def tokens(self, data: bytes, kind: str) -> Tokens | None:
+        """Return the records of `data` if it holds whole frames, and all are plain tokens; count them. Else None.
+
+        In that case `feed` has to take the same data. `kind` is that of the records.
+        """
+        stencil = self._stencil
+        if stencil is None or not self._plain or not self._decoder.at_rest or not (texts := stencil.match(data)):
+            return None
+        self.transcript.tokens += len(texts)
+        return Tokens(kind, stencil.before, texts, stencil.after)
+
     def feed(self, data: bytes) -> list[Piece]:
         """Return the pieces that `data` completes, in order. A bad frame sets `failure` and ends the reading."""
         self.at_seam = False
-        if self._plain and self._decoder.at_rest:
-            if self._stencil is not None and (tokens := self._stencil.match(data)):
-                self.transcript.tokens += len(tokens)
-                return [_piece(Piece, (token, {})) for token in tokens]
-            if pieces := self._alone(data):
-                return pieces
+        if self._plain and self._decoder.at_rest and (pieces := self._alone(data)):
+            return pieces
         pieces = []
         if self.over:
             return pieces

@@ -16,38 +16,44 @@ class Stencil:
     a tenth of all that a token costs.
     """
 
-    __slots__ = ("_end", "_patterns", "_start")
+    __slots__ = ("_patterns", "after", "before")
 
     def __init__(self) -> None:
-        self._start = self._end = b""  # a read of one frame, before and after its text
+        self.before = self.after = b""  # what the data of a frame has before and after its text; empty: no pattern yet
         self._patterns = 0
 
     def match(self, read: bytes) -> list[bytes]:
-        """Return the data of each frame of a read if all of them are whole and fit the pattern; else nothing."""
-        start, end = self._start, self._end
-        if not start or read[: len(start)] != start or read[-len(end) :] != end or len(read) <= len(start) + len(end):
+        """Return the text of each frame of a read if all of them are whole and fit the pattern; else nothing."""
+        before, after = self.before, self.after
+        start, end = len(DATA) + len(before), len(read) - len(BLANK) - len(after)
+        if (
+            start >= end
+            or not before
+            or not read.startswith(before, len(DATA))
+            or not read.endswith(after, 0, -len(BLANK))
+            or read[: len(DATA)] != DATA
+            or read[-len(BLANK) :] != BLANK
+        ):
             return []
-        between = read[len(start) : -len(end)]
-        if LF in between:
-            return self._several(between)
-        return [read[len(DATA) : -len(BLANK)]] if _plain(between) else []
+        text = read[start:end]
+        if LF in text:
+            return self._several(text)
+        return [text] if _plain(text) else []
 
     def _several(self, between: bytes) -> list[bytes]:
-        texts = between.split(self._end + self._start)
-        if b"" in texts or not _plain(b" ".join(texts)):  # not b"".join: it could make a whole character of two halves
-            return []
-        before, after = self._start[len(DATA) :], self._end[: -len(BLANK)]
-        return [before + text + after for text in texts]
+        texts = between.split(self.after + BLANK + DATA + self.before)
+        # Not b"".join: it could make a whole character of two halves.
+        return texts if b"" not in texts and _plain(b" ".join(texts)) else []
 
     def learn(self, data: bytes) -> None:
         """Learn the pattern from `data`, a parsed frame that is a plain token."""
-        if self._patterns == MAX_PATTERNS or LF in data or (self._start and data.startswith(self._start[len(DATA) :])):
+        if self._patterns == MAX_PATTERNS or LF in data or (self.before and data.startswith(self.before)):
             return
         self._patterns += 1
         start = data.find(TEXT)  # a key and the start of its string: inside a string the quotes are escaped
         end = data.find(b'"', start + len(TEXT))
         if start >= 0 and end >= 0 and data[end - 1] != BACKSLASH:
-            self._start, self._end = DATA + data[: start + len(TEXT)], data[end:] + BLANK
+            self.before, self.after = data[: start + len(TEXT)], data[end:]
 
 
 def _plain(text: bytes) -> bool:

@@ -16,7 +16,7 @@ from server.core.errors import error_body
 from server.core.generation import Generation, logged_generation
 from server.core.openai.sse import LF, frame, unnumbered
 from server.core.ports import Log
-from server.core.records import Beginning, Record
+from server.core.records import Beginning, Record, Tokens
 from server.dialects.chat.routes import Completions
 from server.dialects.chat.writer import ChatReader, ChatWriter
 from server.streams.streams import Streams
@@ -44,6 +44,14 @@ class Chat(ServedDialect):
 
     def frames(self, first: int, records: Sequence[Record]) -> bytes:
         """Return the bytes that a client gets for records: `id:` and `data:`."""
+        if isinstance(records, Tokens):
+            before, after = records.before, records.after
+            # Its data has no line ends: `frame` would look for them.
+            frames = [
+                b"id: %d\ndata: %b%b%b\n\n" % (seq, before, text, after)
+                for seq, text in enumerate(records.texts, first)
+            ]
+            return frames[0] if len(frames) == 1 else b"".join(frames)
         if len(records) == 1 and LF not in (data := records[0][1]):
             return b"id: %d\ndata: %b\n\n" % (first, data)  # a single token does not need a list
         # `frame` per record, with its look for line ends, costs three times as much as this.

@@ -19,6 +19,8 @@ _record = tuple.__new__
 class ChatWriter(Writer):
     """Writes the upstream's own chunks, then `[DONE]` or an error. `show_usage`: the client asked for the usage."""
 
+    token_kind = CHUNK
+
     def __init__(self, *, show_usage: bool) -> None:
         self._show_usage = show_usage
         self._whole = b""

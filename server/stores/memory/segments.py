@@ -8,7 +8,6 @@ twentieth of all that a token costs.
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
 
 BLOCK = 16  # records
 SEGMENT_BYTES = 1 << 20  # then a new segment begins: a buffer that grows is copied again and again
@@ -50,10 +49,9 @@ class Segment:
 
     def add(self, texts: Sequence[bytes]) -> None:
         """Add records; `texts` is what the shape leaves over of each."""
-        ends = accumulate(map(len, texts), initial=len(self._data))
-        next(ends)
-        self._ends.extend(ends)
-        self._data += b"".join(texts)
+        for text in texts:
+            self._data += text
+            self._ends.append(len(self._data))
 
     def record(self, index: int) -> bytes:
         """Return the record at a place, from 0."""
@@ -68,37 +66,49 @@ class Segment:
 class Segments:
     """The records of a log from number 1 to `tail`."""
 
-    __slots__ = ("_all", "footprint", "size", "tail")
+    __slots__ = ("_all", "_earlier")
 
     def __init__(self) -> None:
-        self.tail = 0
-        self.size = 0  # of all data
-        self.footprint = 0  # bytes of memory, as near as counting gets
         self._all: list[Segment] = []
+        self._earlier = 0  # footprint of all segments but the last
+
+    @property
+    def tail(self) -> int:
+        """The number of the last record."""
+        return self._all[-1].first + len(self._all[-1]) - 1 if self._all else 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of all data."""
+        return self._all[-1].start + self._all[-1].size(len(self._all[-1])) if self._all else 0
+
+    @property
+    def footprint(self) -> int:
+        """Bytes of memory, as near as counting gets."""
+        return self._earlier + self._all[-1].footprint if self._all else 0
 
     def add(self, records: Sequence[bytes]) -> None:
-        """Add a block of records."""
-        if not self.tail:  # the first record of a stream names the role, and is not like the next ones
-            self._put(PLAIN, records[:1])
+        """Add a block of records. Find out what they have in common."""
+        if not self._all:  # the first record of a stream names the role, and is not like the next ones
+            self.put(PLAIN, records[:1])
             records = records[1:]
+            if not records:
+                return
         shape = self._all[-1].shape
         texts = cut(records, shape) if shape != PLAIN else ()
         if not texts:
             shape = common(records, shape)
             texts = cut(records, shape)
-        self._put(shape, texts)
+        self.put(shape, texts)
 
-    def _put(self, shape: Shape, texts: Sequence[bytes]) -> None:
+    def put(self, shape: Shape, texts: Sequence[bytes]) -> None:
+        """Add records of a known shape: `texts` is what it leaves over of each."""
         last = self._all[-1] if self._all else None
         if last is None or last.shape != shape or last.full:
+            self._earlier = self.footprint
             last = Segment(self.tail + 1, self.size, shape)
             self._all.append(last)
-        else:
-            self.footprint -= last.footprint
         last.add(texts)
-        self.footprint += last.footprint
-        self.tail += len(texts)
-        self.size = last.start + last.size(len(last))
 
     def read(self, after: int) -> Iterator[bytes]:
         """Yield the records after number `after`."""

@@ -10,7 +10,7 @@ from itertools import chain
 from server.config.settings import Settings
 from server.core.errors import StoreError
 from server.core.ports import Shown
-from server.core.records import Beginning, Ending, Record
+from server.core.records import Beginning, Ending, Record, Tokens, size_of
 from server.stores.memory.segments import BLOCK, Segments
 
 SMALL_BLOCK = 4  # records in a block of a slow stream
@@ -63,12 +63,15 @@ class MemoryLog:
         """Add records, which may be shown at once. Raises StoreError after the ending."""
         if self.ending is not None:
             raise StoreError(f"stream {self.beginning.id} has ended")
+        if isinstance(records, Tokens):
+            self._put_tokens(records)
+            return
         for kind, data in records:
             self._unpacked.append(data)
             self.size += len(data)
             self.tail += 1
             if kind != self._kind:
-                self._begin_run(kind)
+                self._begin_run(kind, self.tail)
             if len(self._unpacked) == BLOCK:
                 self._pack()
         now = time.time()
@@ -76,9 +79,20 @@ class MemoryLog:
             self._pack()
         self.last_activity = now
 
-    def _begin_run(self, kind: str) -> None:
+    def _put_tokens(self, tokens: Tokens) -> None:
+        """Add tokens. They are packed at once: to keep them whole meanwhile costs a tenth of a token."""
+        if self._unpacked:
+            self._pack()
+        if tokens.kind != self._kind:
+            self._begin_run(tokens.kind, self.tail + 1)
+        self._packed.put((tokens.before, tokens.after), tokens.texts)
+        self.tail += len(tokens.texts)
+        self.size += size_of(tokens)
+        self.last_activity = time.time()
+
+    def _begin_run(self, kind: str, first: int) -> None:
         self._kind = kind
-        self._run_starts.append(self.tail)
+        self._run_starts.append(first)
         self._run_kinds.append(kind)
 
     def _pack(self) -> None:

@@ -38,9 +38,9 @@ def test_what_has_to_be_parsed_does_not_fit(text: bytes) -> None:
 def test_a_read_of_several_frames() -> None:
     """Several frames in one read come out one by one. If one does not fit or is not whole, none of them does."""
     stencil = stencil_of()
-    frames = [HEAD + text + TAIL for text in (b"a", " ü".encode(), "字".encode(), b"b")]
-    read = b"".join(b"data: " + frame + b"\n\n" for frame in frames)
-    assert stencil.match(read) == frames
+    texts = [b"a", " ü".encode(), "字".encode(), b"b"]
+    read = b"".join(b"data: " + HEAD + text + TAIL + b"\n\n" for text in texts)
+    assert stencil.match(read) == texts
     halves = "ü".encode()
     for odd in (HEAD + b"\\n" + TAIL, HEAD + TAIL, HEAD + halves[:1] + TAIL, b"[DONE]", HEAD + b"x"):
         assert not stencil.match(read + b"data: " + odd + b"\n\n")

@@ -1,0 +1,101 @@
+"""The way of a token: from a read of the upstream's socket to the log, and to the readers that keep up.
+
+It is one turn of the event loop, without a task. With hundreds of streams in turn, what a token costs is mostly the
+memory that it touches for the first time. So what every token needs is in one object.
+"""
+
+import time
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from server.aio.deadline import Deadline
+from server.core.dialect import Writer
+from server.core.openai.intake import Intake, Piece
+from server.relay.stream import Stream
+from server.telemetry.metrics import FINE, Metrics
+from server.upstreams.pool import Target
+
+AFTER_FINISH = 1.0  # seconds to wait for usage and [DONE] after the finish reason
+
+
+class Pump:
+    """Takes the body of one attempt from its first token on. `last` is when the upstream said something last.
+
+    What goes wrong is in `intake.failure`, unless it is raised.
+    """
+
+    __slots__ = (
+        "_deadline",
+        "_finishing",
+        "_gaps",
+        "_idle_timeout",
+        "_intake",
+        "_kind",
+        "_metrics",
+        "_stream",
+        "_writer",
+        "last",
+    )
+
+    def __init__(
+        self, stream: Stream, writer: Writer, intake: Intake, target: Target, deadline: Deadline, metrics: Metrics
+    ) -> None:
+        self.last = time.monotonic()
+        self._stream = stream
+        self._writer = writer
+        self._kind = writer.token_kind
+        self._intake = intake
+        self._deadline = deadline
+        self._idle_timeout = target.settings.idle_timeout
+        self._finishing = False
+        self._metrics = metrics
+        self._gaps = metrics.gaps.of(target.label)
+        self.expect_more()
+
+    def expect_more(self) -> None:
+        """Let the deadline follow what the upstream says. After the finish reason, only a moment is left."""
+        self._finishing = self._intake.transcript.finished
+        self._deadline.follow(self, AFTER_FINISH if self._finishing else self._idle_timeout)
+
+    async def pause(self) -> None:
+        """Wait for the clients and the store. The upstream is not the slow one, so its deadline does not run."""
+        self._deadline.set(None)
+        await self._stream.room()
+        self.last = time.monotonic()
+        self.expect_more()
+
+    def receive(self, data: bytes) -> bool:
+        """Check, count, log and show what one read has brought. Return whether more may come at once.
+
+        Raises:
+            StreamError: the log is full.
+            StoreError: the log cannot be written.
+
+        """
+        intake = self._intake
+        tokens = intake.tokens(data, self._kind)
+        if tokens is None:
+            pieces = intake.feed(data)
+            if not pieces and not intake.at_seam:
+                return not intake.over
+        now = time.monotonic()
+        gap = now - self.last
+        gaps = self._gaps
+        gaps.counts[bisect_left(FINE, gap)] += 1
+        gaps.total += gap
+        self.last = now
+        if tokens is None:
+            return self.relay(pieces)
+        self._metrics.delivered += len(tokens.texts)
+        return self._stream.append_now(tokens)
+
+    def relay(self, pieces: Sequence[Piece]) -> bool:
+        """Log and show pieces; return whether more may come at once. Raises as `receive` does."""
+        if self._finishing != self._intake.transcript.finished:
+            self.expect_more()
+        more = True
+        if pieces:
+            self._metrics.delivered += len(pieces)
+            if records := self._writer.pieces(pieces):
+                more = self._stream.append_now(records)
+        return more and not self._intake.over
