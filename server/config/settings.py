@@ -241,6 +241,9 @@ class Upstream(Table):
     idle_timeout: Seconds = Field(
         30.0, description="Longest pause between two tokens, in seconds. SSE comments do not count as tokens."
     )
+    last_resort_timeout: Seconds = Field(
+        300.0, description="Both limits, in seconds, while no other target is left to ask: giving up would help nobody."
+    )
     continuation: Continuation = Field("none", description="How it continues a partial answer: see recovery.md.")
     usage: Flag = Field(True, description="Ask it for the usage of streams.")
 
@@ -260,6 +263,9 @@ class Model(Table):
     targets: Annotated[tuple[TargetText, ...], ARRAY, Field(min_length=1)] = Field(
         description='"upstream/model", tried in this order. "upstream/*" sends the name that the client asked for.'
     )
+    ttft_timeout: Seconds | None = Field(None, description="For this model, instead of that of its upstreams.")
+    idle_timeout: Seconds | None = Field(None, description="For this model, instead of that of its upstreams.")
+    last_resort_timeout: Seconds | None = Field(None, description="For this model, instead of that of its upstreams.")
 
 
 class Recovery(Table):

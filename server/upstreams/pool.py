@@ -21,7 +21,7 @@ class Target:
     """One place that a request can go to: an upstream, the model's name there, and the circuit of the two.
 
     `name` is "upstream/model". `label` is the target as configured: "upstream/*" stays "upstream/*", because clients
-    must not be able to add labels to our metrics.
+    must not be able to add labels to our metrics. `served` is the `[[models]]` entry that the target belongs to.
     """
 
     name: str
@@ -29,11 +29,27 @@ class Target:
     model: str
     client: UpstreamClient
     breaker: Breaker
+    served: Model
 
     @property
     def settings(self) -> Upstream:
-        """The upstream's timeouts and capabilities."""
+        """The upstream's capabilities."""
         return self.client.settings
+
+    @property
+    def ttft_timeout(self) -> float:
+        """Seconds of one attempt, from the sent request to the first token."""
+        return self.served.ttft_timeout or self.settings.ttft_timeout
+
+    @property
+    def idle_timeout(self) -> float:
+        """Seconds between two tokens."""
+        return self.served.idle_timeout or self.settings.idle_timeout
+
+    @property
+    def last_resort_timeout(self) -> float:
+        """Seconds of both limits while no other target is left to ask."""
+        return self.served.last_resort_timeout or self.settings.last_resort_timeout
 
 
 class Upstreams:
@@ -150,7 +166,8 @@ class Upstreams:
             upstream_model = target.model or model_name
             name = f"{target.upstream}/{upstream_model}"
             breaker = self._breaker(str(target), name)
-            targets.append(Target(name, str(target), upstream_model, self._clients[target.upstream], breaker))
+            client = self._clients[target.upstream]
+            targets.append(Target(name, str(target), upstream_model, client, breaker, served=model))
         return targets
 
     def _breaker(self, label: str, name: str) -> Breaker:

@@ -64,6 +64,7 @@ base_url = "http://127.0.0.1:8081/v1"
 connect_timeout = 5.0
 ttft_timeout = 30.0
 idle_timeout = 30.0
+last_resort_timeout = 300.0
 continuation = "none"
 usage = true
 [[models]]
@@ -154,6 +155,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "upstreams[0].connect_timeout": SECONDS,
     "upstreams[0].ttft_timeout": SECONDS,
     "upstreams[0].idle_timeout": SECONDS,
+    "upstreams[0].last_resort_timeout": SECONDS,
     "upstreams[0].continuation": (
         ["none", "assistant", "continue_final_message", "prefix", "partial", "user_turn"],
         ["", "auto", 1],
@@ -165,6 +167,9 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
         ["local/a", "local/*"],
         ["", "local", "local/", "/a", "local/a b", "other/a", "local/é", 1, []],
     ),
+    "models[0].ttft_timeout": SECONDS,
+    "models[0].idle_timeout": SECONDS,
+    "models[0].last_resort_timeout": SECONDS,
     "recovery.strategy": NAME,
     "recovery.max_retries": TIMES,
     "recovery.max_recoveries": TIMES,
