@@ -17,7 +17,7 @@ from local_model import LocalModel, ModelError
 
 from server.config.check import load
 from server.config.problems import ConfigError
-from server.config.settings import Settings, Target
+from server.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENAI = "https://api.openai.com/v1"
@@ -142,14 +142,21 @@ async def is_ready(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 def curl(settings: Settings, url: str) -> str:
-    """Return a line for the shell that streams an answer of the first model."""
-    first = settings.models[0]
-    model = first.name if first.name != "*" else Target.parse(first.targets[0]).model or ANY_MODEL
+    """Return a line for the shell that streams an answer of a model."""
+    model = any_model(settings)
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Tell me a story."}]}
     line = ["curl", "-N", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json"]
     if settings.keys:
         line += ["-H", "Authorization: Bearer YOUR-KEY"]
     return shlex.join([*line, "-d", json.dumps(body)])
+
+
+def any_model(settings: Settings) -> str:
+    """Return a name that the configuration takes: its own, a target's, a usual one, or else a made-up one."""
+    names = [model.name for model in settings.models if not model.is_pattern]
+    names += [target.model for model in settings.models for target in model.targets if target.model]
+    names += [ANY_MODEL, settings.models[0].name.replace("*", "1")]
+    return next(name for name in names if settings.resolve(name))
 
 
 def toml(value: str) -> str:

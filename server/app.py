@@ -128,7 +128,7 @@ class Gateway:
         paths = {route.path: dialect for dialect, own_routes in by_dialect.items() for route in own_routes}
         routes = [route for own_routes in by_dialect.values() for route in own_routes]
         routes += [route for resource in resources for route in resource.routes()]
-        served = ", ".join(f"{route.method} {route.path}" for route in routes)
+        served = ", ".join(f"{route.method} {route.path.replace(':.+}', '}')}" for route in routes)
         # aiohttp's limit of a body is for `request.read()`, which nothing calls. server/api/requests.py has our own.
         cors = Cors(self.settings.server.cors_origins)
         app = web.Application(middlewares=[middleware(self._access, cors, served, paths)])

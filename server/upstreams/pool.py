@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.config.settings import Model, Settings, Upstream
+from server.config.settings import Target as ConfiguredTarget
 from server.core.timing import Phases
 from server.upstreams.breaker import Breaker, CircuitState
 from server.upstreams.client import UpstreamClient, identity
+from server.upstreams.model_list import ListedModel
 
 MAX_CIRCUITS = 1000  # per "upstream/*", one for each model behind it
 WARM_INTERVAL = 10.0  # seconds between two checks of idle connections; aiohttp drops one after 30
@@ -169,6 +171,19 @@ class Upstreams:
             client = self._clients[target.upstream]
             targets.append(Target(name, str(target), upstream_model, client, breaker, served=model))
         return targets
+
+    async def models_of(self, target: ConfiguredTarget) -> Sequence[ListedModel]:
+        """Return the models that a target stands for: "upstream/*" for those that the upstream lists."""
+        if target.model is not None:
+            return [ListedModel(target.model, 0, target.upstream)]
+        if (client := self._clients.get(target.upstream)) is None:
+            return ()  # a reload has just taken it away
+        client.streams += 1  # as `hold` does
+        try:
+            return await client.models.current()
+        finally:
+            client.streams -= 1
+            self._close_retired()
 
     def _breaker(self, label: str, name: str) -> Breaker:
         """Return the circuit of one model. Behind "upstream/*" each has its own: a bad one must not block others."""

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from launch import any_model
 from ports import free_port
 from processes import until_ended
+
+from server.config.check import parse
 
 ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "scripts" / "serve"
@@ -171,6 +174,25 @@ async def test_with_a_key_it_relays_there(aiohttp_server):
         assert not any("sk-test" in line for line in served.lines)
         assert '"Hello"' in await shell(served.curl)
     assert asked == [("Bearer sk-test", "gpt-4o-mini")]
+
+
+@pytest.mark.parametrize(
+    ("models", "name"),
+    [
+        ({"small": "u/*"}, "small"),
+        ({"*": "u/*"}, "gpt-4o-mini"),
+        ({"*": "u/llama"}, "llama"),
+        ({"*": "u/*", "small": "u/x"}, "small"),
+        ({"claude-*": "u/*", "gpt-*": "u/llama"}, "gpt-4o-mini"),
+        ({"claude-*": "u/*"}, "claude-1"),
+    ],
+)
+def test_the_line_to_try_asks_for_a_model_that_there_is(models, name):
+    """The curl line names a model that the configuration takes, whatever patterns are in it."""
+    tables = [{"name": pattern, "targets": [target]} for pattern, target in models.items()]
+    settings = parse({"upstreams": [{"name": "u", "base_url": "http://h"}], "models": tables}, {})
+    assert any_model(settings) == name
+    assert settings.resolve(name)
 
 
 async def test_works_from_any_directory(tmp_path):
