@@ -84,7 +84,7 @@ async def launch(upstream: str, arguments: list[str]) -> int:
             start_new_session=True,
         )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, terminate, gateway)
+            asyncio.get_running_loop().add_signal_handler(number, stop, gateway, number)
         greeting = asyncio.create_task(greet(settings, host, port))
         code = await gateway.wait()
         greeting.cancel()
@@ -115,10 +115,10 @@ def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
         raise LaunchError(f"cannot listen on {host} port {port}: {error.strerror} (--port takes another)") from error
 
 
-def terminate(gateway: asyncio.subprocess.Process) -> None:
-    """Tell the gateway to drain. It may have ended by itself a moment ago."""
+def stop(gateway: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Tell the gateway to drain, after a Ctrl-C without notice. It may have ended by itself a moment ago."""
     with contextlib.suppress(ProcessLookupError):
-        gateway.terminate()
+        gateway.send_signal(signal.SIGTERM if number == signal.SIGTERM else signal.SIGINT)
 
 
 async def greet(settings: Settings, host: str, port: int) -> None:

@@ -1,8 +1,10 @@
 """The listening sockets. Every connection that they accept inherits their bounds."""
 
 import asyncio
+import contextlib
+import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from server.config.settings import Flow, is_loopback
 
@@ -52,8 +54,11 @@ def bound(sock: socket.socket, flow: Flow) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
-async def close(servers: Sequence[asyncio.Server]) -> None:
+async def close(servers: Sequence[asyncio.Server], serve: Callable[[], asyncio.Protocol] | None) -> None:
     """Close listeners. When this returns, each connection that they have accepted is known to its protocol.
+
+    If nobody else listens on these sockets, `serve` makes protocols for the connections that the kernel has made
+    meanwhile. It would reset them, and a proxy that has sent a POST on one could not know whether it was read.
 
     asyncio accepts a connection in one turn of the event loop and makes its transport in the next. If the listener is
     closed in between, asyncio neither answers the connection nor closes it. So asyncio's reader on the listening socket
@@ -61,13 +66,30 @@ async def close(servers: Sequence[asyncio.Server]) -> None:
     protocol a turn later; it has no such reader, and removing it does nothing.
     """
     loop = asyncio.get_running_loop()
-    for server in servers:
-        for sock in server.sockets:
-            loop.remove_reader(sock.fileno())
+    sockets = [sock for server in servers for sock in server.sockets]
+    for sock in sockets:
+        loop.remove_reader(sock.fileno())
+    waiting = [socket.socket(fileno=os.dup(sock.fileno())) for sock in sockets] if serve is not None else []
     await _turns()
     for server in servers:
         server.close()
     await _turns()
+    accepted = [connection for sock in waiting for connection in _accept_all(sock)]
+    for connection in accepted:
+        assert serve is not None
+        with contextlib.suppress(OSError):  # its client may have gone
+            await loop.connect_accepted_socket(serve, connection)
+
+
+def _accept_all(sock: socket.socket) -> list[socket.socket]:
+    """Accept all connections that wait, and close the listening socket in the same moment."""
+    connections = []
+    with sock, contextlib.suppress(OSError):
+        while True:
+            connection, _ = sock.accept()
+            connections.append(connection)
+            connection.setblocking(False)
+    return connections
 
 
 async def _turns() -> None:

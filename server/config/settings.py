@@ -179,6 +179,10 @@ class Server(Table):
     max_streams: Count = Field(10_000, description="Limit of live streams. Past it: 429 with Retry-After.")
     max_body_bytes: Bytes = Field(8_388_608, description="Limit of one request body, in bytes. Past it: 413.")
     shutdown_grace: SecondsOrZero = Field(30.0, description="Seconds that running streams have after SIGTERM.")
+    drain_notice: SecondsOrZero = Field(
+        5.0,
+        description="Of these, seconds in which /readyz already says 503 and new generations are still taken.",
+    )
     event_loop: EventLoop = Field("uvloop", description='Event loop: "uvloop" or "asyncio".')
     cors_origins: Annotated[tuple[Origin, ...], ARRAY] = Field(
         (), description='Origins of other sites whose pages may use the gateway. "*" (any site) needs [[keys]].'

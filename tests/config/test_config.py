@@ -38,6 +38,7 @@ port = 8080
 max_streams = 10000
 max_body_bytes = 8388608
 shutdown_grace = 30.0
+drain_notice = 5.0
 event_loop = "uvloop"
 cors_origins = []
 [flow]
@@ -121,6 +122,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "server.max_streams": COUNT,
     "server.max_body_bytes": BYTES,
     "server.shutdown_grace": SECONDS_OR_ZERO,
+    "server.drain_notice": SECONDS_OR_ZERO,
     "server.event_loop": (["uvloop", "asyncio"], ["trio", "", 1]),
     "server.cors_origins": ([[], ["https://a.example", "http://localhost:3000"]], ["https://a.example", 1, {}]),
     "server.cors_origins[0]": (["https://a.example"], ["a.example", "https://a.example/", "null", "", 1, []]),
