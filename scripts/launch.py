@@ -9,12 +9,15 @@ import shlex
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 from local_model import NAME as LOCAL_MODEL
 from local_model import LocalModel, ModelError
 
+from server.api.listener import cannot_listen
 from server.config.check import load
 from server.config.problems import ConfigError
 from server.config.settings import Settings
@@ -26,7 +29,7 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # these are co
 POLL = 0.1
 
 LOCAL_CONFIG = """\
-# scripts/serve writes this file at each start. To change it, make a copy and start with --config.
+# scripts/serve has written this file for one start. To change it, make a copy and start with --config.
 [[upstreams]]
 name = "local"
 base_url = {base_url}
@@ -39,7 +42,7 @@ targets = ["local/{model}"]
 """
 
 OPENAI_CONFIG = """\
-# scripts/serve writes this file at each start. To change it, make a copy and start with --config.
+# scripts/serve has written this file for one start. To change it, make a copy and start with --config.
 [[upstreams]]
 name = "openai"
 base_url = {base_url}
@@ -56,7 +59,7 @@ class LaunchError(Exception):
 
 
 async def launch(upstream: str, arguments: list[str]) -> int:
-    """Run the gateway, and the local model if it is the upstream. Return the gateway's exit code."""
+    """Run the gateway by the arguments, and the local model if it is the upstream. Return the gateway's exit code."""
     parser = argparse.ArgumentParser(prog="serve", allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--host")
@@ -64,11 +67,24 @@ async def launch(upstream: str, arguments: list[str]) -> int:
     options, others = parser.parse_known_args(arguments)
 
     model = LocalModel(free_port()) if upstream == "local" else None
-    if not options.config:
-        options.config = ROOT / ".state" / f"serve-{options.port or 'default'}.toml"
-        options.config.parent.mkdir(exist_ok=True)
-        options.config.write_text(generated_config(model))
-    settings = load(options.config, os.environ, host=options.host, port=options.port)
+    with contextlib.nullcontext(options.config) if options.config else written(generated_config(model)) as config:
+        return await run(model, config, options.host, options.port, others)
+
+
+@contextlib.contextmanager
+def written(config: str) -> Iterator[Path]:
+    """Write a configuration into a new file for the block. A running gateway would reload one that was overwritten."""
+    folder = ROOT / ".state"
+    folder.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix="serve-", suffix=".toml", encoding="utf-8") as file:
+        file.write(config)
+        file.flush()
+        yield Path(file.name)
+
+
+async def run(model: LocalModel | None, config: Path, host: str | None, port: int | None, others: list[str]) -> int:
+    """Run the model, if there is one, and the gateway with the file `config`. Return the gateway's exit code."""
+    settings = load(config, os.environ, host=host, port=port)
     # Do this before anything is started, so that a port in use is reported at once.
     host, port = settings.server.host, free_port(settings.server.host, settings.server.port)
 
@@ -77,7 +93,7 @@ async def launch(upstream: str, arguments: list[str]) -> int:
             # If this process is killed, the gateway still drains and ends.
             *("setpriv", "--pdeathsig", "TERM"),
             # -P: do not import a directory "server" that the user happens to be in.
-            *(sys.executable, "-P", "-m", "server", "serve", "--config", str(options.config)),
+            *(sys.executable, "-P", "-m", "server", "serve", "--config", str(config)),
             *("--host", host, "--port", str(port), *others),
             # Ctrl-C reaches the whole process group. The gateway is not in it, so that this process can stop things in
             # order.
@@ -112,7 +128,7 @@ def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
             probe.bind(address)
             return int(probe.getsockname()[1])
     except OSError as error:
-        raise LaunchError(f"cannot listen on {host} port {port}: {error.strerror} (--port takes another)") from error
+        raise LaunchError(f"{cannot_listen(host, port, error)} (--port takes another)") from error
 
 
 def stop(gateway: asyncio.subprocess.Process, number: signal.Signals) -> None:

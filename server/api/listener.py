@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
+from typing import Any
 
+from server.api.port_owner import port_owner
 from server.config.settings import Flow, is_loopback
 
 BACKLOG = 4096
@@ -17,11 +20,29 @@ TCP_NOTSENT_LOWAT = 25  # linux/tcp.h; the socket module of 3.11 has no name for
 
 
 def listen(host: str, port: int, flow: Flow) -> list[socket.socket]:
-    """Return a listening socket for each address of `host`. Raises OSError."""
-    sockets = []
-    addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    for family, kind, protocol, _, address in dict.fromkeys(addresses):
-        sock = socket.socket(family, kind, protocol)
+    """Return a listening socket for each address of `host`. Raises OSError with one sentence for the operator."""
+    with contextlib.ExitStack() as sockets:
+        try:
+            addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            listening = [
+                sockets.enter_context(_listening(family, kind, protocol, address, flow))
+                for family, kind, protocol, _, address in dict.fromkeys(addresses)
+            ]
+        except OSError as error:
+            raise OSError(cannot_listen(host, port, error)) from error
+        sockets.pop_all()  # from now on they are the caller's
+        return listening
+
+
+def cannot_listen(host: str, port: int, error: OSError) -> str:
+    """Return one sentence that says why a port cannot be listened on, and which process has it."""
+    owner = port_owner(port) if error.errno == errno.EADDRINUSE else None
+    return f"cannot listen on {host} port {port}: {error.strerror}" + (f" by {owner}" if owner else "")
+
+
+def _listening(family: int, kind: int, protocol: int, address: Any, flow: Flow) -> socket.socket:
+    sock = socket.socket(family, kind, protocol)
+    try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
@@ -29,8 +50,10 @@ def listen(host: str, port: int, flow: Flow) -> list[socket.socket]:
         bound(sock, flow)
         sock.bind(address)
         sock.listen(BACKLOG)
-        sockets.append(sock)
-    return sockets
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
 def exposed(sockets: Sequence[socket.socket]) -> str | None:

@@ -1,5 +1,6 @@
 """SIGTERM: what runs may end, nothing new begins, everybody is told, and the process exits with 0."""
 
+import os
 import signal
 import socket
 import time
@@ -141,7 +142,9 @@ async def test_idle_connections_do_not_hold_it(provider, model) -> None:
 async def test_port_taken(provider) -> None:
     """A port that is taken ends the command with one sentence, not a traceback."""
     async with in_process(provider.url) as gateway:
-        with pytest.raises(RuntimeError, match="Address already in use") as raised:
+        owner = rf"\S+ \(process {os.getpid()}\)"
+        words = rf"cannot listen on 127\.0\.0\.1 port {gateway.port}: Address already in use by {owner}"
+        with pytest.raises(RuntimeError, match=words) as raised:
             async with own_process(provider.url, arguments=("--port", str(gateway.port))):
                 pass
         assert "Traceback" not in str(raised.value)
