@@ -9,15 +9,18 @@ import shlex
 import signal
 import socket
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 from local_model import NAME as LOCAL_MODEL
 from local_model import LocalModel, ModelError
 
+from server.api.listener import cannot_listen
 from server.config.check import load
 from server.config.problems import ConfigError
-from server.config.settings import Settings, Target
+from server.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 OPENAI = "https://api.openai.com/v1"
@@ -26,7 +29,7 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # these are co
 POLL = 0.1
 
 LOCAL_CONFIG = """\
-# scripts/serve writes this file at each start. To change it, make a copy and start with --config.
+# scripts/serve has written this file for one start. To change it, make a copy and start with --config.
 [[upstreams]]
 name = "local"
 base_url = {base_url}
@@ -39,7 +42,7 @@ targets = ["local/{model}"]
 """
 
 OPENAI_CONFIG = """\
-# scripts/serve writes this file at each start. To change it, make a copy and start with --config.
+# scripts/serve has written this file for one start. To change it, make a copy and start with --config.
 [[upstreams]]
 name = "openai"
 base_url = {base_url}
@@ -56,7 +59,7 @@ class LaunchError(Exception):
 
 
 async def launch(upstream: str, arguments: list[str]) -> int:
-    """Run the gateway, and the local model if it is the upstream. Return the gateway's exit code."""
+    """Run the gateway by the arguments, and the local model if it is the upstream. Return the gateway's exit code."""
     parser = argparse.ArgumentParser(prog="serve", allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     parser.add_argument("--host")
@@ -64,11 +67,24 @@ async def launch(upstream: str, arguments: list[str]) -> int:
     options, others = parser.parse_known_args(arguments)
 
     model = LocalModel(free_port()) if upstream == "local" else None
-    if not options.config:
-        options.config = ROOT / ".state" / f"serve-{options.port or 'default'}.toml"
-        options.config.parent.mkdir(exist_ok=True)
-        options.config.write_text(generated_config(model))
-    settings = load(options.config, os.environ, host=options.host, port=options.port)
+    with contextlib.nullcontext(options.config) if options.config else written(generated_config(model)) as config:
+        return await run(model, config, options.host, options.port, others)
+
+
+@contextlib.contextmanager
+def written(config: str) -> Iterator[Path]:
+    """Write a configuration into a new file for the block. A running gateway would reload one that was overwritten."""
+    folder = ROOT / ".state"
+    folder.mkdir(exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=folder, prefix="serve-", suffix=".toml", encoding="utf-8") as file:
+        file.write(config)
+        file.flush()
+        yield Path(file.name)
+
+
+async def run(model: LocalModel | None, config: Path, host: str | None, port: int | None, others: list[str]) -> int:
+    """Run the model, if there is one, and the gateway with the file `config`. Return the gateway's exit code."""
+    settings = load(config, os.environ, host=host, port=port)
     # Do this before anything is started, so that a port in use is reported at once.
     host, port = settings.server.host, free_port(settings.server.host, settings.server.port)
 
@@ -77,14 +93,14 @@ async def launch(upstream: str, arguments: list[str]) -> int:
             # If this process is killed, the gateway still drains and ends.
             *("setpriv", "--pdeathsig", "TERM"),
             # -P: do not import a directory "server" that the user happens to be in.
-            *(sys.executable, "-P", "-m", "server", "serve", "--config", str(options.config)),
+            *(sys.executable, "-P", "-m", "server", "serve", "--config", str(config)),
             *("--host", host, "--port", str(port), *others),
             # Ctrl-C reaches the whole process group. The gateway is not in it, so that this process can stop things in
             # order.
             start_new_session=True,
         )
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            asyncio.get_running_loop().add_signal_handler(number, terminate, gateway)
+            asyncio.get_running_loop().add_signal_handler(number, stop, gateway, number)
         greeting = asyncio.create_task(greet(settings, host, port))
         code = await gateway.wait()
         greeting.cancel()
@@ -112,13 +128,13 @@ def free_port(host: str = "127.0.0.1", port: int = 0) -> int:
             probe.bind(address)
             return int(probe.getsockname()[1])
     except OSError as error:
-        raise LaunchError(f"cannot listen on {host} port {port}: {error.strerror} (--port takes another)") from error
+        raise LaunchError(f"{cannot_listen(host, port, error)} (--port takes another)") from error
 
 
-def terminate(gateway: asyncio.subprocess.Process) -> None:
-    """Tell the gateway to drain. It may have ended by itself a moment ago."""
+def stop(gateway: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    """Tell the gateway to drain, after a Ctrl-C without notice. It may have ended by itself a moment ago."""
     with contextlib.suppress(ProcessLookupError):
-        gateway.terminate()
+        gateway.send_signal(signal.SIGTERM if number == signal.SIGTERM else signal.SIGINT)
 
 
 async def greet(settings: Settings, host: str, port: int) -> None:
@@ -142,14 +158,21 @@ async def is_ready(session: aiohttp.ClientSession, url: str) -> bool:
 
 
 def curl(settings: Settings, url: str) -> str:
-    """Return a line for the shell that streams an answer of the first model."""
-    first = settings.models[0]
-    model = first.name if first.name != "*" else Target.parse(first.targets[0]).model or ANY_MODEL
+    """Return a line for the shell that streams an answer of a model."""
+    model = any_model(settings)
     body = {"model": model, "stream": True, "messages": [{"role": "user", "content": "Tell me a story."}]}
     line = ["curl", "-N", f"{url}/v1/chat/completions", "-H", "Content-Type: application/json"]
     if settings.keys:
         line += ["-H", "Authorization: Bearer YOUR-KEY"]
     return shlex.join([*line, "-d", json.dumps(body)])
+
+
+def any_model(settings: Settings) -> str:
+    """Return a name that the configuration takes: its own, a target's, a usual one, or else a made-up one."""
+    names = [model.name for model in settings.models if not model.is_pattern]
+    names += [target.model for model in settings.models for target in model.targets if target.model]
+    names += [ANY_MODEL, settings.models[0].name.replace("*", "1")]
+    return next(name for name in names if settings.resolve(name))
 
 
 def toml(value: str) -> str:

@@ -64,6 +64,7 @@ class Gateway:
         self._access = Access(settings)
         self._runner: web.AppRunner
         self._servers: list[asyncio.Server] = []
+        self._own_sockets = False  # nobody else listens on them
         self.streams: Streams
         self.responder: Responder
 
@@ -86,16 +87,17 @@ class Gateway:
         self.responder = Responder(self.streams, self.settings.flow, self.metrics)
         self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
-        loop = asyncio.get_running_loop()
-        server, options = self._runner.server, connection_options()
-        assert server is not None
         for sock in passed:
             bound(sock, self.settings.flow)
+        self._own_sockets = not passed
+        loop = asyncio.get_running_loop()
         for sock in passed or listen(self.settings.server.host, self.settings.server.port, self.settings.flow):
-            listening = await loop.create_server(
-                lambda: Connection(server, loop=loop, **options), sock=sock, backlog=BACKLOG
-            )
-            self._servers.append(listening)
+            self._servers.append(await loop.create_server(self._connection, sock=sock, backlog=BACKLOG))
+
+    def _connection(self) -> Connection:
+        server = self._runner.server
+        assert server is not None
+        return Connection(server, loop=asyncio.get_running_loop(), **connection_options())
 
     def _check_exposure(self, sockets: Sequence[socket.socket], settings: Settings) -> None:
         """Raise OSError if other machines could use the gateway without a key."""
@@ -128,15 +130,26 @@ class Gateway:
         paths = {route.path: dialect for dialect, own_routes in by_dialect.items() for route in own_routes}
         routes = [route for own_routes in by_dialect.values() for route in own_routes]
         routes += [route for resource in resources for route in resource.routes()]
-        served = ", ".join(f"{route.method} {route.path}" for route in routes)
+        served = ", ".join(f"{route.method} {route.path.replace(':.+}', '}')}" for route in routes)
         # aiohttp's limit of a body is for `request.read()`, which nothing calls. server/api/requests.py has our own.
         cors = Cors(self.settings.server.cors_origins)
         app = web.Application(middlewares=[middleware(self._access, cors, served, paths)])
         app.on_response_prepare.append(add_headers)
+        app.on_response_prepare.append(self._keep_no_connection)
         if self.settings.server.cors_origins:
             app.on_response_prepare.append(cors.sign)
         app.add_routes(routes)
         return app
+
+    async def _keep_no_connection(self, request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG002 — aiohttp's signal
+        """Close each connection behind its response once the process is stopping.
+
+        A connection that a proxy has kept until the process ends may get a POST in just that moment. The proxy could
+        not know whether a generation has begun, and so could not send it again.
+        """
+        if self.streams.stopping:
+            response.force_close()
+            response.headers["Connection"] = "close"
 
     @property
     def port(self) -> int:
@@ -144,11 +157,14 @@ class Gateway:
         port: int = self._servers[0].sockets[0].getsockname()[1]
         return port
 
-    async def stop(self, grace: float) -> None:
-        """Drain for up to `grace` seconds with the listener open. Then end what is left and close everything."""
-        await self.streams.drain(grace, self.responder.idle)
+    async def stop(self, grace: float, notice: float = 0.0) -> None:
+        """Drain for up to `grace` seconds with the listener open. Then end what is left and close everything.
+
+        New streams are taken for the first `notice` of these seconds.
+        """
+        await self.streams.drain(grace, notice, self.responder.idle)
         await self.responder.leave(READERS_GRACE, durable=self.store.durable)
-        await close(self._servers)
+        await close(self._servers, self._connection if self._own_sockets else None)
         await self._first_requests()
         await self.streams.close()
         await self._runner.cleanup()
@@ -174,12 +190,15 @@ class Gateway:
             pass  # such as a browser's spare connection, which never sends a request
 
     async def serve(self, load: Load | None = None, passed: Sequence[socket.socket] = ()) -> None:
-        """Run until SIGTERM or SIGINT, and notify systemd. At SIGHUP, `load` reads the configuration again."""
-        stopping = asyncio.Event()
+        """Run until SIGTERM or SIGINT, and notify systemd. At SIGHUP, `load` reads the configuration again.
+
+        SIGINT is a Ctrl-C: nobody balances load before a gateway in a terminal, so nothing new is taken from then on.
+        """
+        stopping: asyncio.Queue[float] = asyncio.Queue()
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(unhandled)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
+        loop.add_signal_handler(signal.SIGTERM, stopping.put_nowait, self.settings.server.drain_notice)
+        loop.add_signal_handler(signal.SIGINT, stopping.put_nowait, 0.0)
         await self.start(passed)
         grace = self.settings.server.shutdown_grace
         companions = [asyncio.create_task(_watchdog(), name="watchdog")]
@@ -189,11 +208,11 @@ class Gateway:
             loop.add_signal_handler(signal.SIGHUP, reload.ask)
         log.info("listening", host=self.settings.server.host, port=self.port, store=self.settings.store.kind)
         notify("READY=1\nSTATUS=Running.")
-        await stopping.wait()
-        log.info("draining", streams=self.streams.live, grace=grace)
+        notice = await stopping.get()
+        log.info("draining", streams=self.streams.live, grace=grace, notice=notice)
         # Without this extension systemd would kill the process if the grace is longer than its own timeout.
         notify(f"STOPPING=1\nSTATUS=Draining.\nEXTEND_TIMEOUT_USEC={round((grace + STOP_MARGIN) * 1_000_000)}")
-        await self.stop(grace)
+        await self.stop(grace, notice)
         for task in companions:
             task.cancel()
         log.info("stopped")

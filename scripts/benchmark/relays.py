@@ -48,6 +48,7 @@ GATEWAY = """
 [server]
 host = "127.0.0.1"
 port = %(port)d
+drain_notice = 0.0
 
 [store]
 kind = "%(store)s"

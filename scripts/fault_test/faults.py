@@ -23,6 +23,8 @@ LATE_FILTER = "filter-late"  # the second model of that fault
 MAX_ATTEMPTS = 3  # at one target: 1 + max_retries
 
 CONFIG = """
+[server]
+drain_notice = 0.0
 [streams]
 total_timeout = 100.0
 [recovery]

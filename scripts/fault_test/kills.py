@@ -28,6 +28,8 @@ TOKENS = 120
 MARGIN = 10  # chunks at the end: a kill there may come when the whole answer is under way already
 
 CONFIG = """
+[server]
+drain_notice = 0.0
 [recovery]
 strategy = "{strategy}"
 max_retries = 8          # the model takes a second to come back, longer on a busy machine, and

@@ -18,6 +18,7 @@ CONFIG = """
 [server]
 port = %(port)d
 max_streams = 20000
+drain_notice = 0.0
 
 [flow]
 drain_timeout = %(drain_timeout)g

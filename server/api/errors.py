@@ -16,8 +16,12 @@ from server.api.cors import Cors
 from server.core.dialect import Dialect
 from server.core.errors import Rejected, StoreError, error_body
 from server.core.records import Ending
+from server.streams.admission import DRAINING
 from server.telemetry.logs import cause
 
+# nginx says with this header that it has a location `@another_gateway`, where it goes if this gateway is being stopped.
+# A rule of nginx by the status would also catch an upstream's own 503, and send a generation to its upstream again.
+ELSEWHERE = "X-Sluiceway-Elsewhere"
 SANE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 RESTART = 1.0  # seconds until a client may try again after a shutdown
 REQUEST_ID = web.RequestKey("id", str)
@@ -48,6 +52,8 @@ def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, D
             rejected = error if isinstance(error, Rejected) else _store_rejection(error)
             body = _in_dialect(request, rejected.body(), dialects)
             response = json_response(body, rejected.status, retry_after=rejected.retry_after)
+            if rejected.code == DRAINING and request.headers.get(ELSEWHERE) == "nginx":
+                response.headers["X-Accel-Redirect"] = "@another_gateway"
         except web.HTTPException as error:
             response = _routing_error(request, error, served)
         except ConnectionError:

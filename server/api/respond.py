@@ -55,7 +55,7 @@ class Responder:
         `wait`: the response opens with the first token, so that a failure before it has its own HTTP status.
 
         Raises:
-            Rejected: the log cannot be read (503).
+            Rejected: the log cannot be read. 503, or 502 if the request may have begun a generation.
 
         """
         delivery = self._delivery(request, stream, cursor, dialect)
@@ -67,8 +67,8 @@ class Responder:
             response = await self._answer(request, stream, dialect, wait=wait)
             leaving = await delivery.run(response) if isinstance(response, EventStream) else "ended"
         except (StoreError, StreamError) as error:  # only before the response opens; later the client gets it in-band
-            words = "The log of this stream is out of reach."
-            raise Rejected(503, words, "store_unavailable", retry_after=1.0) from error
+            words, sent = "The log of this stream is out of reach.", wait and bool(stream.label)
+            raise Rejected(502 if sent else 503, words, "store_unavailable", retry_after=1.0) from error
         finally:
             self.open.discard(delivery)
             if not self.open:

@@ -129,9 +129,9 @@ def _answer(client: httpx2.Client, model: str, messages: list[dict[str, str]], c
 
 
 def _first_model(client: httpx2.Client) -> str:
-    names = [str(model["id"]) for model in get_list(client, "/v1/models") if model["id"] != "*"]
+    names = [str(model["id"]) for model in get_list(client, "/v1/models")]
     if not names:
-        raise CommandError("This gateway takes any model name: say which one with --model.")
+        raise CommandError("This gateway lists no model: say which one with --model.")
     return names[0]
 
 

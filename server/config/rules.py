@@ -10,7 +10,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from server.config.problems import Problem, list_text, problem_at
-from server.config.settings import is_loopback
+from server.config.settings import PATTERN_MARKS, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -41,13 +41,16 @@ def between_keys(tree: Mapping[str, Any]) -> Iterator[Problem]:
     for i, mcp in _tables(tree, "mcp"):
         if ("command" in mcp) == ("url" in mcp):
             yield Problem(f"mcp[{i}]", "both" if "url" in mcp else "neither", 'expected one of "command" and "url"')
-    yield from _targets(tree)
+    yield from _models(tree)
 
 
-def _targets(tree: Mapping[str, Any]) -> Iterator[Problem]:
+def _models(tree: Mapping[str, Any]) -> Iterator[Problem]:
     names = [table.get("name") for _, table in _tables(tree, "upstreams")]
     upstreams = sorted({name for name in names if isinstance(name, str)})
     for i, model in _tables(tree, "models"):
+        if isinstance(name := model.get("name"), str) and "*" not in name and re.search(PATTERN_MARKS, name):
+            wanted = 'this is a name and no pattern: only "*" stands for other characters'
+            yield problem_at(("models", i, "name"), name, wanted, warning=True)
         targets = _array(model.get("targets"))
         for j, target in enumerate(targets):
             location = ("models", i, "targets", j)

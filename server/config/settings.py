@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import functools
 import ipaddress
 import re
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 YEAR = 31_536_000.0  # seconds, the longest time that a key takes: event loops overflow on much longer timers
 BILLION = 1_000_000_000
 TERABYTE = 1 << 40
+PATTERN_MARKS = r"[][?(){}|^$\\]"  # of shells and regular expressions
 
 
 # Types. Each has one phrase for the values that it takes. That phrase is the message for every wrong value.
@@ -65,6 +67,13 @@ def _base_url(value: str) -> str:
     return url
 
 
+def _model_name(value: str) -> str:
+    """Return a name, or a pattern if a "*" is in it. Beside a "*", marks of other pattern languages are a mistake."""
+    if not re.fullmatch(r"[!-~]+", value) or ("*" in value and re.search(rf"\*\*|{PATTERN_MARKS}", value)):
+        raise ValueError
+    return value
+
+
 def _host(value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?", value):
         ipaddress.ip_address(value)
@@ -92,7 +101,7 @@ class Target:
         """Read ``"upstream/model"`` or ``"upstream/*"``; raise ValueError for anything else."""
         if isinstance(text, cls):
             return text
-        if not isinstance(text, str) or not re.fullmatch(r"[!-.0-~]+/[!-~]+", text):
+        if not isinstance(text, str) or not re.fullmatch(r"[!-.0-~]+/(\*|[!-)+-~]+)", text):
             raise ValueError
         upstream, _, model = text.partition("/")
         return cls(upstream, None if model == "*" else model)
@@ -115,7 +124,13 @@ SecondsOrZero = Annotated[float, Field(ge=0, le=YEAR), _wants("seconds from 0, a
 Flag = Annotated[bool, _wants("true or false")]
 Text = Annotated[str, _like(r"[^\x00-\x1f\x7f]+", "text, not empty, without control characters")]
 Name = Annotated[str, _like(r"[!-.0-~]+", 'a name: visible ASCII without spaces and "/"')]
-ModelName = Annotated[str, _like(r"[!-~]+", 'a model name without spaces, or "*"')]
+ModelName = Annotated[
+    str,
+    _wants(
+        'a model name without spaces, or a pattern such as "gpt-*", in which only "*" stands for other characters',
+        _model_name,
+    ),
+]
 Entry = Annotated[str, _like(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", '"module:function"')]
 FunctionName = Annotated[str, _like(r"[A-Za-z0-9_-]{1,64}", "a function name: 1 to 64 letters, digits, _ and -")]
 Variable = Annotated[str, _like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
@@ -164,6 +179,10 @@ class Server(Table):
     max_streams: Count = Field(10_000, description="Limit of live streams. Past it: 429 with Retry-After.")
     max_body_bytes: Bytes = Field(8_388_608, description="Limit of one request body, in bytes. Past it: 413.")
     shutdown_grace: SecondsOrZero = Field(30.0, description="Seconds that running streams have after SIGTERM.")
+    drain_notice: SecondsOrZero = Field(
+        5.0,
+        description="Of these, seconds in which /readyz already says 503 and new generations are still taken.",
+    )
     event_loop: EventLoop = Field("uvloop", description='Event loop: "uvloop" or "asyncio".')
     cors_origins: Annotated[tuple[Origin, ...], ARRAY] = Field(
         (), description='Origins of other sites whose pages may use the gateway. "*" (any site) needs [[keys]].'
@@ -241,6 +260,9 @@ class Upstream(Table):
     idle_timeout: Seconds = Field(
         30.0, description="Longest pause between two tokens, in seconds. SSE comments do not count as tokens."
     )
+    last_resort_timeout: Seconds = Field(
+        300.0, description="Both limits, in seconds, while no other target is left to ask: giving up would help nobody."
+    )
     continuation: Continuation = Field("none", description="How it continues a partial answer: see recovery.md.")
     usage: Flag = Field(True, description="Ask it for the usage of streams.")
 
@@ -256,10 +278,22 @@ class Upstream(Table):
 class Model(Table):
     """``[[models]]``: a model name that clients may ask for, and the targets that answer it."""
 
-    name: ModelName = Field(description='What clients ask for; "*" takes any other name.')
+    name: ModelName = Field(description='What clients ask for; "gpt-*" is a pattern, and the longest match wins.')
     targets: Annotated[tuple[TargetText, ...], ARRAY, Field(min_length=1)] = Field(
         description='"upstream/model", tried in this order. "upstream/*" sends the name that the client asked for.'
     )
+    ttft_timeout: Seconds | None = Field(None, description="For this model, instead of that of its upstreams.")
+    idle_timeout: Seconds | None = Field(None, description="For this model, instead of that of its upstreams.")
+    last_resort_timeout: Seconds | None = Field(None, description="For this model, instead of that of its upstreams.")
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the name stands for others."""
+        return "*" in self.name
+
+    def matches(self, name: str) -> bool:
+        """Whether this is the name of a model, or a pattern that it matches as a whole, with upper and lower case."""
+        return name == self.name or (self.is_pattern and fnmatch.fnmatchcase(name, self.name))
 
 
 class Recovery(Table):
@@ -342,8 +376,12 @@ class Settings(Table):
     preprocess: Preprocess = Preprocess()
 
     def resolve(self, name: str) -> Model | None:
-        """Return the model with exactly this name, else the model ``"*"``, else None."""
-        return next((model for candidate in (name, "*") for model in self.models if model.name == candidate), None)
+        """Return the model that a client means by ``name``, or None.
+
+        That is the model of exactly this name, else the pattern that gives the most of it, else the first of these.
+        """
+        matches = [model for model in self.models if model.matches(name)]
+        return max(matches, key=lambda model: (model.name == name, len(model.name.replace("*", ""))), default=None)
 
     def upstream(self, name: str) -> Upstream:
         """Return the upstream of this name; raise KeyError if there is none."""

@@ -215,7 +215,7 @@ class Turn:
         A request that is not streamed has no other timeout. So a long silence counts as the target's failure.
         """
         waited = time.monotonic() - attempt.phases.started
-        silent = not attempt.has_token and waited >= attempt.target.settings.ttft_timeout
+        silent = not attempt.has_token and waited >= attempt.target.ttft_timeout
         return silent and self._progress.time_left <= 0
 
     def _account(self, attempt: Attempt, *, ok: bool | None, failure: str | None = None) -> None:

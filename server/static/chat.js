@@ -65,7 +65,7 @@ export function startChat() {
 
 async function offerModels() {
   const { data } = await getJson("v1/models").catch(() => ({ data: [] }));
-  const names = data.map((/** @type {{ id: string }} */ { id }) => id).filter((/** @type {string} */ id) => id !== "*");
+  const names = data.map((/** @type {{ id: string }} */ { id }) => id);
   element("models").replaceChildren(...names.map((/** @type {string} */ name) => new Option(name, name)));
   model.value ||= names[0] ?? "";
 }

@@ -10,6 +10,8 @@ from server.core.errors import Rejected
 from server.core.records import Beginning
 from server.streams.live import LiveStreams
 
+DRAINING = "draining"  # code of the error for a request that came too late
+
 
 class Starting:
     """Every stream from its admission until its relay runs here, or it is clear that none will.
@@ -52,6 +54,12 @@ class Starting:
         if stream_id in self._by_id:
             await self._by_id[stream_id][1].wait()
 
+    async def all_settled(self) -> None:
+        """Return when no relay is about to begin here."""
+        while self._by_id:
+            _, started = next(iter(self._by_id.values()))
+            await started.wait()
+
     async def key_settled(self, owner: str, key: str) -> None:
         """Return when nothing is about to begin with this idempotency key. In the same turn the caller may begin."""
         while (started := self._by_key.get((owner, key))) is not None:
@@ -88,7 +96,7 @@ class Admission:
     def check_open(self) -> None:
         """Raise Rejected 503 while the gateway drains."""
         if self._draining.is_set():
-            raise Rejected(503, "The gateway is shutting down.", "draining", retry_after=1.0)
+            raise Rejected(503, "The gateway is shutting down.", DRAINING, retry_after=1.0)
 
     @contextmanager
     def admitted(self, owner: Owner, beginning: Beginning) -> Iterator[None]:

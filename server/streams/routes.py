@@ -8,6 +8,11 @@ from server.core.errors import Rejected
 from server.upstreams.pool import Target, Upstreams
 
 
+def unknown_model(name: str) -> Rejected:
+    """Return the rejection of a request for a model that does not exist."""
+    return Rejected(404, f"The model `{name}` does not exist.", "model_not_found", "model")
+
+
 class Routes:
     """The targets of each model by the configuration in force: a reload replaces `settings`."""
 
@@ -23,7 +28,7 @@ class Routes:
     def check(self, name: str) -> None:
         """Raise Rejected 404 if there is no such model."""
         if self.settings.resolve(name) is None:
-            raise Rejected(404, f"The model `{name}` does not exist.", "model_not_found", "model")
+            raise unknown_model(name)
 
     @contextmanager
     def held(self, route: Sequence[Target]) -> Iterator[None]:

@@ -43,7 +43,8 @@ class Streams:
         self._lease = settings.store.lease
         self._store = store
         self._metrics = parts.metrics
-        self._draining = Event()
+        self.stopping = False  # the process is about to go, although it may still take new streams for a while
+        self._draining = Event()  # it takes no more
         self._routes = Routes(settings, upstreams)
         self._starting = Starting()
         self._live = LiveStreams(settings, upstreams, parts, self._draining)
@@ -124,7 +125,7 @@ class Streams:
 
     async def problem(self) -> str | None:
         """Return why the gateway is not ready, or None."""
-        return "draining" if self._draining.is_set() else await self._store.problem()
+        return "draining" if self.stopping else await self._store.problem()
 
     # --- readers -------------------------------------------------------------------------------------------------
 
@@ -177,25 +178,31 @@ class Streams:
                     raise StoreError("the ending of a stream that was aborted could not be written yet")
                 await asyncio.sleep(ABORT_PAUSE)
 
-    async def drain(self, grace: float, readers: asyncio.Event) -> None:
-        """Take no new streams, let the running ones end for `grace` seconds, then end the rest with `shutdown`.
+    async def drain(self, grace: float, notice: float, readers: asyncio.Event) -> None:
+        """Let the running streams end for `grace` seconds, then end the rest with `shutdown`.
 
-        Logs of a durable store stay open instead. They are let go before a client is cut, which so does not count as
-        its leaving. `readers` is set while no response is under way.
+        New streams are taken for the first `notice` of these seconds: until then a load balancer has seen that this
+        process is not ready any more. Logs of a durable store stay open instead of ending. They are let go before a
+        client is cut, which so does not count as its leaving. `readers` is set while no response is under way.
         """
-        self._draining.set()
+        self.stopping = True
         try:
             async with asyncio.timeout(grace):
+                await asyncio.sleep(notice)
+                self._draining.set()
+                await self._starting.all_settled()
                 await self._live.idle.wait()
                 await readers.wait()  # they may still read what has ended
         except TimeoutError:
             pass
+        self._draining.set()
         if self._store.durable:
             await self._live.let_go()
             return
-        error = StreamError("The gateway is shutting down.", "shutdown", 503, retryable=True)
         relays = [live.task for live in self._live]
         for live in self._live:
-            live.relay.stop(error)
+            # 503 would mean that nothing was sent upstream, so that the request may be sent again.
+            status = 502 if live.stream.label else 503
+            live.relay.stop(StreamError("The gateway is shutting down.", "shutdown", status, retryable=True))
         if relays:
             await asyncio.wait(relays)

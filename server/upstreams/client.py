@@ -12,6 +12,7 @@ from server.aio.aiohttp_internals import CONNECT_AHEAD
 from server.config.settings import Upstream
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
+from server.upstreams.model_list import ModelList
 from server.upstreams.sdk import Sdk
 from server.upstreams.translate import FOREIGN, translate
 from server.upstreams.transport import AiohttpTransport
@@ -45,6 +46,7 @@ class UpstreamClient:
         self._secrets = [secret for secret in (key, *settings.headers.values()) if secret and len(secret) >= SECRET]
         organization = settings.organization(environ)
         self._sdk = Sdk(settings, key=key, organization=organization, transport=self._transport)
+        self.models = ModelList(settings.name, self._sdk)
 
     async def post(self, body: bytes, phases: Phases, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Send a chat completion request; return aiohttp's response when its head (status 200) is here.

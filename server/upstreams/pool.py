@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from server.config.settings import Model, Settings, Upstream
+from server.config.settings import Target as ConfiguredTarget
 from server.core.timing import Phases
 from server.upstreams.breaker import Breaker, CircuitState
 from server.upstreams.client import UpstreamClient, identity
+from server.upstreams.model_list import ListedModel
 
 MAX_CIRCUITS = 1000  # per "upstream/*", one for each model behind it
 WARM_INTERVAL = 10.0  # seconds between two checks of idle connections; aiohttp drops one after 30
@@ -21,7 +23,7 @@ class Target:
     """One place that a request can go to: an upstream, the model's name there, and the circuit of the two.
 
     `name` is "upstream/model". `label` is the target as configured: "upstream/*" stays "upstream/*", because clients
-    must not be able to add labels to our metrics.
+    must not be able to add labels to our metrics. `served` is the `[[models]]` entry that the target belongs to.
     """
 
     name: str
@@ -29,11 +31,27 @@ class Target:
     model: str
     client: UpstreamClient
     breaker: Breaker
+    served: Model
 
     @property
     def settings(self) -> Upstream:
-        """The upstream's timeouts and capabilities."""
+        """The upstream's capabilities."""
         return self.client.settings
+
+    @property
+    def ttft_timeout(self) -> float:
+        """Seconds of one attempt, from the sent request to the first token."""
+        return self.served.ttft_timeout or self.settings.ttft_timeout
+
+    @property
+    def idle_timeout(self) -> float:
+        """Seconds between two tokens."""
+        return self.served.idle_timeout or self.settings.idle_timeout
+
+    @property
+    def last_resort_timeout(self) -> float:
+        """Seconds of both limits while no other target is left to ask."""
+        return self.served.last_resort_timeout or self.settings.last_resort_timeout
 
 
 class Upstreams:
@@ -150,8 +168,22 @@ class Upstreams:
             upstream_model = target.model or model_name
             name = f"{target.upstream}/{upstream_model}"
             breaker = self._breaker(str(target), name)
-            targets.append(Target(name, str(target), upstream_model, self._clients[target.upstream], breaker))
+            client = self._clients[target.upstream]
+            targets.append(Target(name, str(target), upstream_model, client, breaker, served=model))
         return targets
+
+    async def models_of(self, target: ConfiguredTarget) -> Sequence[ListedModel]:
+        """Return the models that a target stands for: "upstream/*" for those that the upstream lists."""
+        if target.model is not None:
+            return [ListedModel(target.model, 0, target.upstream)]
+        if (client := self._clients.get(target.upstream)) is None:
+            return ()  # a reload has just taken it away
+        client.streams += 1  # as `hold` does
+        try:
+            return await client.models.current()
+        finally:
+            client.streams -= 1
+            self._close_retired()
 
     def _breaker(self, label: str, name: str) -> Breaker:
         """Return the circuit of one model. Behind "upstream/*" each has its own: a bad one must not block others."""

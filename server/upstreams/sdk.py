@@ -19,6 +19,7 @@ from server.config.settings import Upstream
 from server.upstreams.transport import AiohttpTransport, Outgoing
 
 PATH = "/chat/completions"
+MODELS_PATH = "/models"
 
 
 class _Sending:
@@ -53,6 +54,8 @@ class Sdk:
             http_client=_DirectClient(transport),
         )
         self._url = str(httpx2.URL(settings.base_url + PATH))
+        self._models_url = str(httpx2.URL(settings.base_url + MODELS_PATH))
+        self._transport = transport
         self.headers = _headers(settings, key, organization)
 
     async def complete(self, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
@@ -66,6 +69,11 @@ class Sdk:
             return await self._client.complete()
         finally:
             sending.outgoing = None
+
+    async def list_models(self, limit: int) -> tuple[int, bytes]:
+        """Ask for the models. Return the status and the body, cut off after `limit` bytes. Raises what aiohttp does."""
+        headers = {name: value for name, value in self.headers.items() if name != "content-type"}
+        return await self._transport.get(self._models_url, headers, limit=limit)
 
     def prepare(self) -> None:
         """Let the SDK look up the platform, which it does once. Takes some milliseconds, and needs no event loop."""

@@ -7,7 +7,7 @@ The SDK is built on httpx2, whose reading of a body costs three times what aioht
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import NamedTuple
 
 import aiohttp
@@ -86,6 +86,23 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             stream=_Body(response),
             extensions={"aiohttp": response},
         )
+
+    async def get(self, url: str, headers: Mapping[str, str], *, limit: int) -> tuple[int, bytes]:
+        """Send a GET request. Return the status and the body, of which at most one read more than `limit` bytes."""
+        response = await self._opened().request(
+            "GET",
+            URL(url, encoded=True),
+            headers=headers,
+            allow_redirects=False,
+            timeout=self._timeout,
+            ssl=self._tls,
+            proxy=self._proxy,
+        )
+        async with response:
+            body = bytearray()
+            while len(body) <= limit and (data := await response.content.readany()):
+                body += data
+            return response.status, bytes(body)
 
     async def aclose(self) -> None:
         """Close every connection."""

@@ -1,5 +1,6 @@
 """SIGTERM: what runs may end, nothing new begins, everybody is told, and the process exits with 0."""
 
+import os
 import signal
 import socket
 import time
@@ -38,6 +39,37 @@ async def test_running_streams_end(provider, model) -> None:
     assert len(await provider.seen(model)) == 1
 
 
+async def test_notice(provider, model) -> None:
+    """For `drain_notice` seconds `/readyz` is 503 and new generations are taken. Then they are refused, and it ends."""
+    await provider.script(model, {"tokens": 3}, {"stall_after": 1}, {"tokens": 3})
+    server = {"shutdown_grace": 60.0, "drain_notice": 2.0}
+    async with own_process(provider.url, server=server) as gateway, Client(gateway.root) as client:
+        began = time.monotonic()
+        gateway.signal(signal.SIGTERM)
+        await until(lambda: _logged(gateway, "draining"))
+        ready = await call(gateway.root, "GET", "/readyz")
+        assert (ready.status, ready.json["status"], ready.headers["connection"]) == (503, "draining", "close")
+        taken = await complete(gateway.root, model)
+        assert taken.status == 200 or time.monotonic() - began >= 2.0
+        await client.complete(model)
+        path = f"/v1/streams/{(await client.head())[1]['x-stream-id']}"
+
+        async def refused() -> bool:
+            return (await complete(gateway.root, model)).status == 503
+
+        await until(refused)
+        assert time.monotonic() - began >= 2.0
+        assert (await call(gateway.root, "DELETE", path)).status == 204
+        assert await gateway.ended() == 0
+
+
+async def test_ctrl_c_gives_no_notice(provider) -> None:
+    """SIGINT ends an idle gateway at once: in a terminal there is no load balancer that must notice."""
+    async with own_process(provider.url, server={"shutdown_grace": 60.0, "drain_notice": 60.0}) as gateway:
+        gateway.signal(signal.SIGINT)
+        assert await gateway.ended() == 0
+
+
 async def test_aborted_while_draining(provider, model) -> None:
     """DELETE works while draining, and ends it when that was the last stream."""
     await provider.script(model, {"stall_after": 1})
@@ -68,7 +100,7 @@ async def test_grace_over(provider, model) -> None:
             last = (await streaming.rest())[-1].data
             assert b'"code":"shutdown","retryable":true' in last
             answer = await waiting.answer()
-            assert (answer.status, answer.error["code"]) == (503, "shutdown")
+            assert (answer.status, answer.error["code"]) == (502, "shutdown")  # no 503: its upstream was asked
             assert (answer.headers["retry-after"], answer.headers.get("x-should-retry")) == ("1", None)
         assert await gateway.ended() == 0
     assert {line["reason"] for line in gateway.logged("stream ended")} == {"shutdown"}
@@ -110,7 +142,9 @@ async def test_idle_connections_do_not_hold_it(provider, model) -> None:
 async def test_port_taken(provider) -> None:
     """A port that is taken ends the command with one sentence, not a traceback."""
     async with in_process(provider.url) as gateway:
-        with pytest.raises(RuntimeError, match="Address already in use") as raised:
+        owner = rf"\S+ \(process {os.getpid()}\)"
+        words = rf"cannot listen on 127\.0\.0\.1 port {gateway.port}: Address already in use by {owner}"
+        with pytest.raises(RuntimeError, match=words) as raised:
             async with own_process(provider.url, arguments=("--port", str(gateway.port))):
                 pass
         assert "Traceback" not in str(raised.value)

@@ -38,6 +38,7 @@ port = 8080
 max_streams = 10000
 max_body_bytes = 8388608
 shutdown_grace = 30.0
+drain_notice = 5.0
 event_loop = "uvloop"
 cors_origins = []
 [flow]
@@ -64,6 +65,7 @@ base_url = "http://127.0.0.1:8081/v1"
 connect_timeout = 5.0
 ttft_timeout = 30.0
 idle_timeout = 30.0
+last_resort_timeout = 300.0
 continuation = "none"
 usage = true
 [[models]]
@@ -120,6 +122,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "server.max_streams": COUNT,
     "server.max_body_bytes": BYTES,
     "server.shutdown_grace": SECONDS_OR_ZERO,
+    "server.drain_notice": SECONDS_OR_ZERO,
     "server.event_loop": (["uvloop", "asyncio"], ["trio", "", 1]),
     "server.cors_origins": ([[], ["https://a.example", "http://localhost:3000"]], ["https://a.example", 1, {}]),
     "server.cors_origins[0]": (["https://a.example"], ["a.example", "https://a.example/", "null", "", 1, []]),
@@ -154,17 +157,24 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "upstreams[0].connect_timeout": SECONDS,
     "upstreams[0].ttft_timeout": SECONDS,
     "upstreams[0].idle_timeout": SECONDS,
+    "upstreams[0].last_resort_timeout": SECONDS,
     "upstreams[0].continuation": (
         ["none", "assistant", "continue_final_message", "prefix", "partial", "user_turn"],
         ["", "auto", 1],
     ),
     "upstreams[0].usage": FLAG,
-    "models[0].name": (["*", "small", "org/model:tag"], ["", "a b", "a\n", 1]),
+    "models[0].name": (
+        ["*", "small", "org/model:tag", "sonnet[1m]", "gpt-*", "*-mini", "org/*:free", "gpt-3.*"],
+        ["", "a b", "a\n", 1, "gpt *", "é*", "**", "gpt-**", "gpt-?*", "gpt-[45]*", "^gpt-.*$", "(a|b)*", "{a,b}*"],
+    ),
     "models[0].targets": ([["local/a"], ["local/*", "local/a/b:c"]], [[], "local/a", {}, 1]),
     "models[0].targets[0]": (
         ["local/a", "local/*"],
-        ["", "local", "local/", "/a", "local/a b", "other/a", "local/é", 1, []],
+        ["", "local", "local/", "/a", "local/a b", "other/a", "local/é", "local/gpt-*", "local/**", "*", "*/*", 1, []],
     ),
+    "models[0].ttft_timeout": SECONDS,
+    "models[0].idle_timeout": SECONDS,
+    "models[0].last_resort_timeout": SECONDS,
     "recovery.strategy": NAME,
     "recovery.max_retries": TIMES,
     "recovery.max_recoveries": TIMES,
@@ -291,7 +301,7 @@ def test_all_errors_at_once() -> None:
         "upstreams[2]: 3 — expected a table",
         'upstreams[1].name: "a" — expected another than that of upstreams[0]',
         'models[0].targets[3]: "a" — expected "upstream/model" or "upstream/*"',
-        'models[1].name: missing; required: What clients ask for; "*" takes any other name.',
+        'models[1].name: missing; required: What clients ask for; "gpt-*" is a pattern, and the longest match wins.',
         "models[1].targets: an empty array — expected at least one item",
         'models[0].targets[1]: "b/x" — expected a configured upstream before the slash: a',
         'models[0].targets[2]: "a/x" — expected each target once',
@@ -507,6 +517,57 @@ def test_resolve_and_targets() -> None:
     settings = parse(tree, {})
     assert settings.resolve("small") == small
     assert settings.resolve("other") == settings.models[1]
+
+
+PATTERNS = ["*", "gpt-*", "gpt-4*", "*-mini", "gpt-4o", "org/*:free", "a*b*c"]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("gpt-4o", "gpt-4o"),  # its own name wins over all patterns
+        ("gpt-4o-mini", "gpt-4*"),  # the longest pattern; of two that are equally long, the first
+        ("gpt-3.5", "gpt-*"),
+        ("gpt-", "gpt-*"),
+        ("gpt", "*"),
+        ("my-gpt-4", "*"),
+        ("GPT-4o", "*"),
+        ("phi-mini", "*-mini"),
+        ("org/llama:free", "org/*:free"),
+        ("org/llama:paid", "*"),
+        ("a-b-b-c", "a*b*c"),
+        ("ac", "*"),
+        ("gpt-\n", "gpt-*"),
+        ("", "*"),
+    ],
+)
+def test_the_longest_match_wins(name: str, wanted: str) -> None:
+    """A name is answered by the model of that name, else by the pattern that gives the most of it, in any order."""
+    for names in (PATTERNS, PATTERNS[::-1]):
+        models = [{"name": pattern, "targets": ["local/*"]} for pattern in names]
+        model = parse(SMALLEST | {"models": models}, {}).resolve(name)
+        assert model is not None
+        assert model.name == wanted or len(model.name) == len(wanted)
+    without = [{"name": pattern, "targets": ["local/*"]} for pattern in PATTERNS if pattern != "*"]
+    resolved = parse(SMALLEST | {"models": without}, {}).resolve(name)
+    assert (resolved is None) == (wanted == "*")
+
+
+def test_a_pattern_takes_time_in_proportion() -> None:
+    """A long name that a client makes up does not keep a pattern with many stars busy."""
+    models = [{"name": "*a*a*a*a*a*a*a*a*b", "targets": ["local/*"]}]
+    assert parse(SMALLEST | {"models": models}, {}).resolve("a" * 100_000) is None
+
+
+@pytest.mark.parametrize("name", ["gpt-4?", "gpt-[45]", "^gpt-4", "gpt-(4|5)", "gpt-4$"])
+def test_a_name_that_looks_like_a_pattern(tmp_path: Path, name: str) -> None:
+    """A name with the marks of another pattern language is taken as it stands, and `check` says so."""
+    path = write(tmp_path / "c.toml", "")
+    path.write_text(path.read_text().replace('name = "*"', f"name = {name!r}"))
+    (line,) = [str(problem) for problem in check(path, {})]
+    assert line.startswith("warning: models[0].name: ")
+    assert line.endswith('this is a name and no pattern: only "*" stands for other characters')
+    assert load(path, {}).models[0].name == name
 
 
 def test_frozen_and_round() -> None:

@@ -110,7 +110,7 @@ async def test_any_turn_of_a_shutdown(provider, model, store):
         for count in range(TURNS):
             async with wire.Client(gateway.root) as client:
                 stream = await streams.find(await begun(client, model), Owner())
-                draining = asyncio.create_task(streams.drain(0.0, gateway.app.responder.idle))
+                draining = asyncio.create_task(streams.drain(0.0, 0.0, gateway.app.responder.idle))
                 await turns(count)
                 await streams.abort(stream, "test")
                 assert await ending(gateway, stream.id) is State.CANCELLED, count

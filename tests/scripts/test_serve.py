@@ -14,11 +14,15 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
+from launch import any_model
 from ports import free_port
 from processes import until_ended
 
+from server.config.check import parse
+
 ROOT = Path(__file__).parents[2]
 SERVE = ROOT / "scripts" / "serve"
+STATE = ROOT / ".state"
 MODEL = "SmolLM2-135M-Instruct"
 READY = 60  # seconds
 
@@ -173,6 +177,25 @@ async def test_with_a_key_it_relays_there(aiohttp_server):
     assert asked == [("Bearer sk-test", "gpt-4o-mini")]
 
 
+@pytest.mark.parametrize(
+    ("models", "name"),
+    [
+        ({"small": "u/*"}, "small"),
+        ({"*": "u/*"}, "gpt-4o-mini"),
+        ({"*": "u/llama"}, "llama"),
+        ({"*": "u/*", "small": "u/x"}, "small"),
+        ({"claude-*": "u/*", "gpt-*": "u/llama"}, "gpt-4o-mini"),
+        ({"claude-*": "u/*"}, "claude-1"),
+    ],
+)
+def test_the_line_to_try_asks_for_a_model_that_there_is(models, name):
+    """The curl line names a model that the configuration takes, whatever patterns are in it."""
+    tables = [{"name": pattern, "targets": [target]} for pattern, target in models.items()]
+    settings = parse({"upstreams": [{"name": "u", "base_url": "http://h"}], "models": tables}, {})
+    assert any_model(settings) == name
+    assert settings.resolve(name)
+
+
 async def test_works_from_any_directory(tmp_path):
     """In a folder with a package of the same name it still runs the gateway's own."""
     (tmp_path / "server").mkdir()
@@ -227,12 +250,36 @@ def test_wrong_configuration_is_named():
 
 def test_port_in_use_is_one_sentence():
     """A port in use is reported in one line before anything is started."""
+    name = Path("/proc/self/comm").read_text().strip()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        assert refused("--port", port) == (
-            1,
-            f"error: cannot listen on 127.0.0.1 port {port}: Address already in use (--port takes another)\n",
-        )
+        why = f"Address already in use by {name} (process {os.getpid()})"
+        said = f"error: cannot listen on 127.0.0.1 port {port}: {why} (--port takes another)\n"
+        assert refused("--port", port) == (1, said)
+
+
+async def test_a_start_that_fails_leaves_the_running_gateway_as_it_is(aiohttp_server):
+    """A second start on the same port, which fails, changes nothing that the first gateway reads at a SIGHUP."""
+    upstream = str((await aiohttp_server(web.Application())).make_url("/v1"))
+    port = str(free_port())
+    before = set(STATE.glob("serve-*.toml"))
+    async with serving("--port", port, OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=upstream) as served:
+        [config] = set(STATE.glob("serve-*.toml")) - before
+        text = config.read_text()
+        assert upstream in text
+        environment = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": "http://127.0.0.1:9/another"}
+        for arguments in (("--port", port), ("--port", port, "--host", "localhost")):
+            code, said = await asyncio.to_thread(refused, *arguments, **environment)
+            assert (code, "Address already in use by " in said) == (1, True)
+            assert set(STATE.glob("serve-*.toml")) - before == {config}
+            assert config.read_text() == text
+        async with serving("--port", "0", **environment):  # one that starts has a file of its own, too
+            assert config.read_text() == text
+        [gateway] = served.children()
+        os.kill(gateway, signal.SIGHUP)
+        served.process.terminate()
+        assert await served.process.wait() == 0
+    assert not config.exists()
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def tree(upstream_url: str, **tables: Any) -> dict[str, Any]:
     """Return the configuration in the form of a parsed TOML file."""
     upstream = {"name": "local", "base_url": upstream_url, **tables.pop("upstream", {})}
     made: dict[str, Any] = {
-        "server": {"port": 0, "shutdown_grace": 5.0},
+        "server": {"port": 0, "shutdown_grace": 5.0, "drain_notice": 0.0},
         "recovery": {"strategy": "none"},
         "upstreams": [upstream],
         "models": [{"name": "*", "targets": [f"{upstream['name']}/*"]}],

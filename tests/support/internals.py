@@ -162,12 +162,14 @@ def takeover(gateway: Gateway) -> Takeover:
 
 
 def start_draining(gateway: Gateway) -> None:
-    """Let the gateway take no new streams, as from the first moment of a shutdown."""
+    """Let the gateway take no new streams, as after the notice of a shutdown."""
+    gateway.streams.stopping = True
     gateway.streams._draining.set()
 
 
 def stop_draining(gateway: Gateway) -> None:
     """Let the gateway create streams again after it was drained: a test drains it more than once."""
+    gateway.streams.stopping = False
     gateway.streams._draining.clear()
 
 

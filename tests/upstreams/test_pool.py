@@ -1,6 +1,7 @@
-"""Targets and their circuits."""
+"""Targets, their limits and their circuits."""
 
 import internals
+import pytest
 
 from server.config.check import parse
 from server.upstreams import pool
@@ -29,6 +30,26 @@ def fail(upstreams: Upstreams, model: str) -> None:
 def ask(upstreams: Upstreams, model: str) -> pool.Target:
     """The one target for a model's name."""
     return upstreams.route(internals.first_model(upstreams), model)[0]
+
+
+OWN = {"ttft_timeout": 120.0, "idle_timeout": 45.0, "last_resort_timeout": 900.0}
+
+
+@pytest.mark.parametrize("own", [{}, *({key: value} for key, value in OWN.items()), OWN])
+async def test_a_model_may_have_limits_of_its_own(own: dict[str, float]):
+    """Each limit of a target is that of its model if the model has one, else that of its upstream."""
+    of_upstream = {"ttft_timeout": 1.0, "idle_timeout": 2.0, "last_resort_timeout": 3.0}
+    tree = {
+        "upstreams": [{"name": "u", "base_url": "http://127.0.0.1:1/v1", **of_upstream}],
+        "models": [{"name": "slow", "targets": ["u/a"], **own}, {"name": "*", "targets": ["u/a"]}],
+    }
+    settings = parse(tree, {})
+    upstreams = Upstreams(settings, {})
+    await upstreams.open()
+    slow, other = (upstreams.route(model, "m")[0] for model in settings.models)
+    assert {key: getattr(slow, key) for key in OWN} == of_upstream | own
+    assert {key: getattr(other, key) for key in OWN} == of_upstream
+    await upstreams.close()
 
 
 async def test_models_behind_a_wildcard_have_circuits_of_their_own():

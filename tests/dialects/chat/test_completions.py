@@ -375,15 +375,6 @@ async def test_max_stream_bytes(provider, model) -> None:
 # --- other paths ------------------------------------------------------------------------------------------------
 
 
-async def test_models(provider) -> None:
-    """`GET /v1/models` is OpenAI's list of the configured names."""
-    models = [{"name": "a", "targets": ["local/x"]}, {"name": "*", "targets": ["local/*"]}]
-    async with in_process(provider.url, models=models) as gateway:
-        answer = (await call(gateway.root, "GET", "/v1/models")).json
-        assert answer["object"] == "list"
-        assert [(one["id"], one["object"]) for one in answer["data"]] == [("a", "model"), ("*", "model")]
-
-
 async def test_unknown_model(provider, model) -> None:
     """A model that no table names is 404 `model_not_found`."""
     async with in_process(provider.url, models=[{"name": "a", "targets": ["local/x"]}]) as gateway:
