@@ -51,5 +51,7 @@ class Projection:
         records = self._writer.pieces(pieces) if pieces else []
         # The last record and the ending are written in one append, so the ending is known here.
         if self._log.ending is not None and self._seq == self._log.tail:
+            if self._log.ending.error is None:
+                records += self._writer.end_turn()
             records += self._writer.ending(self._log.ending, Transcript())
         return records

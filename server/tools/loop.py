@@ -131,7 +131,9 @@ def _call_message(call: ToolCall) -> Message:
 
 def tool_names(body: dict[str, Any]) -> frozenset[str]:
     """Return the names of the tools in a request. Their calls are the client's."""
-    functions = [tool.get("function") for tool in body.get("tools") or () if isinstance(tool, dict)]
+    functions = [
+        tool.get("function") or tool.get("custom") for tool in body.get("tools") or () if isinstance(tool, dict)
+    ]
     functions += body.get("functions") or ()
     return frozenset(
         function["name"]

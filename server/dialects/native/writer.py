@@ -2,15 +2,16 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from server.core.dialect import Writer
-from server.core.errors import StreamError
+from server.core.lifecycle import State, state_of
 from server.core.openai.chunks import REASONING_FIELDS
 from server.core.openai.intake import Piece
-from server.core.openai.tool_calls import WHOLE_REASONS, ToolCall, ToolCalls
+from server.core.openai.tool_calls import ToolCall, ToolCalls
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
 from server.core.records import Ending, Record
@@ -27,8 +28,6 @@ from server.dialects.native.events import (
 )
 
 THINKING = {"field": "thinking"}
-# Characters of all partial calls. They are not in the log yet, so the log's own bound does not count them.
-MAX_ARGUMENTS = 4 * 1024 * 1024
 
 
 class NativeWriter(Writer):
@@ -46,6 +45,7 @@ class NativeWriter(Writer):
         self._turn = 0
         self._recoveries = 0
         self._calls = ToolCalls()
+        self._reasons: frozenset[str] = frozenset()  # finish reasons of the turn so far
 
     def resume(self, records: Sequence[Record]) -> None:
         """Go on after records that an earlier relay of this stream has written."""
@@ -58,12 +58,13 @@ class NativeWriter(Writer):
     def begin_attempt(self) -> None:
         """Forget the partial calls of an earlier attempt. No client saw them."""
         self._calls = ToolCalls(self._turn)
+        self._reasons = frozenset()
 
     def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
         """Return the events of pieces that were just received.
 
         Raises:
-            StreamError: the arguments of the partial calls are too large.
+            StreamError: there are too many calls, or they are too large.
 
         """
         records: list[Record] = []
@@ -91,14 +92,21 @@ class NativeWriter(Writer):
             records.append(self._text_event(TOKEN, text, field="refusal"))
         if "tool_calls" in delta or "function_call" in delta:
             self._calls.feed(delta)
-            if self._calls.size > MAX_ARGUMENTS:
-                raise StreamError("The arguments of a tool call are too large.", "stream_too_large", 502)
         if reason := choice.get("finish_reason"):
-            self._turn += 1
-            calls = self._calls.take(reason)
-            records += map(self._call_event, calls)
-            # After any other reason the model may have wanted more calls.
-            self.finished_calls = calls if reason in WHOLE_REASONS else ()
+            self._reasons |= {reason}
+
+    def end_turn(self) -> list[Record]:
+        """Return the events of the turn's calls.
+
+        Not the word of the finish reason makes a call whole, and some upstreams send that word with every chunk, or
+        never. But if the turn was cut short, the model may have wanted more calls: then no call counts as finished.
+        """
+        whole = state_of(self._reasons) is State.COMPLETE
+        calls = self._calls.take(whole=whole)
+        self.finished_calls = calls if whole else ()
+        self._turn += 1
+        self.begin_attempt()
+        return [self._call_event(call) for call in calls]
 
     def _text_event(self, kind: str, text: str, **field: str) -> Record:
         """Return the event of a text. `field` is the delta's field if that is not `content`."""
@@ -121,7 +129,10 @@ class NativeWriter(Writer):
 
     def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:  # noqa: ARG002 — the protocol's
         """Return calls that broke off, the error if there is one, and `done`."""
-        return [*map(self._call_event, self._calls.take(None)), *last_events(ending)]
+        if self.finished_calls and ending.error is None:
+            # Upstreams have many words for the end of a turn with calls, or none. A client needs to know only one.
+            ending = replace(ending, reason="tool_calls")
+        return [*map(self._call_event, self._calls.take(whole=False)), *last_events(ending)]
 
 
 def _parts(content: object) -> list[tuple[str, str]]:

@@ -9,14 +9,14 @@ import pytest
 from server.core.errors import StreamError
 from server.core.lifecycle import State
 from server.core.openai.intake import Piece
-from server.core.openai.tool_calls import ToolCall
+from server.core.openai.tool_calls import MAX_SIZE, ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.records import Beginning, Ending, Record
 from server.core.recovery.seam import Texts
 from server.core.replay import LoggedTurn, replay, running
 from server.dialects.native.events import call_event, event
 from server.dialects.native.reader import NativeReader
-from server.dialects.native.writer import MAX_ARGUMENTS, NativeWriter
+from server.dialects.native.writer import NativeWriter
 from server.tools.loop import messages
 
 BEGINNING = Beginning("strm_1", "", "native", "m", 0.0, b"{}")
@@ -83,8 +83,9 @@ def test_start_comes_once_and_first() -> None:
 
 def test_one_chunk_with_everything() -> None:
     """One chunk gives its reasoning, content, calls and finish, in this order."""
-    records = writer().pieces([piece("tool_calls", reasoning_content="r", content="c", **calls("look"))])
-    assert kinds(records) == ["start", "reasoning", "token", "tool_call"]
+    made = writer()
+    records = made.pieces([piece("tool_calls", reasoning_content="r", content="c", **calls("look"))])
+    assert kinds(records + made.end_turn()) == ["start", "reasoning", "token", "tool_call"]
 
 
 def test_reasoning_under_two_names() -> None:
@@ -120,10 +121,11 @@ def test_the_event_of_a_call() -> None:
 def test_whose_call() -> None:
     """A call tells whether the server runs it; `finished_calls` is what a finished turn called."""
     made = writer("now")
-    records = made.pieces([piece(**calls("now", "look")), piece("tool_calls")])
-    assert [orjson.loads(record.data)["server"] for record in records[1:]] == [True, False]
+    made.pieces([piece(**calls("now", "look")), piece("tool_calls")])
+    assert [orjson.loads(record.data)["server"] for record in made.end_turn()] == [True, False]
     assert [call.name for call in made.finished_calls] == ["now", "look"]
     made.pieces([piece(content="so"), piece("stop")])
+    assert made.end_turn() == []
     assert list(made.finished_calls) == []
 
 
@@ -132,8 +134,8 @@ def test_a_new_attempt_forgets_what_was_not_shown() -> None:
     made = writer()
     made.pieces([piece(**calls("look"))])
     made.begin_attempt()
-    records = made.pieces([piece(**calls("watch")), piece("tool_calls")])
-    assert [orjson.loads(record.data)["name"] for record in records] == ["watch"]
+    made.pieces([piece(**calls("watch")), piece("tool_calls")])
+    assert [orjson.loads(record.data)["name"] for record in made.end_turn()] == ["watch"]
 
 
 def test_endings() -> None:
@@ -156,7 +158,7 @@ def test_endings() -> None:
 def test_arguments_without_an_end() -> None:
     """Arguments that never end fail the stream: while they are not whole, no limit of the log counts them."""
     made = writer()
-    huge = {"index": 0, "function": {"arguments": "x" * (MAX_ARGUMENTS + 1)}}
+    huge = {"index": 0, "function": {"arguments": "x" * (MAX_SIZE + 1)}}
     with pytest.raises(StreamError) as caught:
         made.pieces([piece(tool_calls=[huge])])
     assert caught.value.code == "stream_too_large"
@@ -177,10 +179,11 @@ def log() -> list[Record]:
     made = writer("now", "add")
     records = made.pieces([piece(content="Hm. "), piece(reasoning="why"), piece("tool_calls", **calls("now", "add"))])
     records += [
+        *made.end_turn(),
         event("tool_result", id="add", name="add", error="no", duration_ms=1),
         event("tool_result", id="now", name="now", content="late", duration_ms=1),
     ]
-    records += made.pieces([piece("tool_calls", **calls("now"))])  # a turn without a word
+    records += [*made.pieces([piece("tool_calls", **calls("now"))]), *made.end_turn()]  # a turn without a word
     records.append(event("tool_result", id="now", name="now", content="later", duration_ms=1))
     return records + made.pieces([piece(reasoning="aha"), piece(content="It is "), piece(content="late.")])
 
@@ -202,7 +205,7 @@ def test_turns() -> None:
 def test_unanswered_calls() -> None:
     """Whole calls of the server without a result are unanswered. A call of the client keeps its turn unanswered."""
     made = writer("now", "add")
-    records = made.pieces([piece("tool_calls", **calls("now", "look", "add"))])
+    records = [*made.pieces([piece("tool_calls", **calls("now", "look", "add"))]), *made.end_turn()]
     records.append(event("tool_result", id="add", name="add", content="2", duration_ms=1))
     (turn,) = turns(records)
     assert [call.id for call in turn.unanswered_calls] == ["now"]

@@ -123,6 +123,85 @@ async def test_calls_cut_by_length(provider, model, marks) -> None:
     assert ran(marks) == {}
 
 
+def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    """Give a chunk as it is on the wire."""
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}  # fmt: skip
+
+
+ADD = [{"index": 0, "id": "a", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}]
+WORDS = ["stop", "function_call", "eos_token", "tool_use", "TOOL_CALL", "end_turn", "STOP", "tool_calls", "", None]
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_any_finish_reason(provider, model, marks, word: str | None) -> None:
+    """Whether there are calls decides, not the word of the finish reason, nor whether there is one before `[DONE]`."""
+    await provider.script(model, {"chunks": [chunk({"tool_calls": ADD}), chunk({}, word)]}, {"text": "Two."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert native.types(found) == ["start", "tool_call", "tool_result", "token", "done"]
+    assert (native.of(found, "tool_call")[0]["incomplete"], results(found)["a"]["content"]) == (False, "2")
+    assert ran(marks) == {"add 1 1": 1}
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_any_finish_reason_of_the_clients_calls(provider, model, word: str | None) -> None:
+    """Whatever the upstream calls it, a client that has calls to answer is told `tool_calls`."""
+    await provider.script(model, {"chunks": [chunk({"tool_calls": ADD}), chunk({}, word)]})
+    async with in_process(provider.url) as gateway:
+        found = await native.events(gateway.root, model)
+    assert native.types(found) == ["start", "tool_call", "done"]
+    assert (found[-1].data["status"], found[-1].data["reason"]) == ("complete", "tool_calls")
+
+
+async def test_a_finish_reason_in_every_chunk(provider, model, marks) -> None:
+    """Calls that come one by one, each chunk with a finish reason (Gemini), are all run, in one turn."""
+    calls = [{"id": name, "function": {"name": "add", "arguments": f'{{"x": {x}}}'}} for x, name in enumerate("ab")]
+    chunks = [chunk({"content": "Hm. "}, "stop"), *(chunk({"tool_calls": [one]}, "stop") for one in calls)]
+    await provider.script(model, {"chunks": chunks}, {"text": "Two."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert native.types(found) == ["start", "token", "tool_call", "tool_result", "token", "done"]
+    assert ran(marks) == {"add 0 1": 1, "add 1 1": 1}
+
+
+async def test_a_new_id_in_each_delta(provider, model, marks) -> None:
+    """What lmdeploy sends (its issue 3412), to the byte of the arguments: one call, run once."""
+    deltas = [("add", ""), (None, '{"x'), (None, '": 1}'), (None, "")]
+    pieces = [
+        {"index": 0, "id": f"chatcmpl-tool-{at}", "type": "function", "function": {"name": name, "arguments": text}}
+        for at, (name, text) in enumerate(deltas)
+    ]
+    chunks = [*(chunk({"tool_calls": [piece]}) for piece in pieces), chunk({}, "tool_calls")]
+    await provider.script(model, {"chunks": chunks}, {"text": "Two."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert results(found)["chatcmpl-tool-0"]["content"] == "2"
+    assert ran(marks) == {"add 1 1": 1}
+
+
+async def test_an_index_that_is_a_text(provider, model, marks) -> None:
+    """Two calls whose index is a text, in turns: each gets its own arguments."""
+    heads = [{"index": at, "id": at, "function": {"name": "add", "arguments": '{"x": '}} for at in "01"]
+    ends = [{"index": at, "function": {"arguments": f"{at}}}"}} for at in "01"]
+    chunks = [*(chunk({"tool_calls": [one]}) for one in heads + ends), chunk({}, "tool_calls")]
+    await provider.script(model, {"chunks": chunks}, {"text": "Two."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert {name: event["content"] for name, event in results(found).items()} == {"0": "1", "1": "2"}
+
+
+async def test_arguments_nested_deeply(provider, model, marks) -> None:
+    """Arguments that are nested 300 deep are an error that the model is told. The stream goes on."""
+    nested = '{"x": ' + "[" * 300 + "]" * 300 + "}"
+    await provider.script(model, {"tool_calls": [call("add", nested, id="a")]}, {"text": "Sorry."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert native.of(found, "tool_call")[0]["raw"] == nested
+    assert "nested too deeply" in results(found)["a"]["error"]
+    assert (native.text(found), found[-1].data["status"]) == ("Sorry.", "complete")
+
+
 async def test_calls_that_make_no_sense(provider, model, marks) -> None:
     """Arguments that are no JSON, no object or do not fit, and unknown names, are errors that the model is told."""
     calls = [
