@@ -58,7 +58,7 @@ class Gateway:
             name: dialect() for name, dialect in load_plugins(DIALECTS).items()
         }
         self._dialects = Dialects(self._served_dialects)
-        self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
+        self.toolbox = Toolbox(settings, entry_points(group=TOOLS), environ)
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)
         self._traces = traces(os.environ)
         self._access = Access(settings)
