@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from importlib.metadata import EntryPoint
 
@@ -23,12 +23,17 @@ class Toolbox:
 
     Of tools with the same name a configured function wins over a plug-in, and both win over the tool of an MCP server.
     Of two plug-ins the last wins, of two MCP servers the first. The log names each tool that is hidden.
+    `given_up` is called for each call that is given up.
     """
 
     def __init__(
-        self, settings: Settings, plugins: Iterable[EntryPoint] = (), environ: Mapping[str, str] = os.environ
+        self,
+        settings: Settings,
+        plugins: Iterable[EntryPoint] = (),
+        environ: Mapping[str, str] = os.environ,
+        given_up: Callable[[], None] = lambda: None,
     ) -> None:
-        self.bounds = Bounds(settings.tools)
+        self.bounds = Bounds(settings.tools, given_up)
         self.max_rounds = settings.tools.max_rounds
         self._plugins = tuple(plugins)
         self._functions = settings.tools.functions
@@ -57,8 +62,9 @@ class Toolbox:
         self.tools()
 
     async def close(self) -> None:
-        """Disconnect from the MCP servers."""
+        """Disconnect from the MCP servers, and wait a moment for calls that were given up."""
         await asyncio.gather(*(server.close() for server in self._servers))
+        await self.bounds.close()
 
     def tools(self) -> dict[str, Tool]:
         """Return the tools that can be offered now, by name."""

@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import native
 import pytest
+import tool_examples
 import wire
 from gateway import in_process, own_process
 from native import ALL, LOOK, TOOLS, call, ran
@@ -330,6 +332,61 @@ async def test_ending_while_a_tool_runs(provider, model, marks, how: str) -> Non
         *_, error, done = native.decoded((await wire.call(gateway.root, "GET", path)).events)
     code, status = ("total_timeout", "failed") if how == "timeout" else ("cancelled", "cancelled")
     assert (error.data["code"], done.data["status"]) == (code, status)
+
+
+async def test_a_turn_of_calls_that_hang(provider, model, marks) -> None:
+    """40 calls of a function that hangs in its thread take no place from other streams; later it is not called."""
+    tool_examples.RELEASED.clear()
+    hang = [call("hang_in_thread", id=f"h{number}") for number in range(40)]
+    await provider.script(model, {"tool_calls": hang}, {"text": "Well."})
+    await provider.script(f"{model}-2", {"tool_calls": [call("add", {"x": 1})]}, {"text": "Two."})
+    functions = {"hang_in_thread": "tool_examples:hang_in_thread", "add": "tool_examples:add"}
+    tools = {"functions": functions, "max_concurrency": 4, "timeout": 1.0}
+    try:
+        async with in_process(provider.url, tools=tools) as gateway:
+            hanging = asyncio.create_task(native.events(gateway.root, model))
+            await wire.until(lambda: asyncio.to_thread(tool_examples.HANGING.acquire, timeout=0.1))
+            found = await native.events(gateway.root, f"{model}-2")
+            assert results(found)["call_0"]["content"] == "2"
+            told = native.of(await hanging, "tool_result")
+            assert len(told) == 40
+            assert all(
+                event["error"].startswith(("The tool gave no", "The tool had no", "The tool is not")) for event in told
+            )
+            assert results(await native.events(gateway.root, f"{model}-2")) == {}
+            metrics = (await wire.call(gateway.root, "GET", "/metrics")).body.decode()
+            assert float(metrics.split("\nsluiceway_tool_calls_hanging ")[1].split()[0]) >= 2
+            tool_examples.RELEASED.set()
+    finally:
+        tool_examples.RELEASED.set()
+
+
+async def test_more_calls_than_a_turn_may_have(provider, model, marks) -> None:
+    """Of 100 calls 64 are run, the others are errors that the model is told. 5,000 fail the stream; none is run."""
+    calls = [call("add", {"x": number}, id=f"a{number}") for number in range(5000)]
+    await provider.script(model, {"tool_calls": calls[:100]}, {"text": "Well."}, {"tool_calls": calls})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+        too_many = await native.events(gateway.root, model)
+    told = results(found)
+    assert len(told) == 100
+    assert sum(ran(marks).values()) == sum("content" in event for event in told.values()) == 64
+    assert told["a99"]["error"] == "It was not run: in one turn 64 calls are run."
+    assert native.text(found) == "Well."
+    assert (too_many[-1].data["status"], too_many[-1].data["reason"]) == ("failed", "too_many_tool_calls")
+
+
+@pytest.mark.parametrize("name", ["hang_in_thread", "hang_on"])
+async def test_the_end_of_a_process_with_a_tool_that_hangs(provider, model, name: str) -> None:
+    """A thread that never comes back, or a task that swallows its cancel, does not keep the process from its end."""
+    await provider.script(model, {"tool_calls": [call(name)]}, {"text": "Well."})
+    tools = {"functions": {name: f"tool_examples:{name}"}, "timeout": 0.2}
+    async with own_process(provider.url, environ={"PYTHONPATH": str(TOOLS)}, tools=tools) as gateway:
+        found = await native.events(gateway.root, model)
+        assert native.of(found, "tool_result")[0]["error"] == "The tool gave no result within 0.2 seconds."
+        gateway.signal(signal.SIGTERM)
+        assert await gateway.ended() == 0
+    assert gateway.logged("stopped")
 
 
 async def test_many_streams_share_the_places(provider, model, marks) -> None:
