@@ -6,7 +6,6 @@ has a table of their forms, with sources. What decides, in this order: the index
 arguments so far are whole, because a whole call takes no more of them.
 """
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, Self
 import orjson
 
 from server.core.errors import StreamError
+from server.core.wide_json import dumps
 
 BROKE_OFF = "The arguments broke off."
 LEGACY = -1  # the index of a `function_call`; a turn has at most one
@@ -238,11 +238,7 @@ def _paired(text: str) -> str:
 def _json(value: object) -> str:
     """Return arguments that came as JSON values as the text of that JSON."""
     try:
-        return orjson.dumps(value).decode()
-    except orjson.JSONEncodeError:
-        pass
-    try:
-        return json.dumps(value)  # nested more deeply than orjson writes, or with half a character
+        return dumps(value).decode()
     except RecursionError:
         return "(nested too deeply)"  # which is no JSON, so the model is told of an error
 

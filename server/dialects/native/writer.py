@@ -5,8 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from server.core.dialect import Writer
 from server.core.lifecycle import State, state_of
 from server.core.openai.chunks import REASONING_FIELDS
@@ -15,6 +13,7 @@ from server.core.openai.tool_calls import ToolCall, ToolCalls
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
 from server.core.records import Ending, Record
+from server.core.wide_json import loads
 from server.dialects.native.events import (
     REASONING,
     RECOVERY,
@@ -23,11 +22,14 @@ from server.dialects.native.events import (
     TOOL_CALL,
     TOOL_RESULT,
     call_event,
+    delta_event,
     event,
     last_events,
 )
 
 THINKING = {"field": "thinking"}
+# The fields of a delta that have events of their own. Everything else in it becomes a `delta` event.
+TOLD = frozenset({"role", "content", "refusal", "tool_calls", "function_call", *REASONING_FIELDS})
 
 
 class NativeWriter(Writer):
@@ -51,7 +53,7 @@ class NativeWriter(Writer):
         """Go on after records that an earlier relay of this stream has written."""
         self._started = bool(records)
         texts = [data for kind, data in records if kind in (TOKEN, REASONING)]
-        self._tokens = orjson.loads(texts[-1])["token_count"] if texts else 0
+        self._tokens = loads(texts[-1])["token_count"] if texts else 0
         self._turn = sum(kind == TOOL_CALL for kind, _ in records)  # it only has to differ from earlier turns
         self._recoveries = sum(kind == RECOVERY for kind, _ in records)
 
@@ -86,10 +88,15 @@ class NativeWriter(Writer):
                 break  # some upstreams send the same text under two names
         if content := delta.get("content"):
             self._tokens += 1
-            for kind, text in _parts(content):
+            texts, others = _parts(content)
+            for kind, text in texts:
                 records.append(self._text_event(kind, text, **THINKING if kind == REASONING else {}))
+            if others:
+                records.append(delta_event({"content": others}))
         if text := _text(delta, "refusal"):
             records.append(self._text_event(TOKEN, text, field="refusal"))
+        if rest := {name: value for name, value in delta.items() if value and name not in TOLD}:
+            records.append(delta_event(rest))
         if "tool_calls" in delta or "function_call" in delta:
             self._calls.feed(delta)
         if reason := choice.get("finish_reason"):
@@ -135,17 +142,25 @@ class NativeWriter(Writer):
         return [*map(self._call_event, self._calls.take(whole=False)), *last_events(ending)]
 
 
-def _parts(content: object) -> list[tuple[str, str]]:
-    """Return the texts of a delta's content. Mistral sends a list of parts, which includes the thinking."""
+def _parts(content: object) -> tuple[list[tuple[str, str]], list[Any]]:
+    """Return the texts of a delta's content, and the parts that are none.
+
+    Mistral sends a list of parts, which includes the thinking, references and images.
+    """
     if isinstance(content, str):
-        return [(TOKEN, content)]
+        return [(TOKEN, content)], []
     texts: list[tuple[str, str]] = []
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict):
-            if text := _text(part, "text"):
-                texts.append((TOKEN, text))
-            texts += [(REASONING, text) for _, text in _parts(part.get("thinking"))]
-    return texts
+    others: list[Any] = []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict) and (text := _text(part, "text")):
+            texts.append((TOKEN, text))
+        elif isinstance(part, dict) and (thinking := part.get("thinking")):
+            thoughts, unknown = _parts(thinking)
+            texts += [(REASONING, text) for _, text in thoughts]
+            others += unknown
+        elif part:
+            others.append(part)
+    return texts, others
 
 
 def _text(delta: dict[str, Any], name: str) -> str:

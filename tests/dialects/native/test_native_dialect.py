@@ -1,5 +1,6 @@
 """The native writer, and the reading of its records: pure, no I/O."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,14 +96,73 @@ def test_reasoning_under_two_names() -> None:
 
 
 def test_content_in_parts() -> None:
-    """Content that is a list of parts (Mistral's) gives tokens and reasoning."""
-    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "so"}, 3]
-    records = writer().pieces([piece(content=parts)])[1:]
-    told = [orjson.loads(record.data) for record in records]
-    assert [(one["type"], one["content"], one.get("field")) for one in told] == [
+    """Content that is a list of parts (Mistral's) gives tokens and reasoning, and other parts as they are."""
+    image = {"type": "image_url", "image_url": "data:"}
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}, {"type": "reference", "reference_ids": [1]}]},
+        {"type": "text", "text": "so"}, image, {"type": "text", "text": ""},
+    ]  # fmt: skip
+    told = [orjson.loads(record.data) for record in writer().pieces([piece(content=parts)])[1:]]
+    assert [(one["type"], one["content"], one.get("field")) for one in told[:2]] == [
         ("reasoning", "hm", "thinking"),
         ("token", "so", None),
     ]
+    assert told[2]["delta"]["content"] == [{"type": "reference", "reference_ids": [1]}, image, parts[3]]
+
+
+OTHERS = {
+    "images (OpenRouter)": {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]},
+    "annotations (OpenAI, OpenRouter)": {
+        "annotations": [{"type": "url_citation", "url_citation": {"url": "http://a"}}]
+    },
+    "audio (OpenAI)": {"audio": {"id": "a", "data": "AA", "transcript": "Hm."}},
+    "signatures (OpenRouter)": {"reasoning_details": [{"type": "reasoning.encrypted", "data": "AA"}]},
+    "a field of tomorrow": {"hologram": {"x": 1}},
+    "several": {"citations": ["http://a"], "search_results": [{"url": "http://a"}]},
+}
+
+
+@pytest.mark.parametrize("fields", OTHERS.values(), ids=OTHERS.keys())
+def test_what_has_no_event_of_its_own(fields: dict[str, Any]) -> None:
+    """It comes out as it is, after the text beside it, and is read back as a chunk."""
+    records = writer().pieces([piece(role="assistant", content="so", nothing=None, empty=[], **fields)])
+    assert kinds(records) == ["start", "token", "delta"]
+    assert orjson.loads(records[2].data) == {"type": "delta", "delta": fields}
+    (entry,) = NativeReader(BEGINNING).read(records[2])
+    assert isinstance(entry, Piece)
+    assert entry.chunk["choices"] == [{"index": 0, "delta": fields, "finish_reason": None}]
+
+
+def test_half_a_character() -> None:
+    """A text that an upstream has cut inside a surrogate pair is told, and read back, as it is."""
+    halves = "\ud83d", "\ude00"
+    records = writer().pieces([piece_of(half) for half in halves])
+    assert [json.loads(record.data)["content"] for record in records[1:]] == list(halves)
+    assert "".join(texts(records).values()) == "".join(halves)
+    assert writer().resume(records) is None
+
+
+def piece_of(text: str) -> Piece:
+    """Give a chunk whose text orjson does not write."""
+    chunk = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+    return Piece(json.dumps(chunk).encode(), chunk)
+
+
+def deep(depth: int) -> Piece:
+    """Give a chunk with a delta that is nested so deeply."""
+    nested: Any = 1
+    for _ in range(depth):
+        nested = [nested]
+    return Piece(b"", {"choices": [{"index": 0, "delta": {"odd": nested}, "finish_reason": None}]})
+
+
+def test_a_delta_nested_deeply() -> None:
+    """A delta that is nested more deeply than orjson writes is told all the same. At some depth it fails the stream."""
+    for depth in (200, 300):
+        record = writer().pieces([deep(depth)])[1]
+        assert orjson.loads(record.data)["delta"] == deep(depth).chunk["choices"][0]["delta"]
+    with pytest.raises(StreamError, match="nested too deeply"):
+        writer().pieces([deep(5000)])
 
 
 def test_the_event_of_a_call() -> None:

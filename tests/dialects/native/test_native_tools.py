@@ -1,6 +1,7 @@
 """Server-side tools: conversations of several rounds in one stream, on the scripted provider."""
 
 import asyncio
+import json
 import os
 import signal
 from collections import Counter
@@ -13,6 +14,7 @@ import tool_examples
 import wire
 from gateway import in_process, own_process
 from native import ALL, LOOK, TOOLS, call, ran
+from tcp_server import listening
 
 RETRY = {"strategy": "auto", "backoff": 0.01}
 
@@ -202,6 +204,38 @@ async def test_arguments_nested_deeply(provider, model, marks) -> None:
     assert native.of(found, "tool_call")[0]["raw"] == nested
     assert "nested too deeply" in results(found)["a"]["error"]
     assert (native.text(found), found[-1].data["status"]) == ("Sorry.", "complete")
+
+
+async def answered(deltas: list[dict[str, Any]], **tables: Any) -> list[native.Event]:
+    """Give the events of a stream whose upstream sends these deltas, one per frame."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        for delta in deltas:
+            writer.write(b"data: " + json.dumps(chunk(delta)).encode() + b"\n\n")
+            await writer.drain()
+
+    async with listening(serve) as port, in_process(f"http://127.0.0.1:{port}/v1", **tables) as gateway:
+        return await native.events(gateway.root, "m")
+
+
+async def test_too_many_calls_in_a_frame() -> None:
+    """8,000 calls with one id in a frame of half a megabyte fail the stream at once."""
+    calls = [{"index": at, "id": "x", "function": {"name": "add", "arguments": "{}"}} for at in range(8000)]
+    found = await answered([{"content": "Hm."}, {"tool_calls": calls}], tools={"functions": ALL})
+    assert (found[-1].data["status"], found[-1].data["reason"]) == ("failed", "too_many_tool_calls")
+
+
+@pytest.mark.parametrize("part", ["id", "name", "arguments"])
+async def test_calls_that_are_too_large(part: str) -> None:
+    """200 names or ids of a megabyte count as arguments do, before anything is kept."""
+    long = "x" * 1_000_000
+    ids = {"id": long} if part == "id" else {}
+    function = {"name": "add"} | ({} if ids else {part: long})
+    found = await answered([{"tool_calls": [{"index": at, **ids, "function": function}]} for at in range(200)])
+    assert (found[-1].data["status"], found[-1].data["reason"]) == ("failed", "stream_too_large")
+    assert len(b"".join(json.dumps(event.data).encode() for event in found)) < 40_000_000
 
 
 async def test_calls_that_make_no_sense(provider, model, marks) -> None:
