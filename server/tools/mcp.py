@@ -155,23 +155,20 @@ class McpServer:
         """Return the server's tools, of all pages."""
         remote: list[RemoteTool] = []
         cursor: str | None = None
+        refused = 0 if self._guard is None else self._guard.refused
         for _ in range(MAX_PAGES):
-            refused = self._refused
             try:
                 page = await client.list_tools(cursor=cursor, cache_mode="refresh")
             except Exception:
-                self._session_lost = self._client is client and self._refused > refused
+                self._session_lost = (
+                    self._client is client and self._guard is not None and self._guard.refused > refused
+                )
                 raise
             remote += page.tools
             cursor = page.next_cursor
             if cursor is None or len(remote) > MAX_TOOLS:
                 break
         return [self._tool(tool) for tool in remote[:MAX_TOOLS]]
-
-    @property
-    def _refused(self) -> int:
-        """How many requests the server has refused because of their session."""
-        return 0 if self._guard is None else self._guard.refused
 
     # --- the tools ----------------------------------------------------------------------------------------------
 
@@ -187,12 +184,13 @@ class McpServer:
         from mcp import MCPError  # noqa: PLC0415 — as above; loaded by now
         from mcp.types import CONNECTION_CLOSED, INVALID_PARAMS  # noqa: PLC0415
 
-        client, refused = await self._present(), self._refused
+        client, guard = await self._present(), self._guard
+        refused = 0 if guard is None else guard.refused
         try:
             try:
                 result = await client.call_tool(name, arguments, NEVER)
             except MCPError as error:
-                if self._refused == refused or error.code == INVALID_PARAMS:
+                if guard is None or guard.refused == refused or error.code == INVALID_PARAMS:
                     raise
                 # The server has not run the call: it does not know the session, such as after a restart. Then the
                 # specification wants another session ("Session Management").

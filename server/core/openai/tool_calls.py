@@ -21,6 +21,7 @@ BROKE_OFF = "The arguments broke off."
 LEGACY = -1  # the index of a `function_call`; a turn has at most one
 MAX_CALLS = 1024  # calls of one turn, and pieces of one delta: more would hold the event loop up
 MAX_SIZE = 4 * 1024 * 1024  # characters of all partial calls: the log, and so its bound, does not have them yet
+MAX_NAME = 256  # characters of a name that comes in pieces
 MAX_CHECKED = 65_536  # characters of arguments up to which it is found out whether they are whole
 MAX_CHECKS = 100  # of that kind in one turn; then, and past that size, the id decides alone
 
@@ -78,7 +79,7 @@ class _PartialCall:
         self.id = self.id or piece.id
         if piece.name.startswith(self.name):  # the first one, the same again, or all of it so far
             self.name = piece.name or self.name
-        elif not self.size:
+        elif not self.size and len(self.name) < MAX_NAME:
             self.name += piece.name
         self.size += self.arguments.write(piece.text)
         self.last = piece.text.rstrip()[-1:] or self.last

@@ -28,8 +28,9 @@ from server.dialects.native.events import (
 )
 
 THINKING = {"field": "thinking"}
-# The fields of a delta that have events of their own. Everything else in it becomes a `delta` event.
-TOLD = frozenset({"role", "content", "refusal", "tool_calls", "function_call", *REASONING_FIELDS})
+# The fields of a delta that have events of their own, the latter only as texts. The rest becomes a `delta` event.
+TOLD = frozenset({"role", "content", "tool_calls", "function_call"})
+TOLD_TEXTS = frozenset({"refusal", *REASONING_FIELDS})
 
 
 class NativeWriter(Writer):
@@ -95,7 +96,7 @@ class NativeWriter(Writer):
                 records.append(delta_event({"content": others}))
         if text := _text(delta, "refusal"):
             records.append(self._text_event(TOKEN, text, field="refusal"))
-        if rest := {name: value for name, value in delta.items() if value and name not in TOLD}:
+        if rest := {name: value for name, value in delta.items() if value and not _told(name, value)}:
             records.append(delta_event(rest))
         if "tool_calls" in delta or "function_call" in delta:
             self._calls.feed(delta)
@@ -161,6 +162,11 @@ def _parts(content: object) -> tuple[list[tuple[str, str]], list[Any]]:
         elif part:
             others.append(part)
     return texts, others
+
+
+def _told(name: str, value: object) -> bool:
+    """Whether a field of a delta has an event of its own."""
+    return name in TOLD or (name in TOLD_TEXTS and isinstance(value, str))
 
 
 def _text(delta: dict[str, Any], name: str) -> str:

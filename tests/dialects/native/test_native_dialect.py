@@ -117,6 +117,7 @@ OTHERS = {
     },
     "audio (OpenAI)": {"audio": {"id": "a", "data": "AA", "transcript": "Hm."}},
     "signatures (OpenRouter)": {"reasoning_details": [{"type": "reasoning.encrypted", "data": "AA"}]},
+    "reasoning that is no text": {"reasoning": {"steps": ["a"]}},
     "a field of tomorrow": {"hologram": {"x": 1}},
     "several": {"citations": ["http://a"], "search_results": [{"url": "http://a"}]},
 }
