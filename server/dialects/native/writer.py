@@ -143,21 +143,21 @@ class NativeWriter(Writer):
         return [*map(self._call_event, self._calls.take(whole=False)), *last_events(ending)]
 
 
-def _parts(content: object) -> tuple[list[tuple[str, str]], list[Any]]:
-    """Return the texts of a delta's content, and the parts that are none.
+def _parts(content: object, kind: str = TOKEN) -> tuple[list[tuple[str, str]], list[Any]]:
+    """Return the texts of a delta's content with their kinds, and the parts that are none.
 
-    Mistral sends a list of parts, which includes the thinking, references and images.
+    Mistral sends a list of parts, which includes the thinking (again a list of parts), references and images.
     """
     if isinstance(content, str):
-        return [(TOKEN, content)], []
+        return [(kind, content)], []
     texts: list[tuple[str, str]] = []
     others: list[Any] = []
     for part in content if isinstance(content, list) else [content]:
         if isinstance(part, dict) and (text := _text(part, "text")):
-            texts.append((TOKEN, text))
-        elif isinstance(part, dict) and (thinking := part.get("thinking")):
-            thoughts, unknown = _parts(thinking)
-            texts += [(REASONING, text) for _, text in thoughts]
+            texts.append((kind, text))
+        elif isinstance(part, dict) and kind == TOKEN and (thinking := part.get("thinking")):
+            thoughts, unknown = _parts(thinking, REASONING)
+            texts += thoughts
             others += unknown
         elif part:
             others.append(part)

@@ -164,6 +164,11 @@ def test_a_delta_nested_deeply() -> None:
         assert orjson.loads(record.data)["delta"] == deep(depth).chunk["choices"][0]["delta"]
     with pytest.raises(StreamError, match="nested too deeply"):
         writer().pieces([deep(5000)])
+    thinking: Any = "hm"
+    for _ in range(200):
+        thinking = {"thinking": thinking}
+    (_, record) = writer().pieces([piece(content=[thinking])])
+    assert orjson.loads(record.data)["delta"] == {"content": [thinking["thinking"]]}
 
 
 def test_the_event_of_a_call() -> None:
