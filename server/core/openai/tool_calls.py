@@ -19,7 +19,7 @@ from server.core.wide_json import dumps
 
 BROKE_OFF = "The arguments broke off."
 LEGACY = -1  # the index of a `function_call`; a turn has at most one
-MAX_CALLS = 1024  # calls of one turn, and pieces of one delta: more would hold the event loop up
+MAX_CALLS = 256  # calls of one turn, and pieces of one delta: more would hold the event loop up
 MAX_SIZE = 4 * 1024 * 1024  # characters of all partial calls: the log, and so its bound, does not have them yet
 MAX_NAME = 256  # characters of a name that comes in pieces
 MAX_CHECKED = 65_536  # characters of arguments up to which it is found out whether they are whole

@@ -139,12 +139,12 @@ def test_everything_counts(part: str) -> None:
 def test_too_many_calls() -> None:
     """8,000 calls with one id fail the stream: those of one delta at once, those of many deltas with the next."""
     pieces = [piece(index, "{}", id="x", name="f") for index in range(8000)]
-    with pytest.raises(StreamError, match="more than 1024 tool calls"):
+    with pytest.raises(StreamError, match="more than 256 tool calls"):
         ToolCalls().feed({"tool_calls": [one for delta in pieces for one in delta["tool_calls"]]})
     calls = ToolCalls()
     for delta in pieces[:MAX_CALLS]:
         calls.feed(delta)
-    with pytest.raises(StreamError, match="more than 1024 tool calls"):
+    with pytest.raises(StreamError, match="more than 256 tool calls"):
         calls.feed(pieces[MAX_CALLS])
     assert len({call.id for call in calls.take(whole=True)}) == MAX_CALLS
 

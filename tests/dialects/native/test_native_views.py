@@ -79,7 +79,7 @@ async def test_images_and_annotations(provider, model, form: str) -> None:
 
 async def test_too_many_calls_for_the_other_form(provider, model) -> None:
     """Calls of a chat stream that are too many for the native form are skipped there, and the stream is read on."""
-    calls = [{"index": at, "id": "x", "function": {"name": "f"}} for at in range(1025)]
+    calls = [{"index": at, "id": "x", "function": {"name": "f"}} for at in range(257)]
     deltas = [{"content": "a"}, {"tool_calls": calls}, {"content": "b"}]
     payloads = [{"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
     await provider.script(model, {"chunks": payloads})
@@ -88,7 +88,7 @@ async def test_too_many_calls_for_the_other_form(provider, model) -> None:
         told = native.decoded(await read(gateway, stream, "native"))
         as_chunks = await read(gateway, stream, "openai")
     assert (native.types(told), native.text(told)) == (["start", "token", "done"], "ab")
-    assert len(chunks(as_chunks)[1]["choices"][0]["delta"]["tool_calls"]) == 1025
+    assert len(chunks(as_chunks)[1]["choices"][0]["delta"]["tool_calls"]) == 257
 
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS.keys())
