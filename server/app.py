@@ -58,7 +58,8 @@ class Gateway:
             name: dialect() for name, dialect in load_plugins(DIALECTS).items()
         }
         self._dialects = Dialects(self._served_dialects)
-        self.toolbox = Toolbox(settings, entry_points(group=TOOLS))
+        self.toolbox = Toolbox(settings, entry_points(group=TOOLS), environ, self.metrics.tools_given_up.inc)
+        self.metrics.tools_hanging.set_function(lambda: self.toolbox.bounds.hanging)
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)
         self._traces = traces(os.environ)
         self._access = Access(settings)

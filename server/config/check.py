@@ -18,7 +18,7 @@ from server.config.problems import (
     problem_at,
     quoted,
 )
-from server.config.rules import between_keys, loadable_functions, outside_the_file, registered_names
+from server.config.rules import between_keys, hidden_tools, loadable_functions, outside_the_file, registered_names
 from server.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -61,14 +61,19 @@ def check(
     known_strategies: Collection[str] | None = None,
     known_stores: Collection[str] | None = None,
     loaders: Loaders | None = None,
+    installed_tools: Collection[str] = (),
 ) -> list[Problem]:
     """Return everything that makes ``load`` raise, the functions that cannot be loaded, and the warnings.
+
+    ``installed_tools`` are the names of the tools that installed distributions offer.
 
     It raises nothing. Loading a function runs its module, so ``load`` does not do it: its caller loads the functions
     itself.
     """
     try:
-        return _examine(_read(path), environ, known_strategies, known_stores, loaders)[1]
+        tree = _read(path)
+        problems = _examine(tree, environ, known_strategies, known_stores, loaders)[1]
+        return [*problems, *hidden_tools(tree, installed_tools)]
     except ConfigError as error:
         return list(error.problems)
 

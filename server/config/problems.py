@@ -16,7 +16,7 @@ BAD_CONFIG = 2  # exit status of a command whose configuration cannot be used
 # What a secret in the wrong place looks like: a known prefix, or a long run of letters and digits.
 SECRET = re.compile(r"(?i)(\b|_)(sk|pk|rk|gsk|hf|xai|ghp|bearer)[-_ ]\S{8}|(?=[a-z]*\d)[a-z0-9]{24}")
 # People who misread the meaning of these keys write secrets into them. So their values are never shown.
-HIDDEN = {"sha256", "headers", "command"}
+HIDDEN = {"sha256", "headers", "header_env", "command", "env", "env_from"}
 
 
 @dataclass(frozen=True, slots=True)

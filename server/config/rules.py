@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from server.config.problems import Problem, list_text, problem_at
@@ -38,10 +39,18 @@ def between_keys(tree: Mapping[str, Any]) -> Iterator[Problem]:
     for i, owner in _tables(tree, "keys"):
         if owner.get("sha256") == EMPTY_SHA256:
             yield problem_at(("keys", i, "sha256"), EMPTY_SHA256, "expected the hash of a token, not of nothing")
+    yield from _mcp_servers(tree)
+    yield from _models(tree)
+
+
+def _mcp_servers(tree: Mapping[str, Any]) -> Iterator[Problem]:
     for i, mcp in _tables(tree, "mcp"):
         if ("command" in mcp) == ("url" in mcp):
             yield Problem(f"mcp[{i}]", "both" if "url" in mcp else "neither", 'expected one of "command" and "url"')
-    yield from _models(tree)
+        for way, keys in (("command", ("env", "env_from")), ("url", ("headers", "header_env"))):
+            for key in keys:
+                if key in mcp and way not in mcp:
+                    yield problem_at(("mcp", i, key), mcp[key], f'expected only with "{way}"')
 
 
 def _models(tree: Mapping[str, Any]) -> Iterator[Problem]:
@@ -89,6 +98,25 @@ def outside_the_file(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Ite
                 ssl.create_default_context(cafile=file)
             except (OSError, ValueError):  # ssl.SSLError is an OSError
                 yield problem_at(("upstreams", i, "ca_file"), file, "expected a readable file of PEM certificates")
+    yield from _mcp_variables(tree, environ)
+
+
+def _mcp_variables(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Problem]:
+    for i, mcp in _tables(tree, "mcp"):
+        for j, variable in enumerate(_array(mcp.get("env_from"))):
+            if isinstance(variable, str) and variable not in environ:
+                wanted = "this variable is not set: the command does not get it"
+                yield problem_at(("mcp", i, "env_from", j), variable, wanted, warning=True)
+        headers = mcp.get("header_env")
+        for header, variable in headers.items() if isinstance(headers, dict) else ():
+            location = ("mcp", i, "header_env", header)
+            if not isinstance(variable, str):
+                continue
+            if not (value := environ.get(variable)):
+                wanted = "this variable is not set: the header is not sent"
+                yield problem_at(location, variable, wanted, warning=True)
+            elif not re.fullmatch(r"[ -~]+", value):
+                yield problem_at(location, variable, "expected a variable with printable ASCII (no line end)")
 
 
 def loadable_functions(tree: Mapping[str, Any], loaders: Loaders) -> Iterator[Problem]:
@@ -100,6 +128,19 @@ def loadable_functions(tree: Mapping[str, Any], loaders: Loaders) -> Iterator[Pr
             except ValueError as error:
                 reason = " ".join(str(error).split())  # on one line
                 yield problem_at((*location, name), place, f"expected a function that works: {reason}")
+
+
+def hidden_tools(tree: Mapping[str, Any], installed: Collection[str]) -> Iterator[Problem]:
+    """Name the tools of installed distributions that are not offered, because another tool has their name."""
+    functions = _texts(tree, ("tools", "functions"))
+    for name, place in functions.items():
+        if name in installed:
+            wanted = "hides the tool of this name of an installed distribution"
+            yield problem_at(("tools", "functions", name), place, wanted, warning=True)
+    for name, count in Counter(installed).items():
+        if count > 1 and name not in functions:
+            wanted = f"{count} installed distributions have a tool of this name: one is offered"
+            yield problem_at(("tools",), name, wanted, warning=True)
 
 
 # --- reading the raw tree, in which anything may have the wrong type ----------------------------------------------

@@ -141,6 +141,13 @@ HeaderName = Annotated[
         "an HTTP header name, but not that of the key (api_key_env) or of the connection",
     ),
 ]
+AnyHeaderName = Annotated[
+    str,
+    _like(
+        r"(?i)(?!(connection|content-length|host|transfer-encoding)$)[a-z0-9!#$%&'*+.^_`|~-]+",
+        "an HTTP header name, but not one of the connection",
+    ),
+]
 HeaderValue = Annotated[str, _like(r"[ -~]*", "printable ASCII")]
 Sha256 = Annotated[str, _like(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits, the SHA-256 of the token")]
 Host = Annotated[str, _wants("an IP address or a host name, without brackets and port", _host)]
@@ -341,7 +348,15 @@ class Mcp(Table):
     command: Annotated[tuple[Text, ...], ARRAY, Field(min_length=1)] | None = Field(
         None, description="The program that is started, and its arguments; instead of url."
     )
+    env: dict[Variable, Text] = Field({}, description="Environment variables that the command gets.")
+    env_from: Annotated[tuple[Variable, ...], ARRAY] = Field(
+        (), description="Names of variables that the command gets from the gateway's environment, such as its key."
+    )
     url: Url | None = Field(None, description="Address of a running server; instead of command.")
+    headers: dict[HeaderName, HeaderValue] = Field({}, description="Request headers for the url.")
+    header_env: dict[AnyHeaderName, Variable] = Field(
+        {}, description="Request headers for the url whose values are in environment variables: header = NAME."
+    )
 
 
 class Preprocess(Table):

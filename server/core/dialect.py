@@ -60,6 +60,13 @@ class Writer(Protocol):
 
         """
 
+    def end_turn(self) -> list[Record]:
+        """Return the records that are due when the answer to one request to the model is whole.
+
+        A dialect with `whole_calls` returns the calls of the turn, and sets `finished_calls`.
+        """
+        return []
+
     def recovery(self, announcement: Mapping[str, Any]) -> list[Record]:
         """Return the records that announce a recovery or a takeover."""
         return []

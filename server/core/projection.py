@@ -9,6 +9,7 @@ those that it saw since that id, so it can skip them.
 from collections.abc import Iterable
 
 from server.core.dialect import Dialect, LoggedCall
+from server.core.errors import StreamError
 from server.core.generation import Generation
 from server.core.openai.intake import Piece
 from server.core.openai.transcript import Transcript
@@ -37,7 +38,10 @@ class Projection:
         frames: list[bytes] = []
         for record in records:
             self._seq += 1
-            translated = self._translated(record)
+            try:
+                translated = self._translated(record)
+            except StreamError:
+                continue  # this dialect cannot say it, such as thousands of calls; the one that created the stream can
             if translated and self._seq > self._after:
                 *others, last = translated
                 frames += [self._dialect.frames(self._client_id, [other]) for other in others]
@@ -51,5 +55,7 @@ class Projection:
         records = self._writer.pieces(pieces) if pieces else []
         # The last record and the ending are written in one append, so the ending is known here.
         if self._log.ending is not None and self._seq == self._log.tail:
+            if self._log.ending.error is None:
+                records += self._writer.end_turn()
             records += self._writer.ending(self._log.ending, Transcript())
         return records

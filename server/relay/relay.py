@@ -120,13 +120,14 @@ class Relay:
     async def _after_turn(self) -> Plan | None:
         """Return the plan of the next turn. None: the answer of this turn was the last, and the stream has ended."""
         turn = self._turn
-        if self._tool_loop is None or not self._tool_loop.due(self._writer.finished_calls):
-            try:
+        try:
+            await self._stream.append(self._writer.end_turn())
+            if self._tool_loop is None or not self._tool_loop.due(self._writer.finished_calls):
                 await self._end_as_finished()
-            except BaseException:
-                turn.abandon()
-                raise
-            return None
+                return None
+        except BaseException:
+            turn.abandon()
+            raise
         await turn.close()
         if not await self._next_turn():
             return None

@@ -25,6 +25,7 @@ from server.telemetry.logs import cause
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
 from server.tools.loop import ToolLoop
+from server.tools.places import Payer
 from server.tools.toolbox import Toolbox
 from server.upstreams.pool import Target, Upstreams
 
@@ -154,7 +155,8 @@ class LiveStreams:
         stream.relayed()
         self.interrupted.pop(stream.id, None)
         settings = self._settings
-        tool_loop = ToolLoop(self._toolbox, generation) if stream.dialect.server_tools else None
+        payer = Payer(stream.beginning.owner, stream.id)
+        tool_loop = ToolLoop(self._toolbox, generation, payer) if stream.dialect.server_tools else None
         client_tools = None if tool_loop is None else tool_loop.client_tools
         span = None
         if self._traces is not None:

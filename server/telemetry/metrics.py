@@ -111,6 +111,11 @@ class Metrics:
                                    PHASE_BUCKETS, ["target"])  # fmt: skip
         self._loop_lag = histogram("sluiceway_loop_lag_seconds", "Seconds that the event loop's timers were late.",
                                PHASE_BUCKETS)  # fmt: skip
+        self.tools_given_up = counter(
+            "sluiceway_tool_calls_given_up_total", "Calls of tools that were given up and did not end."
+        )
+        self.tools_hanging = Gauge("sluiceway_tool_calls_hanging", "Calls that were given up and still run.",
+                                   registry=registry)  # fmt: skip
         # Tasks, memory and descriptors must not grow while streams come and go. ProcessCollector has the latter two.
         self.tasks = Gauge("sluiceway_tasks", "Tasks of the event loop.", registry=registry)
         ProcessCollector(registry=registry)

@@ -17,9 +17,12 @@ from server.core.generation import Generation
 from server.core.openai.tool_calls import ToolCall
 from server.core.replay import LoggedTurn
 from server.tools.bounded import Result
+from server.tools.places import Payer
 from server.tools.toolbox import Toolbox
 
 MAX_QUOTED = 200  # characters of invalid arguments that the model is shown again
+MAX_CALLS = 64  # of the server's tools in one turn that are run
+TOO_MANY = f"It was not run: in one turn {MAX_CALLS} calls are run."
 LOST = "The gateway was stopped while this tool ran: whether it took effect is not known."
 
 Message = dict[str, Any]
@@ -33,10 +36,11 @@ class Answer(NamedTuple):
 
 
 class ToolLoop:
-    """The tools and turns of one stream. `generation` is the request of the running turn."""
+    """The tools and turns of one stream. `generation` is the request of the running turn, `payer` has its calls."""
 
-    def __init__(self, toolbox: Toolbox, request: Generation) -> None:
+    def __init__(self, toolbox: Toolbox, request: Generation, payer: Payer) -> None:
         self._toolbox = toolbox
+        self._payer = payer
         self._request = request
         self._client_tools = tool_names(request.body)
         self._tools = {name: tool for name, tool in toolbox.tools().items() if name not in self._client_tools}
@@ -74,7 +78,11 @@ class ToolLoop:
 
         `lost`: an earlier relay may have run them, so they are not run again.
         """
-        return [asyncio.create_task(self._answer(call, lost=lost), name=f"tool {call.name}") for call in calls]
+        tasks = []
+        for number, call in enumerate(calls):
+            error = LOST if lost else TOO_MANY if number >= MAX_CALLS else None
+            tasks.append(asyncio.create_task(self._answer(call, error), name=f"tool {call.name}"))
+        return tasks
 
     def next_request(self, turns: Sequence[LoggedTurn]) -> bool:
         """Make the request of the next turn if all calls of the last turn were the server's. Return whether they were.
@@ -86,8 +94,9 @@ class ToolLoop:
         self._ask_again([turn for turn in turns if turn.answered])
         return True
 
-    async def _answer(self, call: ToolCall, *, lost: bool) -> Answer:
-        return Answer(call, Result(None, LOST, 0.0) if lost else await self._result(call))
+    async def _answer(self, call: ToolCall, error: str | None) -> Answer:
+        """Return the result of a call. With an `error` it is not run."""
+        return Answer(call, await self._result(call) if error is None else Result(None, error, 0.0))
 
     async def _result(self, call: ToolCall) -> Result:
         tool = self._tools.get(call.name)
@@ -98,7 +107,7 @@ class ToolLoop:
             return Result(None, f"{call.error} They were: {call.raw[:MAX_QUOTED]}", 0.0)
         if not isinstance(call.arguments, dict):
             return Result(None, "The arguments must be a JSON object.", 0.0)
-        return await self._toolbox.bounds.run(tool, call.arguments)
+        return await self._toolbox.bounds.run(tool, call.arguments, self._payer)
 
     def _ask_again(self, answered: Sequence[LoggedTurn]) -> None:
         """Make the next turn's request. In the last turn the model must not call a tool."""
@@ -131,7 +140,9 @@ def _call_message(call: ToolCall) -> Message:
 
 def tool_names(body: dict[str, Any]) -> frozenset[str]:
     """Return the names of the tools in a request. Their calls are the client's."""
-    functions = [tool.get("function") for tool in body.get("tools") or () if isinstance(tool, dict)]
+    functions = [
+        tool.get("function") or tool.get("custom") for tool in body.get("tools") or () if isinstance(tool, dict)
+    ]
     functions += body.get("functions") or ()
     return frozenset(
         function["name"]

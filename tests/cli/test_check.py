@@ -65,3 +65,18 @@ async def test_a_place_that_is_none(tmp_path):
     """What is no `module:function` is one mistake, not two."""
     status, lines = await checked(tmp_path, tools={"functions": {"odd": "mine"}})
     assert (status, len(lines)) == (2, 1)
+
+
+async def test_tools_that_are_hidden(tmp_path):
+    """A function that has the name of an installed tool, and two installed tools of one name, are warnings."""
+    for name in ("one", "two"):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text("[sluiceway.tools]\ngood = mine:good\nother = mine:good\n")
+    status, lines = await checked(tmp_path, tools={"functions": {"good": "mine:good"}})
+    assert status == 0
+    assert lines == [
+        'warning: tools.functions.good: "mine:good" — hides the tool of this name of an installed distribution',
+        'warning: tools: "other" — 2 installed distributions have a tool of this name: one is offered',
+    ]

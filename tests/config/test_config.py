@@ -197,6 +197,17 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "mcp[0].name": NAME,
     "mcp[0].command": ([["a"], ["a", "--b c"]], [[], "a", 1]),
     "mcp[0].command[0]": (["a"], ["", "a\0", 1]),
+    "mcp[0].env": ([{}, {"SITE": "a b"}], ["SITE=a", [], 1]),
+    "mcp[0].env.SITE": (["a b"], ["", "a\0", 1]),
+    "mcp[0].env.A-B": ([], ["a"]),
+    "mcp[0].env_from": ([[], ["WEIR_KEY"]], ["WEIR_KEY", {}, 1]),
+    "mcp[0].env_from[0]": (["WEIR_KEY"], ["", "A-B", "a=b", 1]),
+    "mcp[1].headers": ([{}, {"X-Site": "a b"}], ["X-Site: a", [], 1]),
+    "mcp[1].headers.X-A": (["", "a b"], ["a\r\nb", "é", 1, []]),
+    "mcp[1].headers.authorization": ([], ["Bearer x"]),
+    "mcp[1].header_env": ([{}, {"Authorization": "WEIR_TOKEN", "x-api-key": "WEIR_KEY"}], ["WEIR_TOKEN", [], 1]),
+    "mcp[1].header_env.X-A": (["WEIR_KEY"], ["", "a b", 1]),
+    "mcp[1].header_env.host": ([], ["WEIR_KEY"]),
     "preprocess.timeout": SECONDS,
     "preprocess.anything": ENTRY,
 }
@@ -204,7 +215,10 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
 
 def tree_with(key: str, value: object) -> dict[str, Any]:
     """Return a right configuration with one key set, made of the path as messages print it."""
-    tree = copy.deepcopy(SMALLEST) | {"keys": [dict(KEY)], "mcp": [{"name": "files", "command": ["a"]}]}
+    tree = copy.deepcopy(SMALLEST) | {
+        "keys": [dict(KEY)],
+        "mcp": [{"name": "files", "command": ["a"]}, {"name": "b", "url": "http://h"}],
+    }
     tree["upstreams"].insert(0, {"name": "first", "base_url": "http://h"})
     parts = [part.strip('."') for part in re.findall(r'"[^"]+"|\[\d+\]|[^.\[\]"]+', key) if part != "."]
     at: Any = tree
@@ -249,11 +263,30 @@ def test_mcp_url() -> None:
     neither, both = problems_of(SMALLEST | {"mcp": [{"name": "a"}, {"name": "b", "url": "http://h", "command": ["a"]}]})
     assert neither == 'mcp[0]: neither — expected one of "command" and "url"'
     assert both == 'mcp[1]: both — expected one of "command" and "url"'
+    mixed = [
+        {"name": "a", "url": "http://h", "env": {"A": "b"}},
+        {"name": "b", "command": ["a"], "header_env": {"A": "B"}},
+    ]
+    assert problems_of(SMALLEST | {"mcp": mixed}) == [
+        'mcp[0].env: a table — expected only with "command"',
+        'mcp[1].header_env: a table — expected only with "url"',
+    ]
+
+
+def test_variables_of_tool_servers() -> None:
+    """A variable that is not set is a warning. One that no header can hold is an error. No value is shown."""
+    entry = {"name": "a", "url": "http://h", "header_env": {"Authorization": "WEIR_TOKEN"}}
+    tree = SMALLEST | {"mcp": [entry, {"name": "b", "command": ["a"], "env_from": ["WEIR_KEY"]}]}
+    assert problems_of(tree) == []
+    assert problems_of(tree, WEIR_TOKEN="Bearer secret", WEIR_KEY="") == []
+    (line,) = problems_of(tree, WEIR_TOKEN="secret\n")
+    assert line.startswith("mcp[0].header_env.Authorization: ")
+    assert "secret" not in line
 
 
 def test_every_key_is_tested_and_described() -> None:
     """No key of the settings is missing in the table above, and each has a description for the reference."""
-    tested = {tuple(re.split(r"(?:\[0\])?\.", key)[:2]) for key in KEYS} | {("mcp", "url")}
+    tested = {tuple(re.split(r"(?:\[\d\])?\.", key)[:2]) for key in KEYS} | {("mcp", "url")}
     for section, table in TABLES.items():
         assert [key for key in table.model_fields if (section, key) not in tested] == []
         assert all(field.description for field in table.model_fields.values())
@@ -278,7 +311,7 @@ def test_config_toml_comments() -> None:
     assert parse(tree, {}).keys[0].name == "web"
     for section, table in TABLES.items():
         missing = [key for key in table.model_fields if not re.search(rf"^(# )?{key} = |\.{key}\]", text, re.MULTILINE)]
-        assert (section, missing) in [(section, []), ("mcp", ["url"])]
+        assert (section, missing) in [(section, []), ("mcp", ["header_env"])]
 
 
 def test_all_errors_at_once() -> None:

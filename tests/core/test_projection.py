@@ -74,9 +74,9 @@ def test_as_chunks() -> None:
 def test_several_events_of_one_record() -> None:
     """All but the last carry the id that the client has: a cut between them repeats, and loses nothing."""
     silent = chunk({"tool_calls": [{"index": 0, "function": {"name": "look"}}]})
-    records = [chunk({"content": "a"}), silent, chunk({"content": "b", "reasoning": "r"}, "stop")]
+    records = [chunk({"content": "a"}), silent, chunk({"content": "b", "reasoning": "r", "refusal": "no"}, "stop")]
     found = [(seq, kind) for seq, kind, _ in shown("native", records)]
-    assert found == [(0, "start"), (1, "token"), (1, "reasoning"), (1, "token"), (3, "tool_call")]
+    assert found == [(0, "start"), (1, "token"), (1, "reasoning"), (1, "token"), (3, "token")]
     assert [(seq, kind) for seq, kind, _ in shown("native", records, after=1)] == found[2:]
     # From a cursor of the other form, at a record that has no event here.
     assert [seq for seq, _, _ in shown("native", records, after=2)] == [2, 2, 3]

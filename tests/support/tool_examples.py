@@ -89,11 +89,13 @@ async def hang_on() -> None:
 
 def hang_in_thread() -> str:
     """Return when the test says so."""
+    HANGING.release()
     RELEASED.wait(60)
     return "released"
 
 
 RELEASED = threading.Event()
+HANGING = threading.Semaphore(0)  # released by each call of `hang_in_thread`
 
 
 async def huge() -> str:

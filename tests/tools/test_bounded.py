@@ -4,9 +4,12 @@ import asyncio
 
 import pytest
 import tool_examples
+import wire
 
 from server.config.settings import Tools
+from server.tools import bounded
 from server.tools.bounded import Bounds, Result, cut
+from server.tools.places import Payer
 from server.tools.tool import from_function
 
 
@@ -60,23 +63,31 @@ async def test_concurrency() -> None:
         running -= 1
         return "ok"
 
-    bounds, tool = Bounds(Tools(max_concurrency=3)), from_function("work", work)
-    results = await asyncio.gather(*(bounds.run(tool, {}) for _ in range(10)))
-    assert [result.content for result in results] == ["ok"] * 10
-    assert most == 3
+    bounds, tool = Bounds(Tools(max_concurrency=4)), from_function("work", work)
+    payers = [Payer("", f"strm_{number % 5}") for number in range(20)]
+    results = await asyncio.gather(*(bounds.run(tool, {}, payer) for payer in payers))
+    assert [result.content for result in results] == ["ok"] * 20
+    assert most == 4
 
 
-async def test_a_hanging_thread_keeps_its_place() -> None:
-    """A thread cannot be stopped, so it keeps its place until it ends. Then others run again."""
+async def test_a_thread_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its place is free for others at once. It is counted until it ends; so many of one tool, and it is not called."""
+    monkeypatch.setattr(bounded, "FAREWELL", 0.01)
     tool_examples.RELEASED.clear()
-    bounds = Bounds(Tools(max_concurrency=1, timeout=0.05))
+    given_up: list[None] = []
+    bounds = Bounds(Tools(max_concurrency=2, timeout=0.05), lambda: given_up.append(None))
     hang, add = (from_function(name, getattr(tool_examples, name)) for name in ("hang_in_thread", "add"))
-    await bounds.run(hang, {})
-    assert (await bounds.run(add, {"x": 1})).error == "The tool had no free place to run within 0.05 seconds."
-    tool_examples.RELEASED.set()
-    async with asyncio.timeout(10):
-        while (await bounds.run(add, {"x": 1})).content != "2":
-            pass
+    try:
+        for _ in range(2):
+            assert (await bounds.run(hang, {})).error == "The tool gave no result within 0.05 seconds."
+            assert (await bounds.run(add, {"x": 1})).content == "2"
+        assert (await bounds.run(hang, {})).error == "The tool is not called: 2 earlier calls of it still hang."
+        await wire.until(lambda: asyncio.sleep(0, len(given_up) == 2), 10.0)
+        assert bounds.hanging == 2
+    finally:
+        tool_examples.RELEASED.set()
+    await wire.until(lambda: asyncio.sleep(0, not bounds.hanging), 10.0)
+    assert (await bounds.run(hang, {})).content == "released"
 
 
 async def test_cancelling_the_caller() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import native
 import pytest
 import wire
-from gateway import InProcess, in_process, own_process
+from gateway import InProcess, OwnProcess, in_process, own_process
 
 SERVER = str(Path(__file__).parents[1] / "support" / "mcp_server.py")
 STDIO = {"name": "weir", "command": [sys.executable, SERVER]}
@@ -35,8 +35,22 @@ async def entry(kind: str) -> AsyncIterator[dict[str, Any]]:
         await process.wait()
 
 
-async def converse(gateway: InProcess, provider: Any, model: str, *calls: dict[str, Any]) -> list[dict[str, Any]]:
-    """Let the model make calls in one turn; return their results in order."""
+async def connected(gateway: InProcess | OwnProcess, servers: int = 1) -> None:
+    """Wait until so many servers are connected: the start of the gateway does not wait for them."""
+
+    async def are() -> bool:
+        if isinstance(gateway, OwnProcess):
+            return len(gateway.logged("mcp server connected")) >= servers
+        return "level" in gateway.app.toolbox.tools()
+
+    await wire.until(are, 60.0)
+
+
+async def converse(
+    gateway: InProcess | OwnProcess, provider: Any, model: str, *calls: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Let the model make calls in one turn, when the server is there; return their results in order."""
+    await connected(gateway)
     await provider.script(model, {"tool_calls": list(calls)}, {"text": "I see."})
     found = await native.events(gateway.root, model)
     assert native.text(found) == "I see."
@@ -76,11 +90,11 @@ async def test_a_conversation(provider, model, kind: str) -> None:
 async def test_bounds(provider, model, kind: str) -> None:
     """A call that hangs ends after the timeout, and a huge result beside it is cut. The connection stays usable."""
     calls = [{"name": name, "arguments": {}} for name in ("stall", "huge")]
-    tools = {"timeout": 0.5, "max_result_bytes": 1000}
+    tools = {"timeout": 2.0, "max_result_bytes": 1000}
     async with entry(kind) as server, in_process(provider.url, mcp=[server], tools=tools) as gateway:
         stalled, huge = await converse(gateway, provider, model, *calls)
         (level,) = await converse(gateway, provider, model, LEVEL)
-    assert stalled["error"] == "The tool gave no result within 0.5 seconds."
+    assert stalled["error"] == "The tool gave no result within 2 seconds."
     assert len(huge["content"].encode()) <= 1000
     assert huge["content"].endswith("[cut: 1000000 bytes in all]")
     assert level["content"] == "north: 3.5 m"
@@ -92,10 +106,6 @@ async def test_a_server_that_dies(provider, model) -> None:
         (died,) = await converse(gateway, provider, model, {"name": "die", "arguments": {}})
         assert "error" in died
 
-        async def back() -> bool:
-            return "level" in gateway.app.toolbox.tools()
-
-        await wire.until(back, 30.0)
         (level,) = await converse(gateway, provider, model, LEVEL)
     assert level["content"] == "north: 3.5 m"
 

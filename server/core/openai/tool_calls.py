@@ -1,17 +1,29 @@
 """Assembles tool calls from the pieces of a stream (OpenAI's API reference, chat completion chunks).
 
-A stream may send several calls at once. A piece belongs to the call of its `index`. The id and the name come once, the
-arguments in pieces. Some providers differ, and these forms work too: no `index` at all, one `index` for several calls
-with different ids, arguments as an object, no id, and the `function_call` of before 2023.
+A stream may send several calls at once. By OpenAI's reference a piece belongs to the call of its `index`, the id and
+the name come once, and the arguments come in pieces. Many upstreams differ: `tests/core/openai/test_tool_call_forms.py`
+has a table of their forms, with sources. What decides, in this order: the index, the id, the name, and whether the
+arguments so far are whole, because a whole call takes no more of them.
 """
 
+import re
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from io import StringIO
+from typing import Any, NamedTuple, Self
 
 import orjson
 
+from server.core.errors import StreamError
+from server.core.wide_json import dumps
+
+BROKE_OFF = "The arguments broke off."
 LEGACY = -1  # the index of a `function_call`; a turn has at most one
-WHOLE_REASONS = frozenset({"tool_calls", "function_call", "stop"})  # finish reasons after which no call is cut short
+MAX_CALLS = 256  # calls of one turn, and pieces of one delta: more would hold the event loop up
+MAX_SIZE = 4 * 1024 * 1024  # characters of all partial calls: the log, and so its bound, does not have them yet
+MAX_NAME = 256  # characters of a name that comes in pieces
+MAX_CHECKED = 65_536  # characters of arguments up to which it is found out whether they are whole
+MAX_CHECKS = 100  # of that kind in one turn; then, and past that size, the id decides alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,90 +39,214 @@ class ToolCall:
     server: bool = False  # the server runs it, not the client
 
 
+class _Piece(NamedTuple):
+    """One piece of a call. `slot` is the index as the upstream gives it; None: it gives none."""
+
+    slot: int | str | None
+    id: str
+    name: str
+    text: str
+
+    @classmethod
+    def of(cls, piece: dict[str, Any]) -> Self:
+        """Read one item of `tool_calls`. Some upstreams leave the `function` around name and arguments out."""
+        function = piece.get("function") or piece.get("custom")
+        if not isinstance(function, dict):
+            function = piece
+        arguments = function.get("arguments", function.get("input"))
+        if arguments is not None and not isinstance(arguments, str):
+            arguments = _json(arguments)
+        return cls(_slot(piece.get("index")), _text(piece.get("id")), _text(function.get("name")), arguments or "")
+
+    @property
+    def size(self) -> int:
+        return len(self.id) + len(self.name) + len(self.text)
+
+
 @dataclass(slots=True)
 class _PartialCall:
-    """One call of which more pieces may come. `index` is the provider's."""
+    """One call of which more pieces may come. `order` is its place among the calls of the turn."""
 
-    index: int
+    order: int
+    numbered: bool  # the upstream gave it an index
     id: str = ""
     name: str = ""
-    parts: list[str] = field(default_factory=list)
+    size: int = 0  # characters of arguments
+    last: str = ""  # the last of them that is no space
+    arguments: StringIO = field(default_factory=StringIO)
 
-    def add(self, piece: dict[str, Any]) -> int:
-        """Add one piece; return how many characters of arguments it has."""
-        self.id = self.id or _text(piece.get("id"))
-        function = piece.get("function")
-        if not isinstance(function, dict):
-            return 0
-        self.name = self.name or _text(function.get("name"))
-        arguments = function.get("arguments")
-        text = orjson.dumps(arguments).decode() if isinstance(arguments, dict) else _text(arguments)
-        self.parts.append(text)
-        return len(text)
+    def add(self, piece: _Piece) -> None:
+        self.id = self.id or piece.id
+        if piece.name.startswith(self.name):  # the first one, the same again, or all of it so far
+            self.name = piece.name or self.name
+        elif not self.size and len(self.name) < MAX_NAME:
+            self.name += piece.name
+        self.size += self.arguments.write(piece.text)
+        self.last = piece.text.rstrip()[-1:] or self.last
 
 
 class ToolCalls:
-    """The calls of one turn. `size` counts the characters of all their arguments so far, for the caller's bound.
+    """The calls of one turn.
 
     A call without an id gets one that has the number `turn` (from 0), so that ids differ between turns.
     """
 
     def __init__(self, turn: int = 0) -> None:
-        self.size = 0
         self._turn = turn
+        self._size = 0
+        self._checks = 0
         self._partial: list[_PartialCall] = []
-        self._latest: dict[int, _PartialCall] = {}  # by index
-        self._last = 0  # the index of the previous piece
+        self._latest: dict[int | str, _PartialCall] = {}  # by slot
+        self._by_id: dict[str, _PartialCall] = {}
+        self._last: _PartialCall | None = None  # the call of the previous piece
 
     def feed(self, delta: dict[str, Any]) -> None:
-        """Take the pieces of one delta."""
-        pieces = delta.get("tool_calls")
-        for piece in pieces if isinstance(pieces, list) else ():
-            if isinstance(piece, dict):
-                index = piece.get("index")
-                self._last = index if isinstance(index, int) else self._last
-                self.size += self._call(self._last, _text(piece.get("id"))).add(piece)
+        """Take the pieces of one delta.
+
+        Raises:
+            StreamError: there are too many calls, or all together are too large.
+
+        """
+        listed = delta.get("tool_calls")
+        pieces = [piece for piece in listed if isinstance(piece, dict)] if isinstance(listed, list) else []
+        if len(pieces) > MAX_CALLS:
+            raise _too_many()
+        for position, piece in enumerate(pieces):
+            self._take(_Piece.of(piece), position if len(pieces) > 1 else None)
         legacy = delta.get("function_call")
         if isinstance(legacy, dict):
-            self.size += self._call(LEGACY, "").add({"function": legacy})
+            self._take(_Piece.of({**legacy, "index": LEGACY}), None)
 
-    def _call(self, index: int, identity: str) -> _PartialCall:
-        """Return the call that a piece belongs to."""
-        call = self._latest.get(index)
-        # Some providers give every call the index 0 (or none). A new id then begins a new call.
-        if call is None or (identity and call.id not in ("", identity)):
-            call = self._latest[index] = _PartialCall(index)
-            self._partial.append(call)
+    def _take(self, piece: _Piece, position: int | None) -> None:
+        """Add a piece to its call. `position`: its place in a delta of several pieces."""
+        self._size += piece.size
+        if self._size > MAX_SIZE:
+            raise StreamError("The tool calls of one turn are too large.", "stream_too_large", 502)
+        # If there is no index, the pieces of one delta belong to different calls.
+        slot = f"#{position or 0}" if piece.slot is None else piece.slot
+        call = self._candidate(piece, slot, alone=position is None)
+        if call is None or self._begins(piece, call):
+            call = self._new_call(piece)
+        self._latest[slot] = self._last = call
+        call.numbered = call.numbered or piece.slot is not None
+        call.add(piece)
+        if call.id:
+            self._by_id.setdefault(call.id, call)
+
+    def _candidate(self, piece: _Piece, slot: int | str, *, alone: bool) -> _PartialCall | None:
+        """Return the call that a piece belongs to, unless it begins a new one."""
+        known = self._by_id.get(piece.id)
+        if piece.slot is None:
+            return known or (self._last if alone else self._latest.get(slot))
+        if slot in self._latest:
+            return self._latest[slot]
+        earlier = known or (self._last if alone else None)  # an upstream may give the index only from the second piece
+        return earlier if earlier is not None and not earlier.numbered else None
+
+    def _begins(self, piece: _Piece, call: _PartialCall) -> bool:
+        """Whether a piece begins a new call although it has the index of `call`, or none."""
+        if piece.id and piece.id == call.id:
+            return False
+        another_id = bool(piece.id and call.id)
+        if piece.name and call.name:
+            if piece.name != call.name:
+                # A name may come in pieces, which have one index and at most one id, before any argument.
+                return another_id or call.size > 0 or piece.slot is None
+            if another_id:  # a new call of the same tool, or an upstream that makes up an id for each piece
+                return self._whole(call) is not False
+        return (another_id or bool(piece.name)) and bool(piece.text.strip()) and self._whole(call) is True
+
+    def _whole(self, call: _PartialCall) -> bool | None:
+        """Whether the arguments of a call are a closed JSON object. None: nobody knows."""
+        if not call.size or call.size > MAX_CHECKED or self._checks == MAX_CHECKS:
+            return None
+        if call.last != "}":
+            return False
+        self._checks += 1
+        try:
+            orjson.loads(_paired(call.arguments.getvalue()))
+        except orjson.JSONDecodeError:
+            return False
+        return True
+
+    def _new_call(self, piece: _Piece) -> _PartialCall:
+        if len(self._partial) == MAX_CALLS:
+            raise _too_many()
+        order = piece.slot if isinstance(piece.slot, int) else self._last.order if self._last else 0
+        call = _PartialCall(order, numbered=piece.slot is not None)
+        self._partial.append(call)
         return call
 
-    def take(self, finish_reason: str | None) -> list[ToolCall]:
-        """Return all calls in order, and forget them. `finish_reason` None: the turn broke off."""
-        whole = finish_reason in WHOLE_REASONS
+    def take(self, *, whole: bool) -> list[ToolCall]:
+        """Return all calls in order. `whole`: the turn has not been cut short."""
         calls: list[ToolCall] = []
         seen: set[str] = set()
-        for position, partial in enumerate(sorted(self._partial, key=lambda call: call.index)):
-            identity = partial.id or f"call_{self._turn}_{position}"
+        repeats: Counter[str] = Counter()
+        for position, partial in enumerate(sorted(self._partial, key=lambda call: call.order)):
+            if not partial.name and not partial.size:
+                continue  # nothing but an empty piece, which some upstreams send between two calls
+            identity = first = partial.id or f"call_{self._turn}_{position}"
             while identity in seen:  # results name their call by its id, so every id must be unique
-                identity += "_"
+                repeats[first] += 1
+                identity = f"{first}_{repeats[first]}"
             seen.add(identity)
             calls.append(_parsed(identity, partial, whole=whole))
-        self._partial, self._latest, self.size = [], {}, 0
         return calls
 
 
 def _parsed(identity: str, partial: _PartialCall, *, whole: bool) -> ToolCall:
-    raw = "".join(partial.parts)
+    raw = _paired(partial.arguments.getvalue())
     try:
         # A tool without parameters is often called with no arguments at all.
-        arguments = orjson.loads(raw) if raw.strip() or not whole else {}
+        arguments = {} if whole and raw.strip() in ("", "null") else _loaded(raw)
     except orjson.JSONDecodeError as error:
-        words = f"The arguments are not JSON: {error}." if whole else "The arguments broke off."
+        words = f"The arguments are not JSON: {error}." if whole else BROKE_OFF
         return ToolCall(identity, partial.name, raw, error=words, incomplete=not whole)
     # A closed object cannot be the beginning of a longer one. So it is whole, even if the stream broke off after it.
-    if whole or (isinstance(arguments, dict) and partial.name):
-        return ToolCall(identity, partial.name, raw, arguments)
-    return ToolCall(identity, partial.name, raw, error="The arguments broke off.", incomplete=True)
+    if not whole and not (isinstance(arguments, dict) and partial.name):
+        return ToolCall(identity, partial.name, raw, error=BROKE_OFF, incomplete=True)
+    try:
+        orjson.dumps([arguments])  # orjson reads deeper nesting than it writes, and the event holds them one level deep
+    except orjson.JSONEncodeError:
+        return ToolCall(identity, partial.name, raw, error="The arguments are nested too deeply.")
+    return ToolCall(identity, partial.name, raw, arguments)
+
+
+def _loaded(raw: str) -> Any:
+    """Parse the text of arguments. Raises JSONDecodeError."""
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        if not raw.startswith("{}"):
+            raise
+        return orjson.loads(raw[2:])  # Anthropic's first block has an empty object, which some proxies pass on as text
+
+
+def _slot(index: object) -> int | str | None:
+    """Return an index as a number, also if it came as a text or a float; another text as it is; else None."""
+    if isinstance(index, str):
+        return int(index) if re.fullmatch(r"[0-9]{1,9}", index) else index or None
+    if isinstance(index, float):
+        return int(index) if index.is_integer() else None
+    return index if isinstance(index, int) and not isinstance(index, bool) else None
+
+
+def _paired(text: str) -> str:
+    """Return a text with the halves of surrogate pairs joined, which may have come in two pieces."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+def _json(value: object) -> str:
+    """Return arguments that came as JSON values as the text of that JSON."""
+    try:
+        return dumps(value).decode()
+    except RecursionError:
+        return "(nested too deeply)"  # which is no JSON, so the model is told of an error
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _too_many() -> StreamError:
+    return StreamError(f"The model made more than {MAX_CALLS} tool calls in one turn.", "too_many_tool_calls", 502)

@@ -2,19 +2,19 @@
 
 from typing import Any
 
-import orjson
-
+from server.core.errors import StreamError
 from server.core.openai.sse import frame, unnumbered
 from server.core.openai.tool_calls import ToolCall
 from server.core.records import Ending, Record
+from server.core.wide_json import dumps
 
 START, TOKEN, REASONING, TOOL_CALL, TOOL_RESULT = "start", "token", "reasoning", "tool_call", "tool_result"
-RECOVERY, ERROR, GAP, DONE = "recovery", "error", "gap", "done"
+DELTA, RECOVERY, ERROR, GAP, DONE = "delta", "recovery", "error", "gap", "done"
 
 
 def event(kind: str, **fields: Any) -> Record:
     """Return the record of one event. Its `kind` and the `type` in its data are the same."""
-    return Record(kind, orjson.dumps({"type": kind, **fields}))
+    return Record(kind, dumps({"type": kind, **fields}))
 
 
 def call_event(call: ToolCall, *, server: bool) -> Record:
@@ -23,6 +23,14 @@ def call_event(call: ToolCall, *, server: bool) -> Record:
     if call.error is not None:
         fields |= {"raw": call.raw, "error": call.error}
     return event(TOOL_CALL, **fields, server=server)
+
+
+def delta_event(delta: dict[str, Any]) -> Record:
+    """Return the event of what a delta carries and no other event tells. Raises StreamError if it cannot be written."""
+    try:
+        return event(DELTA, delta=delta)
+    except RecursionError:
+        raise StreamError("The upstream's delta is nested too deeply.", "upstream_garbage", 502) from None
 
 
 def event_frame(seq: int, record: Record) -> bytes:

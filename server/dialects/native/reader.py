@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from server.core.dialect import LoggedCall, Reader, ToolResult
 from server.core.openai.chunks import Chunk
 from server.core.openai.intake import Piece
 from server.core.openai.tool_calls import ToolCall
 from server.core.records import Beginning, Record
+from server.core.wide_json import dumps, loads
 from server.dialects.native import events
 
 FINISHED = ("complete", "incomplete")  # the states of an ending that has a finish reason
@@ -29,12 +28,14 @@ class NativeReader(Reader):
 
     def read(self, record: Record) -> Sequence[Piece | LoggedCall | ToolResult]:
         """Return the chunk, call or result of an event. An event that chat completions do not have gives nothing."""
-        event = orjson.loads(record.data)
+        event = loads(record.data)
         match record.kind:
             case events.START:
                 return [self._piece({"role": "assistant", "content": ""})]
             case events.TOKEN | events.REASONING:
                 return [self._piece({event.get("field", "content"): event["content"]})]
+            case events.DELTA:
+                return [self._piece(event["delta"])]
             case events.TOOL_CALL:
                 return [self._call(event)]
             case events.TOOL_RESULT:
@@ -45,7 +46,7 @@ class NativeReader(Reader):
         return ()
 
     def _call(self, event: dict[str, Any]) -> LoggedCall:
-        raw = event["raw"] if "raw" in event else orjson.dumps(event["arguments"]).decode()
+        raw = event["raw"] if "raw" in event else dumps(event["arguments"]).decode()
         server = event["server"]
         call = ToolCall(
             event["id"], event["name"], raw, event["arguments"], event.get("error"), event["incomplete"], server
@@ -59,4 +60,4 @@ class NativeReader(Reader):
 
     def _piece(self, delta: dict[str, Any], finish_reason: str | None = None) -> Piece:
         chunk = {**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish_reason}]}
-        return Piece(orjson.dumps(chunk), chunk)
+        return Piece(dumps(chunk), chunk)

@@ -2,18 +2,18 @@
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import orjson
-
 from server.core.dialect import Writer
-from server.core.errors import StreamError
+from server.core.lifecycle import State, state_of
 from server.core.openai.chunks import REASONING_FIELDS
 from server.core.openai.intake import Piece
-from server.core.openai.tool_calls import WHOLE_REASONS, ToolCall, ToolCalls
+from server.core.openai.tool_calls import ToolCall, ToolCalls
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
 from server.core.records import Ending, Record
+from server.core.wide_json import loads
 from server.dialects.native.events import (
     REASONING,
     RECOVERY,
@@ -22,13 +22,15 @@ from server.dialects.native.events import (
     TOOL_CALL,
     TOOL_RESULT,
     call_event,
+    delta_event,
     event,
     last_events,
 )
 
 THINKING = {"field": "thinking"}
-# Characters of all partial calls. They are not in the log yet, so the log's own bound does not count them.
-MAX_ARGUMENTS = 4 * 1024 * 1024
+# The fields of a delta that have events of their own, the latter only as texts. The rest becomes a `delta` event.
+TOLD = frozenset({"role", "content", "tool_calls", "function_call"})
+TOLD_TEXTS = frozenset({"refusal", *REASONING_FIELDS})
 
 
 class NativeWriter(Writer):
@@ -46,24 +48,26 @@ class NativeWriter(Writer):
         self._turn = 0
         self._recoveries = 0
         self._calls = ToolCalls()
+        self._reasons: frozenset[str] = frozenset()  # finish reasons of the turn so far
 
     def resume(self, records: Sequence[Record]) -> None:
         """Go on after records that an earlier relay of this stream has written."""
         self._started = bool(records)
         texts = [data for kind, data in records if kind in (TOKEN, REASONING)]
-        self._tokens = orjson.loads(texts[-1])["token_count"] if texts else 0
+        self._tokens = loads(texts[-1])["token_count"] if texts else 0
         self._turn = sum(kind == TOOL_CALL for kind, _ in records)  # it only has to differ from earlier turns
         self._recoveries = sum(kind == RECOVERY for kind, _ in records)
 
     def begin_attempt(self) -> None:
         """Forget the partial calls of an earlier attempt. No client saw them."""
         self._calls = ToolCalls(self._turn)
+        self._reasons = frozenset()
 
     def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
         """Return the events of pieces that were just received.
 
         Raises:
-            StreamError: the arguments of the partial calls are too large.
+            StreamError: there are too many calls, or they are too large.
 
         """
         records: list[Record] = []
@@ -85,20 +89,32 @@ class NativeWriter(Writer):
                 break  # some upstreams send the same text under two names
         if content := delta.get("content"):
             self._tokens += 1
-            for kind, text in _parts(content):
+            texts, others = _parts(content)
+            for kind, text in texts:
                 records.append(self._text_event(kind, text, **THINKING if kind == REASONING else {}))
+            if others:
+                records.append(delta_event({"content": others}))
         if text := _text(delta, "refusal"):
             records.append(self._text_event(TOKEN, text, field="refusal"))
+        if rest := {name: value for name, value in delta.items() if value and not _told(name, value)}:
+            records.append(delta_event(rest))
         if "tool_calls" in delta or "function_call" in delta:
             self._calls.feed(delta)
-            if self._calls.size > MAX_ARGUMENTS:
-                raise StreamError("The arguments of a tool call are too large.", "stream_too_large", 502)
         if reason := choice.get("finish_reason"):
-            self._turn += 1
-            calls = self._calls.take(reason)
-            records += map(self._call_event, calls)
-            # After any other reason the model may have wanted more calls.
-            self.finished_calls = calls if reason in WHOLE_REASONS else ()
+            self._reasons |= {reason}
+
+    def end_turn(self) -> list[Record]:
+        """Return the events of the turn's calls.
+
+        Not the word of the finish reason makes a call whole, and some upstreams send that word with every chunk, or
+        never. But if the turn was cut short, the model may have wanted more calls: then no call counts as finished.
+        """
+        whole = state_of(self._reasons) is State.COMPLETE
+        calls = self._calls.take(whole=whole)
+        self.finished_calls = calls if whole else ()
+        self._turn += 1
+        self.begin_attempt()
+        return [self._call_event(call) for call in calls]
 
     def _text_event(self, kind: str, text: str, **field: str) -> Record:
         """Return the event of a text. `field` is the delta's field if that is not `content`."""
@@ -121,20 +137,36 @@ class NativeWriter(Writer):
 
     def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:  # noqa: ARG002 — the protocol's
         """Return calls that broke off, the error if there is one, and `done`."""
-        return [*map(self._call_event, self._calls.take(None)), *last_events(ending)]
+        if self.finished_calls and ending.error is None:
+            # Upstreams have many words for the end of a turn with calls, or none. A client needs to know only one.
+            ending = replace(ending, reason="tool_calls")
+        return [*map(self._call_event, self._calls.take(whole=False)), *last_events(ending)]
 
 
-def _parts(content: object) -> list[tuple[str, str]]:
-    """Return the texts of a delta's content. Mistral sends a list of parts, which includes the thinking."""
+def _parts(content: object, kind: str = TOKEN) -> tuple[list[tuple[str, str]], list[Any]]:
+    """Return the texts of a delta's content with their kinds, and the parts that are none.
+
+    Mistral sends a list of parts, which includes the thinking (again a list of parts), references and images.
+    """
     if isinstance(content, str):
-        return [(TOKEN, content)]
+        return [(kind, content)], []
     texts: list[tuple[str, str]] = []
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict):
-            if text := _text(part, "text"):
-                texts.append((TOKEN, text))
-            texts += [(REASONING, text) for _, text in _parts(part.get("thinking"))]
-    return texts
+    others: list[Any] = []
+    for part in content if isinstance(content, list) else [content]:
+        if isinstance(part, dict) and (text := _text(part, "text")):
+            texts.append((kind, text))
+        elif isinstance(part, dict) and kind == TOKEN and (thinking := part.get("thinking")):
+            thoughts, unknown = _parts(thinking, REASONING)
+            texts += thoughts
+            others += unknown
+        elif part:
+            others.append(part)
+    return texts, others
+
+
+def _told(name: str, value: object) -> bool:
+    """Whether a field of a delta has an event of its own."""
+    return name in TOLD or (name in TOLD_TEXTS and isinstance(value, str))
 
 
 def _text(delta: dict[str, Any], name: str) -> str:

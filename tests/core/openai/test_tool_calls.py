@@ -4,10 +4,12 @@ import itertools
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.core.openai.tool_calls import ToolCall, ToolCalls
+from server.core.errors import StreamError
+from server.core.openai.tool_calls import MAX_CALLS, MAX_SIZE, ToolCall, ToolCalls
 
 
 def piece(index: int | None = None, text: str = "", **head: str) -> dict[str, Any]:
@@ -16,12 +18,12 @@ def piece(index: int | None = None, text: str = "", **head: str) -> dict[str, An
     return {"tool_calls": [{**({} if index is None else {"index": index}), **head, "function": function}]}
 
 
-def assemble(*deltas: dict[str, Any], reason: str | None = "tool_calls") -> list[ToolCall]:
+def assemble(*deltas: dict[str, Any], whole: bool = True) -> list[ToolCall]:
     """Feed deltas and take the calls."""
     calls = ToolCalls()
     for delta in deltas:
         calls.feed(delta)
-    return calls.take(reason)
+    return calls.take(whole=whole)
 
 
 def test_one_call_in_pieces() -> None:
@@ -50,57 +52,31 @@ def test_all_calls_in_one_delta() -> None:
 def test_legacy_function_call() -> None:
     """A `function_call` is assembled like a call, and gets an id."""
     (call,) = assemble(
-        {"function_call": {"name": "add", "arguments": ""}}, {"function_call": {"arguments": '{"x":1}'}},
-        reason="function_call",
+        {"function_call": {"name": "add", "arguments": ""}}, {"function_call": {"arguments": '{"x":1}'}}
     )  # fmt: skip
     assert (call.id, call.name, call.arguments) == ("call_0_0", "add", {"x": 1})
-
-
-def test_one_index_for_all() -> None:
-    """Providers that give every call the index 0, or none, are told apart by the ids."""
-    for index in (0, None):
-        calls = assemble(
-            piece(index, id="a", name="one"),
-            piece(index, '{"x":1}'),
-            piece(index, id="b", name="two"),
-            piece(index, "{}"),
-        )
-        assert [(call.id, call.arguments) for call in calls] == [("a", {"x": 1}), ("b", {})]
-
-
-def test_id_and_name_repeated() -> None:
-    """A provider that repeats id and name in every piece still makes one call of that name."""
-    (call,) = assemble(piece(0, "{", id="a", name="add"), piece(0, "}", id="a", name="add"))
-    assert (call.id, call.name, call.arguments) == ("a", "add", {})
-
-
-def test_arguments_as_an_object() -> None:
-    """Arguments that come as a JSON object instead of its text are taken as they are."""
-    (call,) = assemble({"tool_calls": [{"id": "a", "function": {"name": "add", "arguments": {"x": 1}}}]})
-    assert call.arguments == {"x": 1}
 
 
 def test_no_arguments() -> None:
     """A finished call without arguments is whole, with none. One that broke off before them is incomplete."""
     assert assemble(piece(0, id="a", name="now"))[0].arguments == {}
-    (cut,) = assemble(piece(0, id="a", name="now"), reason=None)
+    (cut,) = assemble(piece(0, id="a", name="now"), whole=False)
     assert cut.incomplete
     assert (cut.id, cut.name, cut.arguments, cut.raw, cut.error) == ("a", "now", None, "", "The arguments broke off.")
 
 
 def test_broken_off() -> None:
-    """At a cut or at `length`, a call is incomplete unless its arguments are closed."""
-    for reason in (None, "length"):
-        done, open_ = assemble(
-            piece(0, '{"x":1}', id="a", name="one"), piece(1, '{"x":', id="b", name="two"), reason=reason
-        )
-        assert (done.incomplete, done.arguments) == (False, {"x": 1})
-        assert (open_.incomplete, open_.arguments, open_.raw) == (True, None, '{"x":')
+    """In a turn that was cut short a call is incomplete unless its arguments are closed."""
+    done, open_ = assemble(
+        piece(0, '{"x":1}', id="a", name="one"), piece(1, '{"x":', id="b", name="two"), whole=False
+    )  # fmt: skip
+    assert (done.incomplete, done.arguments) == (False, {"x": 1})
+    assert (open_.incomplete, open_.arguments, open_.raw) == (True, None, '{"x":')
 
 
 def test_a_number_may_go_on() -> None:
     """A broken-off `1` may have become `12`: only a closed object is whole without a finish reason."""
-    (call,) = assemble(piece(0, "1", id="a", name="one"), reason=None)
+    (call,) = assemble(piece(0, "1", id="a", name="one"), whole=False)
     assert call.incomplete
 
 
@@ -118,28 +94,82 @@ def test_ids_differ() -> None:
     assert first.id != second.id
     later = ToolCalls(turn=1)
     later.feed(piece(0, "{}", name="a"))
-    assert later.take("tool_calls")[0].id not in (first.id, second.id)
-    same = assemble(piece(0, "{}", id="x", name="a"), piece(1, "{}", id="x", name="b"))
-    assert len({call.id for call in same}) == 2
+    assert later.take(whole=True)[0].id not in (first.id, second.id)
+    same = assemble(*(piece(index, "{}", id=id_, name="a") for index, id_ in enumerate(["x", "x_1", "x", "x", "x_1"])))
+    assert len({call.id for call in same}) == 5
 
 
-def test_take_begins_anew() -> None:
-    """Calls that were taken do not come again, and `size` counts from 0 again."""
+@pytest.mark.parametrize("depth", [253, 254, 300, 5000])
+def test_arguments_nested_deeply(depth: int) -> None:
+    """Arguments that are nested more deeply than they can be written come out raw, with an error."""
+    raw = '{"a":' + "[" * depth + "]" * depth + "}"
+    (call,) = assemble(piece(0, raw, id="a", name="add"))
+    assert call.raw == raw
+    orjson.dumps({"type": "tool_call", "arguments": call.arguments})
+    assert (call.arguments is None) == (call.error is not None) == (depth > 252)
+
+
+def test_arguments_nested_deeply_as_an_object() -> None:
+    """So do arguments that came as an object and not as its text."""
+    nested: Any = {}
+    for _ in range(300):
+        nested = {"a": nested}
+    (call,) = assemble({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "add", "arguments": nested}}]})
+    assert (call.name, call.arguments, call.error) == ("add", None, "The arguments are nested too deeply.")
+
+
+def test_a_character_in_two_halves() -> None:
+    """The halves of a surrogate pair, which came in two pieces, are one character of the arguments."""
+    (call,) = assemble(piece(0, '{"x":"\ud83d', id="a", name="add"), piece(0, '\ude00"}'))
+    assert call.arguments == {"x": "😀"}
+
+
+@pytest.mark.parametrize("part", ["id", "name", "arguments"])
+def test_everything_counts(part: str) -> None:
+    """Ids, names and arguments are counted, before they are kept: 200 names of 1 MB fail with the fifth."""
+    long = "x" * 1_000_000
+    function = {"name": "f", "arguments": ""} | ({} if part == "id" else {part: long})
+    calls, last = ToolCalls(), MAX_SIZE // len(long)
+    for index in range(last):
+        calls.feed({"tool_calls": [{"index": index, "id": long if part == "id" else "", "function": function}]})
+    with pytest.raises(StreamError, match="too large"):
+        calls.feed({"tool_calls": [{"index": last, "id": long if part == "id" else "", "function": function}]})
+
+
+def test_too_many_calls() -> None:
+    """8,000 calls with one id fail the stream: those of one delta at once, those of many deltas with the next."""
+    pieces = [piece(index, "{}", id="x", name="f") for index in range(8000)]
+    with pytest.raises(StreamError, match="more than 256 tool calls"):
+        ToolCalls().feed({"tool_calls": [one for delta in pieces for one in delta["tool_calls"]]})
     calls = ToolCalls()
-    calls.feed(piece(0, "{}", id="a", name="add"))
-    assert calls.size == 2
-    assert len(calls.take("tool_calls")) == 1
-    assert (calls.take("tool_calls"), calls.size) == ([], 0)
+    for delta in pieces[:MAX_CALLS]:
+        calls.feed(delta)
+    with pytest.raises(StreamError, match="more than 256 tool calls"):
+        calls.feed(pieces[MAX_CALLS])
+    assert len({call.id for call in calls.take(whole=True)}) == MAX_CALLS
 
 
 def test_nonsense() -> None:
     """Deltas of the wrong shape are passed over without an error."""
-    odd: list[Any] = [None, "x", 3, [None, "x"], [{}], [{"index": "a", "id": 3, "function": None}], [{"index": -5}]]
+    odd: list[Any] = [
+        None,
+        "x",
+        3,
+        [None, "x"],
+        [{}],
+        [{"index": "a", "id": 3, "function": None}],
+        [{"index": -5}],
+        [{"index": True}],
+        [{"index": float("nan")}],
+        [{"index": 1e300}],
+        [{"index": "9" * 5000}],
+        [{"index": []}],
+    ]
     for value in odd:
         calls = ToolCalls()
         calls.feed({"tool_calls": value})
         calls.feed({"function_call": value})
-        calls.take("tool_calls")
+        calls.take(whole=True)
 
 
 @given(

@@ -1,5 +1,6 @@
 """The native writer, and the reading of its records: pure, no I/O."""
 
+import json
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,14 +10,14 @@ import pytest
 from server.core.errors import StreamError
 from server.core.lifecycle import State
 from server.core.openai.intake import Piece
-from server.core.openai.tool_calls import ToolCall
+from server.core.openai.tool_calls import MAX_SIZE, ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.records import Beginning, Ending, Record
 from server.core.recovery.seam import Texts
 from server.core.replay import LoggedTurn, replay, running
 from server.dialects.native.events import call_event, event
 from server.dialects.native.reader import NativeReader
-from server.dialects.native.writer import MAX_ARGUMENTS, NativeWriter
+from server.dialects.native.writer import NativeWriter
 from server.tools.loop import messages
 
 BEGINNING = Beginning("strm_1", "", "native", "m", 0.0, b"{}")
@@ -83,8 +84,9 @@ def test_start_comes_once_and_first() -> None:
 
 def test_one_chunk_with_everything() -> None:
     """One chunk gives its reasoning, content, calls and finish, in this order."""
-    records = writer().pieces([piece("tool_calls", reasoning_content="r", content="c", **calls("look"))])
-    assert kinds(records) == ["start", "reasoning", "token", "tool_call"]
+    made = writer()
+    records = made.pieces([piece("tool_calls", reasoning_content="r", content="c", **calls("look"))])
+    assert kinds(records + made.end_turn()) == ["start", "reasoning", "token", "tool_call"]
 
 
 def test_reasoning_under_two_names() -> None:
@@ -94,14 +96,79 @@ def test_reasoning_under_two_names() -> None:
 
 
 def test_content_in_parts() -> None:
-    """Content that is a list of parts (Mistral's) gives tokens and reasoning."""
-    parts = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"type": "text", "text": "so"}, 3]
-    records = writer().pieces([piece(content=parts)])[1:]
-    told = [orjson.loads(record.data) for record in records]
-    assert [(one["type"], one["content"], one.get("field")) for one in told] == [
+    """Content that is a list of parts (Mistral's) gives tokens and reasoning, and other parts as they are."""
+    image = {"type": "image_url", "image_url": "data:"}
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}, {"type": "reference", "reference_ids": [1]}]},
+        {"type": "text", "text": "so"}, image, {"type": "text", "text": ""},
+    ]  # fmt: skip
+    told = [orjson.loads(record.data) for record in writer().pieces([piece(content=parts)])[1:]]
+    assert [(one["type"], one["content"], one.get("field")) for one in told[:2]] == [
         ("reasoning", "hm", "thinking"),
         ("token", "so", None),
     ]
+    assert told[2]["delta"]["content"] == [{"type": "reference", "reference_ids": [1]}, image, parts[3]]
+
+
+OTHERS = {
+    "images (OpenRouter)": {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}]},
+    "annotations (OpenAI, OpenRouter)": {
+        "annotations": [{"type": "url_citation", "url_citation": {"url": "http://a"}}]
+    },
+    "audio (OpenAI)": {"audio": {"id": "a", "data": "AA", "transcript": "Hm."}},
+    "signatures (OpenRouter)": {"reasoning_details": [{"type": "reasoning.encrypted", "data": "AA"}]},
+    "reasoning that is no text": {"reasoning": {"steps": ["a"]}},
+    "a field of tomorrow": {"hologram": {"x": 1}},
+    "several": {"citations": ["http://a"], "search_results": [{"url": "http://a"}]},
+}
+
+
+@pytest.mark.parametrize("fields", OTHERS.values(), ids=OTHERS.keys())
+def test_what_has_no_event_of_its_own(fields: dict[str, Any]) -> None:
+    """It comes out as it is, after the text beside it, and is read back as a chunk."""
+    records = writer().pieces([piece(role="assistant", content="so", nothing=None, empty=[], **fields)])
+    assert kinds(records) == ["start", "token", "delta"]
+    assert orjson.loads(records[2].data) == {"type": "delta", "delta": fields}
+    (entry,) = NativeReader(BEGINNING).read(records[2])
+    assert isinstance(entry, Piece)
+    assert entry.chunk["choices"] == [{"index": 0, "delta": fields, "finish_reason": None}]
+
+
+def test_half_a_character() -> None:
+    """A text that an upstream has cut inside a surrogate pair is told, and read back, as it is."""
+    halves = "\ud83d", "\ude00"
+    records = writer().pieces([piece_of(half) for half in halves])
+    assert [json.loads(record.data)["content"] for record in records[1:]] == list(halves)
+    assert "".join(texts(records).values()) == "".join(halves)
+    assert writer().resume(records) is None
+
+
+def piece_of(text: str) -> Piece:
+    """Give a chunk whose text orjson does not write."""
+    chunk = {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
+    return Piece(json.dumps(chunk).encode(), chunk)
+
+
+def deep(depth: int) -> Piece:
+    """Give a chunk with a delta that is nested so deeply."""
+    nested: Any = 1
+    for _ in range(depth):
+        nested = [nested]
+    return Piece(b"", {"choices": [{"index": 0, "delta": {"odd": nested}, "finish_reason": None}]})
+
+
+def test_a_delta_nested_deeply() -> None:
+    """A delta that is nested more deeply than orjson writes is told all the same. At some depth it fails the stream."""
+    for depth in (200, 300):
+        record = writer().pieces([deep(depth)])[1]
+        assert orjson.loads(record.data)["delta"] == deep(depth).chunk["choices"][0]["delta"]
+    with pytest.raises(StreamError, match="nested too deeply"):
+        writer().pieces([deep(5000)])
+    thinking: Any = "hm"
+    for _ in range(200):
+        thinking = {"thinking": thinking}
+    (_, record) = writer().pieces([piece(content=[thinking])])
+    assert orjson.loads(record.data)["delta"] == {"content": [thinking["thinking"]]}
 
 
 def test_the_event_of_a_call() -> None:
@@ -120,10 +187,11 @@ def test_the_event_of_a_call() -> None:
 def test_whose_call() -> None:
     """A call tells whether the server runs it; `finished_calls` is what a finished turn called."""
     made = writer("now")
-    records = made.pieces([piece(**calls("now", "look")), piece("tool_calls")])
-    assert [orjson.loads(record.data)["server"] for record in records[1:]] == [True, False]
+    made.pieces([piece(**calls("now", "look")), piece("tool_calls")])
+    assert [orjson.loads(record.data)["server"] for record in made.end_turn()] == [True, False]
     assert [call.name for call in made.finished_calls] == ["now", "look"]
     made.pieces([piece(content="so"), piece("stop")])
+    assert made.end_turn() == []
     assert list(made.finished_calls) == []
 
 
@@ -132,8 +200,8 @@ def test_a_new_attempt_forgets_what_was_not_shown() -> None:
     made = writer()
     made.pieces([piece(**calls("look"))])
     made.begin_attempt()
-    records = made.pieces([piece(**calls("watch")), piece("tool_calls")])
-    assert [orjson.loads(record.data)["name"] for record in records] == ["watch"]
+    made.pieces([piece(**calls("watch")), piece("tool_calls")])
+    assert [orjson.loads(record.data)["name"] for record in made.end_turn()] == ["watch"]
 
 
 def test_endings() -> None:
@@ -156,7 +224,7 @@ def test_endings() -> None:
 def test_arguments_without_an_end() -> None:
     """Arguments that never end fail the stream: while they are not whole, no limit of the log counts them."""
     made = writer()
-    huge = {"index": 0, "function": {"arguments": "x" * (MAX_ARGUMENTS + 1)}}
+    huge = {"index": 0, "function": {"arguments": "x" * (MAX_SIZE + 1)}}
     with pytest.raises(StreamError) as caught:
         made.pieces([piece(tool_calls=[huge])])
     assert caught.value.code == "stream_too_large"
@@ -177,10 +245,11 @@ def log() -> list[Record]:
     made = writer("now", "add")
     records = made.pieces([piece(content="Hm. "), piece(reasoning="why"), piece("tool_calls", **calls("now", "add"))])
     records += [
+        *made.end_turn(),
         event("tool_result", id="add", name="add", error="no", duration_ms=1),
         event("tool_result", id="now", name="now", content="late", duration_ms=1),
     ]
-    records += made.pieces([piece("tool_calls", **calls("now"))])  # a turn without a word
+    records += [*made.pieces([piece("tool_calls", **calls("now"))]), *made.end_turn()]  # a turn without a word
     records.append(event("tool_result", id="now", name="now", content="later", duration_ms=1))
     return records + made.pieces([piece(reasoning="aha"), piece(content="It is "), piece(content="late.")])
 
@@ -202,7 +271,7 @@ def test_turns() -> None:
 def test_unanswered_calls() -> None:
     """Whole calls of the server without a result are unanswered. A call of the client keeps its turn unanswered."""
     made = writer("now", "add")
-    records = made.pieces([piece("tool_calls", **calls("now", "look", "add"))])
+    records = [*made.pieces([piece("tool_calls", **calls("now", "look", "add"))]), *made.end_turn()]
     records.append(event("tool_result", id="add", name="add", content="2", duration_ms=1))
     (turn,) = turns(records)
     assert [call.id for call in turn.unanswered_calls] == ["now"]

@@ -1,16 +1,20 @@
 """Server-side tools: conversations of several rounds in one stream, on the scripted provider."""
 
 import asyncio
+import json
 import os
+import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import native
 import pytest
+import tool_examples
 import wire
 from gateway import in_process, own_process
 from native import ALL, LOOK, TOOLS, call, ran
+from tcp_server import listening
 
 RETRY = {"strategy": "auto", "backoff": 0.01}
 
@@ -121,6 +125,117 @@ async def test_calls_cut_by_length(provider, model, marks) -> None:
     assert native.types(found) == ["start", "tool_call", "done"]
     assert (found[-1].data["status"], found[-1].data["reason"]) == ("incomplete", "length")
     assert ran(marks) == {}
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    """Give a chunk as it is on the wire."""
+    return {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}  # fmt: skip
+
+
+ADD = [{"index": 0, "id": "a", "type": "function", "function": {"name": "add", "arguments": '{"x": 1}'}}]
+WORDS = ["stop", "function_call", "eos_token", "tool_use", "TOOL_CALL", "end_turn", "STOP", "tool_calls", "", None]
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_any_finish_reason(provider, model, marks, word: str | None) -> None:
+    """Whether there are calls decides, not the word of the finish reason, nor whether there is one before `[DONE]`."""
+    await provider.script(model, {"chunks": [chunk({"tool_calls": ADD}), chunk({}, word)]}, {"text": "Two."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert native.types(found) == ["start", "tool_call", "tool_result", "token", "done"]
+    assert (native.of(found, "tool_call")[0]["incomplete"], results(found)["a"]["content"]) == (False, "2")
+    assert ran(marks) == {"add 1 1": 1}
+
+
+@pytest.mark.parametrize("word", WORDS)
+async def test_any_finish_reason_of_the_clients_calls(provider, model, word: str | None) -> None:
+    """Whatever the upstream calls it, a client that has calls to answer is told `tool_calls`."""
+    await provider.script(model, {"chunks": [chunk({"tool_calls": ADD}), chunk({}, word)]})
+    async with in_process(provider.url) as gateway:
+        found = await native.events(gateway.root, model)
+    assert native.types(found) == ["start", "tool_call", "done"]
+    assert (found[-1].data["status"], found[-1].data["reason"]) == ("complete", "tool_calls")
+
+
+async def test_a_finish_reason_in_every_chunk(provider, model, marks) -> None:
+    """Calls that come one by one, each chunk with a finish reason (Gemini), are all run, in one turn."""
+    calls = [{"id": name, "function": {"name": "add", "arguments": f'{{"x": {x}}}'}} for x, name in enumerate("ab")]
+    chunks = [chunk({"content": "Hm. "}, "stop"), *(chunk({"tool_calls": [one]}, "stop") for one in calls)]
+    await provider.script(model, {"chunks": chunks}, {"text": "Two."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert native.types(found) == ["start", "token", "tool_call", "tool_result", "token", "done"]
+    assert ran(marks) == {"add 0 1": 1, "add 1 1": 1}
+
+
+async def test_a_new_id_in_each_delta(provider, model, marks) -> None:
+    """What lmdeploy sends (its issue 3412), to the byte of the arguments: one call, run once."""
+    deltas = [("add", ""), (None, '{"x'), (None, '": 1}'), (None, "")]
+    pieces = [
+        {"index": 0, "id": f"chatcmpl-tool-{at}", "type": "function", "function": {"name": name, "arguments": text}}
+        for at, (name, text) in enumerate(deltas)
+    ]
+    chunks = [*(chunk({"tool_calls": [piece]}) for piece in pieces), chunk({}, "tool_calls")]
+    await provider.script(model, {"chunks": chunks}, {"text": "Two."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert results(found)["chatcmpl-tool-0"]["content"] == "2"
+    assert ran(marks) == {"add 1 1": 1}
+
+
+async def test_an_index_that_is_a_text(provider, model, marks) -> None:
+    """Two calls whose index is a text, in turns: each gets its own arguments."""
+    heads = [{"index": at, "id": at, "function": {"name": "add", "arguments": '{"x": '}} for at in "01"]
+    ends = [{"index": at, "function": {"arguments": f"{at}}}"}} for at in "01"]
+    chunks = [*(chunk({"tool_calls": [one]}) for one in heads + ends), chunk({}, "tool_calls")]
+    await provider.script(model, {"chunks": chunks}, {"text": "Two."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert {name: event["content"] for name, event in results(found).items()} == {"0": "1", "1": "2"}
+
+
+async def test_arguments_nested_deeply(provider, model, marks) -> None:
+    """Arguments that are nested 300 deep are an error that the model is told. The stream goes on."""
+    nested = '{"x": ' + "[" * 300 + "]" * 300 + "}"
+    await provider.script(model, {"tool_calls": [call("add", nested, id="a")]}, {"text": "Sorry."})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+    assert native.of(found, "tool_call")[0]["raw"] == nested
+    assert "nested too deeply" in results(found)["a"]["error"]
+    assert (native.text(found), found[-1].data["status"]) == ("Sorry.", "complete")
+
+
+async def answered(deltas: list[dict[str, Any]], **tables: Any) -> list[native.Event]:
+    """Give the events of a stream whose upstream sends these deltas, one per frame."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n")
+        for delta in deltas:
+            writer.write(b"data: " + json.dumps(chunk(delta)).encode() + b"\n\n")
+            await writer.drain()
+
+    async with listening(serve) as port, in_process(f"http://127.0.0.1:{port}/v1", **tables) as gateway:
+        return await native.events(gateway.root, "m")
+
+
+async def test_too_many_calls_in_a_frame() -> None:
+    """8,000 calls with one id in a frame of half a megabyte fail the stream at once."""
+    calls = [{"index": at, "id": "x", "function": {"name": "add", "arguments": "{}"}} for at in range(8000)]
+    found = await answered([{"content": "Hm."}, {"tool_calls": calls}], tools={"functions": ALL})
+    assert (found[-1].data["status"], found[-1].data["reason"]) == ("failed", "too_many_tool_calls")
+
+
+@pytest.mark.parametrize("part", ["id", "name", "arguments"])
+async def test_calls_that_are_too_large(part: str) -> None:
+    """200 names or ids of a megabyte count as arguments do, before anything is kept."""
+    long = "x" * 1_000_000
+    ids = {"id": long} if part == "id" else {}
+    function = {"name": "add"} | ({} if ids else {part: long})
+    found = await answered([{"tool_calls": [{"index": at, **ids, "function": function}]} for at in range(200)])
+    assert (found[-1].data["status"], found[-1].data["reason"]) == ("failed", "stream_too_large")
+    assert len(b"".join(json.dumps(event.data).encode() for event in found)) < 40_000_000
 
 
 async def test_calls_that_make_no_sense(provider, model, marks) -> None:
@@ -251,6 +366,61 @@ async def test_ending_while_a_tool_runs(provider, model, marks, how: str) -> Non
         *_, error, done = native.decoded((await wire.call(gateway.root, "GET", path)).events)
     code, status = ("total_timeout", "failed") if how == "timeout" else ("cancelled", "cancelled")
     assert (error.data["code"], done.data["status"]) == (code, status)
+
+
+async def test_a_turn_of_calls_that_hang(provider, model, marks) -> None:
+    """40 calls of a function that hangs in its thread take no place from other streams; later it is not called."""
+    tool_examples.RELEASED.clear()
+    hang = [call("hang_in_thread", id=f"h{number}") for number in range(40)]
+    await provider.script(model, {"tool_calls": hang}, {"text": "Well."})
+    await provider.script(f"{model}-2", {"tool_calls": [call("add", {"x": 1})]}, {"text": "Two."})
+    functions = {"hang_in_thread": "tool_examples:hang_in_thread", "add": "tool_examples:add"}
+    tools = {"functions": functions, "max_concurrency": 4, "timeout": 1.0}
+    try:
+        async with in_process(provider.url, tools=tools) as gateway:
+            hanging = asyncio.create_task(native.events(gateway.root, model))
+            await wire.until(lambda: asyncio.to_thread(tool_examples.HANGING.acquire, timeout=0.1))
+            found = await native.events(gateway.root, f"{model}-2")
+            assert results(found)["call_0"]["content"] == "2"
+            told = native.of(await hanging, "tool_result")
+            assert len(told) == 40
+            assert all(
+                event["error"].startswith(("The tool gave no", "The tool had no", "The tool is not")) for event in told
+            )
+            assert results(await native.events(gateway.root, f"{model}-2")) == {}
+            metrics = (await wire.call(gateway.root, "GET", "/metrics")).body.decode()
+            assert float(metrics.split("\nsluiceway_tool_calls_hanging ")[1].split()[0]) >= 2
+            tool_examples.RELEASED.set()
+    finally:
+        tool_examples.RELEASED.set()
+
+
+async def test_more_calls_than_a_turn_may_have(provider, model, marks) -> None:
+    """Of 100 calls 64 are run, the others are errors that the model is told. 5,000 fail the stream; none is run."""
+    calls = [call("add", {"x": number}, id=f"a{number}") for number in range(5000)]
+    await provider.script(model, {"tool_calls": calls[:100]}, {"text": "Well."}, {"tool_calls": calls})
+    async with in_process(provider.url, tools={"functions": ALL}) as gateway:
+        found = await native.events(gateway.root, model)
+        too_many = await native.events(gateway.root, model)
+    told = results(found)
+    assert len(told) == 100
+    assert sum(ran(marks).values()) == sum("content" in event for event in told.values()) == 64
+    assert told["a99"]["error"] == "It was not run: in one turn 64 calls are run."
+    assert native.text(found) == "Well."
+    assert (too_many[-1].data["status"], too_many[-1].data["reason"]) == ("failed", "too_many_tool_calls")
+
+
+@pytest.mark.parametrize("name", ["hang_in_thread", "hang_on"])
+async def test_the_end_of_a_process_with_a_tool_that_hangs(provider, model, name: str) -> None:
+    """A thread that never comes back, or a task that swallows its cancel, does not keep the process from its end."""
+    await provider.script(model, {"tool_calls": [call(name)]}, {"text": "Well."})
+    tools = {"functions": {name: f"tool_examples:{name}"}, "timeout": 0.2}
+    async with own_process(provider.url, environ={"PYTHONPATH": str(TOOLS)}, tools=tools) as gateway:
+        found = await native.events(gateway.root, model)
+        assert native.of(found, "tool_result")[0]["error"] == "The tool gave no result within 0.2 seconds."
+        gateway.signal(signal.SIGTERM)
+        assert await gateway.ended() == 0
+    assert gateway.logged("stopped")
 
 
 async def test_many_streams_share_the_places(provider, model, marks) -> None:

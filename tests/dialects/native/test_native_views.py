@@ -54,6 +54,43 @@ SCRIPTS = {
 }
 
 
+IMAGE = {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}
+CITATION = {"annotations": [{"type": "url_citation", "url_citation": {"url": "http://a.example", "title": "A"}}]}
+
+
+@pytest.mark.parametrize("form", ["native", "openai"])
+async def test_images_and_annotations(provider, model, form: str) -> None:
+    """What the model says beside texts and calls is told natively, and as chunks, whichever form created the stream."""
+    deltas = [{"content": "Look: "}, IMAGE, {"content": "there.", **CITATION}]
+    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices.append({"index": 0, "delta": {}, "finish_reason": "stop"})
+    payloads = [{"id": "c", "created": 1, "model": "m", "choices": [choice]} for choice in choices]
+    await provider.script(model, {"chunks": payloads})
+    async with in_process(provider.url) as gateway:
+        stream = await created(gateway, model, form)
+        told = native.decoded(await read(gateway, stream, "native"))
+        as_chunks = chunks(await read(gateway, stream, "openai"))
+    assert native.types(told) == ["start", "token", "delta", "token", "delta", "done"]
+    assert [event["delta"] for event in native.of(told, "delta")] == [IMAGE, CITATION]
+    merged = [choice["delta"] for one in as_chunks for choice in one["choices"]]
+    assert [delta["images"] for delta in merged if "images" in delta] == [IMAGE["images"]]
+    assert [delta["annotations"] for delta in merged if "annotations" in delta] == [CITATION["annotations"]]
+
+
+async def test_too_many_calls_for_the_other_form(provider, model) -> None:
+    """Calls of a chat stream that are too many for the native form are skipped there, and the stream is read on."""
+    calls = [{"index": at, "id": "x", "function": {"name": "f"}} for at in range(257)]
+    deltas = [{"content": "a"}, {"tool_calls": calls}, {"content": "b"}]
+    payloads = [{"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    await provider.script(model, {"chunks": payloads})
+    async with in_process(provider.url) as gateway:
+        stream = await created(gateway, model, "openai")
+        told = native.decoded(await read(gateway, stream, "native"))
+        as_chunks = await read(gateway, stream, "openai")
+    assert (native.types(told), native.text(told)) == (["start", "token", "done"], "ab")
+    assert len(chunks(as_chunks)[1]["choices"][0]["delta"]["tool_calls"]) == 257
+
+
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS.keys())
 async def test_the_same_story(provider, model, script: dict[str, Any]) -> None:
     """Whatever happens to a stream, read natively it tells the same whether it was created so or as chunks."""
