@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 
-from server.aio.aiohttp_internals import CONNECT_AHEAD
+from server.aio.aiohttp_internals import can_connect_ahead
 from server.config.settings import Upstream
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
@@ -72,7 +72,7 @@ class UpstreamClient:
 
     async def connect(self) -> Phases | None:
         """Have an idle connection, and return how it was made. Return None if it fails: a request will say why."""
-        if not CONNECT_AHEAD.usable:
+        if not can_connect_ahead():
             return None
         try:
             return await self._transport.connect(self.settings.base_url)
@@ -81,7 +81,7 @@ class UpstreamClient:
 
     def connect_ahead(self) -> None:
         """Begin to connect for a request that is still being prepared. The next request that is sent waits for it."""
-        if CONNECT_AHEAD.usable and len(self._ahead) < MAX_AHEAD:
+        if can_connect_ahead() and len(self._ahead) < MAX_AHEAD:
             self._ahead.append(
                 asyncio.create_task(self._transport.connect(self.settings.base_url), name="connect ahead")
             )

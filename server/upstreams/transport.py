@@ -56,7 +56,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     async def connect(self, url: str) -> Phases:
         """Have a connection to `url` ready in the pool: take an idle one or make one, and leave it there.
 
-        Sends nothing. Call only if CONNECT_AHEAD is usable. Raises what a request's own connecting would.
+        Sends nothing. Call only if `can_connect_ahead`. Raises what a request's own connecting would.
         """
         phases = Phases(time.monotonic())
         current_phases.set(phases)
