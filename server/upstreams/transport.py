@@ -19,6 +19,9 @@ from server.core.timing import Phases
 from server.upstreams.connecting import UpstreamConnector, current_phases
 
 READ_BUFFER = 16_384  # bytes; aiohttp holds at most twice this before it stops reading the socket
+# Bytes of one line of an answer's head. aiohttp's own bound of 8,190 refuses answers that other clients take: policies,
+# cookies and traces of proxies are longer. 65,536 is the bound of Python's http.client, and so of `requests`.
+HEAD_LINE = 65_536
 ERROR_BODY = 65_536  # bytes of an error's body that are looked at
 ERROR_BODY_TIMEOUT = 5.0  # seconds for it
 
@@ -29,6 +32,8 @@ def new_session() -> aiohttp.ClientSession:
         connector=UpstreamConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=READ_BUFFER,
+        max_line_size=HEAD_LINE,
+        max_field_size=HEAD_LINE,
         auto_decompress=True,
     )
 
