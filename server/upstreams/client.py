@@ -62,7 +62,7 @@ class UpstreamClient:
                 await self._joined(phases)
             answer = await self._sdk.complete(body, headers)
         except FOREIGN as error:
-            raise translate(error, in_body=False) from error
+            raise translate(error, in_body=False, upstream=self.settings.name) from error
         response: aiohttp.ClientResponse = answer.extensions["aiohttp"]
         return response
 

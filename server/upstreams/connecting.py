@@ -32,9 +32,15 @@ class Resolver(aiohttp.ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Resolve a name, and note how long that took."""
+        """Resolve a name, and note how long that took. Raises OSError."""
         started = time.monotonic()
-        addresses = await super().resolve(host, port, family)
+        try:
+            addresses = await super().resolve(host, port, family)
+        except OSError:
+            # Without a descriptor the system's resolver says that the name is unknown, or that it failed for now. This
+            # raises the true reason.
+            socket.socket().close()
+            raise
         if (phases := current_phases.get()) is not None:
             phases.dns = time.monotonic() - started
         return addresses
@@ -90,6 +96,7 @@ def _system_context() -> ssl.SSLContext:
 
 def _timed(context: ssl.SSLContext) -> ssl.SSLContext:
     context.sslobject_class = TimedTls
+    context.hostname_checks_common_name = False  # a certificate is valid for its alternative names (RFC 9525, 6.3)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
