@@ -1,6 +1,7 @@
 """One upstream: the OpenAI SDK judges the answer, and the caller reads its raw body."""
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -18,12 +19,23 @@ from server.upstreams.transport import AiohttpTransport
 
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
 SECRET = 8  # characters from which on a configured value is hidden in an upstream's words
+SECRET_NAME = re.compile(r"(?i)key|token|secret|sig|passw|auth|code")  # of a query parameter; others may be quoted
 
 
 def identity(settings: Upstream, environ: Mapping[str, str]) -> tuple[object, ...]:
     """Return everything that a client is made from. While it stays the same, the client stays. Raises OSError."""
     certificates = Path(settings.ca_file).read_bytes() if settings.ca_file else b""
-    return settings, settings.api_key(environ), settings.organization(environ), certificates
+    secrets = settings.api_key(environ), settings.organization(environ), settings.secret_headers(environ)
+    return settings, secrets, certificates
+
+
+def _secrets(settings: Upstream, key: str | None, secret_headers: Mapping[str, str]) -> list[str]:
+    """Return what no client may see of what is sent to an upstream, the longest first."""
+    headers = [*settings.headers.values(), *secret_headers.values()]
+    words = [word for value in secret_headers.values() for word in value.split()]  # of "Basic …" the second alone
+    query = [value for name, value in settings.query.items() if SECRET_NAME.search(name)]
+    secrets = {secret for secret in (key, *headers, *words, *query) if secret and len(secret) >= SECRET}
+    return sorted(secrets, key=len, reverse=True)
 
 
 class UpstreamClient:
@@ -42,9 +54,15 @@ class UpstreamClient:
         tls = tls_context(settings.ca_file)
         self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
         key = settings.api_key(environ)
-        self._secrets = [secret for secret in (key, *settings.headers.values()) if secret and len(secret) >= SECRET]
-        organization = settings.organization(environ)
-        self._sdk = Sdk(settings, key=key, organization=organization, transport=self._transport)
+        secret_headers = settings.secret_headers(environ)
+        self._secrets = _secrets(settings, key, secret_headers)
+        self._sdk = Sdk(
+            settings,
+            key=key,
+            organization=settings.organization(environ),
+            transport=self._transport,
+            secret_headers=secret_headers,
+        )
 
     async def post(self, body: bytes, phases: Phases, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
         """Send a chat completion request; return aiohttp's response when its head (status 200) is here.
@@ -95,7 +113,7 @@ class UpstreamClient:
         phases.joined(await ahead, time.monotonic() - began)
 
     def unquoted(self, text: str) -> str:
-        """Return an upstream's words, in which the key and the headers that were sent to it are hidden."""
+        """Return an upstream's words, in which the key and other secrets that were sent to it are hidden."""
         for secret in self._secrets:
             text = text.replace(secret, "[hidden]")
         return text
