@@ -208,7 +208,8 @@ class Turn:
             self._metrics.errors.labels(target.label, error.kind.value).inc()
             self._account(attempt, ok=False if error.trait.breaks else None, failure=error.kind.value)
             error.message = target.client.unquoted(error.message)
-            error.request_id = target.client.unquoted(error.request_id) if error.request_id else None
+            request_id = error.request_id or attempt.phases.request_id
+            error.request_id = target.client.unquoted(request_id) if request_id else None
             error.upstream = target.settings.name, target.name
             self._log_failure(target, error)
             self.tries.fail(attempt.number, error)

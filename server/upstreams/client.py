@@ -14,7 +14,7 @@ from server.config.settings import Upstream
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
 from server.upstreams.sdk import Sdk
-from server.upstreams.translate import FOREIGN, translate
+from server.upstreams.translate import FOREIGN, request_id, translate
 from server.upstreams.transport import AiohttpTransport
 
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
@@ -82,6 +82,7 @@ class UpstreamClient:
         except FOREIGN as error:
             raise translate(error, in_body=False, upstream=self.settings.name) from error
         response: aiohttp.ClientResponse = answer.extensions["aiohttp"]
+        phases.request_id = request_id(response.headers)
         return response
 
     async def warm_up(self) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import resource
 import socket
 from collections.abc import AsyncIterator
@@ -15,10 +16,19 @@ from wire import Client, call, complete
 
 EVENT = b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\ndata: [DONE]\n\n'
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close\r\n\r\n" + EVENT
-LIMITED = (
-    b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\nX-Request-Id: req_of_its_own\r\n"
-    b'Content-Length: 35\r\n\r\n{"error": {"message": "Slow down"}}'
-)
+OWN_ID = b"X-Request-Id: req_of_its_own\r\n"
+STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n" + OWN_ID + b"Transfer-Encoding: chunked\r\n\r\n"
+TOKEN = EVENT.partition(b"\n\n")[0] + b"\n\n"
+REFUSAL = b'{"error": {"message": "Slow down"}}'
+FAILURES = {
+    "a status": (
+        b"HTTP/1.1 429 Too Many Requests\r\nContent-Type: application/json\r\n%bContent-Length: %d\r\n\r\n%b"
+        % (OWN_ID, len(REFUSAL), REFUSAL)
+    ),
+    "an error event": STREAM + b"%x\r\ndata: %b\n\n\r\n" % (len(REFUSAL) + 8, REFUSAL),
+    "a cut": STREAM + b"%x\r\n%b\r\n" % (len(TOKEN), TOKEN),
+    "a secret as an id": STREAM.replace(b"req_of_its_own", b"canary-0123456789") + b"0\r\n\r\n",
+}
 
 
 async def refused(_folder: Path) -> AsyncIterator[tuple[str, dict[str, str]]]:
@@ -96,18 +106,21 @@ async def test_the_client_and_the_log_learn_why(tmp_path, kind) -> None:
     assert answer.error["message"] == f"{words}{line['reason']}."
 
 
-async def test_the_upstreams_own_id_of_a_request() -> None:
-    """An error of the upstream's own names the upstream, the target, and the id for the upstream's support."""
+@pytest.mark.parametrize("name", FAILURES)
+async def test_the_upstreams_own_id_of_a_request(name) -> None:
+    """A failure after the head names the upstream, the target, and the id for the upstream's support."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(LIMITED)
+        writer.write(FAILURES[name])
         await writer.drain()
 
-    async with listening(serve) as port, own_process(f"http://127.0.0.1:{port}/v1") as gateway:
+    secret = {"headers": {"X-Secret": "canary-0123456789"}}
+    async with listening(serve) as port, own_process(f"http://127.0.0.1:{port}/v1", upstream=secret) as gateway:
         answer = await complete(gateway.root, "m")
-    assert (answer.status, answer.error["message"]) == (429, "Slow down")
-    assert answer.error["upstream"] == {"name": "local", "target": "local/m", "request_id": "req_of_its_own"}
+    error = json.loads(answer.events[-1].data)["error"] if answer.status == 200 else answer.error
+    shown = "[hidden]" if "secret" in name else "req_of_its_own"
+    assert error["upstream"] == {"name": "local", "target": "local/m", "request_id": shown}
 
 
 async def test_the_gateway_has_no_descriptor_left() -> None:
