@@ -272,12 +272,17 @@ async def test_status(provider, model) -> None:
         ({"Retry-After": "3", "Retry-After-Ms": "1500"}, 1.5),
         ({"Retry-After": "3", "Retry-After-Ms": "soon"}, 3.0),
         ({"Retry-After-Ms": "-5"}, 0.0),
+        ({"Retry-After": "86401"}, 86_400.0),
+        ({"Retry-After": "1" + "0" * 20}, 86_400.0),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, 86_400.0),
+        ({"Retry-After-Ms": "1e300"}, 86_400.0),
+        ({"Retry-After": "1e999"}, None),
         ({"Retry-After": "soon"}, None),
         ({}, None),
     ],
 )
 async def test_retry_after(provider, model, headers, seconds) -> None:
-    """`Retry-After` is read in both its forms, OpenAI's milliseconds before it."""
+    """`Retry-After` is read in both its forms, OpenAI's milliseconds before it. More than a day is a day."""
     await provider.script(model, {"status": 503, "error": {"message": "x"}, "headers": headers})
     failed = await failure(provider.url, model)
     assert (failed.kind, failed.retry_after) == (Kind.OVERLOADED, seconds)
