@@ -135,20 +135,20 @@ class UpstreamProtocol(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
-        self.is_kept = False  # it has been idle
+        self.was_taken = False  # by a request, or by `connect_idle`; so it has been idle when it is taken again
         self._last_parser: Any = None  # of the last answer, if there was one
         if SMALL_QUEUES.usable:
             self._buffer: Any = SmallDeque()  # heads that nobody has taken yet: there is never more than one
 
     def rest(self) -> None:
         """Be idle: the last answer has ended, and what comes from now on belongs to nobody."""
-        self.is_kept = True
         self._last_parser, self._parser = self._parser, None
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing has come since the last answer: no byte and no end of the connection."""
-        return self.is_connected() and not self.should_close and not _has_begun(self._last_parser)
+        """Whether it rests, and nothing has come since the last answer: no byte and no end of the connection."""
+        rests = self._parser is None and self.is_connected()
+        return rests and not self.should_close and not _has_begun(self._last_parser)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Hand over a head with its body."""
@@ -241,7 +241,11 @@ def watch_idle(connection: aiohttp.connector.Connection) -> None:
     """When `connection` is released, let its protocol be idle. One that could not say what came then is not kept."""
     protocol = connection.protocol
     assert protocol is not None
-    connection.add_callback(protocol.rest if isinstance(protocol, UpstreamProtocol) else protocol.force_close)
+    if isinstance(protocol, UpstreamProtocol):
+        protocol.was_taken = True
+        connection.add_callback(protocol.rest)
+    else:
+        connection.add_callback(protocol.force_close)
 
 
 # --- Connecting ahead: aiohttp has no public way to put a connection into the pool -----------------------------------

@@ -113,7 +113,7 @@ async def _is_usable(connection: aiohttp.connector.Connection) -> bool:
     the event loop reads them first: under TLS they may be a session ticket, which is nothing bad.
     """
     protocol = connection.protocol
-    if not isinstance(protocol, UpstreamProtocol) or not protocol.is_kept:
+    if not isinstance(protocol, UpstreamProtocol) or not protocol.was_taken:
         return True
     for _ in range(TURNS):
         if not protocol.is_clean:

@@ -120,3 +120,19 @@ async def test_a_connection_that_cannot_be_watched_is_not_kept(monkeypatch) -> N
     monkeypatch.setattr(aiohttp_internals.UPSTREAM_PROTOCOL, "usable", False)
     async with new_session() as session, idle_connection(session) as (other_end, url):
         assert await connect(session, url) != other_end.getpeername()[1]
+
+
+async def test_a_connection_whose_release_is_not_told_is_not_used_again(monkeypatch) -> None:
+    """If aiohttp tells no longer that a connection is given back, nobody knows whether it was idle: it is dropped."""
+    monkeypatch.setattr(aiohttp.connector.Connection, "add_callback", lambda _self, _callback: None)
+    async with new_session() as session, idle_connection(session) as (other_end, url):
+
+        def answer() -> None:
+            other_end.recv(65_536)
+            other_end.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+        answering = asyncio.create_task(asyncio.to_thread(answer))
+        async with session.post(url) as response:
+            assert await response.read() == b"ok"
+        await answering
+        assert await connect(session, url) != other_end.getpeername()[1]
