@@ -16,7 +16,7 @@ from server.config.settings import Settings
 HEAD = """# Configuration
 
 The file is TOML. Unknown keys are errors, and `sluiceway check --config FILE` names every mistake at once. Times are in
-seconds, sizes in bytes. Do not write secrets into the file: `api_key_env` names the environment variable of a key.
+seconds, sizes in bytes. Do not write secrets into the file: `api_key_env` and `header_env` name environment variables.
 
 This page is generated: `.venv/bin/python scripts/config_reference.py > docs/configuration.md`.
 """

@@ -124,14 +124,18 @@ def _request_handler() -> Any:
 SMALL_QUEUES = PrivatePart("aiohttp queues", _check_small_queues, instead="3 KB more for each open stream")
 
 
-# --- The upstream's protocol: aiohttp resumes a connection after every read, paused or not ---------------------------
+# --- The upstream's protocol: aiohttp resumes a connection after every read, paused or not, and gives what has come ---
+# --- on an idle one to the next request (aiohttp#13656) --------------------------------------------------------------
 
 
 class UpstreamProtocol(ResponseHandler):
-    """aiohttp's protocol, but it resumes only what was paused, keeps its queues small, and can push a body.
+    """aiohttp's protocol, but it resumes only what was paused, pushes bodies, and tells what nobody asked for.
 
     Resuming a connection that is not paused runs the HTTP parser on nothing and calls the transport. That is a twelfth
     of the instructions that a bare relay needs per token.
+
+    An idle connection has no parser, as a new one has none before its first request. aiohttp stores what comes then,
+    and parses it when the next request is sent. So the connector asks `is_clean` before that.
     """
 
     sink: "Sink | None" = None  # what the body is pushed to
@@ -142,8 +146,20 @@ class UpstreamProtocol(ResponseHandler):
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
+        self.was_taken = False  # by a request, or by `connect_idle`; so it has been idle when it is taken again
+        self._last_parser: Any = None  # of the last answer, if there was one
         if SMALL_QUEUES.usable:
             self._buffer: Any = SmallDeque()  # heads that nobody has taken yet: there is never more than one
+
+    def rest(self) -> None:
+        """Be idle: the last answer has ended, and what comes from now on belongs to nobody."""
+        self._last_parser, self._parser = self._parser, None
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether it rests, and nothing has come since the last answer: no byte and no end of the connection."""
+        rests = self._parser is None and self.is_connected()
+        return rests and not self.should_close and not _has_begun(self._last_parser)
 
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Hand over a head with its body."""
@@ -191,6 +207,8 @@ class UpstreamProtocol(ResponseHandler):
             self._refused(fault)
         if self._exception is not None:  # the parser's error: a body that waits would not learn of it
             self._refused()
+        elif self._pushed is not None and self._pushed._eof:
+            self._stop_pushing()  # what comes now belongs to nobody, or to the next request
 
     def _refused(self, fault: Exception | None = None) -> None:
         """Stop pushing and reading, and wake the task that waits in `push`."""
@@ -226,7 +244,8 @@ class UpstreamProtocol(ResponseHandler):
         try:
             await inner._wait("push")
         finally:
-            self._stop_pushing()
+            if self._pushed is body:
+                self._stop_pushing()
             fault, self._fault = self._fault, None
         if fault is not None:
             raise SinkError(fault)
@@ -268,7 +287,20 @@ class PushedBody(StreamReader):
         self._protocol.between_chunks = True  # type: ignore[attr-defined]
 
 
+def _has_begun(parser: Any) -> bool:
+    """Whether a parser has the beginning of one more answer, which came in one read with the end of the last one."""
+    try:
+        return parser is not None and parser.feed_eof() is not None
+    except Exception:  # noqa: BLE001 — a beginning that cannot be an answer fails in any way
+        return True
+
+
 def _check_upstream_protocol() -> None:
+    _check_pausing()
+    _check_idle_connection()
+
+
+def _check_pausing() -> None:
     """Receive a body that is larger than its buffers: it pauses the connection, which resumes when it has been read."""
     protocol, transport = UpstreamProtocol(NO_LOOP), FakeTransport()
     inner: Any = protocol
@@ -287,7 +319,35 @@ def _check_upstream_protocol() -> None:
     expect(body.is_eof(), "the end of a body is missed")
 
 
-UPSTREAM_PROTOCOL = PrivatePart("aiohttp pausing", _check_upstream_protocol, instead="more CPU per token")
+def _check_idle_connection() -> None:
+    """Receive answers with something after them, in the same read or while the connection is idle."""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+    for same_read, later, clean in (
+        (b"", b"", True),
+        (answer, b"", False),
+        (b"H", b"", False),
+        (answer[:20], b"", False),
+        (b"", answer, False),
+        (b"", b"H", False),
+        (b"", b"\r\n", False),
+    ):
+        protocol = UpstreamProtocol(NO_LOOP)
+        inner: Any = protocol
+        inner.transport = FakeTransport()
+        for asked in range(2):
+            protocol.set_response_params()
+            protocol.data_received(answer + (same_read if asked else b""))
+            message, body = completed(protocol.read())
+            expect((message.code, body.is_eof()) == (200, True), "an answer is read wrongly")
+            protocol.rest()
+            protocol.data_received(later if asked else b"")
+            expect(protocol.is_clean == (clean or not asked), "a connection that was idle is judged wrongly")
+    expect(callable(aiohttp.connector.Connection.add_callback), "the end of an answer is not told")
+
+
+UPSTREAM_PROTOCOL = PrivatePart(
+    "aiohttp protocol", _check_upstream_protocol, instead="no connection is kept, and more CPU per token"
+)
 
 
 def use_upstream_protocol(connector: aiohttp.TCPConnector) -> None:
@@ -300,6 +360,17 @@ def use_upstream_protocol(connector: aiohttp.TCPConnector) -> None:
         inner._factory = partial(UpstreamProtocol, **factory.keywords)
     else:
         UPSTREAM_PROTOCOL.lost("TCPConnector has no factory of protocols")
+
+
+def watch_idle(connection: aiohttp.connector.Connection) -> None:
+    """When `connection` is released, let its protocol be idle. One that could not say what came then is not kept."""
+    protocol = connection.protocol
+    assert protocol is not None
+    if isinstance(protocol, UpstreamProtocol):
+        protocol.was_taken = True
+        connection.add_callback(protocol.rest)
+    else:
+        connection.add_callback(protocol.force_close)
 
 
 # --- Pushing: a body is handed on in the turn of the event loop in which its socket was read --------------------------
@@ -410,7 +481,7 @@ async def connect_idle(
 ) -> None:
     """Take a connection to `url` from the session's pool or make one, and leave it there. Sends nothing.
 
-    Call only if CONNECT_AHEAD is usable. Raises what connecting does.
+    Call only if `can_connect_ahead`. Raises what connecting does.
     """
     assert session.connector is not None
     request = aiohttp.ClientRequest("POST", URL(url), ssl=tls, proxy=URL(proxy) if proxy else None, session=session)
@@ -426,6 +497,11 @@ def _check_connect_ahead() -> None:
 
 
 CONNECT_AHEAD = PrivatePart("aiohttp connecting", _check_connect_ahead, instead="requests connect for themselves")
+
+
+def can_connect_ahead() -> bool:
+    """Whether a connection can be made before its request is there, and is kept until then."""
+    return CONNECT_AHEAD.usable and UPSTREAM_PROTOCOL.usable
 
 
 # --- Writing to a client: without waiting, and without what `StreamWriter.write` adds for other bodies ---------------

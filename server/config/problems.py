@@ -16,7 +16,7 @@ BAD_CONFIG = 2  # exit status of a command whose configuration cannot be used
 # What a secret in the wrong place looks like: a known prefix, or a long run of letters and digits.
 SECRET = re.compile(r"(?i)(\b|_)(sk|pk|rk|gsk|hf|xai|ghp|bearer)[-_ ]\S{8}|(?=[a-z]*\d)[a-z0-9]{24}")
 # People who misread the meaning of these keys write secrets into them. So their values are never shown.
-HIDDEN = {"sha256", "headers", "header_env", "command", "env", "env_from"}
+HIDDEN = {"sha256", "headers", "header_env", "command", "env", "env_from", "query", "auth"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ def _value_text(location: Location, value: object) -> str:
     """Write a value on one line, without anything that may be a secret."""
     match value:
         case str():
-            secret_for_name = str(location[-1]).endswith("_env") and not re.fullmatch(r"[A-Z][A-Z0-9_]*", value)
+            is_name = any(str(part).endswith("_env") for part in location)  # or a secret in the place of one
+            secret_for_name = is_name and not re.fullmatch(r"[A-Z][A-Z0-9_]*", value)
             _, user, text = value.rpartition("@")  # a URL has its password before the host, and often a token after "?"
             text, query, _ = text.partition("?")
             if secret_for_name or HIDDEN & set(location) or SECRET.search(text[:500]):

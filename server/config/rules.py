@@ -10,11 +10,13 @@ import ssl
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from server.config.problems import Problem, list_text, problem_at
+from server.config.problems import Problem, key_text, list_text, problem_at
 from server.config.settings import PATTERN_MARKS, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from server.config.problems import Location
 
     # For a table of functions, the callable that loads one of them by its name and its "module:function". It raises
     # ValueError with one sentence if that fails.
@@ -40,6 +42,7 @@ def between_keys(tree: Mapping[str, Any]) -> Iterator[Problem]:
         if owner.get("sha256") == EMPTY_SHA256:
             yield problem_at(("keys", i, "sha256"), EMPTY_SHA256, "expected the hash of a token, not of nothing")
     yield from _mcp_servers(tree)
+    yield from _headers(tree)
     yield from _models(tree)
 
 
@@ -51,6 +54,20 @@ def _mcp_servers(tree: Mapping[str, Any]) -> Iterator[Problem]:
             for key in keys:
                 if key in mcp and way not in mcp:
                     yield problem_at(("mcp", i, key), mcp[key], f'expected only with "{way}"')
+
+
+def _headers(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Check that each header of an upstream has one source."""
+    for i, upstream in _tables(tree, "upstreams"):
+        sources: dict[str, str] = {}
+        if upstream.get("api_key_env") and (auth := upstream.get("auth")) in ("api-key", "x-api-key"):
+            sources[auth] = "that of the key"
+        for key in ("headers", "header_env"):
+            for name in _texts(upstream, (key,)):
+                if first := sources.get(name.lower()):
+                    place = key_text(("upstreams", i, key, name))
+                    yield Problem(place, None, f"expected another header than {first}")
+                sources.setdefault(name.lower(), f"one of {key}")
 
 
 def _models(tree: Mapping[str, Any]) -> Iterator[Problem]:
@@ -85,14 +102,11 @@ def outside_the_file(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Ite
     """Check the environment variables and the certificates that the file names."""
     for i, upstream in _tables(tree, "upstreams"):
         for key in ("api_key_env", "organization_env"):
-            if not isinstance(variable := upstream.get(key), str) or not variable.isascii():
-                continue
-            if not (value := environ.get(variable)):
-                wanted = "this variable is not set: none is sent"
-                yield problem_at(("upstreams", i, key), variable, wanted, warning=True)
-            elif not re.fullmatch(r"[!-~]+", value):
-                wanted = "expected a variable with visible ASCII and nothing else (no space, no line end)"
-                yield problem_at(("upstreams", i, key), variable, wanted)
+            where: Location = ("upstreams", i, key)
+            yield from _variable(where, upstream.get(key), environ, r"[!-~]+", "(no space, no line end)")
+        for name, variable in _texts(upstream, ("header_env",)).items():
+            where = ("upstreams", i, "header_env", name)
+            yield from _variable(where, variable, environ, r"[!-~]([ -~]*[!-~])?", "(no line end)")
         if isinstance(file := upstream.get("ca_file"), str):
             try:
                 ssl.create_default_context(cafile=file)
@@ -110,13 +124,20 @@ def _mcp_variables(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Itera
         headers = mcp.get("header_env")
         for header, variable in headers.items() if isinstance(headers, dict) else ():
             location = ("mcp", i, "header_env", header)
-            if not isinstance(variable, str):
-                continue
-            if not (value := environ.get(variable)):
-                wanted = "this variable is not set: the header is not sent"
-                yield problem_at(location, variable, wanted, warning=True)
-            elif not re.fullmatch(r"[ -~]+", value):
-                yield problem_at(location, variable, "expected a variable with printable ASCII (no line end)")
+            yield from _variable(location, variable, environ, r"[ -~]+", "(no line end)")
+
+
+def _variable(
+    location: Location, variable: object, environ: Mapping[str, str], pattern: str, without: str
+) -> Iterator[Problem]:
+    """Check that an environment variable holds what a header may hold."""
+    if not isinstance(variable, str) or not variable.isascii():
+        return
+    if not (value := environ.get(variable)):
+        yield problem_at(location, variable, "this variable is not set: none is sent", warning=True)
+    elif not re.fullmatch(pattern, value):
+        wanted = f"expected a variable with visible ASCII and nothing else {without}"
+        yield problem_at(location, variable, wanted)
 
 
 def loadable_functions(tree: Mapping[str, Any], loaders: Loaders) -> Iterator[Problem]:

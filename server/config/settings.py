@@ -149,6 +149,9 @@ AnyHeaderName = Annotated[
     ),
 ]
 HeaderValue = Annotated[str, _like(r"[ -~]*", "printable ASCII")]
+QueryName = Annotated[str, _like(r"[!-~]+", "the name of a query parameter: visible ASCII without spaces")]
+QueryValue = Annotated[str, _like(r"[ -~]*", "text in printable ASCII, as it is before it is encoded")]
+Auth = Annotated[Literal["bearer", "api-key", "x-api-key"], _wants('"bearer", "api-key" or "x-api-key"')]
 Sha256 = Annotated[str, _like(r"[0-9a-f]{64}", "64 lower-case hexadecimal digits, the SHA-256 of the token")]
 Host = Annotated[str, _wants("an IP address or a host name, without brackets and port", _host)]
 Origin = Annotated[str, _like(r"\*|https?://[A-Za-z0-9.\[\]:-]+", '"https://host[:port]", or "*"')]
@@ -258,8 +261,18 @@ class Upstream(Table):
     api_key_env: Variable | None = Field(
         None, description="Environment variable that holds the API key. If it is not set, no key is sent."
     )
+    auth: Auth = Field(
+        "bearer",
+        description='How the key is sent: as a bearer token, or in the header "api-key" (Azure) or "x-api-key".',
+    )
     organization_env: Variable | None = Field(None, description="Environment variable that holds the organization.")
     headers: dict[HeaderName, HeaderValue] = Field({}, description="Further request headers.")
+    header_env: dict[HeaderName, Variable] = Field(
+        {}, description="Further request headers with secrets: header = environment variable that holds its value."
+    )
+    query: dict[QueryName, QueryValue] = Field(
+        {}, description='Query parameters of every request, such as { api-version = "2024-10-21" }.'
+    )
     proxy: Url | None = Field(None, description="HTTP proxy through which it is reached.")
     ca_file: Text | None = Field(None, description="PEM file with the certificates to trust instead of the system's.")
     connect_timeout: Seconds = Field(5.0, description="Seconds for DNS, TCP and TLS.")
@@ -280,6 +293,10 @@ class Upstream(Table):
     def organization(self, environ: Mapping[str, str]) -> str | None:
         """Return the organization, or None if no variable is named, or if the variable is unset or empty."""
         return (environ.get(self.organization_env) or None) if self.organization_env else None
+
+    def secret_headers(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """Return the headers of ``header_env`` whose variables are set and not empty."""
+        return {name: value for name, variable in self.header_env.items() if (value := environ.get(variable))}
 
 
 class Model(Table):

@@ -66,6 +66,7 @@ class Kind(StrEnum):
     CUT = "upstream_cut"  # in the body
     TRUNCATED = "upstream_truncated"  # a clean end without a finish reason
     GARBAGE = "upstream_garbage"
+    EXHAUSTED = "gateway_exhausted"  # the gateway itself has no socket left: no failure of the upstream
     CONNECT_TIMEOUT = "upstream_connect_timeout"
     TTFT_TIMEOUT = "upstream_ttft_timeout"
     IDLE_TIMEOUT = "upstream_idle_timeout"
@@ -105,6 +106,7 @@ TRAITS: dict[Kind, Trait] = {
     Kind.CUT: Trait(same=True, other=True, breaks=True, status=502),
     Kind.TRUNCATED: Trait(same=True, other=True, breaks=True, status=502),
     Kind.GARBAGE: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.EXHAUSTED: Trait(same=True, other=True, breaks=False, status=503),
     Kind.CONNECT_TIMEOUT: Trait(same=False, other=True, breaks=True, status=504),
     Kind.TTFT_TIMEOUT: Trait(same=False, other=True, breaks=True, status=504),
     Kind.IDLE_TIMEOUT: Trait(same=True, other=True, breaks=True, status=504),
@@ -127,6 +129,8 @@ class UpstreamError(SluicewayError):
     """One attempt failed.
 
     `status`, `code`, `type` and `param` are the upstream's own, or None if it gave none. `retry_after` is in seconds.
+    `reason` is what the system or TLS says of a failed connection; unlike `message` it never has the upstream's words.
+    `request_id` is the upstream's id of the request. `upstream` says who failed: its name and target.
     """
 
     kind: Kind
@@ -136,6 +140,9 @@ class UpstreamError(SluicewayError):
     type: str | None = None
     param: str | None = None
     retry_after: float | None = None
+    reason: str | None = None
+    request_id: str | None = None
+    upstream: tuple[str, str] | None = None
 
     def __str__(self) -> str:
         return self.message
@@ -153,7 +160,11 @@ class UpstreamError(SluicewayError):
     def body(self) -> dict[str, Any]:
         """Return OpenAI's error object."""
         kind = self.type or kind_of_status(self.http_status)
-        return error_body(self.message, self.code or self.kind.value, kind, self.param)
+        body = error_body(self.message, self.code or self.kind.value, kind, self.param)
+        if self.upstream is not None:
+            name, target = self.upstream
+            body["error"]["upstream"] = {"name": name, "target": target, "request_id": self.request_id}
+        return body
 
 
 @dataclass(eq=False)

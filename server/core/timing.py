@@ -18,6 +18,7 @@ class Phases:
     headers: float | None = None
     first_token: float | None = None
     last_token: float = 0.0
+    request_id: str | None = None  # the upstream's own id of the request, by which its support finds these phases
 
     def connected(self, at: float) -> None:
         """Note that a connection is ready. The time for TCP is without the time for TLS."""

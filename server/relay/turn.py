@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import structlog
+
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
 from server.core.generation import Generation
@@ -22,6 +24,8 @@ from server.relay.progress import Progress
 from server.relay.stream import Stream
 from server.relay.tries import Tries
 from server.upstreams.pool import Target
+
+log = structlog.get_logger("sluiceway")
 
 
 class Turn:
@@ -203,11 +207,28 @@ class Turn:
             self._metrics.errors.labels(target.label, error.kind.value).inc()
             self._account(attempt, ok=False if error.trait.breaks else None, failure=error.kind.value)
             error.message = target.client.unquoted(error.message)
+            request_id = error.request_id or attempt.phases.request_id
+            error.request_id = target.client.unquoted(request_id) if request_id else None
+            error.upstream = target.settings.name, target.name
+            self._log_failure(target, error)
             self.tries.fail(attempt.number, error)
             raise
         except BaseException:
             self._account(attempt, ok=False if self._ran_out_of_time(attempt) else None)
             raise
+
+    def _log_failure(self, target: Target, error: UpstreamError) -> None:
+        """Log a failure of the upstream or of the gateway, without the upstream's words: they may quote a prompt."""
+        if error.trait.breaks or error.kind is Kind.EXHAUSTED:
+            log.warning(
+                "attempt failed",
+                stream_id=self._stream.id,
+                target=target.name,
+                kind=error.kind.value,
+                status=error.status,
+                reason=error.reason,
+                upstream_request_id=error.request_id,
+            )
 
     def _ran_out_of_time(self, attempt: Attempt) -> bool:
         """Whether an attempt had no token until the stream's total timeout.

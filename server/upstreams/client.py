@@ -1,6 +1,7 @@
 """One upstream: the OpenAI SDK judges the answer, and the caller reads its raw body."""
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -8,23 +9,34 @@ from pathlib import Path
 
 import aiohttp
 
-from server.aio.aiohttp_internals import CONNECT_AHEAD
+from server.aio.aiohttp_internals import can_connect_ahead
 from server.config.settings import Upstream
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
 from server.upstreams.model_list import ModelList
 from server.upstreams.sdk import Sdk
-from server.upstreams.translate import FOREIGN, translate
+from server.upstreams.translate import FOREIGN, request_id, translate
 from server.upstreams.transport import AiohttpTransport
 
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
 SECRET = 8  # characters from which on a configured value is hidden in an upstream's words
+SECRET_NAME = re.compile(r"(?i)key|token|secret|sig|passw|auth|code")  # of a query parameter; others may be quoted
 
 
 def identity(settings: Upstream, environ: Mapping[str, str]) -> tuple[object, ...]:
     """Return everything that a client is made from. While it stays the same, the client stays. Raises OSError."""
     certificates = Path(settings.ca_file).read_bytes() if settings.ca_file else b""
-    return settings, settings.api_key(environ), settings.organization(environ), certificates
+    secrets = settings.api_key(environ), settings.organization(environ), settings.secret_headers(environ)
+    return settings, secrets, certificates
+
+
+def _secrets(settings: Upstream, key: str | None, secret_headers: Mapping[str, str]) -> list[str]:
+    """Return what no client may see of what is sent to an upstream, the longest first."""
+    headers = [*settings.headers.values(), *secret_headers.values()]
+    words = [word for value in secret_headers.values() for word in value.split()]  # of "Basic …" the second alone
+    query = [value for name, value in settings.query.items() if SECRET_NAME.search(name)]
+    secrets = {secret for secret in (key, *headers, *words, *query) if secret and len(secret) >= SECRET}
+    return sorted(secrets, key=len, reverse=True)
 
 
 class UpstreamClient:
@@ -43,9 +55,15 @@ class UpstreamClient:
         tls = tls_context(settings.ca_file)
         self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
         key = settings.api_key(environ)
-        self._secrets = [secret for secret in (key, *settings.headers.values()) if secret and len(secret) >= SECRET]
-        organization = settings.organization(environ)
-        self._sdk = Sdk(settings, key=key, organization=organization, transport=self._transport)
+        secret_headers = settings.secret_headers(environ)
+        self._secrets = _secrets(settings, key, secret_headers)
+        self._sdk = Sdk(
+            settings,
+            key=key,
+            organization=settings.organization(environ),
+            transport=self._transport,
+            secret_headers=secret_headers,
+        )
         self.models = ModelList(settings.name, self._sdk)
 
     async def post(self, body: bytes, phases: Phases, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
@@ -64,8 +82,9 @@ class UpstreamClient:
                 await self._joined(phases)
             answer = await self._sdk.complete(body, headers)
         except FOREIGN as error:
-            raise translate(error, in_body=False) from error
+            raise translate(error, in_body=False, upstream=self.settings.name) from error
         response: aiohttp.ClientResponse = answer.extensions["aiohttp"]
+        phases.request_id = request_id(response.headers)
         return response
 
     async def warm_up(self) -> None:
@@ -74,7 +93,7 @@ class UpstreamClient:
 
     async def connect(self) -> Phases | None:
         """Have an idle connection, and return how it was made. Return None if it fails: a request will say why."""
-        if not CONNECT_AHEAD.usable:
+        if not can_connect_ahead():
             return None
         try:
             return await self._transport.connect(self.settings.base_url)
@@ -83,7 +102,7 @@ class UpstreamClient:
 
     def connect_ahead(self) -> None:
         """Begin to connect for a request that is still being prepared. The next request that is sent waits for it."""
-        if CONNECT_AHEAD.usable and len(self._ahead) < MAX_AHEAD:
+        if can_connect_ahead() and len(self._ahead) < MAX_AHEAD:
             self._ahead.append(
                 asyncio.create_task(self._transport.connect(self.settings.base_url), name="connect ahead")
             )
@@ -97,7 +116,7 @@ class UpstreamClient:
         phases.joined(await ahead, time.monotonic() - began)
 
     def unquoted(self, text: str) -> str:
-        """Return an upstream's words, in which the key and the headers that were sent to it are hidden."""
+        """Return an upstream's words, in which the key and other secrets that were sent to it are hidden."""
         for secret in self._secrets:
             text = text.replace(secret, "[hidden]")
         return text

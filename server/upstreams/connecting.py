@@ -4,7 +4,9 @@ aiohttp's tracing does not know TLS. But its connector takes a resolver, a socke
 each of the three when one step begins.
 """
 
+import asyncio
 import functools
+import select
 import socket
 import ssl
 import time
@@ -14,7 +16,7 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import ResolveResult
 
-from server.aio.aiohttp_internals import use_upstream_protocol
+from server.aio.aiohttp_internals import UpstreamProtocol, use_upstream_protocol, watch_idle
 from server.core.timing import Phases
 
 RECEIVE_BUFFER = 32_768  # bytes in the kernel for one upstream connection, so that a pause is felt upstream
@@ -30,9 +32,15 @@ class Resolver(aiohttp.ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Resolve a name, and note how long that took."""
+        """Resolve a name, and note how long that took. Raises OSError."""
         started = time.monotonic()
-        addresses = await super().resolve(host, port, family)
+        try:
+            addresses = await super().resolve(host, port, family)
+        except OSError:
+            # Without a descriptor the system's resolver says that the name is unknown, or that it failed for now. This
+            # raises the true reason.
+            socket.socket().close()
+            raise
         if (phases := current_phases.get()) is not None:
             phases.dns = time.monotonic() - started
         return addresses
@@ -88,15 +96,49 @@ def _system_context() -> ssl.SSLContext:
 
 def _timed(context: ssl.SSLContext) -> ssl.SSLContext:
     context.sslobject_class = TimedTls
+    context.hostname_checks_common_name = False  # a certificate is valid for its alternative names (RFC 9525, 6.3)
     context.set_alpn_protocols(["http/1.1"])
     return context
 
 
 KEEPALIVE_TIMEOUT = 30.0  # seconds that an idle connection is kept
+TURNS = 3  # of the event loop, in which it reads what the kernel holds; asyncio's needs two of them, uvloop's one
+
+
+async def _is_usable(connection: aiohttp.connector.Connection) -> bool:
+    """Whether a connection is new, or nothing has come on it while it was idle (RFC 9112, section 9.2).
+
+    What has come then is an answer to nobody: a second answer, the 408 of a proxy, or the end of the connection. The
+    next request, of another owner, would take it for its own. The bytes may still be in the kernel. If there are some,
+    the event loop reads them first: under TLS they may be a session ticket, which is nothing bad.
+    """
+    protocol = connection.protocol
+    if not isinstance(protocol, UpstreamProtocol) or not protocol.was_taken:
+        return True
+    for _ in range(TURNS):
+        if not protocol.is_clean:
+            return False
+        if not _has_unread(protocol.transport):
+            return True
+        await asyncio.sleep(0)
+    return False
+
+
+def _has_unread(transport: asyncio.BaseTransport | None) -> bool:
+    """Whether the kernel holds anything for a connection: bytes, its end, an error. Takes 1.5 microseconds."""
+    sock = transport.get_extra_info("socket") if transport is not None else None
+    if sock is None:
+        return True
+    poll = select.poll()
+    poll.register(sock, select.POLLIN | select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 class UpstreamConnector(aiohttp.TCPConnector):
-    """aiohttp's pool without a limit: the gateway has limits of its own."""
+    """aiohttp's pool, but without a limit, because the gateway has limits of its own, and with a look before each use.
+
+    aiohttp itself does not look whether a connection has received anything while it was idle.
+    """
 
     def __init__(self) -> None:
         super().__init__(
@@ -110,9 +152,22 @@ class UpstreamConnector(aiohttp.TCPConnector):
         aiohttp's own tracing awaits a dozen signals per request for these two times. The arguments are aiohttp's.
         """
         phases, began = current_phases.get(), time.monotonic()
-        connection = await super().connect(*args, **options)
+        connection = await self._usable(*args, **options)
+        watch_idle(connection)
         if phases is not None:
             phases.sent = time.monotonic()  # the request follows in the same turn of the event loop
             phases.connected(phases.sent)
             phases.waited += phases.sent - began
         return connection
+
+    async def _usable(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
+        """Return a connection, new or clean. Kept ones that have received something are closed."""
+        while True:
+            connection = await super().connect(*args, **options)
+            try:
+                if await _is_usable(connection):
+                    return connection
+            except asyncio.CancelledError:
+                connection.close()
+                raise
+            connection.close()

@@ -20,6 +20,7 @@ from server.upstreams.transport import AiohttpTransport, Outgoing
 
 PATH = "/chat/completions"
 MODELS_PATH = "/models"
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class _Sending:
@@ -43,7 +44,13 @@ class Sdk:
     """The SDK as the relay uses it. Its retries and timeouts are off: recovery is the relay's."""
 
     def __init__(
-        self, settings: Upstream, *, key: str | None, organization: str | None, transport: AiohttpTransport
+        self,
+        settings: Upstream,
+        *,
+        key: str | None,
+        organization: str | None,
+        transport: AiohttpTransport,
+        secret_headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         client = QuickOpenAI if BUILD_REQUEST.usable else PlainOpenAI
         self._client = client(
@@ -53,10 +60,10 @@ class Sdk:
             timeout=None,
             http_client=_DirectClient(transport),
         )
-        self._url = str(httpx2.URL(settings.base_url + PATH))
-        self._models_url = str(httpx2.URL(settings.base_url + MODELS_PATH))
+        self._url = address(settings, PATH)
+        self._models_url = address(settings, MODELS_PATH)
         self._transport = transport
-        self.headers = _headers(settings, key, organization)
+        self.headers = _headers(settings, key, organization, secret_headers)
 
     async def complete(self, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
         """Send a chat completion request with `headers` beside the usual ones; return when a head of 200 is here.
@@ -80,7 +87,14 @@ class Sdk:
         self._client.platform_headers()
 
 
-def _headers(settings: Upstream, key: str | None, organization: str | None) -> dict[str, str]:
+def address(settings: Upstream, path: str) -> str:
+    """Return the URL of a path below an upstream's `base_url`, with the configured query, encoded."""
+    return str(httpx2.URL(settings.base_url + path, params=settings.query or None))
+
+
+def _headers(
+    settings: Upstream, key: str | None, organization: str | None, secret_headers: Mapping[str, str]
+) -> dict[str, str]:
     """Return the headers of every request to an upstream, by their names in lower case."""
     headers = {
         "accept": "application/json",
@@ -89,11 +103,14 @@ def _headers(settings: Upstream, key: str | None, organization: str | None) -> d
         "accept-encoding": "identity",  # a compressed stream would be held back by the compressor's buffer
         "connection": "keep-alive",
     }
-    if key is not None:
+    if key is not None and settings.auth == "bearer":
         headers["authorization"] = f"Bearer {key}"
+    elif key is not None:
+        headers[settings.auth] = key
     if organization is not None:
         headers["openai-organization"] = organization
-    return headers | {name.lower(): value for name, value in settings.headers.items()}
+    further = {**settings.headers, **secret_headers}
+    return headers | {name.lower(): value for name, value in further.items()}
 
 
 class PlainOpenAI(AsyncOpenAI):

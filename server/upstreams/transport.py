@@ -19,6 +19,9 @@ from server.core.timing import Phases
 from server.upstreams.connecting import UpstreamConnector, current_phases
 
 READ_BUFFER = 16_384  # bytes; aiohttp holds at most twice this before it stops reading the socket
+# Bytes of one line of an answer's head. aiohttp's own bound of 8,190 refuses answers that other clients take: policies,
+# cookies and traces of proxies are longer. 65,536 is the bound of Python's http.client, and so of `requests`.
+HEAD_LINE = 65_536
 ERROR_BODY = 65_536  # bytes of an error's body that are looked at
 ERROR_BODY_TIMEOUT = 5.0  # seconds for it
 
@@ -29,6 +32,8 @@ def new_session() -> aiohttp.ClientSession:
         connector=UpstreamConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=READ_BUFFER,
+        max_line_size=HEAD_LINE,
+        max_field_size=HEAD_LINE,
         auto_decompress=True,
     )
 
@@ -56,7 +61,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
     async def connect(self, url: str) -> Phases:
         """Have a connection to `url` ready in the pool: take an idle one or make one, and leave it there.
 
-        Sends nothing. Call only if CONNECT_AHEAD is usable. Raises what a request's own connecting would.
+        Sends nothing. Call only if `can_connect_ahead`. Raises what a request's own connecting would.
         """
         phases = Phases(time.monotonic())
         current_phases.set(phases)

@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 
 import internals
+import pytest
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from hypothesis import given
@@ -83,6 +84,43 @@ async def test_the_queues_are_replaced() -> None:
 def test_the_body_of_a_request_without_one_is_left_alone() -> None:
     """All requests without a body share one."""
     use_small_queues(EMPTY_PAYLOAD)
+
+
+HEAD = b"HTTP/1.1 200 OK\r\n"
+WHOLE = {
+    "length": HEAD + b"Content-Length: 5\r\n\r\nhello",
+    "chunks": HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+    "trailers": HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nX: y\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("whole", WHOLE.values(), ids=WHOLE)
+def test_whatever_follows_an_answer_is_noticed(whole) -> None:
+    """Wherever the reads end, a connection is clean after its answer, and not after one byte of another one."""
+
+    async def is_clean(*reads: bytes) -> bool:
+        protocol = UpstreamProtocol(asyncio.get_running_loop())
+        protocol.transport = FakeTransport()
+        protocol.set_response_params()
+        for read in reads:
+            protocol.data_received(read)
+            if read is reads[0]:
+                _, body = await protocol.read()
+                body.on_eof(protocol.rest)  # as a response does, which releases its connection then
+        return protocol.is_clean
+
+    async def scenario() -> None:
+        start = whole.index(b"\r\n\r\n") + 4
+        for end in range(start, len(whole)):
+            head, rest = whole[:end], whole[end:]
+            assert await is_clean(head, rest)
+            for size in range(1, len(whole) + 1):
+                more = whole[:size]
+                assert not await is_clean(head, rest + more)
+                assert not await is_clean(head, rest, more)
+                assert not await is_clean(head, rest + more[:1], more[1:])
+
+    asyncio.run(scenario())
 
 
 @given(st.lists(st.binary(min_size=1, max_size=5000), min_size=1, max_size=10))

@@ -62,6 +62,9 @@ lease = 10.0
 [[upstreams]]
 name = "local"
 base_url = "http://127.0.0.1:8081/v1"
+auth = "bearer"
+query = {}
+header_env = {}
 connect_timeout = 5.0
 ttft_timeout = 30.0
 idle_timeout = 30.0
@@ -152,6 +155,14 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "upstreams[0].headers.X-A": (["", "a b"], ["a\r\nb", "é", 1, []]),
     'upstreams[0].headers."a b"': ([], ["a"]),
     "upstreams[0].headers.authorization": ([], ["Bearer x"]),
+    "upstreams[0].auth": (["bearer", "api-key", "x-api-key"], ["", "Bearer", "basic", 1, []]),
+    "upstreams[0].query": ([{}, {"api-version": "2026-10-01", "$x": ""}], ["api-version=1", [], 1]),
+    "upstreams[0].query.a": (["", "a b&c=%"], ["é", "a\n", 1, []]),
+    'upstreams[0].query."a b"': ([], ["a"]),
+    "upstreams[0].header_env": ([{}, {"X-A": "PATH"}], ["X-A", [], 1]),
+    "upstreams[0].header_env.X-A": (["PATH", "lower"], ["", "1A", "A-B", "a secret", 1]),
+    'upstreams[0].header_env."a b"': ([], ["PATH"]),
+    "upstreams[0].header_env.authorization": ([], ["PATH"]),
     "upstreams[0].proxy": ([*URL[0], "http://user:pw@h:3128"], URL[1]),
     "upstreams[0].ca_file": ([], ["", "/does/not/exist", "a\0b", str(ROOT), 1]),
     "upstreams[0].connect_timeout": SECONDS,
@@ -490,6 +501,39 @@ def test_secret_from_the_environment(tmp_path: Path) -> None:
     assert "sk-1" not in str(problem)
 
 
+def test_header_from_the_environment() -> None:
+    """A header's value comes from the named variable; an unset one is no header, an impossible one an error."""
+    tree = copy.deepcopy(SMALLEST)
+    tree["upstreams"][0]["header_env"] = {"X-A": "A", "X-B": "B"}
+    [upstream] = parse(tree, {}).upstreams
+    assert upstream.secret_headers({}) == {}
+    assert upstream.secret_headers({"A": "Basic dXNlcg==", "B": ""}) == {"X-A": "Basic dXNlcg=="}
+    for value in ("hunter2hunter2\n", "hunter2\r\nX: y", " hunter2", "hunter2 ", "hunter2é"):
+        (line,) = problems_of(tree, A=value)
+        assert line.startswith('upstreams[0].header_env.X-A: "A" — expected a variable with ')
+        assert "hunter2" not in line
+
+
+@pytest.mark.parametrize(
+    ("upstream", "line"),
+    [
+        ({"headers": {"X-A": "a"}, "header_env": {"x-a": "A"}}, "header_env.x-a: expected another header than one of"),
+        ({"headers": {"X-A": "a", "x-a": "b"}}, "headers.x-a: expected another header than one of headers"),
+        ({"auth": "api-key", "api_key_env": "A", "headers": {"Api-Key": "a"}}, "headers.Api-Key: expected another"),
+        ({"auth": "x-api-key", "api_key_env": "A", "header_env": {"X-API-Key": "A"}}, "header_env.X-API-Key: expected"),
+        ({"auth": "api-key", "headers": {"Api-Key": "a"}}, None),
+        ({"api_key_env": "A", "headers": {"api-key": "a"}}, None),
+    ],
+)
+def test_one_source_for_each_header(upstream: dict[str, Any], line: str | None) -> None:
+    """A header that two keys would set is an error, whatever its case: one of them would be lost without a word."""
+    tree = copy.deepcopy(SMALLEST)
+    tree["upstreams"][0] |= upstream
+    lines = problems_of(tree, A="a")
+    assert len(lines) == (line is not None)
+    assert line is None or lines[0].startswith(f"upstreams[0].{line}")
+
+
 def test_ca_file(tmp_path: Path) -> None:
     """A file of certificates is opened when the configuration is checked, not at the first request."""
     pem = tmp_path / "ca.pem"
@@ -512,6 +556,10 @@ def test_ca_file(tmp_path: Path) -> None:
         ("upstreams", "base_url", "http://h?key=hunter2hunter2"),
         ("upstreams", "proxy", "socks5://user:hunter2hunter2@h"),
         ("upstreams", "headers", {"X-Key": "hunter2hunter2\n"}),
+        ("upstreams", "query", {"key": "hunter2hunter2\n"}),
+        ("upstreams", "header_env", {"X-Key": "hunter2-hunter2"}),
+        ("upstreams", "header_env", {"X-Key": "sk-hunter2hunter2"}),
+        ("upstreams", "auth", "hunter2hunter2"),
         ("upstreams", "token", "hunter2hunter2"),
         ("keys", "sha256", "hunter2hunter2"),
         ("keys", "token", "hunter2hunter2"),

@@ -56,6 +56,8 @@ def test_upstream_body() -> None:
     wanted = {"message": "Late", "type": "api_error", "param": None, "code": "upstream_ttft_timeout"}
     assert ours.body() == {"error": wanted}
     assert str(ours) == "Late"
+    named = UpstreamError(Kind.TTFT_TIMEOUT, "Late", request_id="req_1", upstream=("a", "a/m"))
+    assert named.body()["error"]["upstream"] == {"name": "a", "target": "a/m", "request_id": "req_1"}
 
 
 def test_other_bodies() -> None:

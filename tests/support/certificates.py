@@ -23,11 +23,20 @@ class Certificate(NamedTuple):
         return context
 
 
-def certify(folder: Path, name: str = "localhost") -> Certificate:
-    """Make a self-signed certificate for a name, and for 127.0.0.1 if that is `localhost`, in a folder."""
+def certify(folder: Path, name: str = "localhost", *, days: int = 3, alternative: bool = True) -> Certificate:
+    """Make a self-signed certificate for a name, and for 127.0.0.1 if that is `localhost`, in a folder.
+
+    It is good for `days`; with -1 it has expired. Without `alternative` it has the name only as its subject's.
+    """
     made = Certificate(folder / "certificate.pem", folder / "key.pem")
+    request, extensions = folder / "request.pem", folder / "extensions"
     names = f"subjectAltName=DNS:{name}" + (",IP:127.0.0.1" if name == "localhost" else "")
-    kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "3"]
-    shown = ["-subj", f"/CN={name}", "-addext", names, "-out", str(made.certificate), "-keyout", str(made.key)]
-    subprocess.run(["openssl", "req", "-x509", *kind, *shown], check=True, capture_output=True)
+    extensions.write_text(names + "\n" if alternative else "")
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(made.key)]
+    signed = ["-signkey", str(made.key), "-days", str(days), "-extfile", str(extensions)]
+    for command in (
+        ["req", *key, "-subj", f"/CN={name}", "-out", str(request)],
+        ["x509", "-req", "-in", str(request), *signed, "-out", str(made.certificate)],
+    ):
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
     return made

@@ -2,15 +2,16 @@
 
 import asyncio
 import contextlib
+import errno
+import resource
 import socket
 import ssl
-import subprocess
-from collections.abc import AsyncIterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import openai
 import pytest
+from certificates import certify
 from tcp_server import Serve, listening
 
 from server.config.settings import Upstream
@@ -18,6 +19,7 @@ from server.core.errors import Kind, UpstreamError
 from server.core.recovery.classify import MAX_MESSAGE
 from server.core.timing import Phases
 from server.upstreams.client import UpstreamClient
+from server.upstreams.reasons import is_own, reason_of
 from server.upstreams.translate import FOREIGN, translate
 
 SECRET = "sk-secret-0123456789"
@@ -70,16 +72,23 @@ def answering(data: bytes) -> Serve:
 
 
 async def test_refused() -> None:
-    """Nobody listens: a connection that failed."""
+    """Nobody listens: a connection that failed, and why."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))  # bound but not listening: the port stays ours, and refuses
         error = await failure(f"http://127.0.0.1:{bound.getsockname()[1]}/v1")
     assert error.kind is Kind.CONNECT
+    assert error.message == 'The upstream "u" could not be connected: connection refused (ECONNREFUSED).'
 
 
 async def test_unknown_name() -> None:
     """A name that the DNS does not know (RFC 6761 reserves .invalid for that)."""
-    assert (await failure("http://upstream.invalid/v1")).kind is Kind.DNS
+    error = await failure("http://upstream.invalid/v1")
+    assert error.kind is Kind.DNS
+    assert error.message.startswith('The name of the upstream "u" could not be resolved: ')
+    assert error.reason in (
+        "name or service not known (EAI_NONAME)",
+        "temporary failure in name resolution (EAI_AGAIN)",
+    )
 
 
 async def test_connect_timeout() -> None:
@@ -117,35 +126,46 @@ async def test_tls_to_a_plain_port() -> None:
     async with serving(plain) as place:
         error = await failure(f"https://{place}/v1")
     assert error.kind is Kind.TLS
+    assert error.message == 'TLS with the upstream "u" failed: wrong version number.'
     assert not error.trait.same
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> Path:
-    """A certificate for 127.0.0.1 that nobody has signed, with its key."""
-    path = tmp_path_factory.mktemp("tls") / "both.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(path), "-out", str(path) + ".crt"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    path.write_bytes(path.read_bytes() + Path(str(path) + ".crt").read_bytes())
-    return path
+REFUSED_CERTIFICATES = {
+    "self-signed": ({}, False, "self-signed certificate"),
+    "expired": ({"days": -1}, True, "certificate has expired"),
+    "another name": ({"name": "other.example"}, True, "it is not valid for this address"),
+    "a name only": ({"alternative": False}, True, "it is not valid for this host name"),
+}
 
 
-async def test_certificate(certificate) -> None:
-    """A certificate without a trusted issuer is refused. With `ca_file` it is accepted."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate)
-    async with serving(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), context) as place:
-        assert (await failure(f"https://{place}/v1")).kind is Kind.TLS
-        assert await ask(f"https://{place}/v1", ca_file=str(certificate)) == b"ok"
+@pytest.mark.parametrize("name", REFUSED_CERTIFICATES)
+async def test_certificate(tmp_path, name) -> None:
+    """A certificate that cannot be verified is refused, and the reason is told without the host's name."""
+    how, is_trusted, reason = REFUSED_CERTIFICATES[name]
+    certificate = certify(tmp_path, **how)
+    trust = {"ca_file": str(certificate.certificate)} if is_trusted else {}
+    async with serving(answering(b""), certificate.server()) as place:
+        host = place.replace("127.0.0.1", "localhost") if "host name" in reason else place
+        error = await failure(f"https://{host}/v1", **trust)
+    assert error.kind is Kind.TLS
+    assert error.message == f'The certificate of the upstream "u" was refused: {reason}.'
+    assert not error.trait.same
+
+
+async def test_trusted_certificate(tmp_path) -> None:
+    """With `ca_file` a certificate of one's own is accepted."""
+    certificate = certify(tmp_path)
+    answer = answering(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+    async with serving(answer, certificate.server()) as place:
+        assert await ask(f"https://{place}/v1", ca_file=str(certificate.certificate)) == b"ok"
 
 
 async def test_reset_before_the_head(provider, model) -> None:
     """A RST after the request means that nothing was answered."""
     await provider.script(model, {"reset_before_head": True})
-    assert (await failure(provider.url, model)).kind is Kind.RESET
+    error = await failure(provider.url, model)
+    assert error.kind is Kind.RESET
+    assert error.reason == "connection reset by peer (ECONNRESET)"
 
 
 async def test_closed_before_the_head() -> None:
@@ -175,11 +195,62 @@ async def test_proxy(provider) -> None:
     """A proxy that refuses, and one that is not there, are connections that failed."""
     async with serving(answering(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")) as place:
         url = provider.url.replace("http:", "https:")
-        assert (await failure(url, proxy=f"http://{place}")).kind is Kind.CONNECT
+        error = await failure(url, proxy=f"http://{place}")
+    assert error.kind is Kind.CONNECT
+    assert error.message == 'The proxy of the upstream "u" made no tunnel: it answered with status 403.'
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         gone = f"http://127.0.0.1:{bound.getsockname()[1]}"
-        assert (await failure(provider.url, proxy=gone)).kind is Kind.CONNECT
+        error = await failure(provider.url, proxy=gone)
+    assert error.kind is Kind.CONNECT
+    assert error.message == 'The proxy of the upstream "u" could not be connected: connection refused (ECONNREFUSED).'
+
+
+async def test_no_descriptor_left(provider) -> None:
+    """The gateway itself has no descriptor left: neither the upstream's nor its name's fault."""
+    for base_url in (provider.url, "http://localhost:1/v1", "http://upstream.invalid/v1"):
+        with no_descriptors():
+            error = await failure(base_url)
+        assert (error.kind, error.http_status, error.retry_after) == (Kind.EXHAUSTED, 503, 1.0)
+        assert error.message == 'The gateway has no socket left for the upstream "u": too many open files (EMFILE).'
+        assert not error.trait.breaks
+
+
+@contextlib.contextmanager
+def no_descriptors() -> Iterator[None]:
+    """Let this process open no further descriptor."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+REASONS = [
+    (ConnectionRefusedError(errno.ECONNREFUSED, "x 10.0.0.1"), "connection refused (ECONNREFUSED)", False),
+    (OSError(errno.EHOSTUNREACH, "10.0.0.1"), "no route to host (EHOSTUNREACH)", False),
+    (OSError(errno.ENETUNREACH, "10.0.0.1"), "network is unreachable (ENETUNREACH)", False),
+    (OSError(errno.ETIMEDOUT, "10.0.0.1"), "connection timed out (ETIMEDOUT)", False),
+    (OSError(errno.EMFILE, ""), "too many open files (EMFILE)", True),
+    (OSError(errno.ENFILE, ""), "too many open files in system (ENFILE)", True),
+    (OSError(errno.ENOBUFS, ""), "no buffer space available (ENOBUFS)", True),
+    (OSError(errno.ENOMEM, ""), "cannot allocate memory (ENOMEM)", True),
+    (OSError(errno.EADDRNOTAVAIL, ""), "cannot assign requested address (EADDRNOTAVAIL)", True),
+    (OSError(None, "Multiple exceptions: 10.0.0.1, 10.0.0.2"), None, False),
+    (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "temporary failure (EAI_AGAIN)", False),
+    (socket.gaierror(socket.EAI_NONAME, "Name not known"), "name not known (EAI_NONAME)", False),
+    (ssl.SSLError(1, "[SSL: X] 10.0.0.1"), None, False),
+    (ValueError("10.0.0.1"), None, False),
+    (None, None, False),
+]
+
+
+@pytest.mark.parametrize(("error", "reason", "own"), REASONS)
+def test_reasons(error, reason, own) -> None:
+    """Every failure of the system has words without an address. Those of the gateway itself are told apart."""
+    assert reason_of(error) == reason
+    assert is_own(error) is own
 
 
 # --- statuses --------------------------------------------------------------------------------------------------------
@@ -201,12 +272,17 @@ async def test_status(provider, model) -> None:
         ({"Retry-After": "3", "Retry-After-Ms": "1500"}, 1.5),
         ({"Retry-After": "3", "Retry-After-Ms": "soon"}, 3.0),
         ({"Retry-After-Ms": "-5"}, 0.0),
+        ({"Retry-After": "86401"}, 86_400.0),
+        ({"Retry-After": "1" + "0" * 20}, 86_400.0),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, 86_400.0),
+        ({"Retry-After-Ms": "1e300"}, 86_400.0),
+        ({"Retry-After": "1e999"}, None),
         ({"Retry-After": "soon"}, None),
         ({}, None),
     ],
 )
 async def test_retry_after(provider, model, headers, seconds) -> None:
-    """`Retry-After` is read in both its forms, OpenAI's milliseconds before it."""
+    """`Retry-After` is read in both its forms, OpenAI's milliseconds before it. More than a day is a day."""
     await provider.script(model, {"status": 503, "error": {"message": "x"}, "headers": headers})
     failed = await failure(provider.url, model)
     assert (failed.kind, failed.retry_after) == (Kind.OVERLOADED, seconds)
