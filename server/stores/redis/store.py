@@ -12,8 +12,9 @@ from typing import Any
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
-from server.core.records import Beginning, dump_beginning
-from server.stores.group_commit import Append, Batches, Creation, answering, placed
+from server.core.records import Beginning
+from server.stores.creation import Creation
+from server.stores.group_commit import Append, Batches, answering, placed
 from server.stores.ownership import Ownership
 from server.stores.redis.catalog import Catalog
 from server.stores.redis.lease import Lease
@@ -105,7 +106,7 @@ class RedisStore:
         values: list[Any] = [now, self._retention, self._lease.name, self._server.history]
         for creation in creations:
             key, stream_id = _key(creation.beginning)
-            values += (stream_id, key, dump_beginning(creation.beginning), creation.beginning.body)
+            values += (stream_id, key, creation.facts, creation.beginning.body)
         return values
 
     def _records(self, writes: Sequence[Append[RedisLog]], now: float) -> list[Any]:
@@ -214,4 +215,10 @@ class RedisStore:
 
 def _key(beginning: Beginning) -> tuple[str, str]:
     """Return a log's idempotency key, empty if it has none, and the log's id."""
-    return f"{beginning.owner}:{beginning.idempotency[0]}" if beginning.idempotency else "", beginning.id
+    if beginning.idempotency is None:
+        return "", beginning.id
+    owner, key = beginning.owner, beginning.idempotency[0]
+    return (
+        f"{len(owner)}:{owner}:{key}",
+        beginning.id,
+    )  # both may contain colons: without the length, "a:b" + "c" is "a" + "b:c"

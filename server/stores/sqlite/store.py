@@ -11,7 +11,8 @@ from functools import partial
 from server.config.settings import Settings
 from server.core.errors import StoreError
 from server.core.records import Beginning
-from server.stores.group_commit import Append, Batches, Creation
+from server.stores.creation import Creation
+from server.stores.group_commit import Append, Batches
 from server.stores.ownership import Ownership
 from server.stores.runs import Run
 from server.stores.sqlite import maintenance
