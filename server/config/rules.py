@@ -10,7 +10,7 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from server.config.problems import Problem, list_text, problem_at
-from server.config.settings import is_loopback
+from server.config.settings import REDIS_URL, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -71,6 +71,9 @@ def registered_names(
 
 def outside_the_file(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Problem]:
     """Check the environment variables and the certificates that the file names."""
+    variable, kind = _value(tree, "store", "url_env"), _value(tree, "store", "kind")
+    if kind == "redis" and isinstance(variable, str) and not re.fullmatch(REDIS_URL, environ.get(variable, "")):
+        yield problem_at(("store", "url_env"), variable, "expected a variable that holds the address of Redis")
     for i, upstream in _tables(tree, "upstreams"):
         for key in ("api_key_env", "organization_env"):
             if not isinstance(variable := upstream.get(key), str) or not variable.isascii():

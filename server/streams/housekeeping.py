@@ -1,4 +1,4 @@
-"""What is done at intervals while the gateway runs: the store is swept, and the lease on its logs is renewed."""
+"""The upkeep of the store while the gateway runs: it is swept, its lease is renewed, and its health is watched."""
 
 import asyncio
 import time
@@ -13,6 +13,25 @@ from server.telemetry.metrics import Metrics
 SWEEP_INTERVAL = 1.0  # seconds
 RENEW_INTERVAL = 0.25  # seconds; a relay whose stream was aborted elsewhere is stopped as late as that
 log = structlog.get_logger("sluiceway")
+
+
+class StoreHealth:
+    """Asks the store whether it can be used. What is wrong goes into the log, once: anybody may ask, and often."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._problem: str | None = None
+
+    async def good(self) -> bool:
+        """Whether the store can be used now."""
+        problem = await self._store.problem()
+        if problem != self._problem:
+            self._problem = problem
+            if problem is None:
+                log.info("store well again")
+            else:
+                log.warning("store unavailable", error=problem)
+        return problem is None
 
 
 async def sweep(store: Store, metrics: Metrics) -> None:

@@ -136,9 +136,25 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "store.kind": NAME,
     "store.path": (["streams.db", "/var/lib/a b/é.db"], ["", "a\nb", "a\0", 1, []]),
     "store.url": (
-        ["redis://h:1/0", "rediss://:pw@h", "unix:///run/redis.sock"],
-        ["", "h:1", "http://h", "redis://a b", 1],
+        [
+            "redis://h:1/0",
+            "rediss://:pw@h",
+            "unix:///run/redis.sock",
+            "redis+sentinel://:p/w@a:1,b/main/0?sentinel_password=x",
+            "rediss+sentinel://a/main",
+        ],
+        [
+            "",
+            "h:1",
+            "http://h",
+            "redis://a b",
+            "redis+sentinel://a:1",
+            "redis+sentinel://a:1/",
+            "redis+sentinel:///x",
+            1,
+        ],
     ),
+    "store.url_env": (["REDIS_URL"], ["", "1A", "A-B", "A B", 1]),
     "store.max_bytes": BYTES,
     "store.lease": SECONDS,
     "upstreams[0].name": NAME,
@@ -445,6 +461,20 @@ def test_secret_from_the_environment(tmp_path: Path) -> None:
     (problem,) = check(path, {"ORG": "o", "A_KEY": "sk-1\n"})
     assert not problem.warning
     assert "sk-1" not in str(problem)
+
+
+def test_the_address_of_redis_from_the_environment() -> None:
+    """With Redis the named variable holds the address. An unset or wrong one is an error that does not show it."""
+    tree = SMALLEST | {"store": {"kind": "redis", "url_env": "REDIS_URL"}}
+    url = "redis://:hunter2@h:1/0?password=hunter2"
+    assert parse(tree, {"REDIS_URL": url}).store.resolved({"REDIS_URL": url}).url == url
+    assert "hunter2" not in repr(parse(tree, {"REDIS_URL": url}))
+    for environ in ({}, {"REDIS_URL": ""}, {"REDIS_URL": "http://:hunter2@h"}, {"REDIS_URL": f"{url}\n"}):
+        (line,) = problems_of(tree, **environ)
+        assert line == 'store.url_env: "REDIS_URL" — expected a variable that holds the address of Redis'
+    assert problems_of(SMALLEST | {"store": {"url_env": "REDIS_URL"}}) == []
+    (hint,) = problems_of(SMALLEST | {"store": {"password": "hunter2"}})
+    assert hint == 'store.password: unknown key; did you mean "url_env", the name of an environment variable?'
 
 
 def test_ca_file(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import structlog
 from behind_tls import behind_tls
 from certificates import certify
 from gateway import ROOT, in_process, own_process
+from redis_server import RedisServer
 from wire import Client, call, complete, completion
 
 from server.core.openai.intake import Intake
@@ -301,3 +302,35 @@ def test_libraries_are_silent() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, env=environ)
     assert done.stderr == b""
     assert logging.getLogger("sluiceway").level == logging.NOTSET
+
+
+# --- the store -----------------------------------------------------------------------------------------------------
+
+PASSWORD = "CANARYPASSWORD"
+
+
+@pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1:{}/0", "redis://127.0.0.1:{1}/0?password={0}"])
+async def test_password_of_redis(provider, model, tmp_path, url) -> None:
+    """The password of Redis comes from the environment, and goes nowhere else, whatever happens to the server."""
+    server = RedisServer(tmp_path, "--requirepass", PASSWORD)
+    await asyncio.to_thread(server.start, b"-NOAUTH")
+    environ = {"CANARY_URL": url.format(PASSWORD, server.port)}
+    store = {"kind": "redis", "url_env": "CANARY_URL"}
+    try:
+        async with own_process(provider.url, store=store, environ=environ) as gateway:
+            assert (await complete(gateway.root, model)).status == 200
+            await asyncio.to_thread(server.kill)
+            for _ in range(2):
+                ready = await call(gateway.root, "GET", "/readyz")
+                assert (ready.status, ready.json) == (503, {"status": "store unavailable"})
+            refused = await complete(gateway.root, model)
+        said = [line["error"] for line in gateway.logged("store unavailable")]
+        assert said
+        assert all(text.startswith(f"Redis at 127.0.0.1:{server.port}/0 cannot be used: ") for text in said)
+        with pytest.raises(RuntimeError, match=rf"sluiceway: Redis at 127.0.0.1:{server.port}/0") as start:
+            async with own_process(provider.url, store=store, environ=environ):
+                pass
+    finally:
+        server.kill()
+    shown = json.dumps([gateway.lines, str(start.value), refused.body.decode(), dict(refused.headers)])
+    assert "CANARY" not in shown.replace("CANARY_URL", "")

@@ -25,15 +25,15 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and wait until it answers."""
+    def start(self, answer: bytes = b"+PONG") -> None:
+        """Start it and wait until it answers a PING so."""
         assert PROGRAM, "redis-server is not installed"
         command = [PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "",
                    "--appendonly", "yes", *self._options]  # fmt: skip
         with Path(self._folder, "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + 20
-        while self.call("PING") != b"+PONG\r\n":
+        while not self.call("PING").startswith(answer):
             assert time.monotonic() < until, Path(self._folder, "redis.log").read_text()
             time.sleep(0.02)
 

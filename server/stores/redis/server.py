@@ -12,6 +12,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from server.core.errors import StoreError
+from server.stores.redis.address import Address
 from server.stores.redis.scripts import SCRIPTS
 
 PREFIX = "sluiceway:"
@@ -30,36 +31,29 @@ class Server:
         self.redis: Any  # redis-py types its calls as sync or async, str or bytes, all at once
         self.history = ""  # the history of the server's data: a promoted replica begins another one
         self.skip = 0  # SKIP if a log of another history may have lost records
-        self._url = url
+        self._address = Address(url)
         self._writer: Any  # a connection of its own for the batches, which must not wait in a queue
 
     async def open(self) -> None:
         """Connect, and wait while the server loads its data. Raises StoreError: at once if there is no server."""
-        pool = redis.asyncio.BlockingConnectionPool.from_url(
-            self._url,
-            max_connections=CONNECTIONS,
-            timeout=CALL_TIMEOUT,
-            socket_timeout=CALL_TIMEOUT,
-            socket_connect_timeout=CALL_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
+        options: dict[str, Any] = {"socket_connect_timeout": CALL_TIMEOUT, "retry": Retry(NoBackoff(), 0)}
+        self.redis = redis.asyncio.Redis.from_pool(
+            self._address.pool(
+                max_connections=CONNECTIONS, timeout=CALL_TIMEOUT, socket_timeout=CALL_TIMEOUT, **options
+            )
         )
-        self.redis = redis.asyncio.Redis.from_pool(pool)
-        # Without a pool, which would look at the connection before each use, and with one clock a call instead of two.
-        self._writer = redis.asyncio.Redis.from_url(
-            self._url,
-            single_connection_client=True,
-            socket_timeout=None,
-            socket_connect_timeout=CALL_TIMEOUT,
-            retry=Retry(NoBackoff(), 0),
-        )
+        # One connection: a pool would look at it before each use. And one clock per call instead of two.
+        pool = self._address.pool(max_connections=1, socket_timeout=None, **options)
+        self._writer = redis.asyncio.Redis(connection_pool=pool, single_connection_client=True)
         self._scripts = {name: self.redis.register_script(text) for name, text in SCRIPTS.items()}
         await self.ask(lambda: self.redis.info("server"), patience=0.0)
         await self.identify()
 
     async def close(self) -> None:
         """Disconnect."""
-        await self._writer.aclose()
+        await self._writer.aclose(close_connection_pool=True)
         await self.redis.aclose()
+        await self._address.close()
 
     async def identify(self) -> None:
         """Find out which history of the data the server has, and whether a log of another one may be short.
@@ -91,10 +85,7 @@ class Server:
                 raise self._cannot(error) from error
 
     def _cannot(self, error: Exception) -> StoreError:
-        return StoreError(f"Redis at {self._address()} cannot be used: {error}")
-
-    def _address(self) -> str:
-        return self._url.rsplit("@", 1)[-1].removeprefix("redis://")  # without a password
+        return StoreError(f"Redis at {self._address.text} cannot be used: {error}")
 
     async def script(self, name: str, *values: Any, patience: float | None = None) -> Any:
         """Run a script. Raises StoreError."""
