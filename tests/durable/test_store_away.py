@@ -108,6 +108,39 @@ async def test_redis_is_away(provider, model, tmp_path, monkeypatch, events, fau
         server.kill()
 
 
+@asynccontextmanager
+async def busy(server):
+    """Redis runs somebody's script, and says so to everybody else."""
+    server.call("CONFIG SET busy-reply-threshold 1")
+    server.send("EVAL", '"while true do end"', "0")
+    yield
+    assert server.call("SCRIPT KILL") == b"+OK\r\n"
+
+
+@pytest.mark.parametrize("fault", [killed, full, busy])
+async def test_redis_is_away_for_a_moment(provider, model, tmp_path, fault):
+    """Live streams wait for Redis, whatever it says or does not say meanwhile, and lose nothing."""
+    await provider.script(model, *[{**QUICK, "rate": 150}] * STREAMS)
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        store = {"kind": "redis", "url": server.url}
+        async with in_process(provider.url, store=store) as gateway:
+            clients = await start_streams(gateway.root, model)
+            async with fault(server):
+
+                async def unready():
+                    return (await wire.call(gateway.root, "GET", "/readyz")).status == 503
+
+                await wire.until(unready)
+            for client in clients:
+                await client.rest()
+                client.check()
+                assert (len(client.events), client.faults) == (len(SENT), [])
+    finally:
+        server.kill()
+
+
 async def test_redis_loses_the_answer_to_an_ending(provider, model, redis, monkeypatch):
     """The client is told that the store is away. The ending is in the log; the client gets it when it comes back."""
     monkeypatch.setattr(redis_server, "PATIENCE", 0.5)

@@ -33,11 +33,11 @@ class MasterConnection(Connection):
         self._sentinel = sentinel
         self._service = service
 
-    async def connect(self) -> None:
-        """Connect. Raises RedisError, also if no sentinel knows a master."""
+    async def connect_check_health(self, *args: Any, **options: Any) -> None:
+        """Connect. Every way to a connection comes here. Raises RedisError, also if no sentinel knows a master."""
         if not self.is_connected:
             self.host, self.port = await self._sentinel.discover_master(self._service)
-        await super().connect()  # type: ignore[no-untyped-call]  # redis-py does not type it
+        await super().connect_check_health(*args, **options)
 
     async def read_response(self, *args: Any, **options: Any) -> Any:
         """Read an answer. A master that has become a replica is left: the next call asks the sentinels again."""

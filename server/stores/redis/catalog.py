@@ -1,6 +1,5 @@
 """Finding logs in the Redis store, and bringing their objects up to date."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 from server.core.errors import StoreError
@@ -57,13 +56,17 @@ class Catalog:
         """Yield those of some logs that are there, and whose retention is not over."""
         asked = self._ownership.moment()
         read = await self._server.logs(ids, FIELDS)
-        logs = [self._log(stream_id, fields, asked) for stream_id, fields in zip(ids, read, strict=True)]
-        for log in logs:
-            if log is not None and not (log.ending is not None and time.time() >= log.ending.at + self._retention):
+        over = self._server.now() - self._retention
+        for log in [self._log(stream_id, fields, asked, over) for stream_id, fields in zip(ids, read, strict=True)]:
+            if log is not None:
                 yield log
 
-    def _log(self, stream_id: str, fields: Fields, asked: int) -> RedisLog | None:
+    def _log(self, stream_id: str, fields: Fields, asked: int, over: float) -> RedisLog | None:
+        """Return the log of some fields; None if it is not there, or if it ended before `over`."""
         beginning, body, *facts = fields
+        ended = facts[FACTS.index("ended")]
+        if ended is not None and float(ended) <= over:
+            return None
         if beginning is None or body is None:
             self._ownership.gone(stream_id, asked)
             return None

@@ -105,9 +105,9 @@ def argument(write: Append[RedisLog]) -> bytes:
     """Return an append as `append.lua` takes it: a line of facts, the target's name, the ending, the records."""
     log, end = write.log, write.ending
     target = writable(log.target).encode()
-    ended, ending = (repr(end.at), dump_ending(end)) if end else ("", b"")
+    ending = dump_ending(end) if end else b""
     sizes = f"{len(target)} {len(ending)}"
-    facts = f"{log.beginning.id} {write.epoch} {write.first} {write.tail} {write.size} {ended} {sizes}\n"
+    facts = f"{log.beginning.id} {write.epoch} {write.first} {write.tail} {write.size} {sizes}\n"
     return b"".join((facts.encode(), target, ending, ENTRY.pack(write.first, write.start), write.packed))
 
 

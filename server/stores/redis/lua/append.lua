@@ -4,16 +4,17 @@
 -- its numbers are noted as lost, and are not used again. A tail that is ahead is this very append, made before its
 -- answer was lost on the way: a log with a failed append takes no other one until it is claimed again.
 --
--- ARGV: prefix, milliseconds until the server itself deletes an ended log, the time, then one string per append
--- (`argument` in log.py makes it). Its first line holds numbers and the log's id. The target's name, the ending and the
+-- time.lua is put before this file.
+-- ARGV: prefix, milliseconds until the server itself deletes an ended log, then one string per append (`argument` in
+-- log.py makes it). Its first line holds numbers and the log's id. The target's name, the ending and the
 -- records follow by their sizes: names are chosen by clients, and must not be taken for anything else.
 -- Returns 'PLACE ANSWER' for each append that was not simply added: 'gone', 'fenced', 'ended', 'unwritable', or the new
 -- list of lost runs. Followers have noted in the log that they follow it: nobody else is woken.
-local prefix, retention, now, answers, total = ARGV[1], ARGV[2], ARGV[3], {}, 0
+local prefix, retention, at_present, answers, total = ARGV[1], ARGV[2], now(), {}, 0
 
 local function append(argument)
-  local id, epoch, first, last, size, ended, target_size, ending_size, rest = string.match(
-    argument, '^(%S+) (%d+) (%d+) (%d+) (%d+) (%S*) (%d+) (%d+)\n()')
+  local id, epoch, first, last, size, target_size, ending_size, rest = string.match(
+    argument, '^(%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)\n()')
   if not id then return 'unwritable' end
   local log = prefix .. 'log:' .. id
   local known = redis.call('HMGET', log, 'epoch', 'tail', 'ended', 'lost', 'stored', 'followed')
@@ -31,14 +32,14 @@ local function append(argument)
     redis.call('HSET', log, 'lost', answer)
   end
   local stored = string.format('%d', tonumber(known[5] or 0) + #entry)
-  redis.call('HSET', log, 'tail', last, 'size', size, 'active', now, 'stored', stored,
+  redis.call('HSET', log, 'tail', last, 'size', size, 'active', at_present, 'stored', stored,
     'target', string.sub(argument, rest, ending_at - 1))
   total = total + #entry
-  if ended ~= '' then
+  if ending_size ~= '0' then
     local ending = string.sub(argument, ending_at, ending_at + ending_size - 1)
-    redis.call('HSET', log, 'ended', ended, 'ending', ending, 'instance', '')
+    redis.call('HSET', log, 'ended', at_present, 'ending', ending, 'instance', '')
     redis.call('ZREM', prefix .. 'open', id)
-    redis.call('ZADD', prefix .. 'ended', ended, id)
+    redis.call('ZADD', prefix .. 'ended', at_present, id)
     redis.call('PEXPIRE', log, retention)
     redis.call('PEXPIRE', prefix .. 'records:' .. id, retention)
   end
@@ -46,7 +47,7 @@ local function append(argument)
   return answer
 end
 
-for at = 4, #ARGV do
+for at = 3, #ARGV do
   local made, answer = pcall(append, ARGV[at])
   if not made then
     -- What is wrong with one log concerns no other one. Anything else (no memory, a replica) is wrong with the server:
@@ -57,7 +58,7 @@ for at = 4, #ARGV do
     end
     answer = 'unwritable'
   end
-  if answer then answers[#answers + 1] = (at - 4) .. ' ' .. answer end
+  if answer then answers[#answers + 1] = (at - 3) .. ' ' .. answer end
 end
 if total > 0 then redis.call('INCRBY', prefix .. 'total', total) end
 return answers
