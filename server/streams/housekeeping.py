@@ -36,6 +36,7 @@ class StoreHealth:
 
 async def sweep(store: Store, metrics: Metrics) -> None:
     """Delete old logs again and again, and measure how late the event loop is."""
+    said = ""
     while True:
         due = time.monotonic() + SWEEP_INTERVAL
         await asyncio.sleep(SWEEP_INTERVAL)
@@ -43,16 +44,26 @@ async def sweep(store: Store, metrics: Metrics) -> None:
         metrics.settle()
         try:
             await store.sweep(time.time())
+            said = ""
         except StoreError as error:
-            log.warning("sweep failed", error=str(error))
+            said = _say("sweep failed", error, said)
 
 
 async def renew(store: Store, lease: float, live: LiveStreams) -> None:
     """Renew a lease of so many seconds again and again, and stop the relays of logs that others have claimed."""
+    said = ""
     while True:
         await asyncio.sleep(min(RENEW_INTERVAL, lease / 4))
         try:
             for lost in await store.renew():
                 live.lose(lost)
+            said = ""
         except StoreError as error:
-            log.warning("lease not renewed", error=str(error))
+            said = _say("lease not renewed", error, said)
+
+
+def _say(event: str, error: StoreError, said: str) -> str:
+    """Log an error unless it is what was `said` last: an outage is one line, and not four each second."""
+    if str(error) != said:
+        log.warning(event, error=str(error))
+    return str(error)

@@ -226,3 +226,22 @@ async def test_altered_in_one_place(provider, model, path):
             client.check()
             assert len(client.events) == len(SENT)
             assert client.faults == []
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+async def test_gone(provider, model, path, how):
+    """The file is deleted or replaced: running streams end whole, new ones are refused, and it is said."""
+    await provider.script(model, *[{**QUICK, "rate": 150}] * STREAMS)
+    async with gateway(provider, path) as running:
+        clients = await start_streams(running.root, model)
+        if how == "replaced":
+            path.with_name("copy").write_bytes(path.read_bytes())
+            path.with_name("copy").replace(path)
+        else:
+            path.unlink()
+        await check_unready(running.root, "streams.db was deleted or replaced", running.logged)
+        for client in clients:
+            await client.rest()
+            client.check()
+            assert (len(client.events), client.faults) == (len(SENT), [])
+    assert len(running.logged("database gone")) == 1

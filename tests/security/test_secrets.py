@@ -16,7 +16,7 @@ from behind_tls import behind_tls
 from certificates import certify
 from gateway import ROOT, in_process, own_process
 from redis_server import RedisServer
-from wire import Client, call, complete, completion
+from wire import Client, call, complete, completion, until
 
 from server.core.openai.intake import Intake
 from server.dialects.chat import routes
@@ -334,3 +334,21 @@ async def test_password_of_redis(provider, model, tmp_path, url) -> None:
         server.kill()
     shown = json.dumps([gateway.lines, str(start.value), refused.body.decode(), dict(refused.headers)])
     assert "CANARY" not in shown.replace("CANARY_URL", "")
+
+
+async def test_path_of_the_database(provider, tmp_path) -> None:
+    """A database that cannot be used is named in the log, and to nobody else."""
+    path = tmp_path / "CANARY.db"
+    async with own_process(provider.url, store={"kind": "sqlite", "path": str(path)}) as gateway:
+        path.unlink()
+
+        async def unready() -> bool:
+            ready = await call(gateway.root, "GET", "/readyz")
+            assert b"CANARY" not in ready.body
+            return ready.status == 503
+
+        await until(unready)
+        refused = await complete(gateway.root, "any")
+    assert refused.status == 503
+    assert b"CANARY" not in refused.body
+    assert "CANARY.db" in gateway.logged("store unavailable")[0]["error"]

@@ -78,6 +78,8 @@ class SqliteStore:
 
     async def create(self, beginning: Beginning) -> SqliteLog:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
+        if self._db.gone is not None:
+            raise StoreError(self._db.gone)  # what is running goes on; nothing new is put into a file without a name
         with self._ownership.begun(beginning.id):
             answer = await self._writer.create(Creation(beginning))
             if isinstance(answer, int):
@@ -129,6 +131,7 @@ class SqliteStore:
 
     async def renew(self) -> Sequence[SqliteLog]:
         """Extend the lease if a third of it is over; return what was claimed elsewhere. Raises StoreError."""
+        await self._db.look()
         return await self._lease.renew(self._writer.call)
 
     async def claim(self, log: SqliteLog, *, force: bool = False) -> bool:
