@@ -213,6 +213,7 @@ class Relay:
         It repeats what the upstream says, some of which may be impossible to write. Then the ending goes without that:
         a stream without an ending would hold its client for ever.
         """
+        self.progress.note_ending()
         ending = self._ending(state, reason, **failure)
         try:
             records = self._writer.ending(ending, self._turn.transcript)
