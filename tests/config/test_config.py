@@ -140,7 +140,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
             "redis://h:1/0",
             "rediss://:pw@h",
             "unix:///run/redis.sock",
-            "redis+sentinel://:p/w@a:1,b/main/0?sentinel_password=x",
+            "redis+sentinel://:p%2Fw@a:1,b/main/0?sentinel_password=x",
             "rediss+sentinel://a/main",
         ],
         [

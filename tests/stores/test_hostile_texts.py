@@ -171,3 +171,29 @@ async def test_keys_of_two_owners(stores, one, two):
     store, _ = stores
     logs = [await store.create(beginning(owner=owner, idempotency=(key, "d"))) for owner, key in (one, two)]
     assert logs[0].beginning.id != logs[1].beginning.id
+
+
+@pytest.mark.parametrize("field", ["beginning", "epoch", "tail", "lost", "active", "ended"])
+async def test_a_log_that_cannot_be_read(server, stores, field):
+    """A log in Redis whose fields are no longer what was written is left out of lists, and hides no other one."""
+    store, other = stores
+    if not isinstance(store, RedisStore):
+        pytest.skip("SQLite has checksums")
+    broken, victim = [await store.create(beginning()) for _ in range(2)]
+    server.call("HSET", f"sluiceway:log:{broken.beginning.id}", field, "x")
+    assert [log.beginning.id async for log in other.logs()] == [victim.beginning.id]
+    assert await other.find(broken.beginning.id) is None
+
+
+@pytest.mark.parametrize("message", ["x", "strm_x", "strm_x y", "\\xff"])
+async def test_a_message_of_somebody_else(server, stores, message):
+    """What is no claim is passed over, and later claims are heard."""
+    store, other = stores
+    if not isinstance(store, RedisStore):
+        pytest.skip("SQLite has no channels")
+    log = await store.create(beginning())
+    server.call("PUBLISH", "sluiceway:claims", f'"{message}"')
+    assert await other.claim(await other.find(log.beginning.id), force=True)
+    async with asyncio.timeout(20):
+        while not log.fenced:  # noqa: ASYNC110  # it is heard of by the channel, which sets no event
+            await asyncio.sleep(0.01)

@@ -2,12 +2,15 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 
+import structlog
+
 from server.core.errors import StoreError
 from server.core.records import Beginning, load_beginning
 from server.stores.ownership import Ownership
 from server.stores.redis.log import FACTS, RedisLog
 from server.stores.redis.server import PREFIX, Server
 
+logger = structlog.get_logger("sluiceway.stores")
 PAGE = 500  # logs that are read at once for a list
 FIELDS = ("beginning", "body", *FACTS)
 
@@ -57,7 +60,13 @@ class Catalog:
         asked = self._ownership.moment()
         read = await self._server.logs(ids, FIELDS)
         over = self._server.now() - self._retention
-        for log in [self._log(stream_id, fields, asked, over) for stream_id, fields in zip(ids, read, strict=True)]:
+        logs = []
+        for stream_id, fields in zip(ids, read, strict=True):
+            try:
+                logs.append(self._log(stream_id, fields, asked, over))
+            except (ValueError, TypeError, KeyError) as error:  # one that cannot be read must not hide the others
+                logger.warning("log unreadable", stream_id=stream_id, error=type(error).__name__)
+        for log in logs:
             if log is not None:
                 yield log
 

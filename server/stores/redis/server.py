@@ -37,7 +37,7 @@ FOR_A_TIME = re.compile(r"(?:^|[\s-])(?:BUSY|OOM|MISCONF|NOREPLICAS|READONLY|MAS
 
 
 class Server:
-    """One Redis database, connected to by `open`."""
+    """One Redis database, connected to by `open`. Raises StoreError if the form of its address is wrong."""
 
     def __init__(self, url: str) -> None:
         self.redis: Any  # redis-py types its calls as sync or async, str or bytes, all at once
@@ -45,7 +45,10 @@ class Server:
         self.skip = 0  # SKIP if a log of another history may have lost records
         self.unfit: str | None = None  # why it would lose what it is given, though it answers
         self._ahead = 0.0  # seconds from this process' monotonic clock to the server's time
-        self._address = Address(url)
+        try:
+            self._address = Address(url)
+        except ValueError:  # its text may quote the password
+            raise StoreError("The address of Redis cannot be read: see docs/scaling.md for its form.") from None
         self._writer: Any  # a connection of its own for the batches, which must not wait in a queue
 
     async def open(self) -> None:

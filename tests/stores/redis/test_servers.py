@@ -14,7 +14,8 @@ from test_redis import make
 from server.config.check import parse
 from server.core.errors import StoreError
 from server.stores.redis import RedisStore
-from server.stores.redis.server import is_away, unfit
+from server.stores.redis.address import Address
+from server.stores.redis.server import Server, is_away, unfit
 
 LOSING = ["allkeys-lru", "allkeys-lfu", "allkeys-random"]
 KEEPING = ["noeviction", "volatile-lru", "volatile-lfu", "volatile-random", "volatile-ttl"]
@@ -293,3 +294,55 @@ async def test_no_sentinel(tmp_path):
     store = sentinel_store(tmp_path, 1, 2)
     with pytest.raises(StoreError, match=re.escape("Redis at 127.0.0.1:1,127.0.0.1:2/main/0 cannot be used: ")):
         await store.open()
+
+
+# --- addresses -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://h:1/0", "h:1/0"),
+        ("redis://user:CANARY@h:1/0", "h:1/0"),
+        ("rediss://:CANARY@h/2?ssl_cert_reqs=none", "h/2"),
+        ("redis://h:1/0?password=CANARY&username=CANARY", "h:1/0"),
+        ("unix://:CANARY@/run/redis.sock?db=1", "/run/redis.sock"),
+        ("redis://[::1]:1/0?password=CANARY", "[::1]:1/0"),
+        ("redis+sentinel://:CANARY@a:1,[::1],b/main/0?sentinel_password=CANARY", "a:1,[::1],b/main/0"),
+    ],
+)
+def test_what_is_shown_of_an_address(url, shown):
+    """An address for people has no user, no password and no option."""
+    assert Address(url).text == shown
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:CANARY/x@h:1/0",
+        "redis://h:CANARY",
+        "redis+sentinel://:CANARY@/main",
+        "redis+sentinel://a:CANARY/main",
+        "redis+sentinel://a:1",
+        "redis+sentinel://a:1/?password=CANARY",
+        "redis://h?socket_timeout=CANARY",
+    ],
+)
+def test_wrong_address(url):
+    """The form is wrong: that is said in one sentence, without the address."""
+    with pytest.raises(StoreError, match="The address of Redis cannot be read") as error:
+        Server(url)
+    assert error.value.__cause__ is None
+    assert "CANARY" not in str(error.value)
+
+
+def test_options_of_sentinel():
+    """User, password, database and options are those of the servers; the sentinels have their own."""
+    url = "redis+sentinel://user:a%40b@h:1,g/main/3?sentinel_username=s&sentinel_password=t&health_check_interval=5"
+    pool = Address(url).pool(max_connections=1)
+    options = pool.connection_kwargs
+    assert (options["username"], options["password"], options["db"]) == ("user", "a@b", 3)
+    assert (options["health_check_interval"], options["service"]) == (5, "main")
+    asked = [one.connection_pool.connection_kwargs for one in options["sentinel"].sentinels]
+    assert [(one["host"], one["port"]) for one in asked] == [("h", 1), ("g", 26379)]
+    assert {(one["username"], one["password"]) for one in asked} == {("s", "t")}
