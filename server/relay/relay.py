@@ -14,7 +14,7 @@ from server.core.dialect import Writer
 from server.core.errors import Kind, StoreError, StreamError, UpstreamError
 from server.core.generation import Generation
 from server.core.lifecycle import State, state_of
-from server.core.records import Ending, dump_ending
+from server.core.records import Ending, dump_ending, writable
 from server.core.replay import inherited, replay
 from server.relay.plan import Plan, Rules
 from server.relay.progress import Progress
@@ -241,10 +241,12 @@ class Relay:
 
 
 def _bare(ending: Ending) -> Ending:
-    """Return an ending without anything that came from an upstream."""
+    """Return an ending without anything that an upstream said."""
     error = None
     if ending.error is not None:
         text = "The stream failed, and what its upstream said of it cannot be shown."
         error = StreamError(text, "upstream_garbage", 502).body()
         error["error"]["retryable"] = bool(ending.error["error"].get("retryable"))
-    return replace(ending, reason=ending.state.value, target="", usage=None, billed=None, error=error)
+    return replace(
+        ending, reason=ending.state.value, target=writable(ending.target), usage=None, billed=None, error=error
+    )

@@ -5,6 +5,7 @@ import time
 
 import structlog
 
+from server.aio.cancelling import cancel
 from server.core.errors import StoreError
 from server.core.ports import Store
 from server.streams.live import LiveStreams
@@ -12,18 +13,36 @@ from server.telemetry.metrics import Metrics
 
 SWEEP_INTERVAL = 1.0  # seconds
 RENEW_INTERVAL = 0.25  # seconds; a relay whose stream was aborted elsewhere is stopped as late as that
+FRESH = 0.1  # seconds for which an answer about the store's health holds
 log = structlog.get_logger("sluiceway")
 
 
 class StoreHealth:
-    """Asks the store whether it can be used. What is wrong goes into the log, once: anybody may ask, and often."""
+    """Asks the store whether it can be used. Anybody may ask, and often.
+
+    So one question serves all who ask within a moment, and what is wrong goes into the log once.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._problem: str | None = None
+        self._asking: asyncio.Task[bool] | None = None
+        self._asked = 0.0  # time.monotonic()
 
     async def good(self) -> bool:
         """Whether the store can be used now."""
+        now = time.monotonic()
+        if self._asking is None or (self._asking.done() and now >= self._asked + FRESH):
+            self._asked = now
+            self._asking = asyncio.create_task(self._ask(), name="store health")
+        return await asyncio.shield(self._asking)
+
+    async def close(self) -> None:
+        """End a question that is under way."""
+        if self._asking is not None:
+            await cancel([self._asking])
+
+    async def _ask(self) -> bool:
         problem = await self._store.problem()
         if problem != self._problem:
             self._problem = problem

@@ -89,6 +89,7 @@ class Streams:
     async def close(self) -> None:
         """Stop what is still running; logs of a durable store stay open for a takeover."""
         await cancel(self._chores)
+        await self._health.close()
         await self._takeover.close()
         await self._creation.close()
         await self._live.let_go()

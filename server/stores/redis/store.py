@@ -222,7 +222,5 @@ def _key(beginning: Beginning) -> tuple[str, str]:
     if beginning.idempotency is None:
         return "", beginning.id
     owner, key = beginning.owner, beginning.idempotency[0]
-    return (
-        f"{len(owner)}:{owner}:{key}",
-        beginning.id,
-    )  # both may contain colons: without the length, "a:b" + "c" is "a" + "b:c"
+    # Both may contain colons: without the length, the owner "a:b" with "c" would be "a" with "b:c".
+    return f"{len(owner)}:{owner}:{key}", beginning.id
