@@ -50,7 +50,8 @@ class Gateway:
     def __init__(self, settings: Settings, environ: Mapping[str, str] = os.environ) -> None:
         self.settings = settings
         self.metrics = Metrics()
-        self.store: Store = load_plugin(STORES, settings.store.kind)(settings)
+        with_secrets = settings.model_copy(update={"store": settings.store.resolved(environ)})  # for the store alone
+        self.store: Store = load_plugin(STORES, settings.store.kind)(with_secrets)
         self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting)
         strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
         self._strategy = strategy

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 INSTEAD = {
     "upstreams": '"api_key_env", the name of an environment variable',
     "keys": '"sha256", the hash of the token',
+    "store": '"url_env", the name of an environment variable',
 }
 
 

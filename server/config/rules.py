@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from server.config.problems import Problem, key_text, list_text, problem_at
-from server.config.settings import PATTERN_MARKS, is_loopback
+from server.config.settings import PATTERN_MARKS, REDIS_URL, is_loopback
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -100,6 +100,9 @@ def registered_names(
 
 def outside_the_file(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Problem]:
     """Check the environment variables and the certificates that the file names."""
+    variable, kind = _value(tree, "store", "url_env"), _value(tree, "store", "kind")
+    if kind == "redis" and isinstance(variable, str) and not re.fullmatch(REDIS_URL, environ.get(variable, "")):
+        yield problem_at(("store", "url_env"), variable, "expected a variable that holds the address of Redis")
     for i, upstream in _tables(tree, "upstreams"):
         for key in ("api_key_env", "organization_env"):
             where: Location = ("upstreams", i, key)

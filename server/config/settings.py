@@ -157,7 +157,11 @@ Host = Annotated[str, _wants("an IP address or a host name, without brackets and
 Origin = Annotated[str, _like(r"\*|https?://[A-Za-z0-9.\[\]:-]+", '"https://host[:port]", or "*"')]
 Url = Annotated[str, _wants('"http(s)://host[:port][/path]" without query', _url)]
 BaseUrl = Annotated[str, _wants('"http(s)://host[:port]/v1" without user, query or "/chat/completions"', _base_url)]
-RedisUrl = Annotated[str, _like(r"(rediss?://[!-~]+|unix://[!-~]+)", '"redis://…", "rediss://…" or "unix://…"')]
+REDIS_URL = r"(rediss?|unix)://[!-~]+|rediss?\+sentinel://[!-~]*[!-.0-~]/[!-.0->@-~]+(/\d*)?(\?[!-~]*)?"
+RedisUrl = Annotated[
+    str,
+    _like(REDIS_URL, '"redis://…", "rediss://…", "unix://…" or "redis+sentinel://host:port,host:port/service/0"'),
+]
 EventLoop = Annotated[Literal["uvloop", "asyncio"], _wants('"uvloop" or "asyncio"')]
 OnDisconnect = Annotated[Literal["cancel", "continue"], _wants('"cancel" or "continue"')]
 Continuation = Annotated[
@@ -244,13 +248,22 @@ class Store(Table):
 
     kind: Name = Field("memory", description='A registered store: "memory", "sqlite" or "redis".')
     path: Text = Field("data/streams.db", description="Database file, relative to the working directory (sqlite).")
-    url: RedisUrl = Field("redis://127.0.0.1:6379/0", description="Address of Redis (redis).")
+    url: RedisUrl = Field(
+        "redis://127.0.0.1:6379/0", description="Address of Redis, or of its sentinels: see scaling.md (redis)."
+    )
+    url_env: Variable | None = Field(
+        None, description="Environment variable that holds the address with its password. It wins over url (redis)."
+    )
     max_bytes: Bytes = Field(
         1_073_741_824, description="Limit of all logs together, in bytes. The oldest ended streams are deleted first."
     )
     lease: Seconds = Field(
         10.0, description="Seconds after which an orphaned stream can be taken over (sqlite, redis)."
     )
+
+    def resolved(self, environ: Mapping[str, str]) -> Self:
+        """Return this table with the address that `url_env` names."""
+        return self.model_copy(update={"url": environ.get(self.url_env, self.url)}) if self.url_env else self
 
 
 class Upstream(Table):

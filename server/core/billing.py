@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from server.core.openai.transcript import Transcript
-from server.core.openai.usage import estimate, prompt_bytes
+from server.core.openai.usage import COUNTS, MAX_COUNT, estimate, prompt_bytes
 
 Usage = dict[str, Any]
-TOTALS = ("prompt_tokens", "completion_tokens", "total_tokens")
 
 
 class Bill:
@@ -74,4 +73,4 @@ class Bill:
 
 
 def _sum(parts: Sequence[Usage]) -> Usage:
-    return {name: sum(part[name] for part in parts) for name in TOTALS}
+    return {name: min(sum(part[name] for part in parts), MAX_COUNT) for name in COUNTS}

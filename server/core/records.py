@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple, overload
 
 import orjson
 
+from server.core.errors import StoreError
 from server.core.lifecycle import State
 
 Policy = Literal["cancel", "continue"]
@@ -97,8 +98,9 @@ class Ending:
 
 
 def dump_beginning(beginning: Beginning) -> bytes:
-    """Return all facts but the body as JSON. The store keeps the body separately, as it is."""
-    return orjson.dumps({fact.name: getattr(beginning, fact.name) for fact in fields(Beginning) if fact.name != "body"})
+    """Return all facts but the body as JSON. The store keeps the body separately, as it is. Raises StoreError."""
+    facts = {fact.name: getattr(beginning, fact.name) for fact in fields(Beginning) if fact.name != "body"}
+    return _dump(facts, beginning.id)
 
 
 def load_beginning(facts: bytes, body: bytes) -> Beginning:
@@ -109,14 +111,27 @@ def load_beginning(facts: bytes, body: bytes) -> Beginning:
 
 
 def dump_ending(ending: Ending) -> bytes:
-    """Return all facts as JSON."""
-    return orjson.dumps(ending)
+    """Return all facts as JSON. Raises StoreError if one cannot be written, such as a number of more than 64 bits."""
+    return _dump(ending, "an ending")
 
 
 def load_ending(facts: bytes) -> Ending:
     """Return the ending that `dump_ending` wrote. Fields of a newer version are ignored."""
     known = _known(Ending, facts)
     return Ending(**{**known, "state": State(known["state"])})
+
+
+def writable(text: str) -> str:
+    """Return a name as every store can hold it: NUL and a surrogate without its other half become escapes."""
+    text = text.replace("\0", "\\x00")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _dump(facts: object, what: str) -> bytes:
+    try:
+        return orjson.dumps(facts)
+    except orjson.JSONEncodeError as error:
+        raise StoreError(f"{what} cannot be written: {error}") from error
 
 
 def _known(kind: type, facts: bytes) -> dict[str, Any]:

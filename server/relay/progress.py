@@ -36,6 +36,7 @@ class Progress:
         self.tokens = 0  # of the earlier turns
         self.phases: Phases | None = None  # of the first attempt that had a token
         self.ttft: float | None = None
+        self.duration: float | None = None  # seconds from the request to the ending
 
     @property
     def ends(self) -> float:
@@ -46,6 +47,10 @@ class Progress:
     def time_left(self) -> float:
         """Seconds until the time of the stream is over."""
         return self.ends - time.monotonic()
+
+    def note_ending(self) -> None:
+        """Note how long the stream took. Not by the wall clock, which may be set meanwhile."""
+        self.duration = time.monotonic() - self.accepted
 
     def note_first_token(self, attempt: Attempt) -> None:
         """Note an attempt's first token."""

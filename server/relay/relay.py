@@ -3,7 +3,10 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+import structlog
 
 from server.aio.deadline import Deadline
 from server.core.billing import Bill
@@ -11,14 +14,17 @@ from server.core.dialect import Writer
 from server.core.errors import Kind, StoreError, StreamError, UpstreamError
 from server.core.generation import Generation
 from server.core.lifecycle import State, state_of
-from server.core.records import Ending
+from server.core.records import Ending, dump_ending, writable
 from server.core.replay import inherited, replay
 from server.relay.plan import Plan, Rules
 from server.relay.progress import Progress
 from server.relay.stream import Stream
 from server.relay.turn import Turn
+from server.telemetry.logs import cause
 from server.tools.loop import Answer, ToolLoop
 from server.upstreams.pool import Target
+
+log = structlog.get_logger("sluiceway")
 
 
 class Relay:
@@ -203,8 +209,25 @@ class Relay:
         await self._end(state, code, error=body, status=status, retry_after=retry_after)
 
     async def _end(self, state: State, reason: str, **failure: Any) -> None:
+        """Write the ending.
+
+        It repeats what the upstream says, some of which may be impossible to write. Then the ending goes without that:
+        a stream without an ending would hold its client for ever.
+        """
+        self.progress.note_ending()
+        ending = self._ending(state, reason, **failure)
+        try:
+            records = self._writer.ending(ending, self._turn.transcript)
+            dump_ending(ending)
+        except Exception as error:  # noqa: BLE001 — whatever the dialect's writer raises
+            log.warning("ending cut short", stream_id=self._stream.id, **cause(error))
+            ending = _bare(ending)
+            records = self._writer.ending(ending, self._turn.transcript)
+        await self._stream.finish(records, ending)
+
+    def _ending(self, state: State, reason: str, **failure: Any) -> Ending:
         transcript, progress = self._turn.transcript, self.progress
-        ending = Ending(
+        return Ending(
             state=state,
             reason=reason,
             at=time.time(),
@@ -216,4 +239,15 @@ class Relay:
             billed=progress.bill.total(transcript),
             **failure,
         )
-        await self._stream.finish(self._writer.ending(ending, transcript), ending)
+
+
+def _bare(ending: Ending) -> Ending:
+    """Return an ending without anything that an upstream said."""
+    error = None
+    if ending.error is not None:
+        text = "The stream failed, and what its upstream said of it cannot be shown."
+        error = StreamError(text, "upstream_garbage", 502).body()
+        error["error"]["retryable"] = bool(ending.error["error"].get("retryable"))
+    return replace(
+        ending, reason=ending.state.value, target=writable(ending.target), usage=None, billed=None, error=error
+    )

@@ -162,6 +162,8 @@ class Stream:
     def _durable(self, records: Sequence[Record], tail: int, size: int) -> None:
         """Show records that were under way."""
         self._under_way -= size_of(records)
+        if not self._under_way:
+            self._pending = None
         self._show(records, tail, size)
 
     async def turns(self, choices: int) -> list[LoggedTurn]:

@@ -243,16 +243,6 @@ class Append(Write, Generic[LogT]):
         super().fail(error)
 
 
-class Creation(Write):
-    """A log that waits to be created. The answer says which one the store has: this, or the one of its key."""
-
-    __slots__ = ("beginning",)
-
-    def __init__(self, beginning: Beginning) -> None:
-        super().__init__()
-        self.beginning = beginning
-
-
 def placed(batch: Iterable[Append[LogT]]) -> list[Append[LogT]]:
     """Return the appends that can be made, each with its place in its log. The others are failed."""
     possible: list[Append[LogT]] = []

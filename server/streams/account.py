@@ -34,7 +34,7 @@ def account(stream: Stream, relay: Relay, ending: Ending | None) -> None:
         **facts,
         tokens=ending.tokens,
         ttft_ms=ending.ttft_ms,
-        duration_ms=round((ending.at - stream.beginning.created) * 1000, 1),
+        duration_ms=None if progress.duration is None else round(progress.duration * 1000, 1),
         phases_ms=None if progress.phases is None else progress.phases.milliseconds(),
         recoveries=ending.recoveries,
         usage=ending.usage,

@@ -219,6 +219,8 @@ class LiveStreams:
             stream.fail(out_of_reach())
         elif error is not None:
             log.error("relay failed", stream_id=stream.id, **cause(error))
+            if ending is None:  # not even that could be written: nobody else tells the readers
+                stream.fail(StreamError("The gateway failed on this stream.", "internal_error", 500))
         if ending is not None:
             self._metrics.streams.labels(ending.state.value).inc()
         account(stream, live.relay, ending)

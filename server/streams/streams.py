@@ -15,7 +15,7 @@ from server.relay.stream import Reader, Stream
 from server.streams.admission import Admission, Owner, Starting
 from server.streams.creation import Creation
 from server.streams.finding import Finding
-from server.streams.housekeeping import renew, sweep
+from server.streams.housekeeping import StoreHealth, renew, sweep
 from server.streams.linger import Leaving, Linger, cancelled
 from server.streams.live import LiveStreams, RelayParts
 from server.streams.preprocess import Preprocessing
@@ -59,6 +59,7 @@ class Streams:
         )
         self.start_pacer = admission.pacer
         self._chores: list[asyncio.Task[None]] = []
+        self._health = StoreHealth(store)
 
     @property
     def settings(self) -> Settings:
@@ -89,6 +90,7 @@ class Streams:
     async def close(self) -> None:
         """Stop what is still running; logs of a durable store stay open for a takeover."""
         await cancel(self._chores)
+        await self._health.close()
         await self._takeover.close()
         await self._creation.close()
         await self._live.let_go()
@@ -124,8 +126,10 @@ class Streams:
                 yield stream
 
     async def problem(self) -> str | None:
-        """Return why the gateway is not ready, or None."""
-        return "draining" if self.stopping else await self._store.problem()
+        """Return why the gateway is not ready, or None. Everybody may know it: the log says what exactly is wrong."""
+        if self.stopping:
+            return "draining"
+        return None if await self._health.good() else "store unavailable"
 
     # --- readers -------------------------------------------------------------------------------------------------
 

@@ -142,9 +142,25 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "store.kind": NAME,
     "store.path": (["streams.db", "/var/lib/a b/é.db"], ["", "a\nb", "a\0", 1, []]),
     "store.url": (
-        ["redis://h:1/0", "rediss://:pw@h", "unix:///run/redis.sock"],
-        ["", "h:1", "http://h", "redis://a b", 1],
+        [
+            "redis://h:1/0",
+            "rediss://:pw@h",
+            "unix:///run/redis.sock",
+            "redis+sentinel://:p%2Fw@a:1,b/main/0?sentinel_password=x",
+            "rediss+sentinel://a/main",
+        ],
+        [
+            "",
+            "h:1",
+            "http://h",
+            "redis://a b",
+            "redis+sentinel://a:1",
+            "redis+sentinel://a:1/",
+            "redis+sentinel:///x",
+            1,
+        ],
     ),
+    "store.url_env": (["REDIS_URL"], ["", "1A", "A-B", "A B", 1]),
     "store.max_bytes": BYTES,
     "store.lease": SECONDS,
     "upstreams[0].name": NAME,
@@ -510,7 +526,7 @@ def test_header_from_the_environment() -> None:
     assert upstream.secret_headers({"A": "Basic dXNlcg==", "B": ""}) == {"X-A": "Basic dXNlcg=="}
     for value in ("hunter2hunter2\n", "hunter2\r\nX: y", " hunter2", "hunter2 ", "hunter2é"):
         (line,) = problems_of(tree, A=value)
-        assert line.startswith('upstreams[0].header_env.X-A: "A" — expected a variable with ')
+        assert line.startswith('upstreams[0].header_env.X-A: (hidden, 1 characters) — expected a variable with ')
         assert "hunter2" not in line
 
 
@@ -532,6 +548,20 @@ def test_one_source_for_each_header(upstream: dict[str, Any], line: str | None) 
     lines = problems_of(tree, A="a")
     assert len(lines) == (line is not None)
     assert line is None or lines[0].startswith(f"upstreams[0].{line}")
+
+
+def test_the_address_of_redis_from_the_environment() -> None:
+    """With Redis the named variable holds the address. An unset or wrong one is an error that does not show it."""
+    tree = SMALLEST | {"store": {"kind": "redis", "url_env": "REDIS_URL"}}
+    url = "redis://:hunter2@h:1/0?password=hunter2"
+    assert parse(tree, {"REDIS_URL": url}).store.resolved({"REDIS_URL": url}).url == url
+    assert "hunter2" not in repr(parse(tree, {"REDIS_URL": url}))
+    for environ in ({}, {"REDIS_URL": ""}, {"REDIS_URL": "http://:hunter2@h"}, {"REDIS_URL": f"{url}\n"}):
+        (line,) = problems_of(tree, **environ)
+        assert line == 'store.url_env: "REDIS_URL" — expected a variable that holds the address of Redis'
+    assert problems_of(SMALLEST | {"store": {"url_env": "REDIS_URL"}}) == []
+    (hint,) = problems_of(SMALLEST | {"store": {"password": "hunter2"}})
+    assert hint == 'store.password: unknown key; did you mean "url_env", the name of an environment variable?'
 
 
 def test_ca_file(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ def begun() -> tuple[Bill, Transcript]:
 
 
 def test_one_attempt() -> None:
-    """The upstream's own count is shown as measured, with all its details, and billed once."""
+    """The upstream's own count is shown as measured, with its details, and billed once."""
     bill, transcript = begun()
-    say(transcript, 3, {**usage(9, 4), "details": 1})
-    assert bill.shown(transcript) == {**usage(9, 4), "details": 1, "measured": True}
+    say(transcript, 3, {**usage(9, 4), "prompt_tokens_details": {"cached_tokens": 8}})
+    assert bill.shown(transcript) == {**usage(9, 4), "prompt_tokens_details": {"cached_tokens": 8}, "measured": True}
     assert bill.total(transcript) == {**usage(9, 4), "attempts": 1, "measured": True}
     bill.settle(transcript, has_token=True, restarted=False)
     assert bill.total(transcript) == {**usage(9, 4), "attempts": 1, "measured": True}

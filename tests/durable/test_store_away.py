@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 import internals
 import pytest
+import structlog.testing
 import wire
 from gateway import in_process
 from redis_line import line_to
@@ -15,6 +16,7 @@ from store_outage import (
     QUICK,
     SENT,
     STREAMS,
+    UNREADY,
     CheckedClient,
     check_resumed,
     check_stopped,
@@ -28,8 +30,15 @@ from server.stores.redis import server as redis_server
 PIECES = [f"word{n} " for n in range(60)]
 
 
-async def test_a_store_that_cannot_be_written(provider, model, tmp_path):
-    """Running streams end with a typed error behind whole ids, `/readyz` says 503 why; then both are well again."""
+@pytest.fixture
+def events():
+    """The log lines of one event."""
+    with structlog.testing.capture_logs() as lines:
+        yield lambda event: [line for line in lines if line["event"] == event]
+
+
+async def test_a_store_that_cannot_be_written(provider, model, tmp_path, events):
+    """Running streams end with a typed error behind whole ids, `/readyz` is 503; then both are well again."""
     await provider.script(model, {"pieces": PIECES, "rate": 60})
     store = {"kind": "sqlite", "path": str(tmp_path / "streams.db"), "lease": 1.0}
     async with in_process(provider.url, store=store) as gateway, wire.Client(gateway.root) as client:
@@ -48,8 +57,8 @@ async def test_a_store_that_cannot_be_written(provider, model, tmp_path):
             numbered = [int(number) for number in re.findall(rb"^id: (\d+)$", shown, re.MULTILINE)]
             assert numbered == list(range(1, len(numbered) + 1))
             answer = await wire.call(gateway.root, "GET", "/readyz")
-            assert answer.status == 503
-            assert b"is read-only" in answer.body
+            assert (answer.status, answer.json) == (503, UNREADY)
+            assert ["is read-only" in line["error"] for line in events("store unavailable")] == [True]
             await database.maintain(lambda db: db.execute("PRAGMA query_only = 0").fetchall())
 
             async def well() -> bool:
@@ -77,7 +86,7 @@ async def full(server):
 
 
 @pytest.mark.parametrize("fault", [killed, full])
-async def test_redis_is_away(provider, model, tmp_path, monkeypatch, fault):
+async def test_redis_is_away(provider, model, tmp_path, monkeypatch, events, fault):
     """Redis fails for longer than the store waits: streams end with a typed error, and go on when it is over."""
     monkeypatch.setattr(redis_server, "PATIENCE", 0.5)
     await provider.script(model, *[LONG] * (STREAMS + 1), QUICK)
@@ -90,11 +99,44 @@ async def test_redis_is_away(provider, model, tmp_path, monkeypatch, fault):
             await alone.begin(gateway.root, model, {"X-On-Disconnect": "continue"})
             async with fault(server) as words:
                 await check_stopped([*clients, alone])
-                await check_unready(gateway.root, words)
+                await check_unready(gateway.root, words, events)
             await check_resumed(gateway.root, model, clients)
             assert await until_ended(gateway.root, alone) == "complete"  # though nobody asks for it
             told = (await wire.call(gateway.root, "GET", alone.path)).events
             assert [event.data for event in told] == SENT
+    finally:
+        server.kill()
+
+
+@asynccontextmanager
+async def busy(server):
+    """Redis runs somebody's script, and says so to everybody else."""
+    server.call("CONFIG SET busy-reply-threshold 1")
+    server.send("EVAL", '"while true do end"', "0")
+    yield
+    assert server.call("SCRIPT KILL") == b"+OK\r\n"
+
+
+@pytest.mark.parametrize("fault", [killed, full, busy])
+async def test_redis_is_away_for_a_moment(provider, model, tmp_path, fault):
+    """Live streams wait for Redis, whatever it says or does not say meanwhile, and lose nothing."""
+    await provider.script(model, *[{**QUICK, "rate": 150}] * STREAMS)
+    server = RedisServer(tmp_path)
+    server.start()
+    try:
+        store = {"kind": "redis", "url": server.url}
+        async with in_process(provider.url, store=store) as gateway:
+            clients = await start_streams(gateway.root, model)
+            async with fault(server):
+
+                async def unready():
+                    return (await wire.call(gateway.root, "GET", "/readyz")).status == 503
+
+                await wire.until(unready)
+            for client in clients:
+                await client.rest()
+                client.check()
+                assert (len(client.events), client.faults) == (len(SENT), [])
     finally:
         server.kill()
 

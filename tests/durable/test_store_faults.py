@@ -18,6 +18,7 @@ from store_outage import (
     QUICK,
     SENT,
     STREAMS,
+    UNREADY,
     CheckedClient,
     check_resumed,
     check_stopped,
@@ -82,13 +83,13 @@ async def limited_files(provider, path, **tables):
 
 @pytest.mark.parametrize("disk", [full_disk, limited_files])
 async def test_full(provider, model, path, disk):
-    """No room: streams end with a typed error, `/readyz` says why; with room again clients get what is missing."""
+    """No room: streams end with a typed error, the log says why; with room again clients get what is missing."""
     await provider.script(model, *[LONG] * STREAMS, QUICK)
     async with disk(provider, path) as (running, full):
         clients = await start_streams(running.root, model)
         with full() as words:
             await check_stopped(clients)
-            await check_unready(running.root, words)
+            await check_unready(running.root, words, running.logged)
             for client in clients:  # what was stored can be read
                 state = await wire.call(running.root, "GET", client.path, headers={"Accept": "application/json"})
                 assert state.json["records"] == len(client.events)
@@ -157,7 +158,7 @@ async def test_locked(provider, model, path):
             await client.connection.events(8)
         with locked(path):
             await check_stopped(clients)
-            await check_unready(running.root, "is locked by another process")
+            await check_unready(running.root, "is locked by another process", running.logged)
         await check_resumed(running.root, model, clients)
 
 
@@ -188,7 +189,7 @@ async def test_damaged(provider, model, path):
                 file.seek(PAGE)
                 file.write(noise)
         await check_stopped(clients)
-        await check_unready(running.root, "is damaged")
+        await check_unready(running.root, "is damaged", running.logged)
         ended = f"/v1/streams/{whole.headers['x-stream-id']}"
         for method, asked in [("GET", "/v1/streams"), ("GET", ended), ("GET", clients[0].path), ("DELETE", ended)]:
             answer = await wire.call(running.root, method, asked)
@@ -201,7 +202,7 @@ async def test_damaged(provider, model, path):
 
 
 async def test_altered_in_one_place(provider, model, path):
-    """A letter changes in a stream that is kept: it is not shown, `/readyz` says why, and running streams go on."""
+    """A letter changes in a stream that is kept: it is not shown, `/readyz` is 503, and running streams go on."""
     stalled = {**QUICK, "stall_after": 50, "stall_for": 2.0}
     await provider.script(model, QUICK, *[stalled] * STREAMS)
     async with gateway(provider, path) as running:
@@ -217,9 +218,30 @@ async def test_altered_in_one_place(provider, model, path):
         later = await wire.call(running.root, "GET", kept.path, headers={"Last-Event-ID": "160"})
         assert (later.status, later.error["code"]) == (503, "store_unavailable")
         ready = await wire.call(running.root, "GET", "/readyz")
-        assert (ready.status, "is damaged" in ready.json["status"]) == (503, True)
+        assert (ready.status, ready.json) == (503, UNREADY)
+        (line,) = running.logged("store unavailable")
+        assert "is damaged" in line["error"]
         for client in clients:
             await client.rest()
             client.check()
             assert len(client.events) == len(SENT)
             assert client.faults == []
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+async def test_gone(provider, model, path, how):
+    """The file is deleted or replaced: running streams end whole, new ones are refused, and it is said."""
+    await provider.script(model, *[{**QUICK, "rate": 150}] * STREAMS)
+    async with gateway(provider, path) as running:
+        clients = await start_streams(running.root, model)
+        if how == "replaced":
+            path.with_name("copy").write_bytes(path.read_bytes())
+            path.with_name("copy").replace(path)
+        else:
+            path.unlink()
+        await check_unready(running.root, "streams.db was deleted or replaced", running.logged)
+        for client in clients:
+            await client.rest()
+            client.check()
+            assert (len(client.events), client.faults) == (len(SENT), [])
+    assert len(running.logged("database gone")) == 1

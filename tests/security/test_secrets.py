@@ -15,7 +15,8 @@ import structlog
 from behind_tls import behind_tls
 from certificates import certify
 from gateway import ROOT, in_process, own_process
-from wire import Client, call, complete, completion
+from redis_server import RedisServer
+from wire import Client, call, complete, completion, until
 
 from server.core.openai.intake import Intake
 from server.dialects.chat import routes
@@ -301,3 +302,53 @@ def test_libraries_are_silent() -> None:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, check=True, env=environ)
     assert done.stderr == b""
     assert logging.getLogger("sluiceway").level == logging.NOTSET
+
+
+# --- the store -----------------------------------------------------------------------------------------------------
+
+PASSWORD = "CANARYPASSWORD"
+
+
+@pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1:{}/0", "redis://127.0.0.1:{1}/0?password={0}"])
+async def test_password_of_redis(provider, model, tmp_path, url) -> None:
+    """The password of Redis comes from the environment, and goes nowhere else, whatever happens to the server."""
+    server = RedisServer(tmp_path, "--requirepass", PASSWORD)
+    await asyncio.to_thread(server.start, b"-NOAUTH")
+    environ = {"CANARY_URL": url.format(PASSWORD, server.port)}
+    store = {"kind": "redis", "url_env": "CANARY_URL"}
+    try:
+        async with own_process(provider.url, store=store, environ=environ) as gateway:
+            assert (await complete(gateway.root, model)).status == 200
+            await asyncio.to_thread(server.kill)
+            for _ in range(2):
+                ready = await call(gateway.root, "GET", "/readyz")
+                assert (ready.status, ready.json) == (503, {"status": "store unavailable"})
+            refused = await complete(gateway.root, model)
+        said = [line["error"] for line in gateway.logged("store unavailable")]
+        assert said
+        assert all(text.startswith(f"Redis at 127.0.0.1:{server.port}/0 cannot be used: ") for text in said)
+        with pytest.raises(RuntimeError, match=rf"sluiceway: Redis at 127.0.0.1:{server.port}/0") as start:
+            async with own_process(provider.url, store=store, environ=environ):
+                pass
+    finally:
+        server.kill()
+    shown = json.dumps([gateway.lines, str(start.value), refused.body.decode(), dict(refused.headers)])
+    assert "CANARY" not in shown.replace("CANARY_URL", "")
+
+
+async def test_path_of_the_database(provider, tmp_path) -> None:
+    """A database that cannot be used is named in the log, and to nobody else."""
+    path = tmp_path / "CANARY.db"
+    async with own_process(provider.url, store={"kind": "sqlite", "path": str(path)}) as gateway:
+        path.unlink()
+
+        async def unready() -> bool:
+            ready = await call(gateway.root, "GET", "/readyz")
+            assert b"CANARY" not in ready.body
+            return ready.status == 503
+
+        await until(unready)
+        refused = await complete(gateway.root, "any")
+    assert refused.status == 503
+    assert b"CANARY" not in refused.body
+    assert "CANARY.db" in gateway.logged("store unavailable")[0]["error"]

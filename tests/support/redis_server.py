@@ -25,17 +25,26 @@ class RedisServer:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start it and wait until it answers."""
-        assert PROGRAM, "redis-server is not installed"
-        command = [PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "",
-                   "--appendonly", "yes", *self._options]  # fmt: skip
+    def start(self, answer: bytes = b"+PONG") -> None:
+        """Start it and wait until it answers a PING so."""
+        command = self.command()
         with Path(self._folder, "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until = time.monotonic() + 20
-        while self.call("PING") != b"+PONG\r\n":
+        while not self.call("PING").startswith(answer):
             assert time.monotonic() < until, Path(self._folder, "redis.log").read_text()
             time.sleep(0.02)
+
+    def command(self) -> list[str]:
+        """Return the program and its arguments."""
+        assert PROGRAM, "redis-server is not installed"
+        return [PROGRAM, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--save", "",
+                "--appendonly", "yes", *self._options]  # fmt: skip
+
+    def send(self, *words: str) -> None:
+        """Send one command whose answer may never come."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=2) as sock:
+            sock.sendall((" ".join(words) + "\r\n").encode())
 
     def call(self, *words: str) -> bytes:
         """Send one command; return the first bytes of its answer, or none if the server is away."""

@@ -1,7 +1,7 @@
 """What clients and operators see while a store is away: clients that check every id and byte, and checks of /readyz."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import wire
@@ -85,12 +85,18 @@ async def check_stopped(clients: Iterable[CheckedClient]) -> None:
         assert [fault["code"] for fault in client.faults] == ["store_unavailable"]
 
 
-async def check_unready(root: str, words: str) -> None:
-    """Check that `/readyz` says in these words what is wrong, each time it is asked, and that requests are refused."""
+UNREADY = {"status": "store unavailable"}  # what everybody may know
+
+
+async def check_unready(root: str, words: str, logged: Callable[[str], list[dict[str, Any]]]) -> None:
+    """Check that `/readyz` is 503 without details, each time it is asked, and that requests are refused.
+
+    The log says in these words what is wrong. `logged` gives its lines of one event.
+    """
     for _ in range(3):
         answer = await wire.call(root, "GET", "/readyz")
-        assert answer.status == 503
-        assert words in answer.json["status"]
+        assert (answer.status, answer.json) == (503, UNREADY)
+    assert [words in line["error"] for line in logged("store unavailable")][-1:] == [True]
     refused = await wire.complete(root, "any")
     assert (refused.status, refused.error["code"]) == (503, "store_unavailable")
     assert "retry-after" in refused.headers

@@ -3,7 +3,7 @@
 from typing import Any
 
 from server.core.openai.chunks import ONCE_FIELDS, REASONING_FIELDS, Chunk, identity, index_of
-from server.core.openai.usage import measured, with_total
+from server.core.openai.usage import measured
 
 
 class Transcript:
@@ -98,5 +98,4 @@ class Transcript:
 
     def observe_usage(self, usage: object) -> None:
         """Keep the upstream's own count. A later one (a running total) replaces an earlier one."""
-        if isinstance(usage, dict) and measured(usage):
-            self.usage = with_total(usage)
+        self.usage = measured(usage) or self.usage

@@ -2,20 +2,47 @@
 
 from typing import Any
 
+# What is kept of an upstream's `usage` object, by OpenAI's API reference
+# (https://platform.openai.com/docs/api-reference/chat/object). It goes into endings, log lines and sums. Beside it an
+# upstream can send anything, nested as deep as it likes.
+COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+DETAILS = {
+    "prompt_tokens_details": ("cached_tokens", "cache_write_tokens", "audio_tokens"),
+    "completion_tokens_details": (
+        "reasoning_tokens",
+        "audio_tokens",
+        "accepted_prediction_tokens",
+        "rejected_prediction_tokens",
+    ),
+}
+MAX_COUNT = (1 << 53) - 1  # what every reader of JSON can hold (RFC 8259, section 6); a sum of many still has 64 bits
+
 # English prose has about four bytes per token with the tokenizers in use. An estimate has `measured: false`.
 BYTES_PER_TOKEN = 4
 
 
-def measured(usage: dict[str, Any]) -> bool:
-    """Whether an upstream's `usage` object has the counts that OpenAI's API reference names."""
-    return isinstance(usage.get("prompt_tokens"), int) and isinstance(usage.get("completion_tokens"), int)
+def measured(usage: object) -> dict[str, Any] | None:
+    """Return the known fields of an upstream's `usage` object, with a total; None unless it counts both sides."""
+    if not isinstance(usage, dict):
+        return None
+    counts: dict[str, Any] = _counts(usage, COUNTS)
+    if "prompt_tokens" not in counts or "completion_tokens" not in counts:
+        return None
+    counts.setdefault("total_tokens", min(counts["prompt_tokens"] + counts["completion_tokens"], MAX_COUNT))
+    for name, fields in DETAILS.items():
+        if details := _counts(usage.get(name), fields):
+            counts[name] = details
+    return counts
 
 
-def with_total(usage: dict[str, Any]) -> dict[str, Any]:
-    """Return a measured usage with its total, even if the upstream left that out."""
-    if isinstance(usage.get("total_tokens"), int):
-        return usage
-    return {**usage, "total_tokens": usage["prompt_tokens"] + usage["completion_tokens"]}
+def _counts(source: object, names: tuple[str, ...]) -> dict[str, int]:
+    """Return the counts among some fields, each from 0 to MAX_COUNT."""
+    values = {name: source.get(name) for name in names} if isinstance(source, dict) else {}
+    return {
+        name: min(max(value, 0), MAX_COUNT)
+        for name, value in values.items()
+        if isinstance(value, int) and not isinstance(value, bool)
+    }
 
 
 def estimate(prompt_bytes: int, completion_tokens: int) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Finding logs in the Redis store, and bringing their objects up to date."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
+
+import structlog
 
 from server.core.errors import StoreError
 from server.core.records import Beginning, load_beginning
@@ -9,6 +10,7 @@ from server.stores.ownership import Ownership
 from server.stores.redis.log import FACTS, RedisLog
 from server.stores.redis.server import PREFIX, Server
 
+logger = structlog.get_logger("sluiceway.stores")
 PAGE = 500  # logs that are read at once for a list
 FIELDS = ("beginning", "body", *FACTS)
 
@@ -57,13 +59,23 @@ class Catalog:
         """Yield those of some logs that are there, and whose retention is not over."""
         asked = self._ownership.moment()
         read = await self._server.logs(ids, FIELDS)
-        logs = [self._log(stream_id, fields, asked) for stream_id, fields in zip(ids, read, strict=True)]
+        over = self._server.now() - self._retention
+        logs = []
+        for stream_id, fields in zip(ids, read, strict=True):
+            try:
+                logs.append(self._log(stream_id, fields, asked, over))
+            except (ValueError, TypeError, KeyError) as error:  # one that cannot be read must not hide the others
+                logger.warning("log unreadable", stream_id=stream_id, error=type(error).__name__)
         for log in logs:
-            if log is not None and not (log.ending is not None and time.time() >= log.ending.at + self._retention):
+            if log is not None:
                 yield log
 
-    def _log(self, stream_id: str, fields: Fields, asked: int) -> RedisLog | None:
+    def _log(self, stream_id: str, fields: Fields, asked: int, over: float) -> RedisLog | None:
+        """Return the log of some fields; None if it is not there, or if it ended before `over`."""
         beginning, body, *facts = fields
+        ended = facts[FACTS.index("ended")]
+        if ended is not None and float(ended) <= over:
+            return None
         if beginning is None or body is None:
             self._ownership.gone(stream_id, asked)
             return None

@@ -64,5 +64,5 @@ class Lease:
     async def claim(self, log: RedisLog, force: bool) -> int:
         """Make a claim; return the new epoch, or 0 if the log is held or has ended. Raises StoreError."""
         await self._server.identify()
-        values = (log.beginning.id, self.name, int(force), self._server.history, self._server.skip, time.time())
+        values = (log.beginning.id, self.name, int(force), self._server.history, self._server.skip)
         return int(await self._server.script("claim", *values))

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import orjson
 
 from server.core.errors import StoreError
-from server.core.records import Beginning, Record, dump_ending, load_ending, upper_bound
+from server.core.records import Beginning, Ending, Record, dump_ending, load_ending, upper_bound, writable
 from server.stores.group_commit import Append, BatchedLog, Batches, Write, fenced
 from server.stores.ownership import Ownership
 from server.stores.redis.server import PREFIX
@@ -54,8 +54,14 @@ class RedisLog(BatchedLog):
         epoch, tail, size, lost, active, target, _, ending = facts
         self.epoch, self.tail, self.size = int(epoch), int(tail), int(size)
         self.lost = [(first, last) for first, last in orjson.loads(lost)]
-        self.last_activity, self.target = float(active), target.decode()
+        self.last_activity, self.target = float(active), target.decode("utf-8", "replace")
         self.ending = load_ending(ending) if ending is not None else None
+
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
+        """Add records; see `server.core.ports.Log`. An ending that cannot be written fails here, not in the batch."""
+        if ending is not None:
+            dump_ending(ending)
+        await super().append(records, ending)
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`. Raises StoreError."""
@@ -96,12 +102,13 @@ class Release(Write):
 
 
 def argument(write: Append[RedisLog]) -> bytes:
-    """Return an append as `append.lua` takes it: facts, the ending, the records."""
+    """Return an append as `append.lua` takes it: a line of facts, the target's name, the ending, the records."""
     log, end = write.log, write.ending
-    ended, ending = (repr(end.at), dump_ending(end)) if end else ("", b"")
-    target, size = log.target, len(ending)
-    facts = f"{log.beginning.id} {write.epoch} {write.first} {write.tail} {write.size} {target} {ended} {size}\n"
-    return b"".join((facts.encode(), ending, ENTRY.pack(write.first, write.start), write.packed))
+    target = writable(log.target).encode()
+    ending = dump_ending(end) if end else b""
+    sizes = f"{len(target)} {len(ending)}"
+    facts = f"{log.beginning.id} {write.epoch} {write.first} {write.tail} {write.size} {sizes}\n"
+    return b"".join((facts.encode(), target, ending, ENTRY.pack(write.first, write.start), write.packed))
 
 
 def settle(write: Append[RedisLog], answer: str | None, now: float, ownership: Ownership[RedisLog]) -> None:
@@ -110,6 +117,9 @@ def settle(write: Append[RedisLog], answer: str | None, now: float, ownership: O
     if answer == "fenced":
         ownership.refused(log, write.epoch)
         write.fail(fenced(log))
+        return
+    if answer == "unwritable":
+        write.fail(StoreError(f"stream {log.beginning.id} cannot be written"))
         return
     if answer in ("gone", "ended"):
         write.fail(StoreError(f"stream {log.beginning.id} is {answer}"))

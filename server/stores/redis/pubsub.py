@@ -59,6 +59,8 @@ class PubSub:
             except (RedisError, OSError):
                 self._ownership.missed()  # a claim may go unheard
                 await asyncio.sleep(PAUSE)
+            except ValueError:
+                pass  # it is not one of ours: anybody can write to a channel
 
     async def _subscribe(self, subscribed: set[str]) -> set[str]:
         """Listen to the logs that somebody waits for. Followers look on a timer, too, so this may be late."""

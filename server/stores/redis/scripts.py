@@ -16,8 +16,12 @@ def _script(name: str) -> str:
     return (_FOLDER / f"{name}.lua").read_text(encoding="utf-8")
 
 
+_TIME = _script("time")  # the function that tells the server's time
 _DELETE = _script("delete")  # the function that deletes one log
 
-SCRIPTS = {name: _script(name) for name in ("append", "claim", "create", "give_back", "orphans", "ours", "release")} | {
-    name: _DELETE + _script(name) for name in ("disown", "sweep")
+SCRIPTS = {
+    **{name: _script(name) for name in ("give_back", "orphans", "ours", "release")},
+    **{name: _TIME + _script(name) for name in ("append", "claim", "create")},
+    "disown": _DELETE + _script("disown"),
+    "sweep": _TIME + _DELETE + _script("sweep"),
 }

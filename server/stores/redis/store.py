@@ -12,8 +12,9 @@ from typing import Any
 
 from server.config.settings import Settings
 from server.core.errors import StoreError
-from server.core.records import Beginning, dump_beginning
-from server.stores.group_commit import Append, Batches, Creation, answering, placed
+from server.core.records import Beginning
+from server.stores.creation import Creation
+from server.stores.group_commit import Append, Batches, answering, placed
 from server.stores.ownership import Ownership
 from server.stores.redis.catalog import Catalog
 from server.stores.redis.lease import Lease
@@ -71,10 +72,11 @@ class RedisStore:
     async def problem(self) -> str | None:
         """Return why the server cannot be used, or None. It is written to: a server that is full still answers."""
         try:
+            await self._server.identify(patience=0.0)
             await self._server.ask(lambda: self._server.redis.set(f"{PREFIX}trial", 1, px=1000), patience=0.0)
         except StoreError as error:
             return str(error)
-        return None
+        return self._server.unfit
 
     # --- writing -------------------------------------------------------------------------------------------------
 
@@ -93,23 +95,23 @@ class RedisStore:
                 await self._server.persist("release", [value for one in releases for value in _key(one.beginning)])
             for release in releases:
                 release.succeed()
-            ids = await self._server.persist("create", self._beginnings(creations, now)) if creations else []
+            ids = await self._server.persist("create", self._beginnings(creations)) if creations else []
             for creation, stream_id in zip(creations, ids, strict=True):
                 creation.succeed(stream_id.decode())
-            told = await self._server.persist("append", self._records(writes, now)) if writes else []
+            told = await self._server.persist("append", self._records(writes)) if writes else []
             answers = {int(place): answer for place, answer in (one.decode().split(" ") for one in told)}
             for place, write in enumerate(writes):
                 settle(write, answers.get(place), now, self._ownership)
 
-    def _beginnings(self, creations: Sequence[Creation], now: float) -> list[Any]:
-        values: list[Any] = [now, self._retention, self._lease.name, self._server.history]
+    def _beginnings(self, creations: Sequence[Creation]) -> list[Any]:
+        values: list[Any] = [self._retention, self._lease.name, self._server.history]
         for creation in creations:
             key, stream_id = _key(creation.beginning)
-            values += (stream_id, key, dump_beginning(creation.beginning), creation.beginning.body)
+            values += (stream_id, key, creation.facts, creation.beginning.body)
         return values
 
-    def _records(self, writes: Sequence[Append[RedisLog]], now: float) -> list[Any]:
-        return [round((self._retention + KEPT) * 1000), now, *map(argument, writes)]
+    def _records(self, writes: Sequence[Append[RedisLog]]) -> list[Any]:
+        return [round((self._retention + KEPT) * 1000), *map(argument, writes)]
 
     # --- leases --------------------------------------------------------------------------------------------------
 
@@ -196,7 +198,7 @@ class RedisStore:
 
     async def _mark(self, log: RedisLog) -> None:
         """Tell the holder now and then that there are readers here."""
-        now = time.time()
+        now = self._server.now()
         if now >= self._marked.get(log.beginning.id, 0.0) + self._lease.seconds / 3:
             self._marked[log.beginning.id] = now
             await self._server.ask(lambda: self._server.redis.hset(log.key, "followed", str(now)))
@@ -204,14 +206,21 @@ class RedisStore:
     async def followed(self, log: RedisLog) -> bool:
         """Whether another instance has followed this log within a lease. Raises StoreError."""
         at = await self._server.ask(lambda: self._server.redis.hget(log.key, "followed"))
-        return at is not None and time.time() < float(at) + self._lease.seconds
+        return at is not None and self._server.now() < float(at) + self._lease.seconds
 
     async def sweep(self, now: float) -> None:
-        """Delete what is over. Raises StoreError."""
-        self._marked = {one: at for one, at in self._marked.items() if at > now - self._lease.seconds}
-        await self._server.script("sweep", now - self._retention, self._max_bytes, AT_ONCE)
+        """Delete what is over. Raises StoreError.
+
+        `now` is on the clock of this machine, and what ended on the server's. So only how far it is ahead counts.
+        """
+        self._marked = {one: at for one, at in self._marked.items() if at > self._server.now() - self._lease.seconds}
+        await self._server.script("sweep", self._retention - (now - time.time()), self._max_bytes, AT_ONCE)
 
 
 def _key(beginning: Beginning) -> tuple[str, str]:
     """Return a log's idempotency key, empty if it has none, and the log's id."""
-    return f"{beginning.owner}:{beginning.idempotency[0]}" if beginning.idempotency else "", beginning.id
+    if beginning.idempotency is None:
+        return "", beginning.id
+    owner, key = beginning.owner, beginning.idempotency[0]
+    # Both may contain colons: without the length, the owner "a:b" with "c" would be "a" with "b:c".
+    return f"{len(owner)}:{owner}:{key}", beginning.id

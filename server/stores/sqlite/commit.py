@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from server.core.records import dump_ending
+from server.core.records import dump_ending, writable
 from server.stores.group_commit import Append
 from server.stores.runs import Run
 from server.stores.sqlite.database import Connection, checksum
@@ -61,7 +61,7 @@ class Commit:
                 pieces.append(ENTRY.pack(num, write.first, write.start, len(packed)))
                 pieces.append(packed)
             if log.target != log.stored_target:
-                self._targets.append((num, log.target))
+                self._targets.append((num, writable(log.target)))
         self.row = b"".join(pieces)
 
     @property

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from server.core.records import Beginning, dump_beginning
+from server.stores.creation import Creation
 from server.stores.sqlite.database import Connection, checksum
 
 NOTHING_LOST = "[]"
@@ -21,33 +21,38 @@ class Creator:
         self._boot = boot
         self._retention = retention
 
-    def create(self, db: Connection, beginnings: Sequence[Beginning]) -> list[int | str]:
+    def create(self, db: Connection, creations: Sequence[Creation]) -> list[int | str]:
         """Return the number of each new log, or the id of the log that has its key."""
-        nums = self._insert(db, [beginning for beginning in beginnings if beginning.idempotency is None])
+        nums = self._insert(db, [creation for creation in creations if creation.beginning.idempotency is None])
         nums.reverse()
-        return [nums.pop() if beginning.idempotency is None else self._keyed(db, beginning) for beginning in beginnings]
+        return [
+            nums.pop() if creation.beginning.idempotency is None else self._keyed(db, creation)
+            for creation in creations
+        ]
 
-    def _keyed(self, db: Connection, beginning: Beginning) -> int | str:
+    def _keyed(self, db: Connection, creation: Creation) -> int | str:
+        beginning = creation.beginning
         assert beginning.idempotency is not None
         owner, key = beginning.owner, beginning.idempotency[0]
         over = time.time() - self._retention
         query = "UPDATE logs SET idempotency = NULL WHERE owner = ? AND idempotency = ? AND ended <= ?"
         db.execute(query, (owner, key, over))
         row = db.execute("SELECT id FROM logs WHERE owner = ? AND idempotency = ?", (owner, key)).fetchone()
-        return str(row[0]) if row is not None else self._insert(db, [beginning])[0]
+        return str(row[0]) if row is not None else self._insert(db, [creation])[0]
 
-    def _insert(self, db: Connection, beginnings: Sequence[Beginning]) -> list[int]:
+    def _insert(self, db: Connection, creations: Sequence[Creation]) -> list[int]:
         nums: list[int] = []
-        for at in range(0, len(beginnings), AT_ONCE):
-            some = beginnings[at : at + AT_ONCE]
-            values = [value for beginning in some for value in self._values(beginning)]
+        for at in range(0, len(creations), AT_ONCE):
+            some = creations[at : at + AT_ONCE]
+            values = [value for creation in some for value in self._values(creation)]
             query = f"INSERT INTO logs ({COLUMNS}) VALUES{(ROW * len(some))[1:]}"
             last = db.execute(query, values).lastrowid or 0
             nums += range(last - len(some) + 1, last + 1)  # there is one writer: the numbers follow each other
         return nums
 
-    def _values(self, beginning: Beginning) -> tuple[Any, ...]:
-        facts, key = dump_beginning(beginning), beginning.idempotency[0] if beginning.idempotency else None
+    def _values(self, creation: Creation) -> tuple[Any, ...]:
+        beginning, facts = creation.beginning, creation.facts
+        key = beginning.idempotency[0] if beginning.idempotency else None
         crc = checksum(facts, beginning.body)
         return (
             beginning.id,

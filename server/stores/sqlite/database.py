@@ -1,24 +1,25 @@
 """The database file of the SQLite store: its connections, with a thread each, and its errors in words."""
 
-import os
 import sqlite3
-import stat
 import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import structlog
+
 from server.aio.threads import WorkerThread
 from server.core.errors import StoreError
+from server.stores.sqlite.files import Files
 from server.stores.sqlite.schema import prepare
 
+logger = structlog.get_logger("sluiceway.stores")
 Result = TypeVar("Result")
 Connection = sqlite3.Connection
 
 BUSY_TIMEOUT = 5.0  # seconds that a write waits for the lock of another process
 LOCKED_TIMEOUT = 0.05  # the same after a write that has waited in vain: the next caller is told soon
-PRIVATE = 0o600  # the file holds prompts
 WAL_PAGES = 4000  # pages of the write-ahead log with which a commit makes a checkpoint itself
 WAL_LIMIT = 64 << 20  # bytes that the write-ahead log is cut back to when it has been copied
 
@@ -43,6 +44,8 @@ class Database:
     def __init__(self, path: str) -> None:
         self.path = Path(path)
         self.damage: str | None = None  # in one sentence, once damage has been met
+        self.gone: str | None = None  # in one sentence, while a file is not where it was opened
+        self._files = Files(self.path)
         self._writing: WorkerThread
         self._reading: WorkerThread
         self._copying: WorkerThread
@@ -60,17 +63,14 @@ class Database:
 
     def _open(self) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Made here and not by SQLite, whose own mode would let the whole machine read it; -wal and -shm inherit it.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE))
-            if stat.S_IMODE(self.path.stat().st_mode) != PRIVATE:
-                self.path.chmod(PRIVATE)
+            self._files.prepare()
         except OSError as error:
             raise StoreError(f"The database {self.path} cannot be opened: {error.strerror}.") from error
         self._writer = self._connect()
         prepare(self._writer, self.path)
         self._reader = self._connect()
         self._copier = self._connect()
+        self._files.remember()
 
     def _connect(self) -> Connection:
         made = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
@@ -101,6 +101,14 @@ class Database:
         if crc != checksum(*data):
             self.damage = f"The database {self.path} {WORDS[sqlite3.SQLITE_CORRUPT]}."
             raise StoreError(self.damage)
+
+    async def look(self) -> None:
+        """Look whether the files are still there. If not, `gone` says so, and so does the log, once."""
+        missing = await self._reading.run(self._files.missing)
+        gone = None if missing is None else f"The database {self.path} is gone: {missing.name} was deleted or replaced."
+        if gone is not None and gone != self.gone:
+            logger.error("database gone", error=gone)
+        self.gone = gone
 
     async def version(self) -> int:
         """Return a number that is another one if anything was committed since. Raises StoreError."""

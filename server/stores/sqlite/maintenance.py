@@ -40,8 +40,9 @@ class Health:
 
     async def problem(self) -> str | None:
         """Return what is wrong, in one sentence, or None. Damage stays: it does not mend itself."""
-        if self._database.damage is not None:
-            return self._database.damage
+        await self._database.look()
+        if lasting := self._database.damage or self._database.gone:
+            return lasting
         if self._problem is not None:
             if self._trial is None or self._trial.done():
                 self._trial = asyncio.create_task(self._try(), name="sqlite trial")

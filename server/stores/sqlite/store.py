@@ -11,7 +11,8 @@ from functools import partial
 from server.config.settings import Settings
 from server.core.errors import StoreError
 from server.core.records import Beginning
-from server.stores.group_commit import Append, Batches, Creation
+from server.stores.creation import Creation
+from server.stores.group_commit import Append, Batches
 from server.stores.ownership import Ownership
 from server.stores.runs import Run
 from server.stores.sqlite import maintenance
@@ -77,6 +78,8 @@ class SqliteStore:
 
     async def create(self, beginning: Beginning) -> SqliteLog:
         """Begin a log, or return the one that has the idempotency key. Raises StoreError."""
+        if self._db.gone is not None:
+            raise StoreError(self._db.gone)  # what is running goes on; nothing new is put into a file without a name
         with self._ownership.begun(beginning.id):
             answer = await self._writer.create(Creation(beginning))
             if isinstance(answer, int):
@@ -128,6 +131,7 @@ class SqliteStore:
 
     async def renew(self) -> Sequence[SqliteLog]:
         """Extend the lease if a third of it is over; return what was claimed elsewhere. Raises StoreError."""
+        await self._db.look()
         return await self._lease.renew(self._writer.call)
 
     async def claim(self, log: SqliteLog, *, force: bool = False) -> bool:

@@ -8,7 +8,8 @@ from functools import partial
 from typing import Any
 
 from server.core.errors import StoreError
-from server.stores.group_commit import Append, Batches, Creation, Write, answering, fenced, placed
+from server.stores.creation import Creation
+from server.stores.group_commit import Append, Batches, Write, answering, fenced, placed
 from server.stores.ownership import Ownership
 from server.stores.sqlite.commit import UNCLAIMED_ROW, Commit
 from server.stores.sqlite.creation import Creator
@@ -165,7 +166,7 @@ class Writer:
             db.execute("DELETE FROM journal WHERE at < ?", (floor,))
         commit.run(db)
         results = [call.function(db) for call in calls]  # before the creations: they can take a key that is released
-        return claims, [*self._creator.create(db, [creation.beginning for creation in creations]), *results]
+        return claims, [*self._creator.create(db, creations), *results]
 
 
 def _parted(batch: Batch) -> tuple[Sequence[Append[SqliteLog]], Sequence[Creation], Sequence[Call]]:

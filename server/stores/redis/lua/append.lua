@@ -4,45 +4,61 @@
 -- its numbers are noted as lost, and are not used again. A tail that is ahead is this very append, made before its
 -- answer was lost on the way: a log with a failed append takes no other one until it is claimed again.
 --
--- ARGV: prefix, milliseconds until the server itself deletes an ended log, the time, then one string per append
--- (`argument` in log.py makes it).
--- Returns 'PLACE ANSWER' for each append that was not simply added: 'gone', 'fenced', 'ended', or the new list of lost
--- runs. Followers have noted in the log that they follow it: nobody else is woken.
-local prefix, retention, now, answers, total = ARGV[1], ARGV[2], ARGV[3], {}, 0
-for at = 4, #ARGV do
-  local id, epoch, first, last, size, target, ended, ending_size, rest = string.match(
-    ARGV[at], '^(%S+) (%d+) (%d+) (%d+) (%d+) (%S*) (%S*) (%d+)\n()')
+-- time.lua is put before this file.
+-- ARGV: prefix, milliseconds until the server itself deletes an ended log, then one string per append (`argument` in
+-- log.py makes it). Its first line holds numbers and the log's id. The target's name, the ending and the
+-- records follow by their sizes: names are chosen by clients, and must not be taken for anything else.
+-- Returns 'PLACE ANSWER' for each append that was not simply added: 'gone', 'fenced', 'ended', 'unwritable', or the new
+-- list of lost runs. Followers have noted in the log that they follow it: nobody else is woken.
+local prefix, retention, at_present, answers, total = ARGV[1], ARGV[2], now(), {}, 0
+
+local function append(argument)
+  local id, epoch, first, last, size, target_size, ending_size, rest = string.match(
+    argument, '^(%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+)\n()')
+  if not id then return 'unwritable' end
   local log = prefix .. 'log:' .. id
   local known = redis.call('HMGET', log, 'epoch', 'tail', 'ended', 'lost', 'stored', 'followed')
+  if not known[1] then return 'gone' end
+  if known[1] ~= epoch then return 'fenced' end
+  if tonumber(known[2]) >= tonumber(last) then return end
+  if known[3] then return 'ended' end
+  local ending_at = rest + target_size
+  local entry = string.sub(argument, ending_at + ending_size)
+  redis.call('XADD', prefix .. 'records:' .. id, last .. '-0', 'r', entry)
   local answer
-  if not known[1] then
-    answer = 'gone'
-  elseif known[1] ~= epoch then
-    answer = 'fenced'
-  elseif tonumber(known[2]) < tonumber(last) and known[3] then
-    answer = 'ended'
-  elseif tonumber(known[2]) < tonumber(last) then
-    if tonumber(known[2]) < tonumber(first) - 1 then
-      local run = string.format('[%d,%d]', tonumber(known[2]) + 1, tonumber(first) - 1)
-      answer = known[4] == '[]' and '[' .. run .. ']' or string.sub(known[4], 1, -2) .. ',' .. run .. ']'
-      redis.call('HSET', log, 'lost', answer)
-    end
-    local entry = string.sub(ARGV[at], rest + ending_size)
-    local stored = string.format('%d', tonumber(known[5] or 0) + #entry)
-    redis.call('XADD', prefix .. 'records:' .. id, last .. '-0', 'r', entry)
-    redis.call('HSET', log, 'tail', last, 'size', size, 'active', now, 'target', target, 'stored', stored)
-    total = total + #entry
-    if ended ~= '' then
-      local ending = string.sub(ARGV[at], rest, rest + ending_size - 1)
-      redis.call('HSET', log, 'ended', ended, 'ending', ending, 'instance', '')
-      redis.call('ZREM', prefix .. 'open', id)
-      redis.call('ZADD', prefix .. 'ended', ended, id)
-      redis.call('PEXPIRE', log, retention)
-      redis.call('PEXPIRE', prefix .. 'records:' .. id, retention)
-    end
-    if known[6] ~= '0' then redis.call('PUBLISH', prefix .. 'news:' .. id, last) end
+  if tonumber(known[2]) < tonumber(first) - 1 then
+    local run = string.format('[%d,%d]', tonumber(known[2]) + 1, tonumber(first) - 1)
+    answer = known[4] == '[]' and '[' .. run .. ']' or string.sub(known[4], 1, -2) .. ',' .. run .. ']'
+    redis.call('HSET', log, 'lost', answer)
   end
-  if answer then answers[#answers + 1] = (at - 4) .. ' ' .. answer end
+  local stored = string.format('%d', tonumber(known[5] or 0) + #entry)
+  redis.call('HSET', log, 'tail', last, 'size', size, 'active', at_present, 'stored', stored,
+    'target', string.sub(argument, rest, ending_at - 1))
+  total = total + #entry
+  if ending_size ~= '0' then
+    local ending = string.sub(argument, ending_at, ending_at + ending_size - 1)
+    redis.call('HSET', log, 'ended', at_present, 'ending', ending, 'instance', '')
+    redis.call('ZREM', prefix .. 'open', id)
+    redis.call('ZADD', prefix .. 'ended', at_present, id)
+    redis.call('PEXPIRE', log, retention)
+    redis.call('PEXPIRE', prefix .. 'records:' .. id, retention)
+  end
+  if known[6] ~= '0' then redis.call('PUBLISH', prefix .. 'news:' .. id, last) end
+  return answer
+end
+
+for at = 3, #ARGV do
+  local made, answer = pcall(append, ARGV[at])
+  if not made then
+    -- What is wrong with one log concerns no other one. Anything else (no memory, a replica) is wrong with the server:
+    -- it comes with the first write, and the whole batch is made again.
+    local message = type(answer) == 'table' and answer.err or tostring(answer)
+    if not (string.find(message, 'WRONGTYPE ', 1, true) or string.find(message, 'ERR ', 1, true)) then
+      error(answer, 0)
+    end
+    answer = 'unwritable'
+  end
+  if answer then answers[#answers + 1] = (at - 3) .. ' ' .. answer end
 end
 if total > 0 then redis.call('INCRBY', prefix .. 'total', total) end
 return answers

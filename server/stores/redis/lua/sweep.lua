@@ -1,7 +1,8 @@
 -- Delete what is over, the orphans that nobody took over, and the oldest ended logs while there is too much.
--- delete.lua is put before this file.
--- ARGV: prefix, the time before which what ended is over, the bound of all logs in bytes, how many logs to delete at once.
-local over, max, limit = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+-- time.lua and delete.lua are put before this file.
+-- ARGV: prefix, the seconds after which what ended is over, the bound of all logs in bytes, how many logs to delete at
+-- once.
+local over, max, limit = string.format('%.6f', now() - ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'ended', '-inf', over, 'LIMIT', 0, limit)) do delete(id) end
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'open', '-inf', over, 'LIMIT', 0, limit)) do
   local known = redis.call('HMGET', prefix .. 'log:' .. id, 'active', 'instance')
