@@ -69,13 +69,16 @@ class Kind(StrEnum):
     TTFT_TIMEOUT = "upstream_ttft_timeout"
     IDLE_TIMEOUT = "upstream_idle_timeout"
     AUTH = "upstream_auth"
-    RATE_LIMIT = "upstream_rate_limit"
+    RATE_LIMIT = "upstream_rate_limit"  # 429, 498: a moment later the request may pass
+    QUOTA = "upstream_quota"  # 402, or 429 with words: the account is empty, or used up for today
     OVERLOADED = "upstream_server_error"  # 5xx
     REQUEST_TIMEOUT = "upstream_request_timeout"  # 408
     CONFLICT = "upstream_conflict"  # 409
+    NOT_READY = "upstream_not_ready"  # 421, 423, 424, 425, 499: something behind the target failed this time
     CONTEXT_LENGTH = "context_length_exceeded"
     CONTENT_POLICY = "content_policy_violation"
-    REFUSED = "upstream_refused"  # 402, 404, 410: this target cannot now, another one perhaps can
+    TOO_LARGE = "upstream_request_too_large"  # 413: another target may take more
+    REFUSED = "upstream_refused"  # 404, 405, 410, 412, 451, …: this target cannot, another one perhaps can
     BAD_REQUEST = "upstream_bad_request"  # any other 4xx
     IN_BAND = "upstream_error"  # an error event in a 200 stream
     DIVERGED = "recovery_diverged"  # a restart gave another text than the delivered one
@@ -109,11 +112,14 @@ TRAITS: dict[Kind, Trait] = {
     Kind.IDLE_TIMEOUT: Trait(same=True, other=True, breaks=True, status=504),
     Kind.AUTH: Trait(same=False, other=True, breaks=False, status=502),
     Kind.RATE_LIMIT: Trait(same=True, other=True, breaks=False, status=429),
+    Kind.QUOTA: Trait(same=False, other=True, breaks=False, status=429),
     Kind.OVERLOADED: Trait(same=True, other=True, breaks=True, status=502),
     Kind.REQUEST_TIMEOUT: Trait(same=True, other=True, breaks=False, status=504),
     Kind.CONFLICT: Trait(same=True, other=True, breaks=False, status=409),
+    Kind.NOT_READY: Trait(same=True, other=True, breaks=False, status=502),
     Kind.CONTEXT_LENGTH: Trait(same=False, other=True, breaks=False, status=400),
     Kind.CONTENT_POLICY: Trait(same=False, other=False, breaks=False, status=400),
+    Kind.TOO_LARGE: Trait(same=False, other=True, breaks=False, status=413),
     Kind.REFUSED: Trait(same=False, other=True, breaks=False, status=502),
     Kind.BAD_REQUEST: Trait(same=False, other=False, breaks=False, status=400),
     Kind.IN_BAND: Trait(same=True, other=True, breaks=True, status=502),

@@ -1,26 +1,16 @@
 """Classifies an upstream's own errors, by HTTP status and body, or by an error event in the stream."""
 
 import math
+from collections.abc import Iterator
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any
 
 from server.core.errors import Kind, UpstreamError
+from server.core.recovery.statuses import meaning
+from server.core.recovery.wording import kinds_in_words
 
-AUTH_CODES = frozenset({"invalid_api_key", "authentication_error", "permission_error", "api_key_invalid"})
-CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "string_above_max_length"})
-POLICY_CODES = frozenset({"content_policy_violation", "content_filter", "content_policy", "moderation_blocked"})
-RATE_CODES = frozenset({"rate_limit_exceeded", "insufficient_quota", "rate_limit_error", "429"})
-STATUS_KINDS = {
-    401: Kind.AUTH,
-    403: Kind.AUTH,
-    408: Kind.REQUEST_TIMEOUT,
-    409: Kind.CONFLICT,
-    429: Kind.RATE_LIMIT,
-}
 MAX_MESSAGE = 2000  # characters of an upstream's message that a client gets
-# Some upstreams have no code for it, and only say it in their message (vLLM, llama.cpp, Anthropic).
-CONTEXT_WORDS = ("maximum context length", "context size", "context window", "prompt is too long")
 
 
 def from_status(status: int, body: object, retry_after: str | None, now: float) -> UpstreamError:
@@ -44,7 +34,7 @@ def in_band(chunk: object) -> UpstreamError:
     detail = _detail(chunk)
     code = detail.get("code")
     status = code if isinstance(code, int) and 400 <= code < 600 else 0
-    kind = _kind(status, detail) if status else _kind_of_words(detail) or Kind.IN_BAND
+    kind = _kind(status, detail) if status else next(_kinds_of_words(detail), Kind.IN_BAND)
     return _error(kind, detail, "The upstream reported an error.")
 
 
@@ -113,22 +103,10 @@ def _text(detail: dict[str, Any], name: str) -> str:
 
 
 def _kind(status: int, detail: dict[str, Any]) -> Kind:
-    if kind := STATUS_KINDS.get(status):
-        return kind
-    if kind_in_words := _kind_of_words(detail):
-        return kind_in_words
-    if status in (402, 404, 410):
-        return Kind.REFUSED
-    return Kind.BAD_REQUEST if 400 <= status < 500 else Kind.OVERLOADED
+    kind, unless = meaning(status)
+    return next((word for word in _kinds_of_words(detail) if word in unless), kind)
 
 
-def _kind_of_words(detail: dict[str, Any]) -> Kind | None:
-    names = {str(detail.get("code")).lower(), str(detail.get("type")).lower()}
-    lowered = _text(detail, "message").lower()
-    if names & AUTH_CODES:
-        return Kind.AUTH
-    if names & CONTEXT_CODES or any(words in lowered for words in CONTEXT_WORDS):
-        return Kind.CONTEXT_LENGTH
-    if names & POLICY_CODES:
-        return Kind.CONTENT_POLICY
-    return Kind.RATE_LIMIT if names & RATE_CODES else None
+def _kinds_of_words(detail: dict[str, Any]) -> Iterator[Kind]:
+    names = frozenset(str(detail.get(name)).lower() for name in ("code", "type"))
+    return kinds_in_words(names, _text(detail, "message"))

@@ -17,24 +17,41 @@ NOW = 1_800_000_000.0  # in January 2027
 STATUSES = {
     400: Kind.BAD_REQUEST,
     401: Kind.AUTH,
-    402: Kind.REFUSED,
+    402: Kind.QUOTA,
     403: Kind.AUTH,
     404: Kind.REFUSED,
-    405: Kind.BAD_REQUEST,
+    405: Kind.REFUSED,
+    406: Kind.REFUSED,
+    407: Kind.AUTH,
     408: Kind.REQUEST_TIMEOUT,
     409: Kind.CONFLICT,
     410: Kind.REFUSED,
-    413: Kind.BAD_REQUEST,
-    415: Kind.BAD_REQUEST,
+    412: Kind.REFUSED,
+    413: Kind.TOO_LARGE,
+    414: Kind.REFUSED,
+    415: Kind.REFUSED,
+    418: Kind.BAD_REQUEST,
+    421: Kind.NOT_READY,
     422: Kind.BAD_REQUEST,
+    423: Kind.NOT_READY,
+    424: Kind.NOT_READY,
+    425: Kind.NOT_READY,
+    426: Kind.REFUSED,
     429: Kind.RATE_LIMIT,
-    451: Kind.BAD_REQUEST,
-    499: Kind.BAD_REQUEST,
+    451: Kind.REFUSED,
+    498: Kind.RATE_LIMIT,
+    499: Kind.NOT_READY,
     500: Kind.OVERLOADED,
     501: Kind.OVERLOADED,
     502: Kind.OVERLOADED,
     503: Kind.OVERLOADED,
     504: Kind.OVERLOADED,
+    520: Kind.OVERLOADED,
+    521: Kind.OVERLOADED,
+    522: Kind.OVERLOADED,
+    523: Kind.OVERLOADED,
+    524: Kind.OVERLOADED,
+    530: Kind.OVERLOADED,
     529: Kind.OVERLOADED,
     599: Kind.OVERLOADED,
 }
@@ -42,12 +59,12 @@ STATUSES = {
 
 @pytest.mark.parametrize("body", [None, "", "words", {}, [], 5, {"error": {"message": "words"}}])
 def test_every_status(body: Any) -> None:
-    """Every status has its kind, whatever the body is, and is kept, except 401, 403 and statuses that are no error."""
+    """Every status has its kind, whatever the body is, and is kept, except 401, 403, 407 and what is no error."""
     for status in range(300, 600):
         error = from_status(status, body, None, NOW)
         wanted = STATUSES.get(status, Kind.BAD_REQUEST if 400 <= status < 500 else Kind.OVERLOADED)
         assert (status, error.kind) == (status, wanted)
-        assert error.http_status == (502 if status in (401, 403) or status < 400 else status)
+        assert error.http_status == (502 if status in (401, 403, 407) or status < 400 else status)
         assert error.message
 
 
@@ -146,7 +163,7 @@ def test_long_words_are_cut() -> None:
         (429, Kind.RATE_LIMIT),
         ("429", Kind.RATE_LIMIT),
         ("rate_limit_exceeded", Kind.RATE_LIMIT),
-        ("insufficient_quota", Kind.RATE_LIMIT),
+        ("insufficient_quota", Kind.QUOTA),
         ("content_filter", Kind.CONTENT_POLICY),
         ("context_length_exceeded", Kind.CONTEXT_LENGTH),
         (400, Kind.BAD_REQUEST),
