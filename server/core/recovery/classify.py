@@ -109,4 +109,6 @@ def _kind(status: int, detail: dict[str, Any]) -> Kind:
 
 def _kinds_of_words(detail: dict[str, Any]) -> Iterator[Kind]:
     names = frozenset(str(detail.get(name)).lower() for name in ("code", "type"))
-    return kinds_in_words(names, _text(detail, "message"))
+    if "string_above_max_length" in names and _text(detail, "param").startswith(("messages", "input")):
+        yield Kind.CONTEXT_LENGTH  # OpenAI says so of a user's name as well
+    yield from kinds_in_words(names, _text(detail, "message"))

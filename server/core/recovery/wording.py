@@ -27,6 +27,8 @@ CODES: dict[str, Kind] = {
     "1113": Kind.QUOTA,  # Zhipu: the account is in arrears (docs.bigmodel.cn/cn/faq/api-code)
     "context_length_exceeded": Kind.CONTEXT_LENGTH,
     "exceed_context_size_error": Kind.CONTEXT_LENGTH,  # llama.cpp, tools/server/server-common.cpp
+    "model_context_window_exceeded": Kind.CONTEXT_LENGTH,  # Zhipu; Anthropic's stop reason
+    "1261": Kind.CONTEXT_LENGTH,  # Zhipu (docs.bigmodel.cn/cn/faq/api-code)
     "content_policy_violation": Kind.CONTENT_POLICY,
     "content_filter": Kind.CONTENT_POLICY,  # Azure
     "responsibleaipolicyviolation": Kind.CONTENT_POLICY,  # Azure, as the code of its `innererror`
@@ -41,40 +43,79 @@ CODES: dict[str, Kind] = {
     "unsupported_country_region_territory": Kind.REFUSED,  # OpenAI
 }
 
-MESSAGES: list[tuple[Kind, str]] = [
-    # --- no credit, or none until tomorrow: to wait some seconds is no use ---
-    (Kind.QUOTA, r"credit balance is too low"),  # Anthropic, status 400
-    (Kind.QUOTA, r"insufficient (?:account )?(?:balance|credits?|funds|quota)"),  # DeepSeek, OpenRouter, Moonshot
-    (Kind.QUOTA, r"(?:doesn't|does not) have any credits"),  # xAI, status 403
-    (Kind.QUOTA, r"exceeded your monthly included credits"),  # Hugging Face's router, status 402
-    (Kind.QUOTA, r"\bper[ -]day\b|\((?:TPD|RPD)\)|PerDay\b|free-models-per-day|\bdaily (?:limit|quota)"),  # Groq,
-    # OpenAI ("on requests per day (RPD)"), Bedrock ("Too many tokens per day"), Gemini's `quotaId`, OpenRouter
-    # --- the content is refused, and another target must not be asked to take it ---
-    (
-        Kind.CONTENT_POLICY,
-        r"\b(?:input|prompt|content|messages?|request)\b(?:(?!account)[^.]){0,60}\bflagged\b",
-    ),  # OpenRouter,
-    # OpenAI ("your prompt was flagged as potentially violating our usage policy")
-    (Kind.CONTENT_POLICY, r"flagged by (?:the |our )?(?:moderation|content|safety)|requires moderation"),
-    (Kind.CONTENT_POLICY, r"content management policy|content[ _-]filter(?:ing)? policy"),  # Azure
-    (Kind.CONTENT_POLICY, r"rejected as a result of (?:our|the) safety system"),  # OpenAI
-    (Kind.CONTENT_POLICY, r"content violates usage guidelines|SAFETY_CHECK_TYPE"),  # xAI, status 403
-    (Kind.CONTENT_POLICY, r"content exists risk"),  # DeepSeek, status 400
-    (Kind.CONTENT_POLICY, r"blocked by (?:the |our )?content filter|output blocked by content"),  # Anthropic, Bedrock
-    # --- the place is refused ---
-    (Kind.REFUSED, r"(?:country|region|territory|location)[^.]{0,30}not supported"),  # OpenAI, Gemini
-    # --- the prompt is too long ---
-    (Kind.CONTEXT_LENGTH, r"maximum context length|context size|context window|prompt is too long"),
-]
-PATTERNS = {
-    kind: re.compile("|".join(pattern for row, pattern in MESSAGES if row is kind), re.IGNORECASE)
-    for kind in dict.fromkeys(kind for kind, _ in MESSAGES)
+# What messages say: a pattern, and who says so.
+MESSAGES: dict[Kind, dict[str, str]] = {
+    # No credit, or none until tomorrow: to wait some seconds is no use.
+    Kind.QUOTA: {
+        r"credit balance is too low": "Anthropic, status 400",
+        r"insufficient (?:account )?(?:balance|credits?|funds|quota)": "DeepSeek, OpenRouter, Moonshot",
+        r"(?:doesn't|does not) have any credits": "xAI, status 403",
+        r"exceeded your monthly included credits": "Hugging Face's router, status 402",
+        r"\bper[ -]day\b|\((?:TPD|RPD)\)|PerDay\b": "Groq, OpenAI; Bedrock; Gemini's `quotaId`",
+        r"free-models-per-day|\bdaily (?:limit|quota)": "OpenRouter",
+    },
+    # The content is refused. Another target must not be asked to take it.
+    Kind.CONTENT_POLICY: {
+        r"\b(?:input|prompt|content|messages?|request)\b(?:(?!account)[^.]){0,60}\bflagged\b": "OpenRouter; OpenAI",
+        r"flagged by (?:the |our )?(?:moderation|content|safety)|requires moderation": "OpenRouter",
+        r"content management policy|content[ _-]filter(?:ing)? policy": "Azure",
+        r"rejected as a result of (?:our|the) safety system": "OpenAI",
+        r"content violates usage guidelines|SAFETY_CHECK_TYPE": "xAI, status 403",
+        r"content exists risk": "DeepSeek, status 400",
+        r"blocked by (?:the |our )?content filter|output blocked by content": "Anthropic, Bedrock",
+    },
+    # The place is refused.
+    Kind.REFUSED: {r"(?:country|region|territory|location)[^.]{0,30}not supported": "OpenAI, Gemini"},
+    # The prompt is too long. Another target may have room for it.
+    Kind.CONTEXT_LENGTH: {
+        r"maximum context length": "OpenAI, DeepSeek, OpenRouter, Mistral; vLLM, vllm/renderers/params.py; "
+        "SGLang, srt/managers/tokenizer_manager.py",
+        r"exceeds? the context window": "OpenAI's Responses API",
+        r"context[ _]window[ _]exceed": "MiniMax",
+        r"longer than the maximum model length": "vLLM, the engine's input processor",
+        r"context length is only \d+ tokens": "vLLM, older releases",
+        r"longer than the (?:model'?s )?context length": "SGLang, as above; Together; Ollama",
+        r"`?inputs`? tokens \+ `?max_new_tokens`? must be": "TGI, router/src/validation.rs; Together",
+        r"`inputs` must have less than \d+ tokens": "TGI, router/src/validation.rs",
+        r"exceeds? the available context size": "llama.cpp, tools/server",
+        r"context size has been exceeded|input is too large to process": "llama.cpp, tools/server",
+        r"exceeds? context window of": "llama-cpp-python, llama_cpp/llama.py",
+        r"greater than the context length": "LM Studio",
+        r"(?:prompt|input) too long; exceeded (?:max )?context length": "Ollama",
+        r"input length exceeds the context length": "Ollama",
+        r"input token count[^.]{0,40}exceeds the maximum": "Gemini",
+        r"prompt is too long": "Anthropic; Fireworks",
+        r"exceed context limit": "Anthropic: input and `max_tokens` together",
+        r"input is too long for requested model": "Bedrock: Claude",
+        r"too many input tokens|expected maxLength: \d+, actual": "Bedrock: Titan, Jurassic",
+        r"too many tokens: total number of tokens": "Cohere, docs.cohere.com/reference/errors",
+        r"maximum prompt length is \d+": "xAI",
+        r"reduce the length of (?:the|your) (?:messages|input|prompt)": "Groq, OpenAI, Fireworks",
+        r"current length is \d+ while limit is": "Cerebras; LiteLLM, exception_mapping_utils.py",
+        r"input tokens exceed the configured limit": "OpenAI; LiteLLM, exception_mapping_utils.py",
+        r"exceeded model token limit": "Moonshot",
+        r"range of input length should be": "DashScope, help.aliyun.com/zh/model-studio/error-code",
+        r"prompt exceeds max(?:imum)? length": "Zhipu, code 1261",
+        r"prompt tokens? too long": "Qianfan, code 336103",
+        r"prompt token count of \d+ exceeds": "GitHub Copilot; pi-mono, packages/ai/src/utils/overflow.ts",
+        r"exceeds? (?:the )?maximum allowed input length": "Poolside; pi-mono, packages/ai/src/utils/overflow.ts",
+    },
 }
+# What speaks of lengths, but says that the answer may not be so long, or that an image is too large. Then the request is
+# wrong, and no other target is asked. vLLM words the limit of its image encoder like that of its decoder.
+NO_CONTEXT = re.compile(
+    r"encoder prompt|supports at most \d+ completion tokens"
+    r"|maximum (?:allowed number of output tokens|output for this model)",
+    re.IGNORECASE,
+)
+PATTERNS = {kind: re.compile("|".join(patterns), re.IGNORECASE) for kind, patterns in MESSAGES.items()}
 
 
 def kinds_in_words(names: frozenset[str], message: str) -> Iterator[Kind]:
     """Yield the kinds that an error's words name, the surest first. `names` are its codes and types in lower case."""
     yield from (CODES[name] for name in CODES if name in names)
     for kind, pattern in PATTERNS.items():
-        if pattern.search(message, 0, LOOKED_AT):
+        if pattern.search(message, 0, LOOKED_AT) and not (
+            kind is Kind.CONTEXT_LENGTH and NO_CONTEXT.search(message, 0, LOOKED_AT)
+        ):
             yield kind
