@@ -25,7 +25,7 @@
 An error body has OpenAI's shape (https://platform.openai.com/docs/guides/error-codes).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -132,6 +132,7 @@ class UpstreamError(SluicewayError):
     """One attempt failed.
 
     `status`, `code`, `type` and `param` are the upstream's own, or None if it gave none. `retry_after` is in seconds.
+    `places` is what the upstream says in places of its own, by their names, such as `metadata` and `innererror`.
     """
 
     kind: Kind
@@ -141,6 +142,7 @@ class UpstreamError(SluicewayError):
     type: str | None = None
     param: str | None = None
     retry_after: float | None = None
+    places: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.message
@@ -158,7 +160,9 @@ class UpstreamError(SluicewayError):
     def body(self) -> dict[str, Any]:
         """Return OpenAI's error object."""
         kind = self.type or kind_of_status(self.http_status)
-        return error_body(self.message, self.code or self.kind.value, kind, self.param)
+        body = error_body(self.message, self.code or self.kind.value, kind, self.param)
+        body["error"] = {**self.places, **body["error"]}
+        return body
 
 
 @dataclass(eq=False)

@@ -7,6 +7,7 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
@@ -14,6 +15,8 @@ from server.core.generation import Generation
 from server.core.lifecycle import State
 from server.core.openai.intake import Intake
 from server.core.openai.transcript import Transcript
+from server.core.recovery.classify import refuses_usage
+from server.core.recovery.present import present
 from server.core.recovery.seam import Suppression, Trim
 from server.relay.attempt import Attempt, WholeAttempt
 from server.relay.hedge import Step, race
@@ -177,11 +180,26 @@ class Turn:
             attempt.span = self._progress.span.attempt(target.name)
         self._stream.label = target.label
         with self._judging(attempt):
-            await attempt.first(
-                generation.upstream_body(target.model, ask_usage=target.settings.usage, changes=plan.changes),
-                dict(generation.trace) if attempt.span is None else attempt.span.headers,
-            )
+            await self._until_first_token(attempt, plan)
         return attempt
+
+    async def _until_first_token(self, attempt: Attempt, plan: Plan) -> None:
+        """Send the request. If the upstream refuses to be asked for usage, ask once more without that."""
+        generation, client, model = self.generation, attempt.target.client, attempt.target.model
+        headers = dict(generation.trace) if attempt.span is None else attempt.span.headers
+        body_for = partial(
+            generation.upstream_body, model, ask_usage=attempt.target.settings.usage, changes=plan.changes
+        )
+        body = body_for(drop_usage=client.refuses_usage(model))
+        try:
+            await attempt.first(body, headers)
+        except UpstreamError as error:
+            if not refuses_usage(error) or (without := body_for(drop_usage=True)) == body:
+                raise
+            attempt.release()
+            self._progress.attempts += 1
+            await attempt.first(without, headers)
+            client.note_usage_refused(model)
 
     def _note_first_token(self, attempt: Attempt) -> None:
         """Note an attempt's first token. From here on its answer is the one that is delivered."""
@@ -203,7 +221,7 @@ class Turn:
         except UpstreamError as error:
             self._metrics.errors.labels(target.label, error.kind.value).inc()
             self._account(attempt, ok=False if error.trait.breaks else None, failure=error.kind.value)
-            error.message = target.client.unquoted(error.message)
+            present(error, target.client.unquoted)
             self.tries.fail(attempt.number, error)
             raise
         except BaseException:

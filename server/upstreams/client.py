@@ -10,6 +10,7 @@ import aiohttp
 
 from server.aio.aiohttp_internals import CONNECT_AHEAD
 from server.config.settings import Upstream
+from server.core.recovery.present import present
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
 from server.upstreams.sdk import Sdk
@@ -17,6 +18,8 @@ from server.upstreams.translate import FOREIGN, translate
 from server.upstreams.transport import AiohttpTransport
 
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
+USAGE_REFUSED = 3600.0  # seconds in which a model that refused to be asked for usage is not asked for it
+MAX_REFUSING = 1000  # models that are remembered so: clients choose names behind "upstream/*"
 SECRET = 8  # characters from which on a configured value is hidden in an upstream's words
 
 
@@ -38,6 +41,7 @@ class UpstreamClient:
         self.identity = identity(settings, environ)
         self.streams = 0
         self.asked = time.monotonic()  # when it was asked last; a new client is expected to be
+        self._usage_refused: dict[str, float] = {}  # model to time.monotonic()
         self._ahead: deque[asyncio.Task[Phases]] = deque()
         tls = tls_context(settings.ca_file)
         self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
@@ -62,7 +66,9 @@ class UpstreamClient:
                 await self._joined(phases)
             answer = await self._sdk.complete(body, headers)
         except FOREIGN as error:
-            raise translate(error, in_body=False) from error
+            failure = translate(error, in_body=False)
+            present(failure, self.unquoted)
+            raise failure from error
         response: aiohttp.ClientResponse = answer.extensions["aiohttp"]
         return response
 
@@ -93,6 +99,17 @@ class UpstreamClient:
             return  # it failed before anybody waited for it: this request connects for itself
         began = time.monotonic()
         phases.joined(await ahead, time.monotonic() - began)
+
+    def refuses_usage(self, model: str) -> bool:
+        """Whether a model refused to be asked for usage, not long ago. Its server may be a newer one later."""
+        refused = self._usage_refused.get(model)
+        return refused is not None and time.monotonic() < refused + USAGE_REFUSED
+
+    def note_usage_refused(self, model: str) -> None:
+        """Note that a model answers only if it is not asked for usage."""
+        if len(self._usage_refused) >= MAX_REFUSING:
+            self._usage_refused.clear()
+        self._usage_refused[model] = time.monotonic()
 
     def unquoted(self, text: str) -> str:
         """Return an upstream's words, in which the key and the headers that were sent to it are hidden."""

@@ -105,3 +105,95 @@ async def test_no_quota_anywhere() -> None:
         answer = await complete(gateway.root, "m")
     assert (answer.status, answer.error["code"], answer.error["retryable"]) == (429, "insufficient_quota", False)
     assert len(a.bodies) == 1
+
+
+# --- what an upstream says in a place of its own -----------------------------------------------------------------
+
+WORDS = [
+    ("Gemini", 400,
+     (b'[{"error":{"code":400,"message":"Invalid JSON payload received. Unknown name \\"foo\\": Cannot find field.",'
+     b'"status":"INVALID_ARGUMENT"}}]'),
+     {"message": 'Invalid JSON payload received. Unknown name "foo": Cannot find field.', "code": "400"}),
+    ("Mistral", 422,
+     (b'{"object":"error","message":{"detail":[{"type":"int_type","loc":["body","n"],"msg":"not an int","input":"x"}]},'
+     b'"type":"invalid_request_error","param":null,"code":null}'),
+     {"message": "body.n: not an int", "type": "invalid_request_error"}),
+    ("OpenRouter", 400,
+     (b'{"error":{"message":"Provider returned error","code":400,"metadata":{"raw":"{\\"error\\":{\\"message\\":\\"no '
+     b'such tool\\"}}","provider_name":"Acme"}}}'),
+     {"message": "Provider returned error: no such tool",
+      "metadata": {"raw": '{"error":{"message":"no such tool"}}', "provider_name": "Acme"}}),
+    ("Azure", 400,
+     (b'{"error":{"message":"Filtered.","type":null,"param":"prompt","code":"content_filter","innererror":'
+     b'{"code":"ResponsibleAIPolicyViolation","content_filter_result":{"hate":{"filtered":true,"severity":"high"}}}}}'),
+     {"code": "content_filter", "param": "prompt",
+      "innererror": {"code": "ResponsibleAIPolicyViolation",
+                     "content_filter_result": {"hate": {"filtered": True, "severity": "high"}}}}),
+    ("Groq", 400,
+     (b'{"error":{"message":"Failed to call a function.","type":"invalid_request_error","code":"tool_use_failed",'
+     b'"failed_generation":"<function=f {}></function>"}}'),
+     {"code": "tool_use_failed", "failed_generation": "<function=f {}></function>"}),
+    ("nginx", 400, b"<html><head><title>400 Bad Request</title></head></html>", {"message": "400 Bad Request"}),
+]  # fmt: skip
+
+
+@BOTH
+@pytest.mark.parametrize(("status", "body", "wanted"), [row[1:] for row in WORDS], ids=[row[0] for row in WORDS])
+async def test_words(stream, status, body, wanted) -> None:
+    """The client gets the upstream's reason, wherever it says it, and what it says in a place of its own."""
+    async with gateway_over(RawUpstream(refusal(status, body))) as gateway:
+        answer = await complete(gateway.root, "m", stream=stream)
+    assert answer.status == status
+    assert {name: answer.error[name] for name in wanted} == wanted
+
+
+# --- a field that the gateway added ------------------------------------------------------------------------------
+
+MISTRAL = (
+    b'{"object":"error","message":{"detail":[{"type":"extra_forbidden","loc":["body","stream_options","include_usage"],'
+    b'"msg":"Extra inputs are not permitted","input":true}]},"type":"invalid_request_error","param":null,"code":null}'
+)
+AZURE = (
+    b'{"error":{"message":"Unrecognized request argument supplied: stream_options. Please contact us",'
+    b'"type":"invalid_request_error","param":"","code":null}}'
+)
+GEMINI = b'[{"error":{"code":400,"message":"Unknown name \\"stream_options\\": Cannot find field."}}]'
+
+
+def refusing(status: int, body: bytes):
+    """Return an upstream that answers only if it is not asked for usage."""
+    return RawUpstream(lambda asked: refusal(status, body) if "stream_options" in asked else HELLO)
+
+
+@pytest.mark.parametrize(("status", "body"), [(422, MISTRAL), (400, AZURE), (400, GEMINI)])
+async def test_usage_is_not_insisted_on(status, body) -> None:
+    """An upstream that refuses to be asked for usage is asked once more without that, and from then on at once."""
+    a, b = refusing(status, body), RawUpstream(HELLO)
+    async with gateway_over(a, b, recovery={"strategy": "none"}) as gateway:
+        first = await complete(gateway.root, "m")
+        second = await complete(gateway.root, "m", stream_options={"include_usage": True})
+    assert (first.status, second.status, len(b.bodies)) == (200, 200, 0)
+    assert b'"content":"hello"' in first.body
+    assert ["stream_options" in asked for asked in a.bodies] == [True, False, False]
+    assert b'"usage":{' in second.body, "a client that asked gets an estimate"
+    assert b'"usage":{' not in first.body
+
+
+async def test_usage_is_dropped_alone() -> None:
+    """What else a client says in `stream_options` still goes upstream, and a refusal of that is the client's."""
+    a = RawUpstream(refusal(422, MISTRAL))
+    options = {"include_usage": True, "include_obfuscation": False}
+    async with gateway_over(a) as gateway:
+        answer = await complete(gateway.root, "m", stream_options=options)
+    assert (answer.status, answer.error["message"]) == (
+        422, "body.stream_options.include_usage: Extra inputs are not permitted",
+    )  # fmt: skip
+    assert [asked["stream_options"] for asked in a.bodies] == [options, {"include_obfuscation": False}]
+
+
+async def test_a_request_that_is_not_streamed_is_asked_once() -> None:
+    """The gateway adds nothing to a request that is not streamed: what is refused there is the client's own."""
+    a = RawUpstream(refusal(422, MISTRAL))
+    async with gateway_over(a) as gateway:
+        assert (await complete(gateway.root, "m", stream=False)).status == 422
+    assert len(a.bodies) == 1

@@ -23,6 +23,7 @@ CODES: dict[str, Kind] = {
     "billing_error": Kind.QUOTA,  # Anthropic
     "exceeded_current_quota_error": Kind.QUOTA,  # Moonshot (platform.moonshot.ai/docs/api/chat)
     "insufficient_balance": Kind.QUOTA,
+    "quota_per_day": Kind.QUOTA,  # Gemini, by its `QuotaFailure` (core/recovery/bodies.py)
     "arrearage": Kind.QUOTA,  # DashScope (help.aliyun.com/zh/model-studio/error-code)
     "1113": Kind.QUOTA,  # Zhipu: the account is in arrears (docs.bigmodel.cn/cn/faq/api-code)
     "context_length_exceeded": Kind.CONTEXT_LENGTH,
@@ -51,7 +52,7 @@ MESSAGES: dict[Kind, dict[str, str]] = {
         r"insufficient (?:account )?(?:balance|credits?|funds|quota)": "DeepSeek, OpenRouter, Moonshot",
         r"(?:doesn't|does not) have any credits": "xAI, status 403",
         r"exceeded your monthly included credits": "Hugging Face's router, status 402",
-        r"\bper[ -]day\b|\((?:TPD|RPD)\)|PerDay\b": "Groq, OpenAI; Bedrock; Gemini's `quotaId`",
+        r"\bper[ -]day\b|\((?:TPD|RPD)\)": "Groq, OpenAI; Bedrock",
         r"free-models-per-day|\bdaily (?:limit|quota)": "OpenRouter",
     },
     # The content is refused. Another target must not be asked to take it.
@@ -101,8 +102,8 @@ MESSAGES: dict[Kind, dict[str, str]] = {
         r"exceeds? (?:the )?maximum allowed input length": "Poolside; pi-mono, packages/ai/src/utils/overflow.ts",
     },
 }
-# What speaks of lengths, but says that the answer may not be so long, or that an image is too large. Then the request is
-# wrong, and no other target is asked. vLLM words the limit of its image encoder like that of its decoder.
+# What speaks of lengths, but says that the answer may not be so long, or that an image is too large: the
+# request is wrong then. vLLM words the limit of its image encoder like that of its decoder.
 NO_CONTEXT = re.compile(
     r"encoder prompt|supports at most \d+ completion tokens"
     r"|maximum (?:allowed number of output tokens|output for this model)",
