@@ -18,6 +18,7 @@ from server.core.openai.transcript import Transcript
 from server.core.recovery.classify import refuses_usage
 from server.core.recovery.present import present
 from server.core.recovery.seam import Suppression, Trim
+from server.core.recovery.silence import name_silence
 from server.relay.attempt import Attempt, WholeAttempt
 from server.relay.hedge import Step, race
 from server.relay.plan import Plan, Planner, Rules
@@ -219,6 +220,7 @@ class Turn:
         try:
             yield
         except UpstreamError as error:
+            self._name_silence(error, attempt)
             self._metrics.errors.labels(target.label, error.kind.value).inc()
             self._account(attempt, ok=False if error.trait.breaks else None, failure=error.kind.value)
             present(error, target.client.unquoted)
@@ -227,6 +229,15 @@ class Turn:
         except BaseException:
             self._account(attempt, ok=False if self._ran_out_of_time(attempt) else None)
             raise
+
+    def _name_silence(self, error: UpstreamError, attempt: Attempt) -> None:
+        """Make the error a timeout if the target was silent for long. A whole answer may take all of the time."""
+        settings, phases = attempt.target.settings, attempt.phases
+        limit = settings.idle_timeout if attempt.has_token else settings.ttft_timeout
+        if not self.generation.stream:
+            limit = self._progress.total_timeout
+        since = phases.last_token if attempt.has_token else phases.started
+        name_silence(error, time.monotonic() - since, limit, has_token=attempt.has_token)
 
     def _ran_out_of_time(self, attempt: Attempt) -> bool:
         """Whether an attempt had no token until the stream's total timeout.
