@@ -65,6 +65,7 @@ class Kind(StrEnum):
     CUT = "upstream_cut"  # in the body
     TRUNCATED = "upstream_truncated"  # a clean end without a finish reason
     GARBAGE = "upstream_garbage"
+    UNUSABLE = "upstream_unusable_answer"  # one answer's content: too large an event, too many frames without a token
     CONNECT_TIMEOUT = "upstream_connect_timeout"
     TTFT_TIMEOUT = "upstream_ttft_timeout"
     IDLE_TIMEOUT = "upstream_idle_timeout"
@@ -89,13 +90,15 @@ class Trait:
     """What a Kind means for recovery, for the target's circuit and for the client.
 
     Another attempt may help at the `same` target, or at an `other` one. `breaks`: the circuit counts it as a failure.
-    `status` is the HTTP status for a client whose response has not opened.
+    `suspect`: the request itself may have caused it, so that the circuit wants several different ones. `status` is the
+    HTTP status for a client whose response has not opened.
     """
 
     same: bool
     other: bool
     breaks: bool
     status: int
+    suspect: bool = False
 
 
 # One row per kind. Recovery, circuits and HTTP statuses all read this table, and nothing else.
@@ -104,16 +107,17 @@ TRAITS: dict[Kind, Trait] = {
     Kind.CONNECT: Trait(same=True, other=True, breaks=True, status=502),
     Kind.TLS: Trait(same=False, other=True, breaks=True, status=502),
     Kind.RESET: Trait(same=True, other=True, breaks=True, status=502),
-    Kind.CUT: Trait(same=True, other=True, breaks=True, status=502),
-    Kind.TRUNCATED: Trait(same=True, other=True, breaks=True, status=502),
-    Kind.GARBAGE: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.CUT: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
+    Kind.TRUNCATED: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
+    Kind.GARBAGE: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
+    Kind.UNUSABLE: Trait(same=True, other=True, breaks=False, status=502),
     Kind.CONNECT_TIMEOUT: Trait(same=False, other=True, breaks=True, status=504),
     Kind.TTFT_TIMEOUT: Trait(same=False, other=True, breaks=True, status=504),
     Kind.IDLE_TIMEOUT: Trait(same=True, other=True, breaks=True, status=504),
     Kind.AUTH: Trait(same=False, other=True, breaks=False, status=502),
     Kind.RATE_LIMIT: Trait(same=True, other=True, breaks=False, status=429),
     Kind.QUOTA: Trait(same=False, other=True, breaks=False, status=429),
-    Kind.OVERLOADED: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.OVERLOADED: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
     Kind.REQUEST_TIMEOUT: Trait(same=True, other=True, breaks=False, status=504),
     Kind.CONFLICT: Trait(same=True, other=True, breaks=False, status=409),
     Kind.NOT_READY: Trait(same=True, other=True, breaks=False, status=502),
@@ -122,7 +126,7 @@ TRAITS: dict[Kind, Trait] = {
     Kind.TOO_LARGE: Trait(same=False, other=True, breaks=False, status=413),
     Kind.REFUSED: Trait(same=False, other=True, breaks=False, status=502),
     Kind.BAD_REQUEST: Trait(same=False, other=False, breaks=False, status=400),
-    Kind.IN_BAND: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.IN_BAND: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
     Kind.DIVERGED: Trait(same=False, other=True, breaks=False, status=502),
 }
 

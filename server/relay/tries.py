@@ -24,6 +24,7 @@ class Tries:
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = targets
+        self._alone = len(targets) == 1  # asked all the same when its circuit is open
         self._histories = [TargetHistory() for _ in targets]
         self.first_cause: UpstreamError | None = None
         self.diverged = False  # a restart gave another text than the delivered one
@@ -47,7 +48,7 @@ class Tries:
 
         """
         for index, target in enumerate(self._targets):
-            if target.breaker.available:
+            if target.breaker.admits(alone=self._alone):
                 return index
         soonest = min(target.breaker.opens_in for target in self._targets)
         raise UpstreamError(
@@ -75,7 +76,7 @@ class Tries:
 
         """
         self._histories[index].attempts += 1
-        permit = self._targets[index].breaker.acquire()
+        permit = self._targets[index].breaker.acquire(alone=self._alone)
         if permit is None:
             error = UpstreamError(Kind.CONNECT, "The target's circuit is open.")
             self.fail(index, error)
@@ -99,7 +100,7 @@ class Tries:
                 target.name,
                 history.attempts,
                 target.settings.continuation,
-                target.breaker.available,
+                target.breaker.admits(alone=self._alone),
                 history.last,
                 None if history.quiet_until is None else max(0.0, history.quiet_until - now),
             )

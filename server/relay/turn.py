@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from server.core.dialect import Writer
-from server.core.errors import Kind, UpstreamError
+from server.core.errors import TRAITS, Kind, UpstreamError
 from server.core.generation import Generation
 from server.core.lifecycle import State
 from server.core.openai.intake import Intake
@@ -25,7 +25,10 @@ from server.relay.plan import Plan, Planner, Rules
 from server.relay.progress import Progress
 from server.relay.stream import Stream
 from server.relay.tries import Tries
+from server.upstreams.breaker import Fault
 from server.upstreams.pool import Target
+
+BODY_END = 32_768  # bytes
 
 
 class Turn:
@@ -208,7 +211,7 @@ class Turn:
         self.transcript = attempt.transcript
         self._stream.target = attempt.target.name
         self._stream.move(State.STREAMING)
-        attempt.permit.answered()
+        attempt.permit.answered(self._stream.beginning.owner)
         self._progress.note_first_token(attempt)
 
     # --- what becomes of an attempt ------------------------------------------------------------------------------
@@ -222,12 +225,15 @@ class Turn:
         except UpstreamError as error:
             self._name_silence(error, attempt)
             self._metrics.errors.labels(target.label, error.kind.value).inc()
-            self._account(attempt, ok=False if error.trait.breaks else None, failure=error.kind.value)
+            self._account(attempt, ok=False if error.trait.breaks else None, failure=error.kind)
             present(error, target.client.unquoted)
             self.tries.fail(attempt.number, error)
             raise
         except BaseException:
-            self._account(attempt, ok=False if self._ran_out_of_time(attempt) else None)
+            if self._ran_out_of_time(attempt):
+                self._account(attempt, ok=False, failure=Kind.TTFT_TIMEOUT)
+            else:
+                self._account(attempt, ok=None)
             raise
 
     def _name_silence(self, error: UpstreamError, attempt: Attempt) -> None:
@@ -248,14 +254,23 @@ class Turn:
         silent = not attempt.has_token and waited >= attempt.target.settings.ttft_timeout
         return silent and self._progress.time_left <= 0
 
-    def _account(self, attempt: Attempt, *, ok: bool | None, failure: str | None = None) -> None:
+    def _account(self, attempt: Attempt, *, ok: bool | None, failure: Kind | None = None) -> None:
         """Release an attempt's connection, and report its outcome to the circuit, the metrics and the trace."""
         self._unsettled.discard(attempt)
         attempt.release()
-        attempt.permit.settle(ok)
+        attempt.permit.settle(ok, None if failure is None else self._fault(attempt, failure))
         self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.beginning)
         if attempt.span is not None:
             attempt.span.end(attempt.phases, failure)
+
+    def _fault(self, attempt: Attempt, kind: Kind) -> Fault:
+        """Return the failure as the target's circuit sees it."""
+        beginning = self._stream.beginning
+        body = None
+        if TRAITS[kind].suspect:
+            text = beginning.body  # a large one is told from others by its length and its ends: to hash takes time
+            body = hash((len(text), text[:BODY_END], text[-BODY_END:]))
+        return Fault(kind.value, self._stream.id, beginning.owner, body, early=not attempt.has_token)
 
     def _settle(self, plan: Plan, *, has_token: bool, outcome: str) -> None:
         """Bill an attempt's answer, and count the outcome of a recovery."""

@@ -74,7 +74,7 @@ async def test_nobody_else() -> None:
             await super().serve(reader, writer)
 
     a = Stalling(b"", seconds=30.0, times=5)
-    recovery = {"max_retries": 40, "max_recoveries": 40, "breaker_failures": 1000}
+    recovery = {"max_retries": 40, "max_recoveries": 40}
     settings = {"ttft_timeout": 0.3, "idle_timeout": 0.3}
     async with gateway_over(a, settings=settings, recovery=recovery) as gateway:
         answer = await complete(gateway.root, "m")
