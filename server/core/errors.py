@@ -82,6 +82,7 @@ class Kind(StrEnum):
     REFUSED = "upstream_refused"  # 404, 405, 410, 412, 451, …: this target cannot, another one perhaps can
     BAD_REQUEST = "upstream_bad_request"  # any other 4xx
     IN_BAND = "upstream_error"  # an error event in a 200 stream
+    NO_TARGET = "no_target"  # nobody was asked: the circuits are open
     DIVERGED = "recovery_diverged"  # a restart gave another text than the delivered one
 
 
@@ -127,6 +128,7 @@ TRAITS: dict[Kind, Trait] = {
     Kind.REFUSED: Trait(same=False, other=True, breaks=False, status=502),
     Kind.BAD_REQUEST: Trait(same=False, other=False, breaks=False, status=400),
     Kind.IN_BAND: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
+    Kind.NO_TARGET: Trait(same=True, other=True, breaks=False, status=503),
     Kind.DIVERGED: Trait(same=False, other=True, breaks=False, status=502),
 }
 

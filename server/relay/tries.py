@@ -50,11 +50,20 @@ class Tries:
         for index, target in enumerate(self._targets):
             if target.breaker.admits(alone=self._alone):
                 return index
-        soonest = min(target.breaker.opens_in for target in self._targets)
-        raise UpstreamError(
-            Kind.CONNECT, "No target is available: all circuits are open.", status=503, code="no_target",
-            retry_after=max(1.0, soonest),
-        )  # fmt: skip
+        raise self._no_target()
+
+    def _no_target(self) -> UpstreamError:
+        """Return the error of a request that nobody may be asked for now: why, and when to come back.
+
+        Of the causes only our own names are told. The upstream's words were for another client.
+        """
+        breakers = [(target.name, target.breaker) for target in self._targets]
+        causes = ", ".join(f"{name} with {breaker.last_cause}" for name, breaker in breakers if breaker.last_cause)
+        last = f" Failed last: {causes}." if causes else ""
+        soonest = min(breaker.opens_in for _, breaker in breakers)
+        return UpstreamError(
+            Kind.NO_TARGET, f"No target is available: all circuits are open.{last}", retry_after=max(1.0, soonest)
+        )
 
     def attempts(self, index: int) -> int:
         """Return how many attempts this stream has made at a target."""
@@ -78,7 +87,7 @@ class Tries:
         self._histories[index].attempts += 1
         permit = self._targets[index].breaker.acquire(alone=self._alone)
         if permit is None:
-            error = UpstreamError(Kind.CONNECT, "The target's circuit is open.")
+            error = self._no_target()
             self.fail(index, error)
             raise error
         return permit
@@ -86,7 +95,8 @@ class Tries:
     def fail(self, index: int, error: UpstreamError) -> None:
         """Note why an attempt failed."""
         self.failed_last = index
-        self.first_cause = self.first_cause or error
+        if self.first_cause is None or self.first_cause.kind is Kind.NO_TARGET:
+            self.first_cause = error  # a target that was asked and failed says more than one that was not asked
         self.diverged = self.diverged or error.kind is Kind.DIVERGED
         history = self._histories[index]
         history.last = error.kind

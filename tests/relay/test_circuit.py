@@ -135,6 +135,39 @@ async def test_sixteen_at_a_time() -> None:
         await until(all_asked)
         answer = await complete(gateway.root, "m", seed=1)
         assert (answer.status, answer.error["code"]) == (503, "no_target")
+        assert "a/m with upstream_server_error" in answer.error["message"]
+        assert "x-should-retry" not in answer.headers
         assert len(a.bodies) == 17
         for client in clients:
             client.close()
+
+
+# --- no target ---------------------------------------------------------------------------------------------------
+
+
+@BOTH
+async def test_no_target(stream) -> None:
+    """With all circuits open nothing is sent. The client learns why and when to come back, and its SDK may."""
+    a = RawUpstream(refusal(500, b'{"error":{"message":"the words for another client"}}'))
+    b = RawUpstream(b"")  # closes the connection without an answer
+    async with gateway_over(a, b, recovery={"max_retries": 0, "breaker_failures": 1}) as gateway:
+        failed = await complete(gateway.root, "m", stream=stream)
+        answer = await complete(gateway.root, "m", stream=stream)
+    assert (failed.status, failed.headers["x-should-retry"]) == (500, "false")
+    assert (answer.status, answer.error["code"], answer.error["retryable"]) == (503, "no_target", True)
+    assert "a/m with upstream_server_error, b/m with upstream_reset" in answer.error["message"]
+    assert b"another client" not in answer.body
+    assert 1 <= int(answer.headers["retry-after"]) <= 10
+    assert "x-should-retry" not in answer.headers
+    assert (len(a.bodies), len(b.bodies)) == (1, 1)
+
+
+async def test_a_limit_of_ours() -> None:
+    """A limit of the gateway's own says how long to wait, and does not tell SDKs to give up."""
+    keys = [{**KEYS[0], "requests_per_minute": 1}]
+    async with gateway_over(RawUpstream(HELLO), keys=keys) as gateway:
+        assert (await complete(gateway.root, "m", headers=as_owner("mallory"))).status == 200
+        answer = await complete(gateway.root, "m", headers=as_owner("mallory"))
+    assert answer.status == 429
+    assert int(answer.headers["retry-after"]) >= 1
+    assert "x-should-retry" not in answer.headers
