@@ -47,12 +47,12 @@ class Generation:
         body = {**self.body, "model": model, **(changes or {})}
         options = self.body.get("stream_options")
         options = dict(options) if isinstance(options, dict) else {}
-        if self.stream and drop_usage:
-            options.pop("include_usage", None)
+        if self.stream and drop_usage and "include_usage" in options:
+            del options["include_usage"]
             body["stream_options"] = options
             if not options:
                 del body["stream_options"]
-        elif self.stream and ask_usage:
+        elif self.stream and ask_usage and not drop_usage:
             body["stream_options"] = {**options, "include_usage": True}
         return orjson.dumps(body)
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from server.core.dialect import Writer
 from server.core.errors import TRAITS, Kind, UpstreamError
-from server.core.generation import Generation
+from server.core.generation import Generation, asks_usage
 from server.core.lifecycle import State
 from server.core.openai.intake import Intake
 from server.core.openai.transcript import Transcript
@@ -189,21 +189,24 @@ class Turn:
 
     async def _until_first_token(self, attempt: Attempt, plan: Plan) -> None:
         """Send the request. If the upstream refuses to be asked for usage, ask once more without that."""
-        generation, client, model = self.generation, attempt.target.client, attempt.target.model
+        generation, target = self.generation, attempt.target
         headers = dict(generation.trace) if attempt.span is None else attempt.span.headers
         body_for = partial(
-            generation.upstream_body, model, ask_usage=attempt.target.settings.usage, changes=plan.changes
+            generation.upstream_body, target.model, ask_usage=target.settings.usage, changes=plan.changes
         )
-        body = body_for(drop_usage=client.refuses_usage(model))
+        refused = target.client.refuses_usage(target.model)
+        asks = not refused and generation.stream and (target.settings.usage or asks_usage(generation.body))
         try:
-            await attempt.first(body, headers)
+            await attempt.first(body_for(drop_usage=refused), headers)
         except UpstreamError as error:
-            if not refuses_usage(error) or (without := body_for(drop_usage=True)) == body:
+            if not asks or not refuses_usage(error):
                 raise
-            attempt.release()
-            self._progress.attempts += 1
-            await attempt.first(without, headers)
-            client.note_usage_refused(model)
+        else:
+            return
+        attempt.release()
+        self._progress.attempts += 1
+        await attempt.first(body_for(drop_usage=True), headers)
+        target.client.note_usage_refused(target.model)
 
     def _note_first_token(self, attempt: Attempt) -> None:
         """Note an attempt's first token. From here on its answer is the one that is delivered."""

@@ -11,6 +11,7 @@ import aiohttp
 from server.aio.aiohttp_internals import CONNECT_AHEAD
 from server.config.settings import Upstream
 from server.core.recovery.present import present
+from server.core.recovery.secrets import Secrets
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
 from server.upstreams.sdk import Sdk
@@ -20,7 +21,6 @@ from server.upstreams.transport import AiohttpTransport
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
 USAGE_REFUSED = 3600.0  # seconds in which a model that refused to be asked for usage is not asked for it
 MAX_REFUSING = 1000  # models that are remembered so: clients choose names behind "upstream/*"
-SECRET = 8  # characters from which on a configured value is hidden in an upstream's words
 
 
 def identity(settings: Upstream, environ: Mapping[str, str]) -> tuple[object, ...]:
@@ -46,7 +46,7 @@ class UpstreamClient:
         tls = tls_context(settings.ca_file)
         self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
         key = settings.api_key(environ)
-        self._secrets = [secret for secret in (key, *settings.headers.values()) if secret and len(secret) >= SECRET]
+        self._secrets = Secrets((key, *settings.headers.values()))
         organization = settings.organization(environ)
         self._sdk = Sdk(settings, key=key, organization=organization, transport=self._transport)
 
@@ -113,9 +113,7 @@ class UpstreamClient:
 
     def unquoted(self, text: str) -> str:
         """Return an upstream's words, in which the key and the headers that were sent to it are hidden."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[hidden]")
-        return text
+        return self._secrets.hide(text)
 
     async def close(self) -> None:
         """Close every connection. A request that still comes opens a new one."""

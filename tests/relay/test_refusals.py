@@ -197,3 +197,12 @@ async def test_a_request_that_is_not_streamed_is_asked_once() -> None:
     async with gateway_over(a) as gateway:
         assert (await complete(gateway.root, "m", stream=False)).status == 422
     assert len(a.bodies) == 1
+
+
+async def test_a_wait_is_bounded() -> None:
+    """A `Retry-After` of 10^20 seconds reaches nobody: it is an hour at most."""
+    body = b'{"error":{"message":"slow down"}}'
+    a = RawUpstream(refusal(429, body, headers=b"Retry-After: 100000000000000000000\r\n"))
+    async with gateway_over(a) as gateway:
+        answer = await complete(gateway.root, "m")
+    assert (answer.status, answer.headers["retry-after"]) == (429, "3600")

@@ -10,6 +10,10 @@ from server.core.recovery.bodies import ErrorBody, read
 from server.core.recovery.statuses import meaning
 from server.core.recovery.wording import kinds_in_words
 
+# Seconds. No stream waits longer, and no SDK does (OpenAI's takes one minute at most). A client that adds 10^20 to its
+# clock fails. A client that comes back too early, because the quota lasts until tomorrow, is told the same again.
+MAX_RETRY_AFTER = 3600.0
+
 
 def from_status(status: int, body: object, retry_after: str | None, now: float) -> UpstreamError:
     """Return the error of an HTTP answer that is not 200, with all that the upstream says (`present` cuts it).
@@ -68,7 +72,8 @@ def refuses_usage(error: UpstreamError) -> bool:
 def parse_retry_after(value: str | None, now: float) -> float | None:
     """Return the seconds that a `Retry-After` header asks for, in either form of RFC 9110 section 10.2.3.
 
-    `now` is in seconds since 1970. A date that is over gives 0. A value of neither form gives None.
+    `now` is in seconds since 1970. A date that is over gives 0. A value of neither form gives None. Nothing is longer
+    than `MAX_RETRY_AFTER`.
     """
     if not value:
         return None
@@ -81,7 +86,7 @@ def parse_retry_after(value: str | None, now: float) -> float | None:
             seconds = (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - now
         except (ValueError, TypeError, OverflowError):
             return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), MAX_RETRY_AFTER) if math.isfinite(seconds) else None
 
 
 def _retry_delay(error: ErrorBody) -> str | None:

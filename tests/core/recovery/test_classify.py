@@ -125,12 +125,14 @@ def test_in_band_codes(code: Any, kind: Kind) -> None:
     ("value", "seconds"),
     [
         ("2", 2.0), ("0", 0.0), ("1.5", 1.5), (" 3 ", 3.0), ("-4", 0.0), ("007", 7.0),
+        ("3600", 3600.0), ("3601", 3600.0), ("100000000000000000000", 3600.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
         ("", None), (None, None), ("soon", None), ("nan", None), ("inf", None), ("1e999", None), ("2, 3", None),
         ("Wed, 99 Foo 2020 99:99:99 GMT", None), ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
     ],
 )  # fmt: skip
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    """Seconds and dates are read, never below zero. Anything else counts as no header."""
+    """Seconds and dates are read, from zero to an hour. Anything else counts as no header."""
     assert parse_retry_after(value, NOW) == seconds
 
 
