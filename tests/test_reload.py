@@ -100,13 +100,18 @@ async def test_unchanged_upstreams_stay(provider, model) -> None:
     async with in_process(provider.url, upstreams=upstreams, **tables) as gateway:
         for name in ("same", "changed"):
             assert (await complete(gateway.root, name)).status == 500
-            assert (await complete(gateway.root, name)).error["code"] == "no_target"
+        states = (await call(gateway.root, "GET", "/metrics")).body.decode()
+        assert f'breaker_state{{target="same/{model}"}} 2.0' in states
+        assert f'breaker_state{{target="changed/{model}"}} 2.0' in states
         client = internals.upstream_client(gateway.app.upstreams, "same")
         upstreams[1]["idle_timeout"] = 7.0
         await gateway.app.reload(settings(provider.url, upstreams=upstreams, **tables), os.environ)
         assert internals.upstream_client(gateway.app.upstreams, "same") is client
-        assert (await complete(gateway.root, "same")).error["code"] == "no_target"
-        assert (await complete(gateway.root, "changed")).status == 500
+        await provider.script(model, {})
+        assert (await complete(gateway.root, "changed")).status == 200  # shows its circuit again
+        states = (await call(gateway.root, "GET", "/metrics")).body.decode()
+        assert f'breaker_state{{target="same/{model}"}} 2.0' in states
+        assert f'breaker_state{{target="changed/{model}"}} 0.0' in states
 
 
 async def test_a_removed_target_leaves_the_metrics(provider, model) -> None:

@@ -14,7 +14,7 @@ from aiohttp.typedefs import Handler, Middleware
 from server.api.access import OWNER, Access
 from server.api.cors import Cors
 from server.core.dialect import Dialect
-from server.core.errors import Rejected, StoreError, error_body
+from server.core.errors import Kind, Rejected, StoreError, error_body
 from server.core.records import Ending
 from server.streams.admission import DRAINING
 from server.telemetry.logs import cause
@@ -97,8 +97,10 @@ def failed_response(dialect: Dialect, ending: Ending, headers: Mapping[str, str]
     if ending.reason == "shutdown":  # the request was fine: the next process, or another instance, takes it
         return json_response(body, ending.status, retry_after=RESTART, headers=headers)
     response = json_response(body, ending.status, retry_after=ending.retry_after, headers=headers)
-    # The gateway has made all its attempts. An SDK that retries by itself would multiply them.
-    response.headers["x-should-retry"] = "false"
+    if ending.reason not in (Kind.NO_TARGET.value, Kind.EXHAUSTED.value):
+        # The gateway has made all its attempts. An SDK that retries by itself would multiply them. If there was no
+        # target or no socket, it has made none, and `Retry-After` says when to come back.
+        response.headers["x-should-retry"] = "false"
     return response
 
 

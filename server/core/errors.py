@@ -26,7 +26,7 @@
 An error body has OpenAI's shape (https://platform.openai.com/docs/guides/error-codes).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -67,19 +67,24 @@ class Kind(StrEnum):
     TRUNCATED = "upstream_truncated"  # a clean end without a finish reason
     GARBAGE = "upstream_garbage"
     EXHAUSTED = "gateway_exhausted"  # the gateway itself has no socket left: no failure of the upstream
+    UNUSABLE = "upstream_unusable_answer"  # one answer's content: too large an event, too many frames without a token
     CONNECT_TIMEOUT = "upstream_connect_timeout"
     TTFT_TIMEOUT = "upstream_ttft_timeout"
     IDLE_TIMEOUT = "upstream_idle_timeout"
     AUTH = "upstream_auth"
-    RATE_LIMIT = "upstream_rate_limit"
+    RATE_LIMIT = "upstream_rate_limit"  # 429, 498: a moment later the request may pass
+    QUOTA = "upstream_quota"  # 402, or 429 with words: the account is empty, or used up for today
     OVERLOADED = "upstream_server_error"  # 5xx
     REQUEST_TIMEOUT = "upstream_request_timeout"  # 408
     CONFLICT = "upstream_conflict"  # 409
+    NOT_READY = "upstream_not_ready"  # 421, 423, 424, 425, 499: something behind the target failed this time
     CONTEXT_LENGTH = "context_length_exceeded"
     CONTENT_POLICY = "content_policy_violation"
-    REFUSED = "upstream_refused"  # 402, 404, 410: this target cannot now, another one perhaps can
+    TOO_LARGE = "upstream_request_too_large"  # 413: another target may take more
+    REFUSED = "upstream_refused"  # 404, 405, 410, 412, 451, …: this target cannot, another one perhaps can
     BAD_REQUEST = "upstream_bad_request"  # any other 4xx
     IN_BAND = "upstream_error"  # an error event in a 200 stream
+    NO_TARGET = "no_target"  # nobody was asked: the circuits are open
     DIVERGED = "recovery_diverged"  # a restart gave another text than the delivered one
 
 
@@ -88,13 +93,15 @@ class Trait:
     """What a Kind means for recovery, for the target's circuit and for the client.
 
     Another attempt may help at the `same` target, or at an `other` one. `breaks`: the circuit counts it as a failure.
-    `status` is the HTTP status for a client whose response has not opened.
+    `suspect`: the request itself may have caused it, so that the circuit wants several different ones. `status` is the
+    HTTP status for a client whose response has not opened.
     """
 
     same: bool
     other: bool
     breaks: bool
     status: int
+    suspect: bool = False
 
 
 # One row per kind. Recovery, circuits and HTTP statuses all read this table, and nothing else.
@@ -103,23 +110,28 @@ TRAITS: dict[Kind, Trait] = {
     Kind.CONNECT: Trait(same=True, other=True, breaks=True, status=502),
     Kind.TLS: Trait(same=False, other=True, breaks=True, status=502),
     Kind.RESET: Trait(same=True, other=True, breaks=True, status=502),
-    Kind.CUT: Trait(same=True, other=True, breaks=True, status=502),
-    Kind.TRUNCATED: Trait(same=True, other=True, breaks=True, status=502),
-    Kind.GARBAGE: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.CUT: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
+    Kind.TRUNCATED: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
+    Kind.GARBAGE: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
+    Kind.UNUSABLE: Trait(same=True, other=True, breaks=False, status=502),
     Kind.EXHAUSTED: Trait(same=True, other=True, breaks=False, status=503),
     Kind.CONNECT_TIMEOUT: Trait(same=False, other=True, breaks=True, status=504),
     Kind.TTFT_TIMEOUT: Trait(same=False, other=True, breaks=True, status=504),
     Kind.IDLE_TIMEOUT: Trait(same=True, other=True, breaks=True, status=504),
     Kind.AUTH: Trait(same=False, other=True, breaks=False, status=502),
     Kind.RATE_LIMIT: Trait(same=True, other=True, breaks=False, status=429),
-    Kind.OVERLOADED: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.QUOTA: Trait(same=False, other=True, breaks=False, status=429),
+    Kind.OVERLOADED: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
     Kind.REQUEST_TIMEOUT: Trait(same=True, other=True, breaks=False, status=504),
     Kind.CONFLICT: Trait(same=True, other=True, breaks=False, status=409),
+    Kind.NOT_READY: Trait(same=True, other=True, breaks=False, status=502),
     Kind.CONTEXT_LENGTH: Trait(same=False, other=True, breaks=False, status=400),
     Kind.CONTENT_POLICY: Trait(same=False, other=False, breaks=False, status=400),
+    Kind.TOO_LARGE: Trait(same=False, other=True, breaks=False, status=413),
     Kind.REFUSED: Trait(same=False, other=True, breaks=False, status=502),
     Kind.BAD_REQUEST: Trait(same=False, other=False, breaks=False, status=400),
-    Kind.IN_BAND: Trait(same=True, other=True, breaks=True, status=502),
+    Kind.IN_BAND: Trait(same=True, other=True, breaks=True, status=502, suspect=True),
+    Kind.NO_TARGET: Trait(same=True, other=True, breaks=False, status=503),
     Kind.DIVERGED: Trait(same=False, other=True, breaks=False, status=502),
 }
 
@@ -131,6 +143,7 @@ class UpstreamError(SluicewayError):
     `status`, `code`, `type` and `param` are the upstream's own, or None if it gave none. `retry_after` is in seconds.
     `reason` is what the system or TLS says of a failed connection; unlike `message` it never has the upstream's words.
     `request_id` is the upstream's id of the request. `upstream` says who failed: its name and target.
+    `places` is what the upstream says in places of its own, by their names, such as `metadata` and `innererror`.
     """
 
     kind: Kind
@@ -143,6 +156,7 @@ class UpstreamError(SluicewayError):
     reason: str | None = None
     request_id: str | None = None
     upstream: tuple[str, str] | None = None
+    places: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return self.message
@@ -161,6 +175,7 @@ class UpstreamError(SluicewayError):
         """Return OpenAI's error object."""
         kind = self.type or kind_of_status(self.http_status)
         body = error_body(self.message, self.code or self.kind.value, kind, self.param)
+        body["error"] = {**self.places, **body["error"]}
         if self.upstream is not None:
             name, target = self.upstream
             body["error"]["upstream"] = {"name": name, "target": target, "request_id": self.request_id}

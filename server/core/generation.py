@@ -37,12 +37,23 @@ class Generation:
             self.body.get(name) for name in GRAMMARS
         )
 
-    def upstream_body(self, model: str, *, ask_usage: bool, changes: dict[str, Any] | None = None) -> bytes:
-        """Return the JSON body for one attempt: the client's, with the upstream's model name and with `changes`."""
+    def upstream_body(
+        self, model: str, *, ask_usage: bool, drop_usage: bool = False, changes: dict[str, Any] | None = None
+    ) -> bytes:
+        """Return the JSON body for one attempt: the client's, with the upstream's model name and with `changes`.
+
+        `drop_usage`: the upstream refuses to be asked for usage, also by the client. The gateway estimates it.
+        """
         body = {**self.body, "model": model, **(changes or {})}
-        if self.stream and ask_usage:
-            options = self.body.get("stream_options")
-            body["stream_options"] = {**(options if isinstance(options, dict) else {}), "include_usage": True}
+        options = self.body.get("stream_options")
+        options = dict(options) if isinstance(options, dict) else {}
+        if self.stream and drop_usage and "include_usage" in options:
+            del options["include_usage"]
+            body["stream_options"] = options
+            if not options:
+                del body["stream_options"]
+        elif self.stream and ask_usage and not drop_usage:
+            body["stream_options"] = {**options, "include_usage": True}
         return orjson.dumps(body)
 
 

@@ -64,11 +64,15 @@ class Auto:
 
 
 def before_content(failure: Failure) -> Decision:
-    """Retry the same target, then try the next."""
+    """Retry the same target, then try the next. A silent target is asked again if there is no other one."""
     if not failure.client_present or failure.time_left <= 0:
         return GiveUp()
     wait = wait_for(failure, failure.target)
-    return next_target(failure) if wait is None else Retry(wait)
+    if wait is None:
+        other = next_target(failure)
+        wait = wait_for(failure, failure.target, silent=True) if isinstance(other, GiveUp) else None
+        return other if wait is None else Retry(wait)
+    return Retry(wait)
 
 
 def restart(failure: Failure) -> Decision:
@@ -81,7 +85,8 @@ def restart(failure: Failure) -> Decision:
     had_second_attempt = failure.targets[failure.target].attempts > 1
     if (had_second_attempt or failure.kind is Kind.IDLE_TIMEOUT) and isinstance(other, Restart):
         return other
-    wait = wait_for(failure, failure.target)
+    nobody_else = isinstance(other, GiveUp)
+    wait = wait_for(failure, failure.target, silent=nobody_else)
     return other if wait is None else Restart(failure.target, wait)
 
 
@@ -98,7 +103,8 @@ def continuation(failure: Failure) -> Decision:
     for index in order:
         view = failure.targets[index]
         # A target whose restart produced another text is up, so it needs no pause.
-        wait = 0.0 if view.last is Kind.DIVERGED and within_attempts(failure, index) else wait_for(failure, index)
+        diverged = view.last is Kind.DIVERGED and within_attempts(failure, index)
+        wait = 0.0 if diverged else wait_for(failure, index, silent=True)
         if view.continuation != "none" and wait is not None:
             return Continue(index, wait)
     return GiveUp()
@@ -134,14 +140,17 @@ def backoff(failure: Failure, index: int) -> float:
     return min(MAX_WAIT, failure.backoff * 2.0 ** max(0, attempts - 1) * (0.5 + failure.jitter / 2))
 
 
-def wait_for(failure: Failure, index: int) -> float | None:
-    """Return the seconds until a target may be asked, or None if asking it is no use. `Retry-After` wins."""
+def wait_for(failure: Failure, index: int, *, silent: bool = False) -> float | None:
+    """Return the seconds until a target may be asked, or None if asking it is no use. `Retry-After` wins.
+
+    `silent`: it may be asked again although it was silent.
+    """
     view = failure.targets[index]
     if not within_attempts(failure, index):
         return None
     if view.last is None:
         return 0.0
-    if not TRAITS[view.last].same:
+    if not (TRAITS[view.last].same or (silent and view.last in SILENT)):
         return None
     wait = backoff(failure, index) if view.wait is None else view.wait
     return wait if wait <= min(MAX_WAIT, failure.time_left) else None
@@ -164,8 +173,7 @@ def next_target(failure: Failure) -> Decision:
     for index in candidates:
         if (wait := wait_for(failure, index)) is not None:
             return Restart(index, wait)
-    if failure.kind not in SILENT:
-        for index in candidates:
-            if views[index].last in SILENT and within_attempts(failure, index):
-                return Restart(index)
+    for index in candidates:
+        if views[index].last in SILENT and within_attempts(failure, index):
+            return Restart(index)
     return GiveUp()

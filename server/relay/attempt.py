@@ -85,7 +85,7 @@ class Attempt:
         """
         try:
             async with Deadline() as deadline:
-                deadline.set(self.phases.started + self.target.settings.ttft_timeout)
+                deadline.set(self.phases.started + self.target.ttft_timeout)
                 response = self._response = await self.target.client.post(body, self.phases, headers)
                 self.phases.headers = time.monotonic()
                 if response.content_type == "application/json":
@@ -179,7 +179,7 @@ class Attempt:
         """Wait for the client. The upstream is not the slow one now, so its deadline does not run."""
         deadline.set(None)
         await self._stream.room()
-        deadline.set(time.monotonic() + self.target.settings.idle_timeout)
+        deadline.set(time.monotonic() + self.target.idle_timeout)
 
     async def tidy(self) -> None:
         """Read the end of a finished body, for a moment, so that its connection can be used again."""

@@ -157,7 +157,7 @@ class Planner:
     def _final_error(self, index: int, error: UpstreamError) -> UpstreamError:
         """Return the error for the client: the first cause, and what ended the recovery if that is another kind."""
         first = self._tries.first_cause or error
-        if first.kind is Kind.RATE_LIMIT:
+        if first.kind in (Kind.RATE_LIMIT, Kind.QUOTA):
             waits = [view.wait for view in self._tries.views() if view.wait is not None]
             first = dataclasses.replace(first, retry_after=min(waits, default=None))
         if first.kind is error.kind:

@@ -46,7 +46,7 @@ class Pump:
         self._kind = writer.token_kind
         self._intake = intake
         self._deadline = deadline
-        self._idle_timeout = target.settings.idle_timeout
+        self._idle_timeout = target.idle_timeout
         self._finishing = False
         self._metrics = metrics
         self._gaps = metrics.gaps.of(target.label)

@@ -201,7 +201,8 @@ class Relay:
             state = State.CANCELLED if error.code == "cancelled" else State.FAILED
             status, code, retryable, retry_after = error.status, error.code, error.retryable, None
         else:
-            state, status, code = State.FAILED, error.http_status, error.code or error.kind.value
+            # The upstream's own code is for the client, in `error`: it may be anything, and the reason is logged.
+            state, status, code = State.FAILED, error.http_status, error.kind.value
             # A silent target (504) is not asked again here, but the same request may succeed later.
             retryable, retry_after = error.trait.same or status == 504, error.retry_after
         body = error.body()

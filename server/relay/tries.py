@@ -24,6 +24,7 @@ class Tries:
 
     def __init__(self, targets: Sequence[Target]) -> None:
         self._targets = targets
+        self._alone = len(targets) == 1  # asked all the same when its circuit is open
         self._histories = [TargetHistory() for _ in targets]
         self.first_cause: UpstreamError | None = None
         self.diverged = False  # a restart gave another text than the delivered one
@@ -47,13 +48,22 @@ class Tries:
 
         """
         for index, target in enumerate(self._targets):
-            if target.breaker.available:
+            if target.breaker.admits(alone=self._alone):
                 return index
-        soonest = min(target.breaker.opens_in for target in self._targets)
-        raise UpstreamError(
-            Kind.CONNECT, "No target is available: all circuits are open.", status=503, code="no_target",
-            retry_after=max(1.0, soonest),
-        )  # fmt: skip
+        raise self._no_target()
+
+    def _no_target(self) -> UpstreamError:
+        """Return the error of a request that nobody may be asked for now: why, and when to come back.
+
+        Of the causes only our own names are told. The upstream's words were for another client.
+        """
+        breakers = [(target.name, target.breaker) for target in self._targets]
+        causes = ", ".join(f"{name} with {breaker.last_cause}" for name, breaker in breakers if breaker.last_cause)
+        last = f" Failed last: {causes}." if causes else ""
+        soonest = min(breaker.opens_in for _, breaker in breakers)
+        return UpstreamError(
+            Kind.NO_TARGET, f"No target is available: all circuits are open.{last}", retry_after=max(1.0, soonest)
+        )
 
     def attempts(self, index: int) -> int:
         """Return how many attempts this stream has made at a target."""
@@ -75,9 +85,9 @@ class Tries:
 
         """
         self._histories[index].attempts += 1
-        permit = self._targets[index].breaker.acquire()
+        permit = self._targets[index].breaker.acquire(alone=self._alone)
         if permit is None:
-            error = UpstreamError(Kind.CONNECT, "The target's circuit is open.")
+            error = self._no_target()
             self.fail(index, error)
             raise error
         return permit
@@ -85,7 +95,8 @@ class Tries:
     def fail(self, index: int, error: UpstreamError) -> None:
         """Note why an attempt failed."""
         self.failed_last = index
-        self.first_cause = self.first_cause or error
+        if self.first_cause is None or self.first_cause.kind is Kind.NO_TARGET:
+            self.first_cause = error  # a target that was asked and failed says more than one that was not asked
         self.diverged = self.diverged or error.kind is Kind.DIVERGED
         history = self._histories[index]
         history.last = error.kind
@@ -99,7 +110,7 @@ class Tries:
                 target.name,
                 history.attempts,
                 target.settings.continuation,
-                target.breaker.available,
+                target.breaker.admits(alone=self._alone),
                 history.last,
                 None if history.quiet_until is None else max(0.0, history.quiet_until - now),
             )

@@ -7,24 +7,30 @@ import asyncio
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 
 from server.core.dialect import Writer
-from server.core.errors import Kind, UpstreamError
-from server.core.generation import Generation
+from server.core.errors import TRAITS, Kind, UpstreamError
+from server.core.generation import Generation, asks_usage
 from server.core.lifecycle import State
 from server.core.openai.intake import Intake
 from server.core.openai.transcript import Transcript
+from server.core.recovery.classify import refuses_usage
+from server.core.recovery.present import present
 from server.core.recovery.seam import Suppression, Trim
+from server.core.recovery.silence import name_silence
 from server.relay.attempt import Attempt, WholeAttempt
 from server.relay.hedge import Step, race
 from server.relay.plan import Plan, Planner, Rules
 from server.relay.progress import Progress
 from server.relay.stream import Stream
 from server.relay.tries import Tries
+from server.upstreams.breaker import Fault
 from server.upstreams.pool import Target
 
+BODY_END = 32_768  # bytes
 log = structlog.get_logger("sluiceway")
 
 
@@ -180,11 +186,29 @@ class Turn:
             attempt.span = self._progress.span.attempt(target.name)
         self._stream.label = target.label
         with self._judging(attempt):
-            await attempt.first(
-                generation.upstream_body(target.model, ask_usage=target.settings.usage, changes=plan.changes),
-                dict(generation.trace) if attempt.span is None else attempt.span.headers,
-            )
+            await self._until_first_token(attempt, plan)
         return attempt
+
+    async def _until_first_token(self, attempt: Attempt, plan: Plan) -> None:
+        """Send the request. If the upstream refuses to be asked for usage, ask once more without that."""
+        generation, target = self.generation, attempt.target
+        headers = dict(generation.trace) if attempt.span is None else attempt.span.headers
+        body_for = partial(
+            generation.upstream_body, target.model, ask_usage=target.settings.usage, changes=plan.changes
+        )
+        refused = target.client.refuses_usage(target.model)
+        asks = not refused and generation.stream and (target.settings.usage or asks_usage(generation.body))
+        try:
+            await attempt.first(body_for(drop_usage=refused), headers)
+        except UpstreamError as error:
+            if not asks or not refuses_usage(error):
+                raise
+        else:
+            return
+        attempt.release()
+        self._progress.attempts += 1
+        await attempt.first(body_for(drop_usage=True), headers)
+        target.client.note_usage_refused(target.model)
 
     def _note_first_token(self, attempt: Attempt) -> None:
         """Note an attempt's first token. From here on its answer is the one that is delivered."""
@@ -192,7 +216,7 @@ class Turn:
         self.transcript = attempt.transcript
         self._stream.target = attempt.target.name
         self._stream.move(State.STREAMING)
-        attempt.permit.answered()
+        attempt.permit.answered(self._stream.beginning.owner)
         self._progress.note_first_token(attempt)
 
     # --- what becomes of an attempt ------------------------------------------------------------------------------
@@ -204,9 +228,10 @@ class Turn:
         try:
             yield
         except UpstreamError as error:
+            self._name_silence(error, attempt)
             self._metrics.errors.labels(target.label, error.kind.value).inc()
-            self._account(attempt, ok=False if error.trait.breaks else None, failure=error.kind.value)
-            error.message = target.client.unquoted(error.message)
+            self._account(attempt, ok=False if error.trait.breaks else None, failure=error.kind)
+            present(error, target.client.unquoted)
             request_id = error.request_id or attempt.phases.request_id
             error.request_id = target.client.unquoted(request_id) if request_id else None
             error.upstream = target.settings.name, target.name
@@ -214,7 +239,10 @@ class Turn:
             self.tries.fail(attempt.number, error)
             raise
         except BaseException:
-            self._account(attempt, ok=False if self._ran_out_of_time(attempt) else None)
+            if self._ran_out_of_time(attempt):
+                self._account(attempt, ok=False, failure=Kind.TTFT_TIMEOUT)
+            else:
+                self._account(attempt, ok=None)
             raise
 
     def _log_failure(self, target: Target, error: UpstreamError) -> None:
@@ -230,6 +258,15 @@ class Turn:
                 upstream_request_id=error.request_id,
             )
 
+    def _name_silence(self, error: UpstreamError, attempt: Attempt) -> None:
+        """Make the error a timeout if the target was silent for long. A whole answer may take all of the time."""
+        target, phases = attempt.target, attempt.phases
+        limit = target.idle_timeout if attempt.has_token else target.ttft_timeout
+        if not self.generation.stream:
+            limit = self._progress.total_timeout
+        since = phases.last_token if attempt.has_token else phases.started
+        name_silence(error, time.monotonic() - since, limit, has_token=attempt.has_token)
+
     def _ran_out_of_time(self, attempt: Attempt) -> bool:
         """Whether an attempt had no token until the stream's total timeout.
 
@@ -239,14 +276,23 @@ class Turn:
         silent = not attempt.has_token and waited >= attempt.target.ttft_timeout
         return silent and self._progress.time_left <= 0
 
-    def _account(self, attempt: Attempt, *, ok: bool | None, failure: str | None = None) -> None:
+    def _account(self, attempt: Attempt, *, ok: bool | None, failure: Kind | None = None) -> None:
         """Release an attempt's connection, and report its outcome to the circuit, the metrics and the trace."""
         self._unsettled.discard(attempt)
         attempt.release()
-        attempt.permit.settle(ok)
+        attempt.permit.settle(ok, None if failure is None else self._fault(attempt, failure))
         self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.beginning)
         if attempt.span is not None:
             attempt.span.end(attempt.phases, failure)
+
+    def _fault(self, attempt: Attempt, kind: Kind) -> Fault:
+        """Return the failure as the target's circuit sees it."""
+        beginning = self._stream.beginning
+        body = None
+        if TRAITS[kind].suspect:
+            text = beginning.body  # a large one is told from others by its length and its ends: to hash takes time
+            body = hash((len(text), text[:BODY_END], text[-BODY_END:]))
+        return Fault(kind.value, self._stream.id, beginning.owner, body, early=not attempt.has_token)
 
     def _settle(self, plan: Plan, *, has_token: bool, outcome: str) -> None:
         """Bill an attempt's answer, and count the outcome of a recovery."""

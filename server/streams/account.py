@@ -5,6 +5,7 @@ import structlog
 from server.core.records import Ending
 from server.relay.relay import Relay
 from server.relay.stream import Stream
+from server.telemetry.logs import shown_reason
 
 log = structlog.get_logger("sluiceway")
 
@@ -29,7 +30,7 @@ def account(stream: Stream, relay: Relay, ending: Ending | None) -> None:
         model=stream.beginning.model,
         target=ending.target,
         state=ending.state.value,
-        reason=ending.reason,
+        reason=shown_reason(ending),
         records=stream.log.tail,
         **facts,
         tokens=ending.tokens,

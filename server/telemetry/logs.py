@@ -10,6 +10,9 @@ from typing import Any
 import orjson
 import structlog
 
+from server.core.lifecycle import State
+from server.core.records import Ending
+
 
 def configure() -> None:
     """Set up logging for the process: one line per event, UTC timestamps, nothing of a request's content."""
@@ -50,6 +53,17 @@ def cause(error: BaseException) -> dict[str, Any]:
     frames = traceback.extract_tb(error.__traceback__)[-FRAMES:]
     places = [f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in frames]
     return {"error": type(error).__qualname__, "at": places}
+
+
+# Finish reasons that a log may show. Any other word is an upstream's, which may be anything.
+FINISH_REASONS = frozenset({"stop", "length", "tool_calls", "function_call", "content_filter"})
+
+
+def shown_reason(ending: Ending) -> str:
+    """Return why a stream ended, for logs and traces. The reason of a failure is a name of our own."""
+    if ending.state not in (State.COMPLETE, State.INCOMPLETE):
+        return ending.reason
+    return ",".join(word if word in FINISH_REASONS else "other" for word in ending.reason.split(","))
 
 
 def unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from server.aio.threads import run_in_thread
 from server.core.lifecycle import State
 from server.core.records import Beginning, Ending
 from server.core.timing import Phases
-from server.telemetry.logs import cause
+from server.telemetry.logs import cause, shown_reason
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -120,7 +120,7 @@ class StreamSpan:
             attributes = {
                 "sluiceway.target": ending.target,
                 "sluiceway.state": ending.state.value,
-                "sluiceway.reason": ending.reason,
+                "sluiceway.reason": shown_reason(ending),
                 "sluiceway.recoveries": ending.recoveries,
                 "sluiceway.ttft_ms": ending.ttft_ms,
                 "sluiceway.usage.measured": usage.get("measured"),

@@ -11,6 +11,8 @@ import aiohttp
 
 from server.aio.aiohttp_internals import can_connect_ahead
 from server.config.settings import Upstream
+from server.core.recovery.present import present
+from server.core.recovery.secrets import Secrets
 from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
 from server.upstreams.model_list import ModelList
@@ -19,8 +21,9 @@ from server.upstreams.translate import FOREIGN, request_id, translate
 from server.upstreams.transport import AiohttpTransport
 
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
-SECRET = 8  # characters from which on a configured value is hidden in an upstream's words
 SECRET_NAME = re.compile(r"(?i)key|token|secret|sig|passw|auth|code")  # of a query parameter; others may be quoted
+USAGE_REFUSED = 3600.0  # seconds in which a model that refused to be asked for usage is not asked for it
+MAX_REFUSING = 1000  # models that are remembered so: clients choose names behind "upstream/*"
 
 
 def identity(settings: Upstream, environ: Mapping[str, str]) -> tuple[object, ...]:
@@ -30,13 +33,11 @@ def identity(settings: Upstream, environ: Mapping[str, str]) -> tuple[object, ..
     return settings, secrets, certificates
 
 
-def _secrets(settings: Upstream, key: str | None, secret_headers: Mapping[str, str]) -> list[str]:
-    """Return what no client may see of what is sent to an upstream, the longest first."""
-    headers = [*settings.headers.values(), *secret_headers.values()]
+def _secrets(settings: Upstream, key: str | None, secret_headers: Mapping[str, str]) -> list[str | None]:
+    """Return what no client may see of what is sent to an upstream."""
     words = [word for value in secret_headers.values() for word in value.split()]  # of "Basic …" the second alone
     query = [value for name, value in settings.query.items() if SECRET_NAME.search(name)]
-    secrets = {secret for secret in (key, *headers, *words, *query) if secret and len(secret) >= SECRET}
-    return sorted(secrets, key=len, reverse=True)
+    return [key, *settings.headers.values(), *secret_headers.values(), *words, *query]
 
 
 class UpstreamClient:
@@ -51,12 +52,13 @@ class UpstreamClient:
         self.identity = identity(settings, environ)
         self.streams = 0
         self.asked = time.monotonic()  # when it was asked last; a new client is expected to be
+        self._usage_refused: dict[str, float] = {}  # model to time.monotonic()
         self._ahead: deque[asyncio.Task[Phases]] = deque()
         tls = tls_context(settings.ca_file)
         self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
         key = settings.api_key(environ)
         secret_headers = settings.secret_headers(environ)
-        self._secrets = _secrets(settings, key, secret_headers)
+        self._secrets = Secrets(_secrets(settings, key, secret_headers))
         self._sdk = Sdk(
             settings,
             key=key,
@@ -82,7 +84,9 @@ class UpstreamClient:
                 await self._joined(phases)
             answer = await self._sdk.complete(body, headers)
         except FOREIGN as error:
-            raise translate(error, in_body=False, upstream=self.settings.name) from error
+            failure = translate(error, in_body=False, upstream=self.settings.name)
+            present(failure, self.unquoted)
+            raise failure from error
         response: aiohttp.ClientResponse = answer.extensions["aiohttp"]
         phases.request_id = request_id(response.headers)
         return response
@@ -115,11 +119,20 @@ class UpstreamClient:
         began = time.monotonic()
         phases.joined(await ahead, time.monotonic() - began)
 
+    def refuses_usage(self, model: str) -> bool:
+        """Whether a model refused to be asked for usage, not long ago. Its server may be a newer one later."""
+        refused = self._usage_refused.get(model)
+        return refused is not None and time.monotonic() < refused + USAGE_REFUSED
+
+    def note_usage_refused(self, model: str) -> None:
+        """Note that a model answers only if it is not asked for usage."""
+        if len(self._usage_refused) >= MAX_REFUSING:
+            self._usage_refused.clear()
+        self._usage_refused[model] = time.monotonic()
+
     def unquoted(self, text: str) -> str:
         """Return an upstream's words, in which the key and other secrets that were sent to it are hidden."""
-        for secret in self._secrets:
-            text = text.replace(secret, "[hidden]")
-        return text
+        return self._secrets.hide(text)
 
     async def close(self) -> None:
         """Close every connection. A request that still comes opens a new one."""

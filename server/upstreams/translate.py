@@ -16,7 +16,6 @@ from server.core.errors import Kind, UpstreamError
 from server.core.recovery.classify import from_status
 from server.upstreams.reasons import is_own, reason_of
 
-LONGEST_WAIT = 86_400.0  # seconds of a `Retry-After` that is believed: no limit that resets is counted for longer
 EXHAUSTED_WAIT = 1.0  # seconds until the gateway may have a socket again
 SANE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 # Headers with the id of a request: OpenAI and most others; Anthropic; Azure; AWS; Cloudflare, which is before many.
@@ -57,8 +56,6 @@ def translate(error: Exception, *, in_body: bool, upstream: str | None = None) -
         headers = error.response.headers
         retry_after = _retry_after(headers.get("retry-after-ms"), headers.get("retry-after"))
         failure = from_status(error.status_code, error.body, retry_after, time.time())
-        if failure.retry_after is not None:
-            failure.retry_after = min(failure.retry_after, LONGEST_WAIT)
         failure.request_id = request_id(headers)
         return failure
     cause: BaseException = error

@@ -526,7 +526,7 @@ def test_header_from_the_environment() -> None:
     assert upstream.secret_headers({"A": "Basic dXNlcg==", "B": ""}) == {"X-A": "Basic dXNlcg=="}
     for value in ("hunter2hunter2\n", "hunter2\r\nX: y", " hunter2", "hunter2 ", "hunter2é"):
         (line,) = problems_of(tree, A=value)
-        assert line.startswith('upstreams[0].header_env.X-A: (hidden, 1 characters) — expected a variable with ')
+        assert line.startswith("upstreams[0].header_env.X-A: (hidden, 1 characters) — expected a variable with ")
         assert "hunter2" not in line
 
 

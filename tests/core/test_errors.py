@@ -21,11 +21,14 @@ from server.core.errors import (
     kind_of_status,
 )
 
-# Contract, Breaker: "connection faults, timeouts, 5xx, cuts and garbage count; 4xx, 429 and client cancels do not".
+# Contract, Breaker: "connection faults, timeouts, 5xx, cuts and garbage count; 4xx, 429, client cancels and faults of
+# one answer's content do not".
 COUNT = {
     Kind.DNS, Kind.CONNECT, Kind.TLS, Kind.RESET, Kind.CUT, Kind.TRUNCATED, Kind.GARBAGE, Kind.CONNECT_TIMEOUT,
     Kind.TTFT_TIMEOUT, Kind.IDLE_TIMEOUT, Kind.OVERLOADED, Kind.IN_BAND,
 }  # fmt: skip
+# "A circuit opens on connection faults and timeouts, or on failures of several requests with different bodies."
+MAY_BE_THE_REQUESTS = {Kind.CUT, Kind.TRUNCATED, Kind.GARBAGE, Kind.OVERLOADED, Kind.IN_BAND}
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -33,6 +36,7 @@ def test_traits(kind: Kind) -> None:
     """Each kind has its row. The circuit counts exactly the kinds of `COUNT`. A timeout is a 504."""
     trait = TRAITS[kind]
     assert trait.breaks is (kind in COUNT)
+    assert trait.suspect is (kind in MAY_BE_THE_REQUESTS)
     assert trait.status == 504 if "timeout" in kind.value else 400 <= trait.status < 600
     if trait.same:
         assert trait.other, "what the same target may do better another one may do too"

@@ -60,3 +60,12 @@ def test_changes() -> None:
 def test_structured(fields: dict[str, Any], structured: bool) -> None:
     """A request for a constrained answer is known by each of the fields that upstreams have for it."""
     assert generation({**BODY, **fields}).structured is structured
+
+
+def test_usage_is_dropped() -> None:
+    """For an upstream that refuses it, nobody asks for usage; other stream options of the client stay."""
+    for options, wanted in (({"include_usage": True}, None), ({"include_usage": True, "x": 1}, {"x": 1}), (None, None)):
+        body = generation({**BODY, "stream_options": options}).upstream_body("t", ask_usage=True, drop_usage=True)
+        assert orjson.loads(body).get("stream_options") == wanted
+    whole = generation({**BODY, "stream_options": {"x": 1}}, stream=False)
+    assert orjson.loads(whole.upstream_body("t", ask_usage=True, drop_usage=True))["stream_options"] == {"x": 1}

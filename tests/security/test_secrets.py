@@ -1,6 +1,7 @@
 """Secrets: no key or body gets into an error, no prompt or answer into a log; and which peers the gateway trusts."""
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import json
@@ -42,7 +43,15 @@ def secret(monkeypatch) -> dict:
 # --- errors of upstreams -------------------------------------------------------------------------------------------
 
 WORDS = f"Incorrect API key provided: {KEY}. Header: {HEADER}."
+BASE64 = base64.b64encode(f"Bearer {KEY}".encode()).decode()
 QUOTES = {
+    "in the code": {"status": 400, "error": {"message": "no", "code": KEY, "type": KEY, "param": f"headers.{KEY}"}},
+    "in the code of a stream": {"error_at": 2, "error": {"message": "no", "code": KEY, "type": KEY, "param": KEY}},
+    "in base64": {"status": 400, "error": {"message": f"refused: {BASE64}", "metadata": {"raw": f"{BASE64} {KEY}"}}},
+    "in base64, in the stream": {"error_at": 2, "error": {"message": BASE64, "innererror": {"code": KEY, KEY: [KEY]}}},
+    "where it is cut": {"status": 400, "error": {"message": "x" * 1980 + KEY}},
+    "where it is cut, in the stream": {"error_at": 2, "error": {"message": "x" * 1980 + KEY}},
+    "in places": {"status": 400, "error": {"message": "no", "failed_generation": KEY, "details": [{"reason": KEY}]}},
     "401": {"status": 401, "error": {"message": WORDS, "type": "invalid_request_error", "code": "invalid_api_key"}},
     "403": {"status": 403, "error": {"message": WORDS}},
     "400": {"status": 400, "error": {"message": WORDS}},
@@ -73,7 +82,9 @@ async def test_upstream_quotes_the_key(provider, model, secret, name, stream) ->
         shown.append((await call(gateway.root, "GET", "/v1/streams")).body)
     [seen] = await provider.seen(model)
     assert KEY in seen["headers"]["authorization"]
-    assert not [body for body in shown if b"CANARY" in body]
+    assert not [
+        body for body in shown if b"CANARY" in body or BASE64[10:30].encode() in body or KEY[:10].encode() in body
+    ]
 
 
 @pytest.mark.parametrize("status", [401, 403])
@@ -142,7 +153,7 @@ async def test_no_proxy_from_the_environment(provider, model) -> None:
 
 # --- logs ----------------------------------------------------------------------------------------------------------
 
-CANARIES = ("CANARY", hashlib.sha256(TOKEN.encode()).hexdigest())
+CANARIES = ("CANARY", BASE64[10:30], hashlib.sha256(TOKEN.encode()).hexdigest())
 SCRIPTS = [
     {"text": f"{ANSWER} one two"},
     {"text": f"{ANSWER} one two", "cut_after": 2},
@@ -156,6 +167,7 @@ SCRIPTS = [
     {"tool_calls": [{"index": 0, "id": "a", "name": "fails", "arguments": {"text": ANSWER}}]},
     {"tool_calls": [{"index": 0, "id": "a", "name": "unknown", "arguments": ANSWER}]},
     {"reasoning": [ANSWER], "tokens": 2},
+    {"tokens": 2, "finish": KEY},
     {"reset_before_head": True},
     {"json_body": {"error": {"message": f"{PROMPT} {KEY}"}}},
     *(QUOTES[name] for name in QUOTES),

@@ -16,7 +16,7 @@ from tcp_server import Serve, listening
 
 from server.config.settings import Upstream
 from server.core.errors import Kind, UpstreamError
-from server.core.recovery.classify import MAX_MESSAGE
+from server.core.recovery.present import MAX_MESSAGE
 from server.core.timing import Phases
 from server.upstreams.client import UpstreamClient
 from server.upstreams.reasons import is_own, reason_of

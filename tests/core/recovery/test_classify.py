@@ -1,4 +1,4 @@
-"""What an upstream's own errors mean: statuses, the shapes of bodies, `Retry-After`."""
+"""What an upstream's own errors mean: statuses, codes, credentials, `Retry-After`."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -7,34 +7,49 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from server.core.errors import TRAITS, Kind
-from server.core.recovery.classify import MAX_MESSAGE, from_status, in_band, parse_retry_after
+from server.core.errors import Kind
+from server.core.recovery.classify import from_status, in_band, parse_retry_after
 
 NOW = 1_800_000_000.0  # in January 2027
 STATUSES = {
     400: Kind.BAD_REQUEST,
     401: Kind.AUTH,
-    402: Kind.REFUSED,
+    402: Kind.QUOTA,
     403: Kind.AUTH,
     404: Kind.REFUSED,
-    405: Kind.BAD_REQUEST,
+    405: Kind.REFUSED,
+    406: Kind.REFUSED,
+    407: Kind.AUTH,
     408: Kind.REQUEST_TIMEOUT,
     409: Kind.CONFLICT,
     410: Kind.REFUSED,
-    413: Kind.BAD_REQUEST,
-    415: Kind.BAD_REQUEST,
+    412: Kind.REFUSED,
+    413: Kind.TOO_LARGE,
+    414: Kind.REFUSED,
+    415: Kind.REFUSED,
+    418: Kind.BAD_REQUEST,
+    421: Kind.NOT_READY,
     422: Kind.BAD_REQUEST,
+    423: Kind.NOT_READY,
+    424: Kind.NOT_READY,
+    425: Kind.NOT_READY,
+    426: Kind.REFUSED,
     429: Kind.RATE_LIMIT,
-    451: Kind.BAD_REQUEST,
-    499: Kind.BAD_REQUEST,
+    451: Kind.REFUSED,
+    498: Kind.RATE_LIMIT,
+    499: Kind.NOT_READY,
     500: Kind.OVERLOADED,
     501: Kind.OVERLOADED,
     502: Kind.OVERLOADED,
     503: Kind.OVERLOADED,
     504: Kind.OVERLOADED,
+    520: Kind.OVERLOADED,
+    521: Kind.OVERLOADED,
+    522: Kind.OVERLOADED,
+    523: Kind.OVERLOADED,
+    524: Kind.OVERLOADED,
+    530: Kind.OVERLOADED,
     529: Kind.OVERLOADED,
     599: Kind.OVERLOADED,
 }
@@ -42,67 +57,13 @@ STATUSES = {
 
 @pytest.mark.parametrize("body", [None, "", "words", {}, [], 5, {"error": {"message": "words"}}])
 def test_every_status(body: Any) -> None:
-    """Every status has its kind, whatever the body is, and is kept, except 401, 403 and statuses that are no error."""
+    """Every status has its kind, whatever the body is, and is kept, except 401, 403, 407 and what is no error."""
     for status in range(300, 600):
         error = from_status(status, body, None, NOW)
         wanted = STATUSES.get(status, Kind.BAD_REQUEST if 400 <= status < 500 else Kind.OVERLOADED)
         assert (status, error.kind) == (status, wanted)
-        assert error.http_status == (502 if status in (401, 403) or status < 400 else status)
+        assert error.http_status == (502 if status in (401, 403, 407) or status < 400 else status)
         assert error.message
-
-
-BAD = "invalid_request_error"
-VLLM = "This model's maximum context length is 8 tokens."
-
-# status, body, kind, and of the error: message, code, type, param
-BODIES: list[tuple[int, Any, Kind, str, str | None, str | None, str | None]] = [
-    # OpenAI
-    (400, {"error": {"message": "Too long", "type": BAD, "param": "messages", "code": "context_length_exceeded"}},
-     Kind.CONTEXT_LENGTH, "Too long", "context_length_exceeded", BAD, "messages"),
-    (400, {"error": {"message": "No", "type": BAD, "param": None, "code": "content_policy_violation"}},
-     Kind.CONTENT_POLICY, "No", "content_policy_violation", BAD, None),
-    (429, {"error": {"message": "Slow down", "type": "requests", "param": None, "code": "rate_limit_exceeded"}},
-     Kind.RATE_LIMIT, "Slow down", "rate_limit_exceeded", "requests", None),
-    (404, {"error": {"message": "No model", "type": BAD, "param": "model", "code": "model_not_found"}},
-     Kind.REFUSED, "No model", "model_not_found", BAD, "model"),
-    # the same as the SDK hands it over: without its shell
-    (400, {"message": "Bad", "type": BAD, "param": "n", "code": None}, Kind.BAD_REQUEST, "Bad", None, BAD, "n"),
-    # vLLM
-    (400, {"object": "error", "message": VLLM, "type": "BadRequestError", "param": None, "code": 400},
-     Kind.CONTEXT_LENGTH, VLLM, "400", "BadRequestError", None),
-    # llama.cpp
-    (400, {"error": {"code": 400, "message": "the request exceeds", "type": "exceed_context_size_error", "n_ctx": 8}},
-     Kind.CONTEXT_LENGTH, "the request exceeds", "400", "exceed_context_size_error", None),
-    (503, {"error": {"code": 503, "message": "Loading model", "type": "unavailable_error"}},
-     Kind.OVERLOADED, "Loading model", "503", "unavailable_error", None),
-    # Anthropic
-    (529, {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}},
-     Kind.OVERLOADED, "Overloaded", None, "overloaded_error", None),
-    (400, {"type": "error", "error": {"type": BAD, "message": "prompt is too long: 9 > 8"}},
-     Kind.CONTEXT_LENGTH, "prompt is too long: 9 > 8", None, BAD, None),
-    # FastAPI
-    (422, {"detail": "Unprocessable"}, Kind.BAD_REQUEST, "Unprocessable", None, None, None),
-    (422, {"detail": [{"loc": ["body", "n"], "msg": "not an int", "type": "int"}, {"msg": "too large"}, 5, {}]},
-     Kind.BAD_REQUEST, "not an int; too large", None, None, None),
-    # bare ones
-    (500, {"error": "boom"}, Kind.OVERLOADED, "boom", None, None, None),
-    (500, {"error": {"detail": "boom"}}, Kind.OVERLOADED, "boom", None, None, None),
-    (500, {"message": "boom"}, Kind.OVERLOADED, "boom", None, None, None),
-    (500, {"error": None, "message": "boom"}, Kind.OVERLOADED, "boom", None, None, None),
-    (500, "boom", Kind.OVERLOADED, "boom", None, None, None),
-    (502, "<html><h1>Bad gateway</h1>", Kind.OVERLOADED, "The upstream answered with status 502.", None, None, None),
-    (500, {"error": {"message": ["boom"], "code": {"a": 1}, "type": 5, "param": []}},
-     Kind.OVERLOADED, "The upstream answered with status 500.", None, None, None),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("case", BODIES)
-def test_bodies(case: tuple[Any, ...]) -> None:
-    """Every shape of an error body in use is read: message, code, type, param, and what they mean."""
-    status, body, kind, message, code, type_, param = case
-    error = from_status(status, body, None, NOW)
-    assert (error.kind, error.message, error.code, error.type, error.param) == (kind, message, code, type_, param)
-    assert error.status == status
 
 
 SECRET = "sk-live-0123456789"
@@ -131,11 +92,6 @@ def test_refused_credentials_in_words(name: str, word: str) -> None:
         assert SECRET not in repr(error)
 
 
-def test_long_words_are_cut() -> None:
-    """A long message of an upstream is cut."""
-    assert len(from_status(500, {"error": {"message": "x" * 100_000}}, None, NOW).message) == MAX_MESSAGE
-
-
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
@@ -146,7 +102,7 @@ def test_long_words_are_cut() -> None:
         (429, Kind.RATE_LIMIT),
         ("429", Kind.RATE_LIMIT),
         ("rate_limit_exceeded", Kind.RATE_LIMIT),
-        ("insufficient_quota", Kind.RATE_LIMIT),
+        ("insufficient_quota", Kind.QUOTA),
         ("content_filter", Kind.CONTENT_POLICY),
         ("context_length_exceeded", Kind.CONTEXT_LENGTH),
         (400, Kind.BAD_REQUEST),
@@ -165,34 +121,18 @@ def test_in_band_codes(code: Any, kind: Kind) -> None:
     assert in_band({"error": {"message": "x", "code": code}}).kind is kind
 
 
-NAMES = st.sampled_from(["error", "message", "detail", "code", "type", "msg"])
-ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.text(st.characters()),
-    lambda inner: st.lists(inner) | st.dictionaries(NAMES, inner),
-    max_leaves=10,
-)
-
-
-@given(ANYTHING, st.integers(300, 599))
-def test_any_body(body: Any, status: int) -> None:
-    """Whatever a body is, an error with a text and a known kind comes of it."""
-    for error in (from_status(status, body, None, NOW), in_band(body)):
-        assert error.kind in TRAITS
-        assert isinstance(error.message, str)
-        assert error.message
-        orjson.dumps(error.body())
-
-
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
         ("2", 2.0), ("0", 0.0), ("1.5", 1.5), (" 3 ", 3.0), ("-4", 0.0), ("007", 7.0),
+        ("3600", 3600.0), ("3601", 3600.0), ("100000000000000000000", 3600.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3600.0),
         ("", None), (None, None), ("soon", None), ("nan", None), ("inf", None), ("1e999", None), ("2, 3", None),
         ("Wed, 99 Foo 2020 99:99:99 GMT", None), ("Sun, 06 Nov 1994 08:49:37 GMT", 0.0),
     ],
 )  # fmt: skip
 def test_retry_after(value: str | None, seconds: float | None) -> None:
-    """Seconds and dates are read, never below zero. Anything else counts as no header."""
+    """Seconds and dates are read, from zero to an hour. Anything else counts as no header."""
     assert parse_retry_after(value, NOW) == seconds
 
 

@@ -265,13 +265,15 @@ async def test_unreachable(model, url) -> None:
 async def test_no_target(provider, model) -> None:
     """With every circuit open the answer is 503 `no_target` at once, with Retry-After, and nothing is asked."""
     await provider.script(model, {"status": 500})
-    recovery = {"strategy": "none", "breaker_failures": 1, "breaker_reset": 30.0}
-    async with in_process(provider.url, recovery=recovery) as gateway:
+    recovery = {"strategy": "auto", "max_retries": 0, "breaker_failures": 1, "breaker_reset": 30.0}
+    upstreams = [{"name": name, "base_url": provider.url} for name in ("local", "other")]
+    models = [{"name": "*", "targets": ["local/*", "other/*"]}]
+    async with in_process(provider.url, recovery=recovery, upstreams=upstreams, models=models) as gateway:
         assert (await complete(gateway.root, model)).status == 500
         answer = await complete(gateway.root, model)
         assert (answer.status, answer.error["code"]) == (503, "no_target")
         assert 1 <= int(answer.headers["retry-after"]) <= 30
-        assert len(await provider.seen(model)) == 1
+        assert len(await provider.seen(model)) == 2
 
 
 async def test_error_after_early_opening(provider, model) -> None:
