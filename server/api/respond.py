@@ -153,8 +153,9 @@ class Responder:
 
 
 def stream_headers(request: web.Request, stream: Stream) -> Mapping[str, str]:
-    """Return the headers that name a stream, the request and the target."""
-    return {"X-Stream-Id": stream.id, "X-Request-Id": request[REQUEST_ID], "X-Sluiceway-Target": target_of(stream)}
+    """Return the headers that name a stream, the request and the target, and those of the upstream's answer."""
+    own = {"X-Stream-Id": stream.id, "X-Request-Id": request[REQUEST_ID], "X-Sluiceway-Target": target_of(stream)}
+    return {**stream.passed_on, **own}
 
 
 def target_of(stream: Stream) -> str:

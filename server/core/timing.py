@@ -1,6 +1,7 @@
 """When the phases of one attempt happened. All times are from time.monotonic(), in seconds."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
@@ -19,6 +20,7 @@ class Phases:
     first_token: float | None = None
     last_token: float = 0.0
     request_id: str | None = None  # the upstream's own id of the request, by which its support finds these phases
+    passed_on: Mapping[str, str] = field(default_factory=dict)  # headers of its answer that the client gets
 
     def connected(self, at: float) -> None:
         """Note that a connection is ready. The time for TCP is without the time for TLS."""

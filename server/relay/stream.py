@@ -5,7 +5,7 @@ far the tail is ahead of the fastest reader, in bytes. Above the high water the 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from server.aio.event import Event
@@ -55,6 +55,7 @@ class Stream:
         "label",
         "log",
         "opened",
+        "passed_on",
         "paused",
         "readers",
         "recoveries",
@@ -70,6 +71,7 @@ class Stream:
         self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
         self.label = ""  # of the target that was asked last, as configured
+        self.passed_on: Mapping[str, str] = {}  # headers of the upstream's answer that the client gets
         self.drained = 0.0  # seconds that writes to its clients were blocked
         self.readers: list[Reader] = []  # a list: nearly every stream has one, and each token looks at it
         self.held = False  # paused until a stalled client comes back

@@ -215,6 +215,7 @@ class Turn:
         attempt.has_token = True
         self.transcript = attempt.transcript
         self._stream.target = attempt.target.name
+        self._stream.passed_on = attempt.phases.passed_on
         self._stream.move(State.STREAMING)
         attempt.permit.answered(self._stream.beginning.owner)
         self._progress.note_first_token(attempt)

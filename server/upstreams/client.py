@@ -17,7 +17,7 @@ from server.core.timing import Phases
 from server.upstreams.connecting import current_phases, tls_context
 from server.upstreams.model_list import ModelList
 from server.upstreams.sdk import Sdk
-from server.upstreams.translate import FOREIGN, request_id, translate
+from server.upstreams.translate import FOREIGN, passed_on, request_id, translate
 from server.upstreams.transport import AiohttpTransport
 
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
@@ -89,6 +89,7 @@ class UpstreamClient:
             raise failure from error
         response: aiohttp.ClientResponse = answer.extensions["aiohttp"]
         phases.request_id = request_id(response.headers)
+        phases.passed_on = {name: self.unquoted(value) for name, value in passed_on(response.headers).items()}
         return response
 
     async def warm_up(self) -> None:

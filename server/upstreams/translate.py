@@ -17,6 +17,8 @@ from server.core.recovery.classify import from_status
 from server.upstreams.reasons import is_own, reason_of
 
 EXHAUSTED_WAIT = 1.0  # seconds until the gateway may have a socket again
+PASSED_ON = re.compile(r"(?i)x-ratelimit-[a-z0-9-]{1,64}|openai-processing-ms")
+SANE_VALUE = re.compile(r"[ -~]{1,128}")
 SANE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 # Headers with the id of a request: OpenAI and most others; Anthropic; Azure; AWS; Cloudflare, which is before many.
 REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "x-amzn-requestid", "cf-ray")
@@ -71,6 +73,18 @@ def request_id(headers: Mapping[str, str]) -> str | None:
     """Return the upstream's own id of a request, for its support, or None if it has none that is sane."""
     ids = (headers.get(name, "") for name in REQUEST_IDS)
     return next((one for one in ids if SANE_ID.fullmatch(one)), None)
+
+
+def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers of an answer that the client gets: the upstream's limits, and the time that it took.
+
+    They are OpenAI's (https://platform.openai.com/docs/guides/rate-limits). Anything else stays with the gateway.
+    """
+    return {
+        name.lower(): value
+        for name, value in headers.items()
+        if PASSED_ON.fullmatch(name) and SANE_VALUE.fullmatch(value)
+    }
 
 
 def _retry_after(milliseconds: str | None, seconds: str | None) -> str | None:
