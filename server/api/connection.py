@@ -77,6 +77,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the clock of the first request."""
         self._stop_clock()
+        if exc is not None:  # aiohttp keeps it in the request; a write that failed has left the stream in its traceback
+            exc = exc.with_traceback(None)
         super().connection_lost(exc)
 
     def handle_error(

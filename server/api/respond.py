@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -133,13 +134,13 @@ class Responder:
     def _failed_early(self, stream: Stream) -> bool:
         """Whether the stream failed before its first token. Raises StreamError if its log is out of reach."""
         if stream.fault is not None:
-            raise stream.fault
+            raise replace(stream.fault)  # a copy: the stream keeps its own, which must not learn of the frames here
         return unopened(stream.dialect, stream.log)
 
     async def _whole(self, request: web.Request, stream: Stream, dialect: Dialect) -> web.StreamResponse:
         """Return the JSON of an answer that is not streamed, or its error. Raises StoreError, StreamError."""
         if stream.fault is not None:
-            raise stream.fault
+            raise replace(stream.fault)
         ending = stream.log.ending
         assert ending is not None
         records = await stream.records()
