@@ -45,9 +45,9 @@ def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, D
                 request[OWNER] = access.owner(request)
                 response = await handler(request)
         except (Rejected, StoreError) as error:
-            rejected = error if isinstance(error, Rejected) else _store_rejection(error)
-            body = _in_dialect(request, rejected.body(), dialects)
-            response = json_response(body, rejected.status, retry_after=rejected.retry_after)
+            # The error knows the frames that it has passed, this one too. A second name for it here would be a cycle,
+            # and would keep a refused body in memory until a collection.
+            response = _rejection(request, error, dialects)
         except web.HTTPException as error:
             response = _routing_error(request, error, served)
         except ConnectionError:
@@ -61,6 +61,12 @@ def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, D
         return response
 
     return guard
+
+
+def _rejection(request: web.Request, error: Rejected | StoreError, dialects: Mapping[str, Dialect]) -> web.Response:
+    rejected = error if isinstance(error, Rejected) else _store_rejection(error)
+    body = _in_dialect(request, rejected.body(), dialects)
+    return json_response(body, rejected.status, retry_after=rejected.retry_after)
 
 
 def _in_dialect(request: web.Request, body: Mapping[str, Any], dialects: Mapping[str, Dialect]) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from server.core.generation import Generation
 from server.core.ports import Store
 from server.relay.stream import Reader, Stream
 from server.streams.admission import Admission, Owner, Starting
+from server.streams.bodies import SHARE, Bodies
 from server.streams.creation import Creation
 from server.streams.finding import Finding
 from server.streams.housekeeping import renew, sweep
@@ -45,8 +46,10 @@ class Streams:
         self._metrics = parts.metrics
         self._draining = Event()
         self._routes = Routes(settings, upstreams)
-        self._starting = Starting()
-        self._live = LiveStreams(settings, upstreams, parts, self._draining)
+        # A single body of any size that is allowed fits.
+        self.bodies = Bodies(max(settings.server.max_held_bytes, SHARE * settings.server.max_body_bytes))
+        self._starting = Starting(self.bodies)
+        self._live = LiveStreams(settings, upstreams, parts, self._draining, self.bodies)
         self._finding = Finding(self._live, self._starting)
         self._linger = Linger(store, settings.streams.linger, settings.store.lease)
         self._takeover = Takeover(
