@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from server.api.access import OWNER, Access
 from server.api.cors import Cors
+from server.api.head import check_head
 from server.core.dialect import Dialect
 from server.core.errors import Rejected, StoreError, error_body
 from server.core.records import Ending
@@ -40,6 +41,7 @@ def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, D
         client_id = request.headers.get("X-Request-Id", "")
         request[REQUEST_ID] = client_id if SANE_ID.fullmatch(client_id) else new_request_id()
         try:
+            check_head(request)
             response: web.StreamResponse | None = cors.preflight(request)
             if response is None:
                 request[OWNER] = access.owner(request)
@@ -113,7 +115,6 @@ def _routing_error(request: web.Request, error: web.HTTPException, served: str) 
         body = error_body(f"{request.method} is not allowed here.", "method_not_allowed", "invalid_request_error")
         return json_response(body, 405, headers={"Allow": error.headers.get("Allow", "")})
     if error.status == 404:
-        return json_response(
-            error_body(f"Not found. Served here: {served}.", "not_found", "invalid_request_error"), 404
-        )
+        code = "unknown_endpoint" if request.path.startswith("/v1/") else "not_found"
+        return json_response(error_body(f"Not found. Served here: {served}.", code, "invalid_request_error"), 404)
     return json_response(error_body(error.reason, "bad_request", "invalid_request_error"), error.status)

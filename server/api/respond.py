@@ -8,6 +8,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from server.aio.aiohttp_internals import LateHeadResponse
+from server.api.connection import Connection
 from server.api.delivery import Delivery, Leaving, ProjectedDelivery
 from server.api.errors import REQUEST_ID, failed_response
 from server.config.settings import Flow
@@ -65,8 +66,10 @@ class Responder:
         self.idle.clear()
         leaving: Leaving = "gone"
         try:
-            response = await self._answer(request, stream, dialect, wait=wait)
-            leaving = await delivery.run(response) if isinstance(response, EventStream) else "ended"
+            assert isinstance(request.protocol, Connection)
+            with request.protocol.delivering():
+                response = await self._answer(request, stream, dialect, wait=wait)
+                leaving = await delivery.run(response) if isinstance(response, EventStream) else "ended"
         except (StoreError, StreamError) as error:  # only before the response opens; later the client gets it in-band
             words = "The log of this stream is out of reach."
             raise Rejected(503, words, "store_unavailable", retry_after=1.0) from error
