@@ -10,8 +10,11 @@ from typing import Any
 
 import orjson
 
+from server.core.shape import shape
+
 LEGACY = -1  # the index of a `function_call`; a turn has at most one
 WHOLE_REASONS = frozenset({"tool_calls", "function_call", "stop"})  # finish reasons after which no call is cut short
+MAX_CALL_DEPTH = 100  # levels of arguments: orjson reads 1,024, and writes 254 with the event around them
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,7 @@ class _PartialCall:
             return 0
         self.name = self.name or _text(function.get("name"))
         arguments = function.get("arguments")
-        text = orjson.dumps(arguments).decode() if isinstance(arguments, dict) else _text(arguments)
+        text = _written(arguments) if isinstance(arguments, dict) else _text(arguments)
         self.parts.append(text)
         return len(text)
 
@@ -103,6 +106,10 @@ def _parsed(identity: str, partial: _PartialCall, *, whole: bool) -> ToolCall:
     try:
         # A tool without parameters is often called with no arguments at all.
         arguments = orjson.loads(raw) if raw.strip() or not whole else {}
+        # What is nested deeper can be read, but neither logged nor sent to the model again.
+        if shape(raw.encode("utf-8", "surrogatepass"), most=len(raw))[1] > MAX_CALL_DEPTH:
+            words = f"The arguments are nested more than {MAX_CALL_DEPTH} levels deep."
+            return ToolCall(identity, partial.name, raw, error=words, incomplete=not whole)
     except orjson.JSONDecodeError as error:
         words = f"The arguments are not JSON: {error}." if whole else "The arguments broke off."
         return ToolCall(identity, partial.name, raw, error=words, incomplete=not whole)
@@ -110,6 +117,14 @@ def _parsed(identity: str, partial: _PartialCall, *, whole: bool) -> ToolCall:
     if whole or (isinstance(arguments, dict) and partial.name):
         return ToolCall(identity, partial.name, raw, arguments)
     return ToolCall(identity, partial.name, raw, error="The arguments broke off.", incomplete=True)
+
+
+def _written(arguments: dict[str, Any]) -> str:
+    """Return arguments that came as an object. Those that cannot be written become a text that is no JSON."""
+    try:
+        return orjson.dumps(arguments).decode()
+    except orjson.JSONEncodeError:
+        return "(nested too deeply)"
 
 
 def _text(value: object) -> str:
