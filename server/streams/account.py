@@ -1,5 +1,7 @@
 """One log line per stream that has ended, with all that billing and debugging need, and the end of its span."""
 
+import time
+
 import structlog
 
 from server.core.records import Ending
@@ -34,7 +36,7 @@ def account(stream: Stream, relay: Relay, ending: Ending | None) -> None:
         **facts,
         tokens=ending.tokens,
         ttft_ms=ending.ttft_ms,
-        duration_ms=round((ending.at - stream.beginning.created) * 1000, 1),
+        duration_ms=round((time.monotonic() - progress.accepted) * 1000, 1),
         phases_ms=None if progress.phases is None else progress.phases.milliseconds(),
         recoveries=ending.recoveries,
         usage=ending.usage,
