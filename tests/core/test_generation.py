@@ -5,7 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from server.core.generation import Generation
+from server.core.generation import Generation, logged_generation
+from server.core.records import Beginning
 
 
 def generation(body: dict[str, Any], *, stream: bool = True) -> Generation:
@@ -60,3 +61,12 @@ def test_changes() -> None:
 def test_structured(fields: dict[str, Any], structured: bool) -> None:
     """A request for a constrained answer is known by each of the fields that upstreams have for it."""
     assert generation({**BODY, **fields}).structured is structured
+
+
+def test_a_logged_request_is_not_parsed() -> None:
+    """A reader in another dialect needs to know little of the request: here it is none, and nobody notices."""
+    beginning = Beginning("strm_1", "", "chat", "m", 0.0, b"no JSON", choices=3, asks_usage=True)
+    generation = logged_generation(beginning, show_usage=True)
+    assert (generation.choices, generation.show_usage) == (3, True)
+    older = Beginning("strm_1", "", "chat", "m", 0.0, b'{"n":2,"stream_options":{"include_usage":true}}')
+    assert (logged_generation(older).choices, logged_generation(older, show_usage=True).show_usage) == (2, True)
