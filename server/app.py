@@ -20,6 +20,7 @@ from server.api.errors import middleware
 from server.api.listener import BACKLOG, bound, close, exposed, listen
 from server.api.models import Models
 from server.api.operations import Operations
+from server.api.requests import BODIES
 from server.api.respond import Responder
 from server.api.streams import StreamPaths
 from server.config.plugins import DIALECTS, RECOVERY, STORES, TOOLS, load_plugin, load_plugins
@@ -136,6 +137,7 @@ class Gateway:
         # aiohttp's limit of a body is for `request.read()`, which nothing calls. server/api/requests.py has our own.
         cors = Cors(self.settings.server.cors_origins)
         app = web.Application(middlewares=[middleware(self._access, cors, served, paths)])
+        app[BODIES] = self.streams.bodies
         app.on_response_prepare.append(add_headers)
         app.on_response_prepare.append(self._keep_no_connection)
         if self.settings.server.cors_origins:

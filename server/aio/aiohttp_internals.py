@@ -199,8 +199,7 @@ class UpstreamProtocol(ResponseHandler):
         parts = self._pushed._buffer
         try:
             while parts:
-                data, parts[:] = _first(parts, PUSHED_AT_ONCE)
-                if not sink.receive(data):
+                if not sink.receive(_first(parts, PUSHED_AT_ONCE)):
                     self._refused()
                     return
         except Exception as fault:  # noqa: BLE001 — as above
@@ -259,13 +258,16 @@ class UpstreamProtocol(ResponseHandler):
             self._resume_transport_reading()
 
 
-def _first(parts: list[bytes], size: int) -> tuple[bytes, list[bytes]]:
-    """Return the first parts, joined, of about so many bytes, and the other parts."""
-    count = 0
-    while count < len(parts) and size > 0:
-        size -= len(parts[count])
-        count += 1
-    return b"".join(parts[:count]), parts[count:]
+def _first(parts: Any, size: int) -> bytes:
+    """Take the first parts of a queue, of about so many bytes; return them joined."""
+    first: bytes = parts.popleft()
+    if not parts:
+        return first
+    taken = [first]
+    while parts and size > len(first):
+        size -= len(parts[0])
+        taken.append(parts.popleft())
+    return b"".join(taken)
 
 
 class PushedBody(StreamReader):

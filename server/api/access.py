@@ -1,10 +1,10 @@
-"""Who may use the gateway: the owner of the bearer token; without keys, one user on a loopback host."""
+"""Who may use the gateway: the owner of the key; without keys, one user on a loopback host."""
 
 import hashlib
 import hmac
+import re
 import time
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -12,6 +12,7 @@ from server.config.settings import Key, Settings, is_loopback
 from server.core.errors import Rejected
 from server.streams.admission import Owner
 
+HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9.-]+))(?::[0-9]{1,5})?")  # RFC 9110, section 7.2
 OPEN_PATHS = frozenset({"/healthz", "/readyz", "/"})
 STATIC = "/static/"
 SINGLE_USER = Owner()
@@ -64,33 +65,46 @@ class Access:
             self._local_only(request)
             return SINGLE_USER
         key = self._key(request)
-        wait = self._limits[key.name, key.requests_per_minute].take(time.time())
+        wait = self._limits[key.name, key.requests_per_minute].take(time.monotonic())
         if wait is not None:
             raise Rejected(429, "Too many requests for this key.", "rate_limit_exceeded", retry_after=wait)
         return Owner(key.name, key.admin, key.max_streams)
 
     def _key(self, request: web.Request) -> Key:
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        digest = hashlib.sha256(token.strip().encode("utf-8", "surrogateescape")).digest()
+        """Return the key that a request has sent. If it sends several, they must be the same. Raises Rejected 401."""
+        tokens = _tokens(request)
+        digest = hashlib.sha256((tokens[0] if tokens else "").encode("utf-8", "surrogateescape")).digest()
         match = None
         # Compare with all keys, each in constant time. Otherwise the time would tell how close a guess is.
         for key, key_digest in self._keys:
             if hmac.compare_digest(digest, key_digest):
                 match = key
-        if match is None or scheme.lower() != "bearer" or not token:
-            raise Rejected(401, "This needs a valid key: Authorization: Bearer <key>.", "invalid_api_key")
+        if match is None or len(set(tokens)) != 1 or not tokens[0]:
+            words = "This needs one valid key, as Authorization: Bearer <key>, x-api-key or api-key."
+            raise Rejected(401, words, "invalid_api_key")
         return match
 
     def _local_only(self, request: web.Request) -> None:
         """Keep web pages of other sites out of a gateway without keys (DNS rebinding, cross-site requests)."""
-        try:
-            host = urlsplit(f"//{request.headers.get('Host', '')}").hostname or ""
-        except ValueError:
-            host = ""
-        if not is_loopback(host):
+        host = HOST.fullmatch(request.headers.get("Host", ""))
+        if host is None or not is_loopback(host["v6"] or host["name"]):
             raise Rejected(403, "Without keys the gateway serves this machine only.", "forbidden_host")
         origin = request.headers.get("Origin")
         if origin is not None and origin not in self._origins and origin != f"http://{request.headers['Host']}":
             raise Rejected(403, "This origin may not use the gateway.", "forbidden_origin")
-        if request.method == "POST" and request.content_type != "application/json":
+        served = request.match_info.http_exception is None  # else the answer is 404 or 405, whatever the body
+        if request.method == "POST" and served and request.content_type != "application/json":
             raise Rejected(415, "The body must be application/json.", "unsupported_media_type")
+
+
+def _tokens(request: web.Request) -> list[str]:
+    """Return every key that a request sends, "" for one that is not sent as it should be.
+
+    Clients of other APIs send their keys in other headers: `x-api-key` (Anthropic's), `api-key` (Azure's).
+    """
+    tokens = [request.headers[name].strip() for name in ("x-api-key", "api-key") if name in request.headers]
+    authorization = request.headers.get("Authorization")
+    if authorization is not None:
+        scheme, _, token = authorization.partition(" ")
+        tokens.append(token.strip() if scheme.lower() == "bearer" else "")
+    return tokens

@@ -1,6 +1,9 @@
 """The HTTP connection: low write-buffer marks, and OpenAI-shaped answers to what the parser refuses."""
 
 import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import orjson
@@ -11,7 +14,7 @@ from aiohttp.abc import AbstractStreamWriter
 from server.aio.aiohttp_internals import use_small_request_queue
 from server.api.errors import new_request_id
 from server.core.errors import error_body
-from server.telemetry.logs import cause
+from server.telemetry.logs import LineLimit, cause
 
 KEEPALIVE_TIMEOUT = 75.0  # seconds that an idle connection is kept; above nginx's own 60
 LINGERING = 2.0  # seconds that the rest of a refused body is read and dropped, so that its client gets to the answer
@@ -20,22 +23,26 @@ MAX_LINE = 16_384  # bytes of the request line, and of one header
 MAX_HEADERS = 100
 # aiohttp would name its version and Python's; a browser must not take an error that quotes a request for a page.
 HEADERS = {"Server": "sluiceway", "X-Content-Type-Options": "nosniff"}
+BAD_REQUESTS = LineLimit(10)  # of malformed requests: a client can send thousands a second
 log = structlog.get_logger("sluiceway.http")
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001 — aiohttp's signal
     """Give every response what all of them carry, before its head is sent."""
     response.headers.update(HEADERS)
+    if response.content_type == "application/json":  # prompts, answers, and who may see them
+        response.headers.setdefault("Cache-Control", "no-store")
 
 
 class Connection(web.RequestHandler):
     """aiohttp's protocol with the write-buffer marks at zero: the kernel's bounded buffer is the only one below us."""
 
-    __slots__ = ("_head_timer", "_unended", "fresh")
+    __slots__ = ("_delivering", "_head_timer", "_unended", "fresh")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.fresh = True  # no request has come yet
+        self._delivering = False  # a stream's response is under way
         self._unended = b""  # of the first request's head: its last three bytes, which may begin the head's end
         use_small_request_queue(self)
 
@@ -52,6 +59,27 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if self.fresh:
             self._look_for_head(data)
+        if self._delivering:
+            self._stay_in_sight()
+
+    @contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Close the connection if its client cannot be seen to leave while the block runs.
+
+        A client may send more requests before the answer to this one has ended. When many wait, aiohttp stops reading,
+        and nobody would learn that the client has gone: its stream would go on.
+        """
+        self._delivering = True
+        self._stay_in_sight()
+        try:
+            yield
+        finally:
+            self._delivering = False
+
+    def _stay_in_sight(self) -> None:
+        transport = self.transport
+        if transport is not None and not transport.is_reading() and not transport.is_closing():
+            transport.abort()
 
     def _look_for_head(self, data: bytes) -> None:
         """Find the blank line that ends a head (RFC 9112, section 2.1); blank lines before a request do not count."""
@@ -77,6 +105,8 @@ class Connection(web.RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop the clock of the first request."""
         self._stop_clock()
+        if exc is not None:  # aiohttp keeps it in the request; a write that failed has left the stream in its traceback
+            exc = exc.with_traceback(None)
         super().connection_lost(exc)
 
     def handle_error(
@@ -90,7 +120,10 @@ class Connection(web.RequestHandler):
         if self.fresh:
             self._begun()  # the parser has refused its head
         facts = {} if exc is None else {"error": type(exc).__name__} if status < 500 else cause(exc)
-        log.warning("bad request" if status < 500 else "handler failed", status=status, **facts)
+        if status >= 500:
+            log.error("handler failed", status=status, **facts)
+        elif (left_out := BAD_REQUESTS.take(time.monotonic())) is not None:
+            log.warning("bad request", status=status, **facts, **({"left_out": left_out} if left_out else {}))
         if isinstance(request.writer, AbstractStreamWriter) and request.writer.output_size > 0:
             raise ConnectionError("a response is under way already")
         kind = "invalid_request_error" if status < 500 else "api_error"
@@ -100,7 +133,7 @@ class Connection(web.RequestHandler):
                 error_body(_message(status, exc), "bad_http" if status < 500 else "internal_error", kind)
             ),
             content_type="application/json",
-            headers={**HEADERS, "X-Request-Id": new_request_id()},
+            headers={**HEADERS, "Cache-Control": "no-store", "X-Request-Id": new_request_id()},
         )
         response.force_close()
         return response

@@ -13,6 +13,7 @@ from aiohttp.typedefs import Handler, Middleware
 
 from server.api.access import OWNER, Access
 from server.api.cors import Cors
+from server.api.head import check_head
 from server.core.dialect import Dialect
 from server.core.errors import Kind, Rejected, StoreError, error_body
 from server.core.records import Ending
@@ -44,16 +45,15 @@ def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, D
         client_id = request.headers.get("X-Request-Id", "")
         request[REQUEST_ID] = client_id if SANE_ID.fullmatch(client_id) else new_request_id()
         try:
+            check_head(request)
             response: web.StreamResponse | None = cors.preflight(request)
             if response is None:
                 request[OWNER] = access.owner(request)
                 response = await handler(request)
         except (Rejected, StoreError) as error:
-            rejected = error if isinstance(error, Rejected) else _store_rejection(error)
-            body = _in_dialect(request, rejected.body(), dialects)
-            response = json_response(body, rejected.status, retry_after=rejected.retry_after)
-            if rejected.code == DRAINING and request.headers.get(ELSEWHERE) == "nginx":
-                response.headers["X-Accel-Redirect"] = "@another_gateway"
+            # The error knows the frames that it has passed, this one too. A second name for it here would be a cycle,
+            # and would keep a refused body in memory until a collection.
+            response = _rejection(request, error, dialects)
         except web.HTTPException as error:
             response = _routing_error(request, error, served)
         except ConnectionError:
@@ -67,6 +67,15 @@ def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, D
         return response
 
     return guard
+
+
+def _rejection(request: web.Request, error: Rejected | StoreError, dialects: Mapping[str, Dialect]) -> web.Response:
+    rejected = error if isinstance(error, Rejected) else _store_rejection(error)
+    body = _in_dialect(request, rejected.body(), dialects)
+    response = json_response(body, rejected.status, retry_after=rejected.retry_after)
+    if rejected.code == DRAINING and request.headers.get(ELSEWHERE) == "nginx":
+        response.headers["X-Accel-Redirect"] = "@another_gateway"
+    return response
 
 
 def _in_dialect(request: web.Request, body: Mapping[str, Any], dialects: Mapping[str, Dialect]) -> Mapping[str, Any]:
@@ -115,7 +124,6 @@ def _routing_error(request: web.Request, error: web.HTTPException, served: str) 
         body = error_body(f"{request.method} is not allowed here.", "method_not_allowed", "invalid_request_error")
         return json_response(body, 405, headers={"Allow": error.headers.get("Allow", "")})
     if error.status == 404:
-        return json_response(
-            error_body(f"Not found. Served here: {served}.", "not_found", "invalid_request_error"), 404
-        )
+        code = "unknown_endpoint" if request.path.startswith("/v1/") else "not_found"
+        return json_response(error_body(f"Not found. Served here: {served}.", code, "invalid_request_error"), 404)
     return json_response(error_body(error.reason, "bad_request", "invalid_request_error"), error.status)

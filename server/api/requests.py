@@ -4,49 +4,53 @@ import asyncio
 import re
 from typing import Any, cast, get_args
 
-import orjson
 from aiohttp import web
 
 from server.aio.aiohttp_internals import use_small_queues
+from server.api.access import OWNER
+from server.api.bounded_json import parse
 from server.api.errors import REQUEST_ID
 from server.config.settings import Settings
 from server.core.errors import Rejected
 from server.core.records import Policy
+from server.streams.bodies import Arriving, Bodies
 
 BODY_TIMEOUT = 10.0  # seconds to wait for each piece of a body
 BODY_TOTAL = 60.0  # seconds for the whole body
 CURSOR = re.compile(r"0|[1-9][0-9]{0,17}")
 KEY = re.compile(r"[!-~]{1,255}")
+BODIES = web.AppKey("bodies", Bodies)  # the one budget of the gateway
 PASSED_ON = ("traceparent", "tracestate")
 
 
 async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
-    """Return the JSON object of a request's body. Raises Rejected 400, 408, 413 or 415."""
+    """Return the JSON object of a request's body. Raises Rejected 400, 408, 413, 415 or 429."""
     if request.content_type != "application/json":
         raise Rejected(415, "The body must be application/json.", "unsupported_media_type")
     if (request.content_length or 0) > max_bytes:
         raise too_large(max_bytes)
-    try:
-        # A small body came together with its head, and needs no timeout.
-        body = request.content.read_nowait() if request.content.is_eof() else await _arriving(request, max_bytes)
-    except TimeoutError:
-        raise Rejected(408, "The body did not arrive in time.", "request_timeout") from None
-    except web.RequestPayloadError as error:
-        raise Rejected(400, "The body could not be read.", "invalid_body") from error
-    if len(body) > max_bytes:
-        raise too_large(max_bytes)
-    use_small_queues(request.content)  # aiohttp keeps them as long as the response
-    try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise Rejected(400, f"The body is not valid JSON: {error}.", "invalid_json") from error
+    with Arriving(request.app[BODIES], request[OWNER].name) as arriving:
+        try:
+            # A small body came together with its head, and needs no timeout.
+            whole = request.content.is_eof()
+            body = request.content.read_nowait() if whole else await _rest(request, max_bytes, arriving)
+        except TimeoutError:
+            raise Rejected(408, "The body did not arrive in time.", "request_timeout") from None
+        except web.RequestPayloadError as error:
+            raise Rejected(400, "The body could not be read.", "invalid_body") from error
+        if whole:
+            arriving.grow(len(body))
+        if len(body) > max_bytes:
+            raise too_large(max_bytes)
+        use_small_queues(request.content)  # aiohttp keeps them as long as the response
+        value = parse(body)
     if not isinstance(value, dict):
         raise Rejected(400, "The body must be a JSON object.", "invalid_json")
     return value
 
 
-async def _arriving(request: web.Request, max_bytes: int) -> bytearray:
-    """Return the body when it is whole, or larger than `max_bytes`. Raises TimeoutError."""
+async def _rest(request: web.Request, max_bytes: int, arriving: Arriving) -> bytearray:
+    """Return the body when it is whole, or larger than `max_bytes`. Raises TimeoutError, Rejected 429."""
     body = bytearray()
     async with asyncio.timeout(BODY_TOTAL):
         while len(body) <= max_bytes:
@@ -54,6 +58,7 @@ async def _arriving(request: web.Request, max_bytes: int) -> bytearray:
                 data = await request.content.readany()
             if not data:
                 break
+            arriving.grow(len(data))
             body += data
     return body
 

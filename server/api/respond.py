@@ -3,10 +3,12 @@
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from aiohttp import web
 
 from server.aio.aiohttp_internals import LateHeadResponse
+from server.api.connection import Connection
 from server.api.delivery import Delivery, Leaving, ProjectedDelivery
 from server.api.errors import REQUEST_ID, failed_response
 from server.config.settings import Flow
@@ -64,8 +66,10 @@ class Responder:
         self.idle.clear()
         leaving: Leaving = "gone"
         try:
-            response = await self._answer(request, stream, dialect, wait=wait)
-            leaving = await delivery.run(response) if isinstance(response, EventStream) else "ended"
+            assert isinstance(request.protocol, Connection)
+            with request.protocol.delivering():
+                response = await self._answer(request, stream, dialect, wait=wait)
+                leaving = await delivery.run(response) if isinstance(response, EventStream) else "ended"
         except (StoreError, StreamError) as error:  # only before the response opens; later the client gets it in-band
             words, sent = "The log of this stream is out of reach.", wait and bool(stream.label)
             raise Rejected(502 if sent else 503, words, "store_unavailable", retry_after=1.0) from error
@@ -133,13 +137,13 @@ class Responder:
     def _failed_early(self, stream: Stream) -> bool:
         """Whether the stream failed before its first token. Raises StreamError if its log is out of reach."""
         if stream.fault is not None:
-            raise stream.fault
+            raise replace(stream.fault)  # a copy: the stream keeps its own, which must not learn of the frames here
         return unopened(stream.dialect, stream.log)
 
     async def _whole(self, request: web.Request, stream: Stream, dialect: Dialect) -> web.StreamResponse:
         """Return the JSON of an answer that is not streamed, or its error. Raises StoreError, StreamError."""
         if stream.fault is not None:
-            raise stream.fault
+            raise replace(stream.fault)
         ending = stream.log.ending
         assert ending is not None
         records = await stream.records()

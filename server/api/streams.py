@@ -12,6 +12,8 @@ from server.core.dialect import Dialects
 from server.core.errors import Rejected
 from server.streams.streams import Streams
 
+LISTED_PER_TURN = 256  # of the event loop: there may be a hundred thousand retained streams
+
 
 class StreamPaths:
     """The gateway's own paths about streams."""
@@ -31,7 +33,11 @@ class StreamPaths:
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         """Return every live and retained stream that the caller may see."""
-        data = [stream.view() async for stream in self._streams.visible(request[OWNER])]
+        data = []
+        async for stream in self._streams.visible(request[OWNER]):
+            data.append(stream.view())
+            if len(data) % LISTED_PER_TURN == 0:
+                await asyncio.sleep(0)
         return json_response({"object": "list", "data": data})
 
     async def read(self, request: web.Request) -> web.StreamResponse:

@@ -69,10 +69,11 @@ class AckClock:
         self._loop = asyncio.get_running_loop()
         self._acked = bytes_acked(transport)
         self._since = self._loop.time()
-        self._timeout = asyncio.timeout(None)
+        self._timeout: asyncio.Timeout | None = asyncio.timeout(None)
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> None:
+        assert self._timeout is not None, "a clock is used once"
         await self._timeout.__aenter__()
         self._timer = self._loop.call_later(self._poll, self._check)
 
@@ -82,11 +83,20 @@ class AckClock:
         if self._timer is not None:
             self._timer.cancel()  # else it would see the next write blocked, and expire for this one
             self._timer = None
-        await self._timeout.__aexit__(kind, error, trace)
+        # A timeout knows its task, the task its error, and the error, by the frames that it passed, this clock and the
+        # timeout. Together they would stay until a collection, and the stream with them.
+        timeout, self._timeout = self._timeout, None
+        assert timeout is not None
+        try:
+            await timeout.__aexit__(kind, error, trace)
+        except TimeoutError as expired:
+            raise expired.with_traceback(None) from error
+        finally:
+            del timeout
 
     def _check(self) -> None:
         self._timer = None
-        if self._transport is None or not self._blocked():
+        if self._timeout is None or self._transport is None or not self._blocked():
             return
         now, acked = self._loop.time(), bytes_acked(self._transport)
         if acked != self._acked:

@@ -1,6 +1,6 @@
 """The usage of one stream: the count that its client is shown, and the bill for all attempts together."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.core.openai.transcript import Transcript
@@ -17,7 +17,7 @@ class Bill:
     is then shown an estimate.
     """
 
-    def __init__(self, request: dict[str, Any]) -> None:
+    def __init__(self, request: Mapping[str, Any]) -> None:
         self._request = request
         self._settled: list[Usage] = []
         self._earlier_turns: list[Usage] = []  # as shown, one for each turn that is over
@@ -42,7 +42,7 @@ class Bill:
             tokens = transcript.tokens if restarted else transcript.tokens - self._tokens_at_start
             self._settled.append(transcript.usage or self._estimate(tokens))
 
-    def next_turn(self, transcript: Transcript, request: dict[str, Any]) -> None:
+    def next_turn(self, transcript: Transcript, request: Mapping[str, Any]) -> None:
         """Note that a turn is over. The next one sends `request` and has a transcript of its own."""
         self._earlier_turns.append(self._turn_usage(transcript))
         self._request = request

@@ -1,10 +1,10 @@
 """A client's request for a generation, and the bodies that go upstream for it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from server.core.body import Body
 from server.core.records import Beginning, Policy
 
 # Fields other than `response_format` that constrain an answer: the names of vLLM, SGLang and llama.cpp.
@@ -16,11 +16,14 @@ GRAMMARS = (
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A validated request. `body` is as the client sent it, without the fields that only the gateway knows."""
+    """A validated request. `body` is as the client sent it, without the fields that only the gateway knows.
+
+    Whatever mapping it is made with, it keeps a `Body`. Raises orjson.JSONEncodeError if the body cannot be written.
+    """
 
     dialect: str
     model: str
-    body: dict[str, Any]
+    body: Mapping[str, Any]
     stream: bool
     policy: Policy
     choices: int = 1
@@ -28,6 +31,16 @@ class Generation:
     trace: tuple[tuple[str, str], ...] = ()  # headers passed on: traceparent, tracestate, x-request-id
     request_id: str = ""
     received: float | None = None  # time.monotonic() when the whole request was in; None: in another process
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.body, Body):
+            object.__setattr__(self, "body", Body(self.body))
+
+    @property
+    def kept(self) -> Body:
+        """The body, as what it always is."""
+        assert isinstance(self.body, Body)
+        return self.body
 
     @property
     def structured(self) -> bool:
@@ -44,36 +57,40 @@ class Generation:
 
         `drop_usage`: the upstream refuses to be asked for usage, also by the client. The gateway estimates it.
         """
-        body = {**self.body, "model": model, **(changes or {})}
+        fields = {"model": model, **(changes or {})}
         options = self.body.get("stream_options")
         options = dict(options) if isinstance(options, dict) else {}
         if self.stream and drop_usage and "include_usage" in options:
             del options["include_usage"]
-            body["stream_options"] = options
             if not options:
-                del body["stream_options"]
+                return self.kept.changed(fields, without="stream_options")
+            fields["stream_options"] = options
         elif self.stream and ask_usage and not drop_usage:
-            body["stream_options"] = {**options, "include_usage": True}
-        return orjson.dumps(body)
+            fields["stream_options"] = {**options, "include_usage": True}
+        return self.kept.changed(fields)
 
 
 def logged_generation(beginning: Beginning, *, show_usage: bool = False) -> Generation:
-    """Rebuild the request that a stream began with. Of the headers for the upstream, a log has only the request id."""
-    body = orjson.loads(beginning.body)
+    """Rebuild the request that a stream began with. Of the headers for the upstream, a log has only the request id.
+
+    Nothing of the body is parsed here, unless an older version has written the log: a small GET must not cost as much
+    as the large request that began its stream.
+    """
+    body = Body.read(beginning.body)
     return Generation(
         dialect=beginning.dialect,
         model=beginning.model,
         body=body,
         stream=beginning.stream,
         policy=beginning.policy,
-        choices=body.get("n") or 1,
-        show_usage=show_usage and asks_usage(body),
+        choices=beginning.choices or body.get("n") or 1,
+        show_usage=show_usage and (asks_usage(body) if beginning.asks_usage is None else beginning.asks_usage),
         trace=(("x-request-id", beginning.request_id),) if beginning.request_id else (),
         request_id=beginning.request_id,
     )
 
 
-def asks_usage(body: dict[str, Any]) -> bool:
+def asks_usage(body: Mapping[str, Any]) -> bool:
     """Whether a request asks for the usage chunk (`stream_options.include_usage`)."""
     options = body.get("stream_options")
     return isinstance(options, dict) and bool(options.get("include_usage"))

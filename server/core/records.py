@@ -74,6 +74,8 @@ class Beginning:
     policy: Policy = "cancel"
     idempotency: tuple[str, str] | None = None  # the client's key, the digest of its body
     request_id: str = ""  # of the request that began it
+    choices: int = 0  # the `n` of the request; 0: an older version wrote the log
+    asks_usage: bool | None = None  # the request asks for the usage chunk; None: as above
 
 
 @dataclass(frozen=True, slots=True)

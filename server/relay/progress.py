@@ -1,6 +1,7 @@
 """The progress of one stream over all its turns and attempts: its time, its first token, its bill."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from server.core.billing import Bill
@@ -19,7 +20,7 @@ class Progress:
 
     def __init__(
         self,
-        request: dict[str, Any],
+        request: Mapping[str, Any],
         accepted: float,
         total_timeout: float,
         metrics: Metrics,

@@ -8,6 +8,7 @@ from server.aio.event import Event
 from server.aio.pacing import StartPacer
 from server.core.errors import Rejected
 from server.core.records import Beginning
+from server.streams.bodies import Bodies
 from server.streams.live import LiveStreams
 
 DRAINING = "draining"  # code of the error for a request that came too late
@@ -21,7 +22,8 @@ class Starting:
     The limits count these streams, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, bodies: Bodies) -> None:
+        self._bodies = bodies
         self._by_id: dict[str, tuple[str, Event]] = {}  # the owner; the event is set when nothing is to come any more
         self._by_key: dict[tuple[str, str], Event] = {}  # by owner and idempotency key
 
@@ -42,7 +44,8 @@ class Starting:
             assert key not in self._by_key, "wait for `key_settled` first"
             self._by_key[key] = started
         try:
-            yield
+            with self._bodies.held(beginning.owner, len(beginning.body)):
+                yield
         finally:
             del self._by_id[beginning.id]
             if key is not None:

@@ -14,7 +14,7 @@ import orjson
 from server.aio.cancelling import cancel
 from server.core.dialect import unopened
 from server.core.errors import Rejected, StoreError
-from server.core.generation import Generation
+from server.core.generation import Generation, asks_usage
 from server.core.ports import Log, Store
 from server.core.records import Beginning
 from server.relay.stream import Stream
@@ -30,30 +30,27 @@ ID_BYTES = 18  # 144 random bits
 Result = TypeVar("Result")
 
 
-def _body(generation: Generation) -> bytes:
-    """Return a request's body as JSON. Raises Rejected 400 if it cannot be written."""
-    try:
-        body = orjson.dumps(generation.body, option=orjson.OPT_SORT_KEYS)
-    except orjson.JSONEncodeError as error:  # orjson reads 1024 levels, but writes 254
-        raise Rejected(400, "The body is nested too deeply.", "invalid_json") from error
-    # Copy it: orjson gives a short text in a buffer of 4 KB, which would live as long as the log.
-    return bytes(memoryview(body))
+def _digest(generation: Generation) -> str:
+    """Return a digest of a request's body as parsed: neither spaces nor the order of fields make a difference."""
+    body = orjson.dumps(orjson.loads(generation.kept.data), option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(body).hexdigest()
 
 
 def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginning:
-    """Return the facts that a stream starts with. Raises Rejected 400."""
-    body = _body(generation)
+    """Return the facts that a stream starts with."""
     return Beginning(
         id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
         owner=owner.name,
         dialect=generation.dialect,
         model=generation.model,
         created=time.time(),
-        body=body,
+        body=generation.kept.data,
         stream=generation.stream,
         policy=generation.policy,
-        idempotency=(key, hashlib.sha256(body).hexdigest()) if key else None,
+        idempotency=(key, _digest(generation)) if key else None,
         request_id=generation.request_id,
+        choices=generation.choices,
+        asks_usage=asks_usage(generation.body),
     )
 
 
@@ -108,7 +105,7 @@ class Creation:
                 self._routes.upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
             if self._preprocessing:
                 generation = await self._preprocessing.run(generation)
-                beginning = replace(beginning, body=_body(generation))  # the digest stays that of the client's own body
+                beginning = replace(beginning, body=generation.kept.data)  # the digest stays the client's own body's
                 self._admission.check_open()
             log = await self._created(beginning, generation, route, holds)
             if log.beginning.id == beginning.id:

@@ -21,6 +21,7 @@ from server.relay.progress import Progress
 from server.relay.relay import Relay
 from server.relay.stream import Stream
 from server.streams.account import account
+from server.streams.bodies import Bodies
 from server.telemetry.logs import cause
 from server.telemetry.metrics import Metrics
 from server.telemetry.traces import Traces
@@ -82,7 +83,9 @@ class LiveStreams:
     cancelled while `draining` is neither: this process lets it go.
     """
 
-    def __init__(self, settings: Settings, upstreams: Upstreams, parts: RelayParts, draining: Event) -> None:
+    def __init__(
+        self, settings: Settings, upstreams: Upstreams, parts: RelayParts, draining: Event, bodies: Bodies
+    ) -> None:
         self.idle = asyncio.Event()  # there is none
         self.idle.set()
         self.lost: asyncio.Queue[Stream] = asyncio.Queue()
@@ -96,6 +99,7 @@ class LiveStreams:
         self._traces = parts.traces
         self._dialects = parts.dialects
         self._draining = draining
+        self._bodies = bodies
         self._relayed: dict[str, Live] = {}
         self._streams: WeakValueDictionary[str, Stream] = WeakValueDictionary()
         self._owners: Counter[str] = Counter()
@@ -178,6 +182,7 @@ class LiveStreams:
         if stream.beginning.idempotency is not None:
             self._keys[stream.beginning.owner, stream.beginning.idempotency[0]] = live
         self._owners[stream.beginning.owner] += 1
+        self._bodies.hold(stream.beginning.owner, len(stream.beginning.body))
         self._metrics.active.inc()
         self.idle.clear()
         task.add_done_callback(lambda _: self._done(live))
@@ -232,6 +237,7 @@ class LiveStreams:
         if beginning.idempotency is not None and self.with_key(beginning.owner, beginning.idempotency[0]) is live:
             del self._keys[beginning.owner, beginning.idempotency[0]]
         self._owners -= Counter({beginning.owner: 1})
+        self._bodies.release(beginning.owner, len(beginning.body))
         self._upstreams.release(live.route)
         self._metrics.active.dec()
         if not self._relayed:

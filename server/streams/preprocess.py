@@ -46,7 +46,7 @@ class Preprocessing:
 
     async def run(self, generation: Generation) -> Generation:
         """Return the request with the functions' changes, after `timeout` seconds at the latest."""
-        original = orjson.dumps(generation.body)
+        original = generation.kept.data
         tasks = {
             name: self._start(name, self._call(function, orjson.loads(original)))
             for name, function in self._functions.items()
@@ -56,10 +56,11 @@ class Preprocessing:
         finally:
             for task in tasks.values():
                 task.cancel()
-        body = generation.body
+        sent: Body = orjson.loads(original)
+        body = dict(sent)
         for name, task in tasks.items():
-            body = body | self._changes(name, task, generation.body)
-        return generation if body == generation.body else replace(generation, body=body)
+            body |= self._changes(name, task, sent)
+        return generation if body == sent else replace(generation, body=body)
 
     def _start(self, name: str, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(call, name=f"preprocess {name}")

@@ -13,6 +13,7 @@ from server.core.generation import Generation
 from server.core.ports import Store
 from server.relay.stream import Reader, Stream
 from server.streams.admission import Admission, Owner, Starting
+from server.streams.bodies import SHARE, Bodies
 from server.streams.creation import Creation
 from server.streams.finding import Finding
 from server.streams.housekeeping import StoreHealth, renew, sweep
@@ -46,8 +47,10 @@ class Streams:
         self.stopping = False  # the process is about to go, although it may still take new streams for a while
         self._draining = Event()  # it takes no more
         self._routes = Routes(settings, upstreams)
-        self._starting = Starting()
-        self._live = LiveStreams(settings, upstreams, parts, self._draining)
+        # A single body of any size that is allowed fits.
+        self.bodies = Bodies(max(settings.server.max_held_bytes, SHARE * settings.server.max_body_bytes))
+        self._starting = Starting(self.bodies)
+        self._live = LiveStreams(settings, upstreams, parts, self._draining, self.bodies)
         self._finding = Finding(self._live, self._starting)
         self._linger = Linger(store, settings.streams.linger, settings.store.lease)
         self._takeover = Takeover(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -23,7 +24,7 @@ def configure() -> None:
         renderers: list[Any] = [console]
         factory: Any = structlog.PrintLoggerFactory(sys.stderr)
     else:
-        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_json)]
+        renderers = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=json_line)]
         factory = structlog.BytesLoggerFactory(sys.stderr.buffer)
     structlog.configure(
         processors=[
@@ -73,5 +74,33 @@ def unhandled(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None
     structlog.get_logger("sluiceway").error("unhandled", **fields)
 
 
-def _json(event: object, **_options: object) -> bytes:
-    return orjson.dumps(event, default=repr)
+class LineLimit:
+    """Lets so many lines of one kind out per second, and counts the others."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._second = 0
+        self._lines = 0
+        self._left_out = 0
+
+    def take(self, at: float) -> int | None:
+        """Count a line at `at`, in seconds. Return how many were left out before it; None: leave it out, too."""
+        if int(at) != self._second:
+            self._second, self._lines = int(at), 0
+        if self._lines >= self._most:
+            self._left_out += 1
+            return None
+        self._lines += 1
+        left_out, self._left_out = self._left_out, 0
+        return left_out
+
+
+# What ends a line for some readers of a log, or changes the order in which a terminal shows it: C1 controls, U+061C,
+# U+200E, U+200F, U+2028 to U+202E, U+2066 to U+2069 (Unicode Annex 9), U+FEFF. In JSON they are always in a text.
+DECEPTIVE = re.compile(rb"\xc2[\x80-\x9f]|\xd8\x9c|\xe2\x80[\x8e\x8f\xa8-\xae]|\xe2\x81[\xa6-\xa9]|\xef\xbb\xbf")
+
+
+def json_line(event: object, **_options: object) -> bytes:
+    """Return an event as one line of JSON, on which nothing can deceive a reader."""
+    line = orjson.dumps(event, default=repr)
+    return line if line.isascii() else DECEPTIVE.sub(lambda found: b"\\u%04x" % ord(found[0].decode()), line)

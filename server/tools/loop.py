@@ -6,7 +6,7 @@ error as its result, because nobody knows whether it took effect.
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -138,7 +138,7 @@ def _call_message(call: ToolCall) -> Message:
     return {"id": call.id, "type": "function", "function": function}
 
 
-def tool_names(body: dict[str, Any]) -> frozenset[str]:
+def tool_names(body: Mapping[str, Any]) -> frozenset[str]:
     """Return the names of the tools in a request. Their calls are the client's."""
     functions = [
         tool.get("function") or tool.get("custom") for tool in body.get("tools") or () if isinstance(tool, dict)

@@ -14,10 +14,12 @@ from gateway import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api.requests import cursor, idempotency_key, policy, read_json
+from server.api.access import OWNER, Owner
+from server.api.requests import BODIES, cursor, idempotency_key, policy, read_json
 from server.core.errors import Rejected
 from server.core.openai.request import FIELDS
 from server.dialects.chat.routes import completion
+from server.streams.bodies import Bodies
 
 SETTINGS = settings("http://127.0.0.1:1/v1")
 MAX_BYTES = 10_000
@@ -40,7 +42,11 @@ def post(body: bytes = b"", headers: dict[str, str] | None = None, query: str = 
     payload.feed_data(body)
     payload.feed_eof()
     fields = {"Content-Type": "application/json", **(headers or {})}
-    return make_mocked_request("POST", f"/v1/chat/completions{query}", headers=fields, payload=payload)
+    app = web.Application()
+    app[BODIES] = Bodies(1_000_000)
+    request = make_mocked_request("POST", f"/v1/chat/completions{query}", headers=fields, payload=payload, app=app)
+    request[OWNER] = Owner("")
+    return request
 
 
 async def read(body: bytes) -> Any:

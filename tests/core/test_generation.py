@@ -5,7 +5,8 @@ from typing import Any
 import orjson
 import pytest
 
-from server.core.generation import Generation
+from server.core.generation import Generation, logged_generation
+from server.core.records import Beginning
 
 
 def generation(body: dict[str, Any], *, stream: bool = True) -> Generation:
@@ -69,3 +70,12 @@ def test_usage_is_dropped() -> None:
         assert orjson.loads(body).get("stream_options") == wanted
     whole = generation({**BODY, "stream_options": {"x": 1}}, stream=False)
     assert orjson.loads(whole.upstream_body("t", ask_usage=True, drop_usage=True))["stream_options"] == {"x": 1}
+
+
+def test_a_logged_request_is_not_parsed() -> None:
+    """A reader in another dialect needs to know little of the request: here it is none, and nobody notices."""
+    beginning = Beginning("strm_1", "", "chat", "m", 0.0, b"no JSON", choices=3, asks_usage=True)
+    generation = logged_generation(beginning, show_usage=True)
+    assert (generation.choices, generation.show_usage) == (3, True)
+    older = Beginning("strm_1", "", "chat", "m", 0.0, b'{"n":2,"stream_options":{"include_usage":true}}')
+    assert (logged_generation(older).choices, logged_generation(older, show_usage=True).show_usage) == (2, True)

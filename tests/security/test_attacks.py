@@ -58,7 +58,8 @@ WRONG_KEYS = {
     "one byte more": {"Authorization": f"Bearer {TOKENS['alice']}x"},
     "the name": {"Authorization": "Bearer alice"},
     "not ASCII": {"Authorization": "Bearer \xff\xfe"},
-    "another header": {"X-Api-Key": TOKENS["alice"]},
+    "another header": {"X-Key": TOKENS["alice"]},
+    "two that differ": {"Authorization": f"Bearer {TOKENS['alice']}", "X-Api-Key": TOKENS["bob"]},
 }
 GUARDED = [
     ("GET", "/v1/models"), ("GET", "/v1/streams"), ("GET", "/v1/streams/strm_x"), ("DELETE", "/v1/streams/strm_x"),
@@ -287,8 +288,8 @@ async def test_redirect(gateway, provider, model) -> None:
 async def test_client_headers_stay_here(provider, model) -> None:
     """Of a client's headers only the trace goes upstream: no key, cookie or address."""
     async with in_process(provider.url, keys=[key("alice")]) as gateway:
-        sent = {"Cookie": "a=canary", "X-Api-Key": "canary", "Referer": "http://canary", "X-Forwarded-For": "canary",
-                "Proxy-Authorization": "canary", "OpenAI-Organization": "canary",
+        sent = {"Cookie": "a=canary", "X-Api-Key": TOKENS["alice"], "Referer": "http://canary",
+                "X-Forwarded-For": "canary", "Proxy-Authorization": "canary", "OpenAI-Organization": "canary",
                 "traceparent": "00-ab-cd-01"}  # fmt: skip
         await complete(gateway.root, model, headers=bearer("alice", **sent))
     [seen] = await provider.seen(model)

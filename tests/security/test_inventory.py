@@ -45,7 +45,8 @@ async def test_what_is_served(gateway) -> None:
 async def test_nothing_beside(gateway, path) -> None:
     """Paths that scanners try are 404 in OpenAI's shape, which names only what is served."""
     answer = await call(gateway.root, "GET", path)
-    assert (answer.status, answer.error["code"]) == (404, "not_found")
+    code = "unknown_endpoint" if path.startswith("/v1/") else "not_found"
+    assert (answer.status, answer.error["code"]) == (404, code)
 
 
 @pytest.mark.parametrize("method", ["TRACE", "CONNECT", "PUT", "PATCH", "DELETE", "PROPFIND", "POST"])

@@ -6,6 +6,7 @@ import pytest
 
 from server.core.records import Beginning
 from server.streams.admission import Starting
+from server.streams.bodies import Bodies
 
 
 def beginning(stream_id, owner="", key=None):
@@ -20,7 +21,7 @@ async def turns(count=5):
 
 async def test_found_by_id():
     """Who finds the log waits until the block is over, however it ends; for another log nobody waits."""
-    starting = Starting()
+    starting = Starting(Bodies(0))
 
     async def fail():
         with starting.start(beginning("a")):
@@ -42,7 +43,7 @@ async def test_found_by_id():
 
 async def test_one_at_a_time_per_key():
     """Of several requests with one key one begins at a time; another owner's key is another one."""
-    starting, running, most = Starting(), 0, 0
+    starting, running, most = Starting(Bodies(0)), 0, 0
 
     async def begin(number):
         nonlocal running, most
@@ -60,7 +61,7 @@ async def test_one_at_a_time_per_key():
 
 async def test_a_waiter_that_leaves():
     """A request that is given up while it waits holds nobody back."""
-    starting = Starting()
+    starting = Starting(Bodies(0))
     with starting.start(beginning("a", "me", "k")):
         waiting = [asyncio.create_task(starting.key_settled("me", "k")) for _ in range(2)]
         await turns()
@@ -72,7 +73,7 @@ async def test_a_waiter_that_leaves():
 
 async def test_counted():
     """The limits see how many there are, of everyone and of one owner."""
-    starting = Starting()
+    starting = Starting(Bodies(0))
     with starting.start(beginning("a", "me", "k")), starting.start(beginning("b", "me")):
         with starting.start(beginning("c", "you")):
             assert (len(starting), starting.count("me"), starting.count("you")) == (3, 2, 1)

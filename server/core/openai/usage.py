@@ -1,5 +1,6 @@
 """Token counts: the upstream's own, or an estimate that is marked as one."""
 
+from collections.abc import Mapping
 from typing import Any
 
 # What is kept of an upstream's `usage` object, by OpenAI's API reference
@@ -59,7 +60,7 @@ def estimate(prompt_bytes: int, completion_tokens: int) -> dict[str, Any]:
     }
 
 
-def prompt_bytes(body: dict[str, Any]) -> int:
+def prompt_bytes(body: Mapping[str, Any]) -> int:
     """Return the size of the texts in a request's messages, in bytes of UTF-8."""
     total = 0
     for message in body.get("messages") or ():

@@ -1,5 +1,6 @@
 """Asks an upstream to go on from a partial answer, in the form that it knows (`continuation` in the configuration)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from server.core.recovery.seam import Trim
@@ -10,7 +11,7 @@ MARKS = {"prefix": {"prefix": True}, "partial": {"partial": True}}  # fields tha
 QUOTED = 600  # characters: how much of the delivered text's end a user turn quotes
 
 
-def changes(form: str, body: dict[str, Any], text: str, tokens: int) -> tuple[dict[str, Any], Trim]:
+def changes(form: str, body: Mapping[str, Any], text: str, tokens: int) -> tuple[dict[str, Any], Trim]:
     """Return what to change in `body` so that an upstream of this `form` goes on after `text`, and the seam's trim.
 
     `tokens` were delivered; the request's own limits shrink by them. A prefill has no white space at its end, because
@@ -26,7 +27,7 @@ def changes(form: str, body: dict[str, Any], text: str, tokens: int) -> tuple[di
     return fields, Trim(text, text[len(prefill) :], echo=form == "prefix", turn=form == "user_turn")
 
 
-def _messages(form: str, body: dict[str, Any], prefill: str) -> dict[str, Any]:
+def _messages(form: str, body: Mapping[str, Any], prefill: str) -> dict[str, Any]:
     messages, last = list(body["messages"]), {"role": "assistant", "content": prefill}
     if _is_prefill(messages[-1]):  # the client's own: llama.cpp answers 400 to two assistant messages in a row
         client_prefill = messages.pop()

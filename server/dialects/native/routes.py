@@ -96,6 +96,7 @@ class NativePath:
                 400, "A last_event_id resumes a stream; it needs a session_id.", "missing_value", "session_id"
             )
         generation = native_generation(request, body, settings, received)
+        del body  # as objects it takes up to twenty times its size, and the response may take an hour
         stream = await self._streams.create(generation, request[OWNER], idempotency_key(request))
         return await self._responder.respond(request, stream, wait=True, dialect=self._dialect)
 

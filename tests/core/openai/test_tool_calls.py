@@ -192,3 +192,20 @@ def test_any_arguments_in_any_pieces(arguments: list[dict[str, Any]], size: int,
         [one for row in itertools.zip_longest(*rows) for one in row if one] if interleave else itertools.chain(*rows)
     )
     assert [call.arguments for call in assemble(*ordered)] == arguments
+
+
+def test_arguments_that_cannot_be_written() -> None:
+    """Arguments nested 300 levels deep are an error, also as an object. Brackets in texts do not count."""
+    deep = "[" * 300 + "]" * 300
+    for text in (deep, '{"x": ' + deep + "}"):
+        (call,) = assemble(piece(0, text, id="a", name="f"))
+        assert (call.arguments, call.incomplete) == (None, False)
+        assert "nested too deeply" in str(call.error)
+    value: dict[str, Any] = {}
+    for _ in range(300):
+        value = {"x": value}
+    (call,) = assemble({"tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": value}}]})
+    assert call.arguments is None
+    assert call.error is not None
+    (call,) = assemble(piece(0, orjson.dumps({"x": "[" * 300}).decode(), id="a", name="f"))
+    assert call.arguments == {"x": "[" * 300}
