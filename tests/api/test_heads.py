@@ -158,7 +158,7 @@ async def test_nothing_is_cached(gateway, model) -> None:
 
 
 async def test_deep_arguments(provider, gateway, model) -> None:
-    """A model's call with arguments 300 nested too deeply has an error instead of arguments, and its stream ends as usual."""
+    """A model's call with arguments nested 300 deep has an error instead of arguments, and its stream ends as usual."""
     deep = "[" * 300 + "]" * 300
     for arguments in (deep, '{"x":' + deep + "}"):
         name = f"{model}-{len(arguments)}"
