@@ -11,7 +11,7 @@ from contextlib import suppress
 import aiohttp
 import orjson
 
-from server.aio.aiohttp_internals import SinkError, push, read_on
+from server.aio.aiohttp_internals import SinkError, push, read, read_on
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
@@ -157,7 +157,7 @@ class Attempt:
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the bytes that are there; empty at the end of a body that may end here. Raises UpstreamError."""
         try:
-            data = await response.content.readany()
+            data = await read(response.content)
         except FOREIGN as error:
             self._broke_off(error)
             return b""

@@ -120,11 +120,12 @@ class Creation:
         If the client leaves now, its log must not stay behind without anyone to end it. So the log is created in a task
         of its own, and another one begins the relay without the client. That one takes over what is held.
         """
+        if not self._store.durable:
+            return await self._create_log(beginning)  # never suspends, so nobody can leave meanwhile
         creating = self._start(self._create_log(beginning))
         try:
             log = await asyncio.shield(creating)
-            if self._store.durable:
-                await self._admission.pacer.take()  # a batch of logs is created at once
+            await self._admission.pacer.take()  # a batch of logs is created at once
         except asyncio.CancelledError:
             if creating.cancelled():  # by `close`
                 self._admission.check_open()

@@ -119,6 +119,7 @@ class Metrics:
         # Tasks, memory and descriptors must not grow while streams come and go. ProcessCollector has the latter two.
         self.tasks = Gauge("sluiceway_tasks", "Tasks of the event loop.", registry=registry)
         ProcessCollector(registry=registry)
+        self._series: dict[tuple[Histogram, tuple[str, ...]], Histogram] = {}
         self.stats = Stats()
         self.gaps = GapHistogram()
         registry.register(self.gaps)
@@ -130,9 +131,16 @@ class Metrics:
         self.tasks.set(len(asyncio.all_tasks()))
         return generate_latest(self.registry)
 
+    def _of(self, histogram: Histogram, *labels: str) -> Histogram:
+        """Return the series of a histogram. `Histogram.labels` takes a lock and makes texts of its arguments."""
+        series = self._series.get((histogram, labels))
+        if series is None:
+            series = self._series[histogram, labels] = histogram.labels(*labels)
+        return series
+
     def observe_ttft(self, target: str, seconds: float) -> None:
         """Count one time to first token."""
-        self.ttft.labels(target).observe(seconds)
+        self._of(self.ttft, target).observe(seconds)
         self.stats.count("ttft", seconds, target)
 
     def observe_drain(self, target: str, seconds: float) -> None:
@@ -154,7 +162,7 @@ class Metrics:
         """Count the phases of one attempt. `beginning` is that of its stream."""
         durations = self._phases(target, phases)
         if (overhead := phases.overhead) is not None:
-            self._overhead.labels(target).observe(overhead)
+            self._of(self._overhead, target).observe(overhead)
             self.stats.count("overhead", overhead, target)
         self.stats.attempt(beginning.id, beginning.owner, target, durations)
 
@@ -165,6 +173,6 @@ class Metrics:
     def _phases(self, target: str, phases: Phases) -> dict[str, float]:
         durations = phases.durations()
         for phase, seconds in durations.items():
-            self.phases.labels(phase, target).observe(seconds)
+            self._of(self.phases, phase, target).observe(seconds)
             self.stats.count(phase, seconds, target)
         return durations

@@ -143,6 +143,7 @@ class QuickOpenAI(PlainOpenAI):
 
     async def request(self, cast_to: Any, options: Any, **rest: Any) -> Any:
         """Send a request. Remember its options, which the SDK copies before it changes anything in them."""
+        options.idempotency_key = "none"  # it is not sent; the SDK would draw a random one for each request
         self._options = options
         return await super().request(cast_to, options, **rest)
 

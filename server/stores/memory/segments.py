@@ -9,7 +9,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
-BLOCK = 16  # records
+BLOCK = 16  # records that are packed together, at least
 SEGMENT_BYTES = 1 << 20  # then a new segment begins: a buffer that grows is copied again and again
 SEGMENT_OVERHEAD = 320  # bytes of a segment beside its data
 RECORD_OVERHEAD = 4  # bytes of a record beside its data: where it ends

@@ -66,14 +66,14 @@ class MemoryLog:
         if isinstance(records, Tokens):
             self._put_tokens(records)
             return
+        if len(self._unpacked) >= BLOCK:
+            self._pack()  # not before: a short answer that came at once is read, and need not be packed for that
         for kind, data in records:
             self._unpacked.append(data)
             self.size += len(data)
             self.tail += 1
             if kind != self._kind:
                 self._begin_run(kind, self.tail)
-            if len(self._unpacked) == BLOCK:
-                self._pack()
         now = time.time()
         if now - self.last_activity > SLOW and len(self._unpacked) >= SMALL_BLOCK:
             self._pack()
