@@ -36,12 +36,16 @@ async def streams(options: Options) -> Result:
     began = monotonic()
     collected = await asyncio.gather(*(one() for _ in range(options.connections)))
     seconds = monotonic() - began
+    waits = [
+        next((arrival for arrival, data in answers[0] if has_token(data)), monotonic()) - began for answers in collected
+    ]
     answers: list[Answer] = [check(parts, told) for several in collected for parts in several]
     result: Result = {
         "seconds": seconds,
         "requests": len(answers),
         "tokens": len(answers) * told.tokens,
         "streams": [answer.stream_id for answer in answers],
+        "waits": percentiles(waits),
     }
     if told.kind == "stamped":
         result["latencies"] = percentiles([each for answer in answers for each in answer.latencies()])

@@ -28,10 +28,11 @@ class Outcome:
         return tuple(median(figures) for figures in zip(*self._counted(name), strict=True))
 
     def ratios(self) -> list[float]:
-        """Return the subject's first figure over the baseline's in each round that counts; empty without a ratio."""
-        subject, baseline = (
-            [sample[0] for sample in self._counted(name)] for name in (self.scenario.subject, self.scenario.baseline)
-        )
+        """Return the subject's last figure over the baseline's in each round that counts; empty without a ratio."""
+        return self._ratios_to(self.scenario.baseline)
+
+    def _ratios_to(self, name: str) -> list[float]:
+        subject, baseline = ([sample[-1] for sample in self._counted(each)] for each in (self.scenario.subject, name))
         if not subject or not baseline or min(baseline) <= 0:
             return []
         return [ours / theirs for ours, theirs in zip(subject, baseline, strict=True)]
@@ -41,7 +42,10 @@ class Outcome:
         found = self.typical(self.scenario.subject)
         if self.scenario.ratio is not None:
             ratios = self.ratios()
-            return median(ratios) <= self.scenario.ratio if ratios else None
+            if not ratios or median(ratios) > self.scenario.ratio:
+                return False if ratios else None
+            to_bare = self._ratios_to("bare")
+            return self.scenario.bare is None or not to_bare or median(to_bare) <= self.scenario.bare
         if not found or not self.scenario.limits:
             return None
         return all(figure < limit for figure, limit in zip(found, self.scenario.limits, strict=True))

@@ -122,9 +122,10 @@ class Attempt:
         try:
             async with Deadline() as deadline:
                 pump = Pump(self._stream, self._writer, self._intake, self.target, deadline, self._metrics)
-                pieces, self._pieces = self._pieces, ()
+                more = pump.relay(self._pieces)
+                self._pieces = ()  # else a stream that waits would hold its first read in memory
                 try:
-                    await self._relay(self._response, pump, more=pump.relay(pieces))
+                    await self._relay(self._response, pump, more=more)
                 finally:
                     self.phases.last_token = pump.last
         except TimeoutError:

@@ -56,5 +56,6 @@ class Completions:
         settings = self._streams.settings
         body = await read_json(request, settings.server.max_body_bytes)
         generation = completion(request, body, settings, received)
+        del body  # the generation has it as bytes; as objects it would be in memory as long as the response
         stream = await self._streams.create(generation, request[OWNER], idempotency_key(request))
         return await self._responder.respond(request, stream, wait=True, dialect=self._dialect)
