@@ -5,7 +5,7 @@ import tomllib
 import pytest
 import pytest_asyncio
 from fault_test.faults import FAULTS, Installation, Pace
-from fault_test.processes import Provider, gateway, provider
+from fault_test.processes import gateway, provider
 
 from server.config.check import parse
 from server.config.settings import Recovery, Streams, Upstream
@@ -26,10 +26,11 @@ async def test_fault(installation, fault) -> None:
     await fault.run(installation, fault.name)
 
 
-def test_the_defaults_are_those_of_the_gateway() -> None:
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_defaults_are_those_of_the_gateway(installation) -> None:
     """With --defaults the configuration has no limit of its own, and the limit that is expected is the gateway's."""
     pace = Pace(defaults=True)
-    settings = parse(tomllib.loads(pace.config(Provider(), Provider())), {})
+    settings = parse(tomllib.loads(pace.config(installation.primary, installation.fallback)), {})
     assert settings.recovery == Recovery()
     assert settings.streams == Streams()
     for upstream in settings.upstreams:
