@@ -47,6 +47,7 @@ idle_timeout = {seconds}
 [recovery]
 breaker_reset = {seconds}
 """
+
 # Each fault has its own target. With "primary/*" all of them would share one circuit.
 MODEL = """[[models]]
 name = "{model}"

@@ -123,8 +123,8 @@ async def test_bounds(provider, model, kind: str, monkeypatch: pytest.MonkeyPatc
     async with entry(kind) as server, in_process(provider.url, mcp=[server], tools=tools) as gateway:
         stalled, huge = await converse(gateway, provider, model, *calls)
         (level,) = await converse(gateway, provider, model, LEVEL)
+        assert limits.given == [50.0] * 3
     assert stalled["error"] == "The tool gave no result within 50 seconds."
-    assert limits.given == [50.0] * 3
     assert len(huge["content"].encode()) <= 1000
     assert huge["content"].endswith("[cut: 1000000 bytes in all]")
     assert level["content"] == "north: 3.5 m"
