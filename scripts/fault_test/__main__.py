@@ -7,6 +7,9 @@ import sys
 from .faults import FAULTS, Fault, Installation, Pace, UnexpectedOutcome
 from .processes import gateway, provider
 
+# A first token after 20 s is within the default limit of 30 s, so it is waited for. But that fault allows 15 s.
+MISSED_WITH_DEFAULTS = frozenset({"slow"})
+
 
 async def score(installation: Installation, fault: Fault) -> tuple[bool, str]:
     """Run one fault; return whether it passed, and its row."""
@@ -17,9 +20,8 @@ async def score(installation: Installation, fault: Fault) -> tuple[bool, str]:
     return True, f"{fault.title} | {outcome.words} | {outcome.primary} + {outcome.fallback} | {outcome.seconds:.1f} s |"
 
 
-async def main(scale: float) -> int:
+async def main(pace: Pace) -> int:
     """Run all faults at once, and then the outage, in which the primary is down for all. Return the exit status."""
-    pace = Pace(scale)
     async with provider() as primary, provider() as fallback, gateway(pace.config(primary, fallback)) as root:
         installation = Installation(root, primary, fallback, pace)
         alone = [fault for fault in FAULTS if fault.name == "outage"]
@@ -31,17 +33,20 @@ async def main(scale: float) -> int:
     print("|---|---|---|---|---|")
     for number, fault in enumerate(FAULTS, 1):
         print(f"| {number} | {rows[fault][1]}")
-    passed = sum(ok for ok, _ in rows.values())
-    print(f"\n{passed} of {len(FAULTS)} pass.")
-    return 0 if passed == len(FAULTS) else 1
+    missed = {fault.name for fault in FAULTS if not rows[fault][0]}
+    expected = MISSED_WITH_DEFAULTS if pace.defaults else frozenset()
+    print(f"\n{len(FAULTS) - len(missed)} of {len(FAULTS)} pass, {len(FAULTS) - len(expected)} must.")
+    return 0 if missed == expected else 1
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="scripts/faults", description=__doc__)
-    parser.add_argument(
-        "--scale",
-        type=float,
-        default=1.0,
-        help="factor for the times of slow faults",
+    times = parser.add_mutually_exclusive_group()
+    times.add_argument("--scale", type=float, default=1.0, help="factor for the times of slow faults, and for 10 s")
+    times.add_argument(
+        "--defaults",
+        action="store_true",
+        help="leave the gateway its default limits instead of 10 s; the slow first token then misses its 15 s",
     )
-    sys.exit(asyncio.run(main(parser.parse_args().scale)))
+    options = parser.parse_args()
+    sys.exit(asyncio.run(main(Pace(options.scale, options.defaults))))

@@ -11,6 +11,8 @@ from typing import Any
 
 import aiohttp
 
+from server.config.settings import Upstream
+
 from .caller import Answer, ask
 from .processes import Provider
 
@@ -21,19 +23,13 @@ LONG_PROMPT = {"message": "This model's maximum context length is 8192 tokens.",
 UNSAFE = {"message": "The response was filtered.", "code": "content_filter"}
 LATE_FILTER = "filter-late"  # the second model of that fault
 MAX_ATTEMPTS = 3  # at one target: 1 + max_retries
+DEFAULT_LIMIT: float = Upstream.model_fields["ttft_timeout"].default  # and that of idle_timeout
+SLOW = frozenset({"ttft", "stall_for"})  # the times of a script
+AFTER_LIMIT = 5.0  # seconds after a limit in which the fallback must have answered
 
 CONFIG = """
 [server]
 drain_notice = 0.0
-[streams]
-total_timeout = 100.0
-[recovery]
-breaker_reset = {reset}
-[[upstreams]]
-name = "primary"
-base_url = "{primary}/v1"
-ttft_timeout = {ttft}
-idle_timeout = {idle}
 [[upstreams]]
 name = "fallback"
 base_url = "{fallback}/v1"
@@ -41,8 +37,16 @@ base_url = "{fallback}/v1"
 name = "prefill"
 base_url = "{fallback}/v1"
 continuation = "assistant"
+[[upstreams]]
+name = "primary"
+base_url = "{primary}/v1"
 """
-
+# This follows the primary, unless the gateway's defaults are tried.
+LIMITS = """ttft_timeout = {seconds}
+idle_timeout = {seconds}
+[recovery]
+breaker_reset = {seconds}
+"""
 
 # Each fault has its own target. With "primary/*" all of them would share one circuit.
 MODEL = """[[models]]
@@ -57,14 +61,24 @@ class UnexpectedOutcome(Exception):
 
 @dataclass(frozen=True)
 class Pace:
-    """How fast the slow faults go: with `scale` 1 they take as long as their titles say."""
+    """How fast the slow faults go: with `scale` 1 they take as long as their titles say.
+
+    `defaults`: the gateway has its own default limits. Otherwise the primary may be silent for 10 s, times `scale`.
+    """
 
     scale: float = 1.0
+    defaults: bool = False
+
+    @property
+    def limit(self) -> float:
+        """The seconds that the primary may be silent."""
+        return DEFAULT_LIMIT if self.defaults else 10 * self.scale
 
     def config(self, primary: Provider, fallback: Provider) -> str:
         """Return the gateway's configuration."""
-        ten = 10 * self.scale
-        config = CONFIG.format(primary=primary.root, fallback=fallback.root, ttft=ten, idle=ten, reset=ten)
+        config = CONFIG.format(primary=primary.root, fallback=fallback.root)
+        if not self.defaults:
+            config += LIMITS.format(seconds=self.limit)
         for name in (*(fault.name for fault in FAULTS), LATE_FILTER):
             config += MODEL.format(model=name, second="prefill" if name == "reject-prefill" else "fallback")
         return config
@@ -121,25 +135,26 @@ async def seen_by_both(installation: Installation, model: str) -> tuple[list[dic
 
 
 def unnoticed(
-    *script: dict[str, Any], primary: tuple[int, int], fallback: int, within: float = 60.0
+    *script: dict[str, Any], primary: tuple[int, int], fallback: int, within: float | None = 60.0
 ) -> Callable[[Installation, str], Awaitable[Outcome]]:
     """Return a fault that the caller must not notice. The primary answers with `script`.
 
     `primary` is the least and the most attempts at the primary, `fallback` the attempts at the fallback. The answer may
-    take `within` seconds at scale 1.
+    take `within` seconds at scale 1; None: as long as the primary may be silent, and a little more.
     """
 
     async def run(installation: Installation, model: str) -> Outcome:
         scale = installation.pace.scale
-        calls = [{**call, "ttft": call["ttft"] * scale} if "ttft" in call else call for call in script]
+        patience = installation.pace.limit + AFTER_LIMIT if within is None else within * scale
+        calls = [{name: value * scale if name in SLOW else value for name, value in call.items()} for call in script]
         await installation.primary.script(model, *calls)
         await installation.fallback.script(model, SAY)
         answer = await ask(installation.gateway, model)
         first, second = await seen_by_both(installation, model)
         expect_whole(answer)
+        expect(answer.took <= max(patience, 15.0), f"it took {answer.took:.1f} s")
         expect(primary[0] <= len(first) <= primary[1], f"{len(first)} attempts at the primary")
         expect(len(second) == fallback, f"{len(second)} attempts at the fallback")
-        expect(answer.took <= max(within * scale, 15.0), f"it took {answer.took:.1f} s")
         expect(answer.usage.get("completion_tokens") == TOKENS, f"usage {answer.usage}")
         return Outcome("whole text", len(first), len(second), answer.took)
 
@@ -259,6 +274,7 @@ async def accounting(installation: Installation, model: str) -> Outcome:
 
 
 CUT = {**SAY, "cut_after": 40}
+STALL = {**SAY, "stall_after": 20, "stall_for": 30, "cut_after": 20}
 ONCE, TWICE, BOUNDED = (1, 1), (2, 2), (1, MAX_ATTEMPTS)
 FAULTS = (
     Fault("retry-after", "429 with `Retry-After: 2`, once", retry_after),
@@ -266,11 +282,12 @@ FAULTS = (
     Fault("500-once", "500 once", unnoticed({"status": 500}, SAY, primary=TWICE, fallback=0)),
     Fault("503", "503 for ever", unnoticed({"status": 503}, primary=BOUNDED, fallback=1)),
     Fault("reset", "reset before the headers", unnoticed({"reset_before_head": True}, primary=BOUNDED, fallback=1)),
-    Fault("silent", "no answer at all", unnoticed({"never_answer": True}, primary=ONCE, fallback=1, within=15)),
+    Fault("silent", "no answer at all", unnoticed({"never_answer": True}, primary=ONCE, fallback=1, within=None)),
     Fault("slow", "headers at once, first token after 20 s",
-          unnoticed({"ttft": 20}, primary=ONCE, fallback=1, within=15)),
+          unnoticed({**SAY, "ttft": 20}, primary=ONCE, fallback=1, within=15)),
     Fault("cut", "cut after 40 of 60 tokens", unnoticed(CUT, SAY, primary=TWICE, fallback=0)),
-    Fault("stall", "stall after 20 tokens", unnoticed({**SAY, "stall_after": 20}, primary=ONCE, fallback=1, within=15)),
+    Fault("stall", "stall after 20 tokens, hang-up after 30 s",
+          unnoticed(STALL, primary=ONCE, fallback=1, within=None)),
     Fault("garbage", "a garbage frame as the tenth",
           unnoticed({**SAY, "garbage_at": 9}, SAY, primary=TWICE, fallback=0)),
     Fault("no-done", "complete, but without `[DONE]`", no_done),

@@ -66,6 +66,8 @@ find_python() {
 }
 
 make_venv() {
+    # `venv --clear` through a link would empty somebody else's environment.
+    [[ ! -L $venv && ! -L $venv/bin ]] || die "$venv is a link: it belongs to another checkout. Remove it first."
     # A virtual environment contains its own path. If it was moved or copied, it must be made again.
     if [[ -x $python && -x $venv/bin/pip ]] && grep -qsF -- "$venv" "$venv/bin/activate" && "$python" -c ''; then
         return

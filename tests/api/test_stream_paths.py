@@ -264,8 +264,7 @@ async def test_abort(gateway, provider, model) -> None:
         await second.ask("GET", path)
         await second.head()
         assert (await call(gateway.root, "DELETE", f"{path}?reason=enough")).status == 204
-        [seen] = await provider.seen(model)
-        assert seen["closed_by_client_at"] is not None
+        await provider.closed(model)
         events = await first.rest()
         assert await second.rest() == events
         assert b'"code":"cancelled","retryable":false' in events[-1].data

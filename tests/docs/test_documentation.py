@@ -88,6 +88,10 @@ def test_a_configuration_is_valid(tmp_path: Path, page: str, language: str, code
     tables = tomllib.loads(code)
     if "upstreams" not in tables:
         tables = {**BASE, **tables}
+    if "models" not in tables:
+        tables["models"] = [
+            {"name": f"{one['name']}-*", "targets": [f"{one['name']}/*"]} for one in tables["upstreams"]
+        ]
     for table, key in (("recovery", "strategy"), ("store", "kind")):
         if tables.get(table, {}).get(key) in KNOWN_PLUGINS:
             tables[table][key] = KNOWN_PLUGINS[tables[table][key]]

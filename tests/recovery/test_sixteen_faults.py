@@ -1,9 +1,14 @@
 """The sixteen faults of `scripts/faults`; the slow ones take a fifth of their time."""
 
+import tomllib
+
 import pytest
 import pytest_asyncio
 from fault_test.faults import FAULTS, Installation, Pace
 from fault_test.processes import gateway, provider
+
+from server.config.check import parse
+from server.config.settings import Recovery, Streams, Upstream
 
 BRIEF = Pace(scale=0.2)
 
@@ -19,6 +24,19 @@ async def installation():
 async def test_fault(installation, fault) -> None:
     """The caller gets what the fault leaves possible, and the providers see no request too many."""
     await fault.run(installation, fault.name)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_the_defaults_are_those_of_the_gateway(installation) -> None:
+    """With --defaults the configuration has no limit of its own, and the limit that is expected is the gateway's."""
+    pace = Pace(defaults=True)
+    settings = parse(tomllib.loads(pace.config(installation.primary, installation.fallback)), {})
+    assert settings.recovery == Recovery()
+    assert settings.streams == Streams()
+    for upstream in settings.upstreams:
+        plain = Upstream(name=upstream.name, base_url=upstream.base_url, continuation=upstream.continuation)
+        assert upstream == plain
+        assert upstream.ttft_timeout == upstream.idle_timeout == pace.limit
 
 
 def test_sixteen() -> None:

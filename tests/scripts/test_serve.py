@@ -306,6 +306,21 @@ def test_missing_python_is_one_sentence(tmp_path, python, sentence):
     assert not (checkout / ".venv").exists()
 
 
+@pytest.mark.parametrize("link", [".venv", ".venv/bin"])
+def test_an_environment_that_is_a_link_is_left_alone(tmp_path, link):
+    """A linked .venv, or one whose bin is linked, is another checkout's: it is refused in one line, and not emptied."""
+    checkout, other = tmp_path / "mine", tmp_path / "other"
+    shutil.copytree(ROOT / "scripts", checkout / "scripts")
+    other.mkdir()
+    (other / "python").touch()
+    (checkout / link).parent.mkdir(exist_ok=True)
+    (checkout / link).symlink_to(other)
+    code, said = refused(script=checkout / "scripts" / "serve", OPENAI_API_KEY="sk-test")
+    assert (code, said.count("\n")) == (1, 1)
+    assert "is a link: it belongs to another checkout" in said
+    assert [file.name for file in other.iterdir()] == ["python"]
+
+
 def test_help_installs_nothing():
     """--help explains the command without starting anything."""
     done = subprocess.run([SERVE, "--help"], capture_output=True, text=True, check=True, timeout=5)

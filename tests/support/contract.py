@@ -74,6 +74,20 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.01)
 
 
+async def quickest_read(log: Log, place: int) -> float:
+    """Read a few of the numbers in a log after a place, several times; return the seconds of the quickest read.
+
+    A machine that is busy is not so at each of these times.
+    """
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        records = await log.read(place, 1000)
+        times.append(time.perf_counter() - began)
+        assert records[0] == Record("chunk", b"%d" % (place + 1))
+    return min(times)
+
+
 async def listed(store: Store) -> list[str]:
     """Give the ids of all logs."""
     return [log.beginning.id async for log in store.logs()]
@@ -438,23 +452,22 @@ class StoreContract:
 
     @pytest.mark.timeout(300)
     async def test_a_million_records(self, store: Store) -> None:
-        """A log of a million records is read at any place at once, live and ended."""
+        """A log of a million records is read at any place without going through it, live and ended."""
         log = await store.create(beginning())
         count, step = 1_000_000, 10_000
         for first in range(0, count, step):
             await log.append([Record("chunk", b"%d" % n) for n in range(first + 1, first + step + 1)])
-        places = (0, 1, 9_999, 10_000, 123_456, 654_321, 999_999)
         assert log.tail == count
         for live in (True, False):
             if not live:
                 await log.append(DONE, ending())
             reading = await store.find(log.beginning.id)
             assert reading is not None
-            for place in places:
-                began = time.perf_counter()
-                records = await reading.read(place, 1000)
-                assert time.perf_counter() - began < 2.0
-                assert records[0] == Record("chunk", b"%d" % (place + 1))
+            began = time.perf_counter()
+            assert len(await reading.read(0, ALL)) == count + (not live)
+            whole = time.perf_counter() - began
+            for place in (0, 1, 9_999, 10_000, 123_456, 654_321, 999_999):
+                assert await quickest_read(reading, place) < whole / 20
 
 
 class DurableContract(StoreContract):

@@ -62,13 +62,13 @@ class InProcess:
         self.url = self.root + "/v1"
         self.port = app.port
 
-    async def idle(self, seconds: float = 5.0) -> None:
+    async def idle(self, seconds: float = 20.0) -> None:
         """Wait until no stream is live and no response is under way."""
         async with asyncio.timeout(seconds):
             while self.app.streams.live or self.app.responder.open:  # noqa: ASYNC110  # no event covers both
                 await asyncio.sleep(0.005)
 
-    async def idle_streams(self, seconds: float = 5.0) -> None:
+    async def idle_streams(self, seconds: float = 20.0) -> None:
         """Wait until no stream is live; responses may still be on their way."""
         async with asyncio.timeout(seconds):
             while self.app.streams.live:  # noqa: ASYNC110  # the event that covers it is private

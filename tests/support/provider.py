@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import aiohttp
 
+CLOSE = 20.0  # seconds in which a close must arrive, on a busy machine
 SCRIPT = Path(__file__).parents[2] / "scripts" / "scripted_provider.py"
 
 
@@ -44,6 +45,18 @@ class Provider:
         """Every request (for the model) in order, and what became of it until now."""
         seen: list[dict[str, Any]] = await self._call("GET", "/_seen", params={} if model is None else {"model": model})
         return seen
+
+    async def closed(self, model: str) -> dict[str, Any]:
+        """Wait until the client of the only request for the model has closed its connection; return the request.
+
+        The client may be done before this process has had its turn to notice. Raises TimeoutError.
+        """
+        async with asyncio.timeout(CLOSE):
+            while True:
+                [seen] = await self.seen(model)
+                if seen["closed_by_client_at"] is not None:
+                    return seen
+                await asyncio.sleep(0.01)
 
     async def clear(self) -> None:
         """Forget the requests seen so far; scripts and their call counters stay."""

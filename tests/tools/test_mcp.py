@@ -6,12 +6,15 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import native
 import pytest
 import wire
 from gateway import InProcess, OwnProcess, in_process, own_process
+
+from server.tools import bounded
 
 SERVER = str(Path(__file__).parents[1] / "support" / "mcp_server.py")
 STDIO = {"name": "weir", "command": [sys.executable, SERVER]}
@@ -33,6 +36,30 @@ async def entry(kind: str) -> AsyncIterator[dict[str, Any]]:
     finally:
         process.kill()
         await process.wait()
+
+
+class OverWhenTheOtherIsDone:
+    """In place of `asyncio.wait`: the time of one tool is over when another has its result, on any machine.
+
+    `given` are the limits in seconds that the waits were given.
+    """
+
+    def __init__(self, hanging: str, other: str) -> None:
+        self._hanging, self._other = f"tool {hanging}", f"tool {other}"
+        self._is_done = asyncio.Event()
+        self.given: list[float | None] = []
+
+    async def wait(self, tasks: set[asyncio.Task[Any]], *, timeout: float | None = None) -> Any:
+        """Wait for a call."""
+        self.given.append(timeout)
+        [task] = tasks
+        if task.get_name() == self._hanging:
+            await self._is_done.wait()
+            timeout = 0.1
+        done = await asyncio.wait(tasks, timeout=timeout)
+        if task.get_name() == self._other:
+            self._is_done.set()
+        return done
 
 
 async def connected(gateway: InProcess | OwnProcess, servers: int = 1) -> None:
@@ -87,14 +114,17 @@ async def test_a_conversation(provider, model, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["stdio", "http"])
-async def test_bounds(provider, model, kind: str) -> None:
+async def test_bounds(provider, model, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that hangs ends after the timeout, and a huge result beside it is cut. The connection stays usable."""
+    limits = OverWhenTheOtherIsDone("stall", "huge")
+    monkeypatch.setattr(bounded, "asyncio", SimpleNamespace(**{**vars(asyncio), "wait": limits.wait}))
     calls = [{"name": name, "arguments": {}} for name in ("stall", "huge")]
-    tools = {"timeout": 2.0, "max_result_bytes": 1000}
+    tools = {"timeout": 50.0, "max_result_bytes": 1000}
     async with entry(kind) as server, in_process(provider.url, mcp=[server], tools=tools) as gateway:
         stalled, huge = await converse(gateway, provider, model, *calls)
         (level,) = await converse(gateway, provider, model, LEVEL)
-    assert stalled["error"] == "The tool gave no result within 2 seconds."
+        assert limits.given == [50.0] * 3
+    assert stalled["error"] == "The tool gave no result within 50 seconds."
     assert len(huge["content"].encode()) <= 1000
     assert huge["content"].endswith("[cut: 1000000 bytes in all]")
     assert level["content"] == "north: 3.5 m"
