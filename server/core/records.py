@@ -55,8 +55,8 @@ class Tokens(Sequence[Record]):
 def size_of(records: Sequence[Record]) -> int:
     """Return the bytes of all data of records."""
     if isinstance(records, Tokens):
-        texts = records.texts
-        return sum(map(len, texts)) + len(texts) * (len(records.before) + len(records.after))
+        texts, around = records.texts, len(records.before) + len(records.after)
+        return len(texts[0]) + around if len(texts) == 1 else sum(map(len, texts)) + len(texts) * around
     return sum([len(data) for _, data in records])
 
 

@@ -44,14 +44,12 @@ class Chat(ServedDialect):
 
     def frames(self, first: int, records: Sequence[Record]) -> bytes:
         """Return the bytes that a client gets for records: `id:` and `data:`."""
-        if isinstance(records, Tokens):
-            before, after = records.before, records.after
-            # Its data has no line ends: `frame` would look for them.
-            frames = [
-                b"id: %d\ndata: %b%b%b\n\n" % (seq, before, text, after)
-                for seq, text in enumerate(records.texts, first)
-            ]
-            return frames[0] if len(frames) == 1 else b"".join(frames)
+        if isinstance(records, Tokens):  # their data has no line end, for which `frame` would look
+            before, texts, after = records.before, records.texts, records.after
+            if len(texts) == 1:
+                return b"id: %d\ndata: %b%b%b\n\n" % (first, before, texts[0], after)
+            frames = [b"id: %d\ndata: %b%b%b\n\n" % (seq, before, text, after) for seq, text in enumerate(texts, first)]
+            return b"".join(frames)
         if len(records) == 1 and LF not in (data := records[0][1]):
             return b"id: %d\ndata: %b\n\n" % (first, data)  # a single token does not need a list
         # `frame` per record, with its look for line ends, costs three times as much as this.

@@ -42,16 +42,13 @@ class Segment:
         """Memory that it takes, in bytes."""
         return SEGMENT_OVERHEAD + self._shared + len(self._data) + RECORD_OVERHEAD * len(self._ends)
 
-    @property
-    def full(self) -> bool:
-        """Whether nothing should be added."""
-        return len(self._data) > SEGMENT_BYTES
-
-    def add(self, texts: Sequence[bytes]) -> None:
-        """Add records; `texts` is what the shape leaves over of each."""
+    def add(self, texts: Sequence[bytes]) -> bool:
+        """Add records; `texts` is what the shape leaves over of each. Return whether more should be added."""
+        data, ends = self._data, self._ends
         for text in texts:
-            self._data += text
-            self._ends.append(len(self._data))
+            data += text
+            ends.append(len(data))
+        return len(data) <= SEGMENT_BYTES
 
     def record(self, index: int) -> bytes:
         """Return the record at a place, from 0."""
@@ -66,10 +63,11 @@ class Segment:
 class Segments:
     """The records of a log from number 1 to `tail`."""
 
-    __slots__ = ("_all", "_earlier")
+    __slots__ = ("_all", "_earlier", "_last")
 
     def __init__(self) -> None:
         self._all: list[Segment] = []
+        self._last: Segment | None = None  # the one that takes more
         self._earlier = 0  # footprint of all segments but the last
 
     @property
@@ -103,12 +101,13 @@ class Segments:
 
     def put(self, shape: Shape, texts: Sequence[bytes]) -> None:
         """Add records of a known shape: `texts` is what it leaves over of each."""
-        last = self._all[-1] if self._all else None
-        if last is None or last.shape != shape or last.full:
+        last = self._last
+        if last is None or last.shape != shape:
             self._earlier = self.footprint
-            last = Segment(self.tail + 1, self.size, shape)
+            last = self._last = Segment(self.tail + 1, self.size, shape)
             self._all.append(last)
-        last.add(texts)
+        if not last.add(texts):
+            self._last = None
 
     def read(self, after: int) -> Iterator[bytes]:
         """Yield the records after number `after`."""
