@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from server.core.dialect import LoggedCall, Reader, ToolResult
-from server.core.openai.chunks import TEXTS, Chunk, has_substance, index_of, text_of
+from server.core.openai.chunks import TEXTS, Chunk, index_of, says_anything, text_of
 from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.records import Record
 from server.core.recovery.seam import Texts
+from server.core.wide_json import dumps, paired
 
 
 @dataclass(slots=True)
@@ -35,7 +34,7 @@ class LoggedTurn:
         Content that is no text (Mistral's list of parts) is under a kind of its own, `parts`. A restart cannot compare
         it with the new answer, so the restart diverges.
         """
-        return {key: "".join(parts) for key, parts in self._texts.items()}
+        return {key: paired("".join(parts)) for key, parts in self._texts.items()}
 
     @property
     def unanswered_calls(self) -> list[ToolCall]:
@@ -50,7 +49,7 @@ class LoggedTurn:
     def add(self, chunk: Chunk) -> None:
         """Take in one chunk."""
         # A role alone does not count as delivered. It is kept for its identity until a chunk with a text follows.
-        if not self.transcript.begun and not any(has_substance(choice) for choice in chunk.get("choices") or ()):
+        if not self.transcript.begun and not any(says_anything(choice) for choice in chunk.get("choices") or ()):
             self._silent.append(chunk)
             return
         for earlier in self._silent:
@@ -61,7 +60,7 @@ class LoggedTurn:
             if isinstance(text, str):
                 self._texts[index, kind].append(text)
             else:
-                self._texts[index, "parts"].append(orjson.dumps(text).decode())
+                self._texts[index, "parts"].append(dumps(text).decode())
 
 
 def replay(reader: Reader, records: Iterable[Record], choices: int = 1) -> list[LoggedTurn]:

@@ -1,7 +1,8 @@
 """JSON of texts that an upstream sent, also where orjson refuses what Python's and JavaScript's own parsers take.
 
-orjson neither reads nor writes half of a surrogate pair, which an upstream sends if it cuts a text inside a character,
-and it writes only 254 levels. Everything else is orjson's, for its speed.
+orjson neither reads nor writes half of a surrogate pair, which an upstream sends if it cuts a text inside a character.
+It does not read `NaN` and `Infinity`, which Python's own `json.dumps` writes, and it writes only 254 levels. Everything
+else is orjson's, for its speed.
 """
 
 import json
@@ -11,16 +12,37 @@ import orjson
 
 
 def dumps(value: object) -> bytes:
-    """Return a value as JSON in ASCII or UTF-8. Raises RecursionError if it is nested about 1,000 levels deep."""
+    """Return a value as JSON in ASCII or UTF-8. `NaN` and `Infinity` become null.
+
+    Raises RecursionError if it is nested about 1,000 levels deep.
+    """
     try:
         return orjson.dumps(value)
     except orjson.JSONEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
 
 
-def loads(data: bytes) -> Any:
-    """Return the value of JSON that `dumps` wrote."""
+def dumps_like(value: object, source: bytes) -> bytes:
+    """Return a value that was made from the JSON `source`, with `NaN` and `Infinity` if they are in there.
+
+    Raises RecursionError as `dumps` does.
+    """
+    if b"NaN" in source or b"Infinity" in source:
+        return json.dumps(value, separators=(",", ":")).encode()
+    return dumps(value)
+
+
+def loads(data: bytes | bytearray) -> Any:
+    """Return the value of JSON in UTF-8. Raises ValueError if it is none, or is nested about 1,000 levels deep."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(data)
+        try:
+            return json.loads(data.decode())  # a text: of bytes it would guess the encoding
+        except RecursionError:
+            raise ValueError("JSON is nested too deeply") from None
+
+
+def paired(text: str) -> str:
+    """Return a text with the halves of surrogate pairs joined, which may have come in two pieces."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import aiohttp
-import orjson
 
 from server.aio.aiohttp_internals import SinkError, push, read_on
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
+from server.core.openai.frames import is_error
 from server.core.openai.intake import Intake, Piece
 from server.core.recovery.classify import in_band
 from server.core.timing import Phases
+from server.core.wide_json import loads
 from server.relay.pump import Pump
 from server.relay.stream import Stream
 from server.telemetry.metrics import Metrics
@@ -28,6 +29,8 @@ from server.upstreams.translate import FOREIGN, translate
 
 TIDY = 0.1  # seconds to wait for the end of a finished body
 JSON_BODY = 65_536  # bytes that are read of a JSON answer to a streaming request
+JSON_STARTS = (b"{", b"[")  # no line of SSE that means anything begins so
+SPACE = b" \t\r\n\xef\xbb\xbf"  # before the first field, also a byte order mark
 
 
 class Attempt:
@@ -88,20 +91,23 @@ class Attempt:
                 deadline.set(self.phases.started + self.target.ttft_timeout)
                 response = self._response = await self.target.client.post(body, self.phases, headers)
                 self.phases.headers = time.monotonic()
-                if response.content_type == "application/json":
-                    raise await _json_instead(response)
                 await self._read_to_first_token(response, deadline)
         except TimeoutError:
             raise UpstreamError(Kind.TTFT_TIMEOUT, "The upstream sent no token in time.") from None
 
     async def _read_to_first_token(self, response: aiohttp.ClientResponse, deadline: Deadline) -> None:
-        intake = self._intake
+        intake, begun = self._intake, False
         while not intake.over:
             if self._stream.must_pause:
                 await self._pause(deadline)
             data = await self._read(response)
             if not data:
                 break
+            if not begun and (start := data.lstrip(SPACE)):
+                # The `Content-Type` says little: some label their streams as JSON, and others their errors as streams.
+                begun = True
+                if start[:1] in JSON_STARTS:
+                    raise await _json_instead(start, response)
             pieces = intake.feed(data)
             if pieces or intake.at_seam:
                 self.phases.first_token = self.phases.last_token = time.monotonic()
@@ -216,13 +222,13 @@ class WholeAttempt(Attempt):
         except FOREIGN as error:
             raise translate(error, in_body=True) from error
         try:
-            answer = orjson.loads(self._answer)
-        except orjson.JSONDecodeError as error:
+            answer = loads(self._answer)
+        except ValueError as error:
             raise UpstreamError(Kind.GARBAGE, "The upstream's answer is not JSON.") from error
+        if is_error(answer):
+            raise in_band(answer)
         if not isinstance(answer, dict):
             raise UpstreamError(Kind.GARBAGE, "The upstream's answer is not a JSON object.")
-        if answer.get("error"):
-            raise in_band(answer)
         self.transcript.observe_whole(answer)
 
     async def rest(self) -> None:
@@ -239,12 +245,15 @@ async def _read_to_end(response: aiohttp.ClientResponse) -> None:
         pass  # the answer is whole, and the connection is not used again
 
 
-async def _json_instead(response: aiohttp.ClientResponse) -> UpstreamError:
-    """Return the error of an upstream that answered a streaming request with 200 and JSON."""
+async def _json_instead(start: bytes, response: aiohttp.ClientResponse) -> UpstreamError:
+    """Return the error of an upstream that answered a streaming request with JSON, which begins with `start`."""
+    body, value = bytearray(start), None
     try:
-        body = orjson.loads(await response.content.read(JSON_BODY))
-    except (*FOREIGN, orjson.JSONDecodeError):
-        body = None
-    if isinstance(body, dict) and body.get("error"):
-        return in_band(body)
+        while len(body) < JSON_BODY and (part := await response.content.readany()):
+            body += part
+        value = loads(body)
+    except FOREIGN:
+        pass  # it broke off, or is too long to be read
+    if is_error(value):
+        return in_band(value)
     return UpstreamError(Kind.GARBAGE, "The upstream answered a streaming request with JSON.")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-import orjson
+from server.core.wide_json import dumps
 
 Chunk = dict[str, Any]
 DONE_DATA = b"[DONE]"  # the data of the event after the last chunk
@@ -40,23 +40,20 @@ def index_of(choice: dict[str, Any]) -> int:
     return choice.get("index") or 0
 
 
-def well_formed(chunk: object) -> bool:
-    """Whether this is a chunk, as far as the gateway reads it. Nothing else is relayed.
+def well_formed(chunk: dict[str, Any]) -> bool:
+    """Whether the gateway can read an object that has `choices`. Nothing else is relayed.
 
-    It is an object. The `delta`, `index` and `finish_reason` of its `choices`, if any, have their type or are null.
+    The `delta`, `index` and `finish_reason` of each choice have their type, or are null. A delta may also be empty in
+    any form: PHP writes an empty object as `[]`.
     """
-    if not isinstance(chunk, dict):
-        return False
-    choices = chunk.get("choices")
-    if choices is None:
-        return "choices" in chunk or "usage" in chunk or "error" in chunk
+    choices = chunk["choices"]
     if not isinstance(choices, list):
         return False
-    for choice in choices:  # a loop is faster than all(…), and this is the path of every token
+    for choice in choices:  # a loop is faster than all(…)
         if not isinstance(choice, dict):
             return False
         delta, index, reason = choice.get("delta"), choice.get("index"), choice.get("finish_reason")
-        if not (isinstance(delta, dict) or delta is None) or not (isinstance(index, int) or index is None):
+        if (delta and not isinstance(delta, dict)) or not (isinstance(index, int) or index is None):
             return False
         if reason is not None and not isinstance(reason, str):
             return False
@@ -70,4 +67,4 @@ def identity(chunk: Chunk) -> Chunk:
 
 def usage_chunk(first: Chunk, usage: dict[str, Any]) -> bytes:
     """Return the extra chunk that `stream_options.include_usage` asks for."""
-    return orjson.dumps({"object": "chat.completion.chunk", **first, "choices": [], "usage": usage})
+    return dumps({"object": "chat.completion.chunk", **first, "choices": [], "usage": usage})
