@@ -14,6 +14,7 @@ from server.aio.aiohttp_internals import SinkError, push, read_on
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
+from server.core.openai.finish_reasons import check_failures
 from server.core.openai.frames import is_error
 from server.core.openai.intake import Intake, Piece
 from server.core.recovery.classify import in_band
@@ -229,6 +230,7 @@ class WholeAttempt(Attempt):
             raise in_band(answer)
         if not isinstance(answer, dict):
             raise UpstreamError(Kind.GARBAGE, "The upstream's answer is not a JSON object.")
+        check_failures(answer.get("choices"))
         self.transcript.observe_whole(answer)
 
     async def rest(self) -> None:

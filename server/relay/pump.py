@@ -54,7 +54,7 @@ class Pump:
 
     def expect_more(self) -> None:
         """Let the deadline follow what the upstream says. After the finish reason, only a moment is left."""
-        self._finishing = self._intake.transcript.finished
+        self._finishing = self._intake.transcript.closing
         self._deadline.follow(self, AFTER_FINISH if self._finishing else self._idle_timeout)
 
     async def pause(self) -> None:
@@ -91,7 +91,7 @@ class Pump:
 
     def relay(self, pieces: Sequence[Piece]) -> bool:
         """Log and show pieces; return whether more may come at once. Raises as `receive` does."""
-        if self._finishing != self._intake.transcript.finished:
+        if self._finishing != self._intake.transcript.closing:
             self.expect_more()
         more = True
         if pieces:

@@ -12,6 +12,7 @@ import orjson
 
 from server.core.errors import Kind, UpstreamError
 from server.core.openai.chunks import DONE_DATA, Chunk, says_anything
+from server.core.openai.finish_reasons import check_failures
 from server.core.openai.frames import chunk_of, value_of
 from server.core.openai.sse import Decoder, EventTooLargeError
 from server.core.openai.stencil import Stencil
@@ -150,6 +151,7 @@ class Intake:
             if self._seam is None and (self._show_usage or not usage):
                 self._say_or_hold(piece, pieces)
             return
+        check_failures(choices)
         if not self.has_token and any(says_anything(choice) for choice in choices):
             self.has_token = True
             if self._seam is None:
