@@ -48,12 +48,14 @@ class Attempt:
         "_stream",
         "_writer",
         "has_token",
+        "idle_timeout",
         "number",
         "permit",
         "phases",
         "span",
         "target",
         "transcript",
+        "ttft_timeout",
     )
 
     def __init__(
@@ -73,12 +75,20 @@ class Attempt:
         self.phases = Phases(started=time.monotonic())
         self.span: AttemptSpan | None = None
         self.has_token = False  # its first token is there
+        self.ttft_timeout = target.ttft_timeout  # seconds from the sent request to the first token
+        self.idle_timeout = target.idle_timeout  # seconds between two tokens
         self._intake = intake
         self._stream = stream
         self._writer = writer
         self._metrics = metrics
         self._response: aiohttp.ClientResponse | None = None
         self._pieces: Sequence[Piece] = ()  # of the read with the first token
+
+    def be_patient(self) -> None:
+        """Wait for each token as long as for a target that is the last one to ask."""
+        last_resort = self.target.last_resort_timeout
+        self.ttft_timeout = max(self.ttft_timeout, last_resort)
+        self.idle_timeout = max(self.idle_timeout, last_resort)
 
     async def first(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Send the request and read to the first token. `rest` relays that token.
@@ -89,7 +99,7 @@ class Attempt:
         """
         try:
             async with Deadline() as deadline:
-                deadline.set(self.phases.started + self.target.ttft_timeout)
+                deadline.set(self.phases.started + self.ttft_timeout)
                 response = self._response = await self.target.client.post(body, self.phases, headers)
                 self.phases.headers = time.monotonic()
                 await self._read_to_first_token(response, deadline)
@@ -128,7 +138,8 @@ class Attempt:
         assert self._response is not None
         try:
             async with Deadline() as deadline:
-                pump = Pump(self._stream, self._writer, self._intake, self.target, deadline, self._metrics)
+                label, limit = self.target.label, self.idle_timeout
+                pump = Pump(self._stream, self._writer, self._intake, deadline, self._metrics, label, limit)
                 pieces, self._pieces = self._pieces, ()
                 try:
                     await self._relay(self._response, pump, more=pump.relay(pieces))
@@ -186,7 +197,7 @@ class Attempt:
         """Wait for the client. The upstream is not the slow one now, so its deadline does not run."""
         deadline.set(None)
         await self._stream.room()
-        deadline.set(time.monotonic() + self.target.idle_timeout)
+        deadline.set(time.monotonic() + self.idle_timeout)
 
     async def tidy(self) -> None:
         """Read the end of a finished body, for a moment, so that its connection can be used again."""

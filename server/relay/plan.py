@@ -89,6 +89,19 @@ class Planner:
             raise self._final_error(failed, error) from error
         return plan
 
+    def is_last_resort(self, target: int, transcript: Transcript) -> bool:
+        """Whether nobody else would be asked if a target that is being asked were silent from now on.
+
+        The strategies, the budget, the circuits or the delivered calls may forbid it.
+        """
+        settings = self._settings
+        if settings.strategy == "none" or self._tries.is_last(target, settings.max_retries):
+            return True
+        if not transcript.begun:
+            return False
+        told_calls = transcript.calls and not self._stream.dialect.whole_calls
+        return settings.strategy == "retry" or told_calls or self._stream.recoveries >= settings.max_recoveries
+
     def _checked(self, decision: Decision, failure: Failure, texts: Texts, transcript: Transcript) -> Plan | None:
         """Return the plan for a decision, or None for `GiveUp`. Raises NonsenseError."""
         if isinstance(decision, GiveUp):
