@@ -3,13 +3,13 @@
 A relay has no second copy of what it logged. A relay that takes a log over thus knows as much as the one that wrote it.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from server.core.dialect import LoggedCall, Reader, ToolResult
-from server.core.openai.chunks import TEXTS, Chunk, index_of, says_anything, text_of
+from server.core.openai.chunks import TEXTS, Chunk, index_of, others_of, says_anything, text_of, text_within
 from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.records import Record
@@ -24,6 +24,7 @@ class LoggedTurn:
     transcript: Transcript
     calls: list[ToolCall] = field(default_factory=list)
     results: dict[str, str] = field(default_factory=dict)
+    others: Counter[tuple[int, str]] = field(default_factory=Counter)  # items beside texts, by choice and field
     _texts: defaultdict[tuple[int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     _silent: list[Chunk] = field(default_factory=list)  # chunks before the first one that says anything
 
@@ -56,6 +57,9 @@ class LoggedTurn:
             self.transcript.observe(earlier)
         self._silent.clear()
         self.transcript.observe(chunk)
+        for choice in chunk.get("choices") or ():
+            for name, items in others_of(choice.get("delta") or {}):
+                self.others[index_of(choice), name] += sum(text_within(item) is None for item in items)
         for index, kind, text in _pieces_of_text(chunk):
             if isinstance(text, str):
                 self._texts[index, kind].append(text)

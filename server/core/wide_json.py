@@ -6,9 +6,12 @@ else is orjson's, for its speed.
 """
 
 import json
+import re
 from typing import Any
 
 import orjson
+
+PAST_FFFF = re.compile("[\U00010000-\U0010ffff]")  # characters that UTF-16, and so JSON's escapes, write as a pair
 
 
 def dumps(value: object) -> bytes:
@@ -46,3 +49,18 @@ def loads(data: bytes | bytearray) -> Any:
 def paired(text: str) -> str:
     """Return a text with the halves of surrogate pairs joined, which may have come in two pieces."""
     return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
+
+def halved(text: str) -> str:
+    """Return a text with each surrogate pair as its two halves, as the pieces of a stream may be cut."""
+    return text if text.isascii() else PAST_FFFF.sub(_halves, text)
+
+
+def sound(text: str) -> str:
+    """Return a text that UTF-8 can hold: a half without its other half becomes U+FFFD."""
+    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _halves(character: re.Match[str]) -> str:
+    high, low = divmod(ord(character[0]) - 0x10000, 0x400)
+    return chr(0xD800 + high) + chr(0xDC00 + low)

@@ -1,5 +1,6 @@
 """Reading OpenAI chat completion chunks (https://platform.openai.com/docs/api-reference/chat-streaming)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from server.core.wide_json import dumps
@@ -14,6 +15,7 @@ TEXTS = {"content": ("content",), "reasoning": REASONING_FIELDS, "refusal": ("re
 TEXT_FIELDS = tuple(name for names in TEXTS.values() for name in names)
 ONCE_FIELDS = ("tool_calls", "function_call", "audio")  # must not reach a client twice: it may act on them at once
 SUBSTANCE_FIELDS = (*TEXT_FIELDS, *ONCE_FIELDS)
+KNOWN_FIELDS = frozenset({"role", *SUBSTANCE_FIELDS})
 
 
 def has_substance(choice: dict[str, Any]) -> bool:
@@ -33,6 +35,23 @@ def says_anything(choice: dict[str, Any]) -> bool:
     """Whether a choice of a chunk carries more than a role. A field that we do not know counts as well."""
     delta = choice.get("delta") or {}
     return bool(choice.get("finish_reason")) or any(value for name, value in delta.items() if name != "role")
+
+
+def others_of(delta: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield what a delta carries beside texts and calls, by its fields: images, annotations and the like."""
+    for name, value in delta.items():
+        if value and name not in KNOWN_FIELDS:
+            yield name, value if isinstance(value, list) else [value]
+
+
+def text_within(item: object) -> str | None:
+    """Return the name under which an item repeats the text beside it (OpenRouter's `reasoning_details`), or None."""
+    names = ("text", "summary", "thinking")
+    return next((name for name in names if isinstance(item, dict) and _is_text(item.get(name))), None)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def index_of(choice: dict[str, Any]) -> int:
