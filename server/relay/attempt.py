@@ -185,7 +185,7 @@ class Attempt:
 
     def _broke_off(self, error: Exception) -> None:
         """Raise UpstreamError if the body broke off before the whole answer was there."""
-        if not self.transcript.finished:
+        if not self.transcript.closing:
             raise translate(error, in_body=True) from error
 
     def _ended(self) -> None:

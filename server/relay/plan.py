@@ -72,6 +72,7 @@ class Planner:
             UpstreamError: the first cause, if the strategy gives up or its decision cannot be carried out.
 
         """
+        transcript.reopen()
         told = await self._told() if transcript.begun else LoggedTurn(transcript)
         if self._stream.dialect.whole_calls:
             _forget_calls(transcript, told)

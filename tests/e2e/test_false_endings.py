@@ -79,6 +79,19 @@ async def test_thoughts_that_were_cut_short() -> None:
         assert (await state_of(gateway.root, answer))["state"] == "incomplete"
 
 
+@pytest.mark.parametrize("fault", [b"", b"data: garbage\n\n", b'data: {"error": {"message": "boom"}}\n\n'])
+async def test_a_fault_after_thoughts(fault) -> None:
+    """A cut or an error after `stop` beside thoughts alone is a failure: the answer is still missing."""
+    hmm = CHUNK + b'"delta":{"reasoning":"hmm"},"finish_reason":"stop"}]}\n\n'
+    head = HEAD.replace(b"\r\n\r\n", b"\r\nContent-Length: 999999\r\n\r\n")  # its body never comes to that
+    upstream = RawUpstream(head + hmm + fault, HEAD + hmm + x("The answer.", "stop") + DONE)
+    async with gateway_over(upstream) as gateway:
+        answer = await complete(gateway.root, "m")
+    assert texts(answer.events) == ["The answer."]
+    assert answer.body.count(b"hmm") == 1
+    assert len(upstream.bodies) == 2
+
+
 async def test_several_choices() -> None:
     """The second of silence begins when the last choice has finished; more of an earlier one is still delivered."""
     other = x("b", "stop").replace(b'"index":0', b'"index":1')

@@ -1,6 +1,7 @@
 """What upstreams say in `finish_reason`: whole, cut short, or failed. A word that is in no table means whole.
 
-Upstreams with an API of their own pass its words on in their form of OpenAI's API, in upper or lower case.
+Upstreams with an API of their own pass its words on in their form of OpenAI's API, in upper or lower case, and with
+hyphens (Vercel) or Google's prefix.
 """
 
 from typing import Any
@@ -15,7 +16,6 @@ CUT_SHORT = {
     "content_filter": "OpenAI",
     "max_tokens": "Anthropic, Bedrock; Gemini, Cohere in upper case",
     "max_output_tokens": "OpenAI's Responses API (`incomplete_details`), Databricks",
-    "max_length": "Replicate's kind, older servers",
     "model_length": "Mistral (docs.mistral.ai/api): the context is full",
     "model_context_window_exceeded": "Anthropic, Bedrock, Zhipu GLM",
     "error_limit": "Cohere's v1 API: the context is full",
@@ -42,7 +42,7 @@ CUT_SHORT = {
 BROKEN = {
     "error": "OpenRouter (openrouter.ai/docs/api/reference/errors-and-debugging), Mistral, vLLM; Cohere in upper case",
     "abort": "vLLM (vllm/v1/engine/__init__.py), SGLang: the engine dropped the request",
-    "aborted": "proxies of these",
+    "aborted": "the same",
     "network_error": "Zhipu GLM (docs.z.ai/api-reference/llm/chat-completion)",
     "insufficient_system_resource": "DeepSeek (api-docs.deepseek.com/api/create-chat-completion)",
     "timeout": "Cohere, TensorRT-LLM",
@@ -68,7 +68,7 @@ MALFORMED = {
 
 def is_cut_short(reason: str) -> bool:
     """Whether a limit or a filter has cut the answer short."""
-    return reason.lower() in CUT_SHORT
+    return _name(reason) in CUT_SHORT
 
 
 def check_failures(choices: object) -> None:
@@ -83,10 +83,15 @@ def failure_of(choice: dict[str, Any]) -> UpstreamError | None:
     reason = choice.get("finish_reason")
     if not reason or not isinstance(reason, str):
         return None
-    name = reason.lower()
+    name = _name(reason)
     if name not in BROKEN and name not in MALFORMED:
         return None
     if says_something(choice.get("error")):  # OpenRouter
         return in_band({"error": choice["error"]})
     kind = Kind.UNUSABLE if name in MALFORMED else Kind.IN_BAND
     return UpstreamError(kind, f'The upstream broke the answer off: its finish reason is "{name}".')
+
+
+def _name(reason: str) -> str:
+    """Return a finish reason as the tables write it."""
+    return reason.lower().replace("-", "_").removeprefix("finish_reason_")

@@ -197,7 +197,7 @@ class Intake:
 
     def _fail(self, error: UpstreamError) -> None:
         self.over, self._plain = True, False
-        if self.transcript.finished:
+        if self.transcript.closing:
             self.done = True  # the whole answer has come: an error after it does no harm
         else:
             self.failure = error

@@ -48,6 +48,11 @@ class Transcript:
         thoughts = self.reasoning and not self.tokens and not self.calls
         return not thoughts or any(map(is_cut_short, self.finish.values()))
 
+    def reopen(self) -> None:
+        """Forget finish reasons that have closed nothing: another attempt may say more."""
+        if self.finished and not self.closing:
+            self.finish.clear()
+
     @property
     def begun(self) -> bool:
         """Whether anything has been delivered."""

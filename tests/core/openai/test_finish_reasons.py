@@ -11,7 +11,7 @@ from server.core.openai.transcript import Transcript
 
 WHOLE = [
     *("stop", "tool_calls", "function_call", "STOP", "COMPLETE", "end_turn", "eos_token", "eos", "stop_sequence"),
-    *("tool_use", "tool_call", "STOP_SEQUENCE", "TOOL_CALL", "finished", "a_new_one"),
+    *("tool_use", "tool-calls", "STOP_SEQUENCE", "FINISH_REASON_STOP", "TOOL_CALL", "finished", "a_new_one"),
 ]
 
 
@@ -33,7 +33,7 @@ def test_whole(reason: str) -> None:
 @pytest.mark.parametrize("reason", CUT_SHORT)
 def test_cut_short(reason: str) -> None:
     """A limit or a filter makes the ending incomplete, in upper and lower case, and is no failure."""
-    for word in (reason, reason.upper()):
+    for word in (reason, reason.upper(), reason.replace("_", "-"), f"FINISH_REASON_{reason.upper()}"):
         assert state_of(frozenset({word, "stop"})) is State.INCOMPLETE
         assert failure_of({"finish_reason": word}) is None
 
