@@ -43,6 +43,7 @@ name = "provider"
 base_url = "http://127.0.0.1:{provider}/v1"
 idle_timeout = 2.0
 ttft_timeout = 5.0
+last_resort_timeout = 2.0
 [[models]]
 name = "*"
 targets = ["provider/*"]

@@ -241,7 +241,7 @@ class Streams(Table):
         description='What a stream does when its last reader leaves: "cancel", or "continue" for linger seconds.',
     )
     linger: SecondsOrZero = Field(60.0, description="Seconds that a stream without a reader waits for one.")
-    total_timeout: Seconds = Field(300.0, description="Seconds that a whole stream may take.")
+    total_timeout: Seconds = Field(3600.0, description="Seconds that a whole stream may take.")
     retention: SecondsOrZero = Field(600.0, description="Seconds that a stream can still be read after its ending.")
     max_stream_bytes: Bytes = Field(
         16_777_216, description="Limit of one stream's log, in bytes. Past it the stream fails with stream_too_large."

@@ -7,6 +7,8 @@ starting ──► streaming ◄──► recovering
 
 from enum import StrEnum
 
+from server.core.openai.finish_reasons import is_cut_short
+
 
 class State(StrEnum):
     """The state of a stream. The last four are endings: nothing follows them."""
@@ -48,4 +50,4 @@ def advance(current: State, new: State) -> State:
 
 def state_of(finish_reasons: frozenset[str]) -> State:
     """Return the ending of a generation whose choices finished for these reasons."""
-    return State.INCOMPLETE if finish_reasons & {"length", "content_filter"} else State.COMPLETE
+    return State.INCOMPLETE if any(map(is_cut_short, finish_reasons)) else State.COMPLETE

@@ -158,6 +158,7 @@ class Delivered:
     structured: bool = False  # a response format or guided decoding was asked for
     choices: int = 1
     tools: bool = False  # the request offers tools
+    others: int = 0  # what came beside texts and calls: images, annotations, …
 
 
 @dataclass(frozen=True, slots=True)

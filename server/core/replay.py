@@ -3,19 +3,18 @@
 A relay has no second copy of what it logged. A relay that takes a log over thus knows as much as the one that wrote it.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import orjson
-
 from server.core.dialect import LoggedCall, Reader, ToolResult
-from server.core.openai.chunks import TEXTS, Chunk, has_substance, index_of, text_of
+from server.core.openai.chunks import TEXTS, Chunk, index_of, others_of, says_anything, text_of, text_within
 from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.records import Record
 from server.core.recovery.seam import Texts
+from server.core.wide_json import dumps, paired
 
 
 @dataclass(slots=True)
@@ -25,6 +24,7 @@ class LoggedTurn:
     transcript: Transcript
     calls: list[ToolCall] = field(default_factory=list)
     results: dict[str, str] = field(default_factory=dict)
+    others: Counter[tuple[int, str]] = field(default_factory=Counter)  # items beside texts, by choice and field
     _texts: defaultdict[tuple[int, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     _silent: list[Chunk] = field(default_factory=list)  # chunks before the first one that says anything
 
@@ -35,7 +35,7 @@ class LoggedTurn:
         Content that is no text (Mistral's list of parts) is under a kind of its own, `parts`. A restart cannot compare
         it with the new answer, so the restart diverges.
         """
-        return {key: "".join(parts) for key, parts in self._texts.items()}
+        return {key: paired("".join(parts)) for key, parts in self._texts.items()}
 
     @property
     def unanswered_calls(self) -> list[ToolCall]:
@@ -50,18 +50,21 @@ class LoggedTurn:
     def add(self, chunk: Chunk) -> None:
         """Take in one chunk."""
         # A role alone does not count as delivered. It is kept for its identity until a chunk with a text follows.
-        if not self.transcript.begun and not any(has_substance(choice) for choice in chunk.get("choices") or ()):
+        if not self.transcript.begun and not any(says_anything(choice) for choice in chunk.get("choices") or ()):
             self._silent.append(chunk)
             return
         for earlier in self._silent:
             self.transcript.observe(earlier)
         self._silent.clear()
         self.transcript.observe(chunk)
+        for choice in chunk.get("choices") or ():
+            for name, items in others_of(choice.get("delta") or {}):
+                self.others[index_of(choice), name] += sum(text_within(item) is None for item in items)
         for index, kind, text in _pieces_of_text(chunk):
             if isinstance(text, str):
                 self._texts[index, kind].append(text)
             else:
-                self._texts[index, "parts"].append(orjson.dumps(text).decode())
+                self._texts[index, "parts"].append(dumps(text).decode())
 
 
 def replay(reader: Reader, records: Iterable[Record], choices: int = 1) -> list[LoggedTurn]:

@@ -98,6 +98,8 @@ def continuation(failure: Failure) -> Decision:
     delivered = failure.delivered
     if delivered.calls or delivered.reasoning or delivered.structured or delivered.tools or delivered.choices != 1:
         return GiveUp()
+    if delivered.others and not delivered.characters:
+        return GiveUp()  # there is no text to go on from, and a picture would come again
     silent = failure.kind in SILENT or failure.kind is Kind.IDLE_TIMEOUT
     order = [*others(failure), failure.target] if silent else [failure.target, *others(failure)]
     for index in order:
@@ -116,7 +118,7 @@ def continuation(failure: Failure) -> Decision:
 def after_content(failure: Failure) -> bool:
     """Whether the client has received something that a new attempt must join on to."""
     delivered = failure.delivered
-    return bool(delivered.characters or delivered.calls or delivered.reasoning)
+    return bool(delivered.characters or delivered.calls or delivered.reasoning or delivered.others)
 
 
 def within_budget(failure: Failure) -> bool:

@@ -9,15 +9,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 import aiohttp
-import orjson
 
 from server.aio.aiohttp_internals import SinkError, push, read, read_on
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
+from server.core.openai.finish_reasons import check_failures
+from server.core.openai.frames import is_error
 from server.core.openai.intake import Intake, Piece
 from server.core.recovery.classify import in_band
 from server.core.timing import Phases
+from server.core.wide_json import loads
 from server.relay.pump import Pump
 from server.relay.stream import Stream
 from server.telemetry.metrics import Metrics
@@ -28,6 +30,8 @@ from server.upstreams.translate import FOREIGN, translate
 
 TIDY = 0.1  # seconds to wait for the end of a finished body
 JSON_BODY = 65_536  # bytes that are read of a JSON answer to a streaming request
+JSON_STARTS = (b"{", b"[")  # no line of SSE that means anything begins so
+SPACE = b" \t\r\n\xef\xbb\xbf"  # before the first field, also a byte order mark
 
 
 class Attempt:
@@ -44,12 +48,14 @@ class Attempt:
         "_stream",
         "_writer",
         "has_token",
+        "idle_timeout",
         "number",
         "permit",
         "phases",
         "span",
         "target",
         "transcript",
+        "ttft_timeout",
     )
 
     def __init__(
@@ -69,12 +75,20 @@ class Attempt:
         self.phases = Phases(started=time.monotonic())
         self.span: AttemptSpan | None = None
         self.has_token = False  # its first token is there
+        self.ttft_timeout = target.ttft_timeout  # seconds from the sent request to the first token
+        self.idle_timeout = target.idle_timeout  # seconds between two tokens
         self._intake = intake
         self._stream = stream
         self._writer = writer
         self._metrics = metrics
         self._response: aiohttp.ClientResponse | None = None
         self._pieces: Sequence[Piece] = ()  # of the read with the first token
+
+    def be_patient(self) -> None:
+        """Wait for each token as long as for a target that is the last one to ask."""
+        last_resort = self.target.last_resort_timeout
+        self.ttft_timeout = max(self.ttft_timeout, last_resort)
+        self.idle_timeout = max(self.idle_timeout, last_resort)
 
     async def first(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Send the request and read to the first token. `rest` relays that token.
@@ -85,23 +99,26 @@ class Attempt:
         """
         try:
             async with Deadline() as deadline:
-                deadline.set(self.phases.started + self.target.ttft_timeout)
+                deadline.set(self.phases.started + self.ttft_timeout)
                 response = self._response = await self.target.client.post(body, self.phases, headers)
                 self.phases.headers = time.monotonic()
-                if response.content_type == "application/json":
-                    raise await _json_instead(response)
                 await self._read_to_first_token(response, deadline)
         except TimeoutError:
             raise UpstreamError(Kind.TTFT_TIMEOUT, "The upstream sent no token in time.") from None
 
     async def _read_to_first_token(self, response: aiohttp.ClientResponse, deadline: Deadline) -> None:
-        intake = self._intake
+        intake, begun = self._intake, False
         while not intake.over:
             if self._stream.must_pause:
                 await self._pause(deadline)
             data = await self._read(response)
             if not data:
                 break
+            if not begun and (start := data.lstrip(SPACE)):
+                # The `Content-Type` says little: some label their streams as JSON, and others their errors as streams.
+                begun = True
+                if start[:1] in JSON_STARTS:
+                    raise await _json_instead(start, response)
             pieces = intake.feed(data)
             if pieces or intake.at_seam:
                 self.phases.first_token = self.phases.last_token = time.monotonic()
@@ -121,7 +138,8 @@ class Attempt:
         assert self._response is not None
         try:
             async with Deadline() as deadline:
-                pump = Pump(self._stream, self._writer, self._intake, self.target, deadline, self._metrics)
+                label, limit = self.target.label, self.idle_timeout
+                pump = Pump(self._stream, self._writer, self._intake, deadline, self._metrics, label, limit)
                 more = pump.relay(self._pieces)
                 self._pieces = ()  # else a stream that waits would hold its first read in memory
                 try:
@@ -168,7 +186,7 @@ class Attempt:
 
     def _broke_off(self, error: Exception) -> None:
         """Raise UpstreamError if the body broke off before the whole answer was there."""
-        if not self.transcript.finished:
+        if not self.transcript.closing:
             raise translate(error, in_body=True) from error
 
     def _ended(self) -> None:
@@ -180,7 +198,7 @@ class Attempt:
         """Wait for the client. The upstream is not the slow one now, so its deadline does not run."""
         deadline.set(None)
         await self._stream.room()
-        deadline.set(time.monotonic() + self.target.idle_timeout)
+        deadline.set(time.monotonic() + self.idle_timeout)
 
     async def tidy(self) -> None:
         """Read the end of a finished body, for a moment, so that its connection can be used again."""
@@ -217,13 +235,14 @@ class WholeAttempt(Attempt):
         except FOREIGN as error:
             raise translate(error, in_body=True) from error
         try:
-            answer = orjson.loads(self._answer)
-        except orjson.JSONDecodeError as error:
+            answer = loads(self._answer)
+        except ValueError as error:
             raise UpstreamError(Kind.GARBAGE, "The upstream's answer is not JSON.") from error
+        if is_error(answer):
+            raise in_band(answer)
         if not isinstance(answer, dict):
             raise UpstreamError(Kind.GARBAGE, "The upstream's answer is not a JSON object.")
-        if answer.get("error"):
-            raise in_band(answer)
+        check_failures(answer.get("choices"))
         self.transcript.observe_whole(answer)
 
     async def rest(self) -> None:
@@ -240,12 +259,15 @@ async def _read_to_end(response: aiohttp.ClientResponse) -> None:
         pass  # the answer is whole, and the connection is not used again
 
 
-async def _json_instead(response: aiohttp.ClientResponse) -> UpstreamError:
-    """Return the error of an upstream that answered a streaming request with 200 and JSON."""
+async def _json_instead(start: bytes, response: aiohttp.ClientResponse) -> UpstreamError:
+    """Return the error of an upstream that answered a streaming request with JSON, which begins with `start`."""
+    body, value = bytearray(start), None
     try:
-        body = orjson.loads(await response.content.read(JSON_BODY))
-    except (*FOREIGN, orjson.JSONDecodeError):
-        body = None
-    if isinstance(body, dict) and body.get("error"):
-        return in_band(body)
+        while len(body) < JSON_BODY and (part := await response.content.readany()):
+            body += part
+        value = loads(body)
+    except FOREIGN:
+        pass  # it broke off, or is too long to be read
+    if is_error(value):
+        return in_band(value)
     return UpstreamError(Kind.GARBAGE, "The upstream answered a streaming request with JSON.")

@@ -19,7 +19,7 @@ from server.core.openai.transcript import Transcript
 from server.core.ports import Continue, Decision, Delivered, Failure, GiveUp, Restart, Retry, Strategy
 from server.core.recovery import continuation
 from server.core.recovery.seam import Suppression, Texts
-from server.core.replay import running
+from server.core.replay import LoggedTurn, running
 from server.relay.progress import Progress
 from server.relay.stream import Stream
 from server.relay.tries import Tries
@@ -72,15 +72,16 @@ class Planner:
             UpstreamError: the first cause, if the strategy gives up or its decision cannot be carried out.
 
         """
-        texts = await self._texts() if transcript.begun else {}
+        transcript.reopen()
+        told = await self._told() if transcript.begun else LoggedTurn(transcript)
         if self._stream.dialect.whole_calls:
-            _forget_calls(transcript, texts)
+            _forget_calls(transcript, told)
         try:
-            failure = self._describe(failed, error, texts, transcript)
+            failure = self._describe(failed, error, told, transcript)
             if takeover:
                 failure = dataclasses.replace(failure, takeover=True)
             decision = self._strategy.decide(failure)
-            plan = self._checked(decision, failure, texts, transcript)
+            plan = self._checked(decision, failure, told, transcript)
         except Exception as fault:  # noqa: BLE001 — third-party code may raise anything; the stream still needs its ending
             name = self._settings.strategy
             log.error("strategy failed", stream_id=self._stream.id, strategy=name, **cause(fault))
@@ -89,7 +90,20 @@ class Planner:
             raise self._final_error(failed, error) from error
         return plan
 
-    def _checked(self, decision: Decision, failure: Failure, texts: Texts, transcript: Transcript) -> Plan | None:
+    def is_last_resort(self, target: int, transcript: Transcript) -> bool:
+        """Whether nobody else would be asked if a target that is being asked were silent from now on.
+
+        The strategies, the budget, the circuits or the delivered calls may forbid it.
+        """
+        settings = self._settings
+        if settings.strategy == "none" or self._tries.is_last(target, settings.max_retries):
+            return True
+        if not transcript.begun:
+            return False
+        told_calls = transcript.calls and not self._stream.dialect.whole_calls
+        return settings.strategy == "retry" or told_calls or self._stream.recoveries >= settings.max_recoveries
+
+    def _checked(self, decision: Decision, failure: Failure, told: LoggedTurn, transcript: Transcript) -> Plan | None:
         """Return the plan for a decision, or None for `GiveUp`. Raises NonsenseError."""
         if isinstance(decision, GiveUp):
             return None
@@ -101,11 +115,12 @@ class Planner:
             return Plan(target, decision.wait)
         if not failure.takeover and self._stream.recoveries >= self._settings.max_recoveries:
             raise NonsenseError("max_recoveries is used up")
-        if transcript.calls or not (texts or transcript.finish):
+        texts = told.texts
+        if transcript.calls or not (texts or told.others or transcript.finish):
             raise NonsenseError("the delivered answer cannot be repeated")
         if isinstance(decision, Continue):
             return self._continued(target, decision.wait, texts, transcript)
-        return Plan(target, decision.wait, Suppression(texts, transcript.finish), recovery="restart")
+        return Plan(target, decision.wait, Suppression(texts, transcript.finish, told.others), recovery="restart")
 
     def _check(self, target: object, wait: object) -> None:
         if not (isinstance(target, int) and 0 <= target < len(self._tries)):
@@ -123,10 +138,10 @@ class Planner:
         changes, seam = continuation.changes(form, self._generation.body, text, transcript.tokens)
         return Plan(target, wait, seam, changes, recovery="continue")
 
-    async def _texts(self) -> Texts:
-        return running(await self._stream.turns(self._generation.choices)).texts
+    async def _told(self) -> LoggedTurn:
+        return running(await self._stream.turns(self._generation.choices))
 
-    def _describe(self, index: int, error: UpstreamError, texts: Texts, transcript: Transcript) -> Failure:
+    def _describe(self, index: int, error: UpstreamError, told: LoggedTurn, transcript: Transcript) -> Failure:
         generation, settings = self._generation, self._settings
         return Failure(
             kind=error.kind,
@@ -137,7 +152,8 @@ class Planner:
             targets=self._tries.views(),
             delivered=Delivered(
                 tokens=transcript.tokens,
-                characters=sum(len(text) for text in texts.values()),
+                characters=sum(len(text) for text in told.texts.values()),
+                others=sum(told.others.values()),
                 reasoning=transcript.reasoning,
                 calls=transcript.calls,
                 structured=generation.structured,
@@ -166,8 +182,8 @@ class Planner:
         return dataclasses.replace(first, message=f"{first.message} (Recovery ended with {last_failure}.)")
 
 
-def _forget_calls(transcript: Transcript, texts: Texts) -> None:
+def _forget_calls(transcript: Transcript, told: LoggedTurn) -> None:
     """Forget the calls of a broken attempt. No client saw them, so another attempt may make them again."""
     transcript.calls = False
-    if not texts:
+    if not (told.texts or told.others):
         transcript.first = {}

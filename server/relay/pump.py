@@ -13,7 +13,6 @@ from server.core.dialect import Writer
 from server.core.openai.intake import Intake, Piece
 from server.relay.stream import Stream
 from server.telemetry.metrics import FINE, Metrics
-from server.upstreams.pool import Target
 
 AFTER_FINISH = 1.0  # seconds to wait for usage and [DONE] after the finish reason
 
@@ -21,6 +20,7 @@ AFTER_FINISH = 1.0  # seconds to wait for usage and [DONE] after the finish reas
 class Pump:
     """Takes the body of one attempt from its first token on. `last` is when the upstream said something last.
 
+    `label` is the target's in metrics. `idle_timeout` is in seconds.
     What goes wrong is in `intake.failure`, unless it is raised.
     """
 
@@ -38,7 +38,14 @@ class Pump:
     )
 
     def __init__(
-        self, stream: Stream, writer: Writer, intake: Intake, target: Target, deadline: Deadline, metrics: Metrics
+        self,
+        stream: Stream,
+        writer: Writer,
+        intake: Intake,
+        deadline: Deadline,
+        metrics: Metrics,
+        label: str,
+        idle_timeout: float,
     ) -> None:
         self.last = time.monotonic()
         self._stream = stream
@@ -46,15 +53,15 @@ class Pump:
         self._kind = writer.token_kind
         self._intake = intake
         self._deadline = deadline
-        self._idle_timeout = target.idle_timeout
+        self._idle_timeout = idle_timeout
         self._finishing = False
         self._metrics = metrics
-        self._gaps = metrics.gaps.of(target.label)
+        self._gaps = metrics.gaps.of(label)
         self.expect_more()
 
     def expect_more(self) -> None:
         """Let the deadline follow what the upstream says. After the finish reason, only a moment is left."""
-        self._finishing = self._intake.transcript.finished
+        self._finishing = self._intake.transcript.closing
         self._deadline.follow(self, AFTER_FINISH if self._finishing else self._idle_timeout)
 
     async def pause(self) -> None:
@@ -91,7 +98,7 @@ class Pump:
 
     def relay(self, pieces: Sequence[Piece]) -> bool:
         """Log and show pieces; return whether more may come at once. Raises as `receive` does."""
-        if self._finishing != self._intake.transcript.finished:
+        if self._finishing != self._intake.transcript.closing:
             self.expect_more()
         more = True
         if pieces:

@@ -113,7 +113,7 @@ class Relay:
         if owes_results:
             turn.transcript.finish[0] = "tool_calls"
             return Plan(self._turn.tries.first()) if await self._next_turn(lost=True) else None
-        if turn.transcript.finished:
+        if turn.transcript.closing:
             await self._end_as_finished()
             return None
         if not turn.transcript.begun:

@@ -4,8 +4,9 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from server.core.errors import Kind, UpstreamError
+from server.core.errors import TRAITS, Kind, UpstreamError
 from server.core.ports import TargetView
+from server.recovery.strategies import SILENT
 from server.upstreams.breaker import Permit
 from server.upstreams.pool import Target
 
@@ -68,6 +69,16 @@ class Tries:
     def attempts(self, index: int) -> int:
         """Return how many attempts this stream has made at a target."""
         return self._histories[index].attempts
+
+    def is_last(self, index: int, max_retries: int) -> bool:
+        """Whether no other target is left to ask: one whose circuit is not open, with attempts that may help."""
+        return not any(
+            history.attempts <= max_retries
+            and target.breaker.available
+            and (history.last is None or history.last in SILENT or TRAITS[history.last].same)
+            for other, (target, history) in enumerate(zip(self._targets, self._histories, strict=True))
+            if other != index
+        )
 
     def spare(self, index: int) -> int | None:
         """Return the number of a later target that was not asked yet and whose circuit is not open, or None."""

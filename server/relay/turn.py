@@ -140,6 +140,7 @@ class Turn:
             has_token = True
             with self._judging(attempt):
                 self._note_first_token(attempt)
+                self._allow_time(attempt)
                 await attempt.rest()
         except BaseException as error:
             if isinstance(error, UpstreamError):
@@ -185,6 +186,7 @@ class Turn:
         if self._progress.span is not None:
             attempt.span = self._progress.span.attempt(target.name)
         self._stream.label = target.label
+        self._allow_time(attempt)
         with self._judging(attempt):
             await self._until_first_token(attempt, plan)
         return attempt
@@ -209,6 +211,11 @@ class Turn:
         self._progress.attempts += 1
         await attempt.first(body_for(drop_usage=True), headers)
         target.client.note_usage_refused(target.model)
+
+    def _allow_time(self, attempt: Attempt) -> None:
+        """Let an attempt take longer if nobody else would be asked: giving up early would help nobody."""
+        if self._planner.is_last_resort(attempt.number, attempt.transcript):
+            attempt.be_patient()
 
     def _note_first_token(self, attempt: Attempt) -> None:
         """Note an attempt's first token. From here on its answer is the one that is delivered."""
@@ -261,8 +268,8 @@ class Turn:
 
     def _name_silence(self, error: UpstreamError, attempt: Attempt) -> None:
         """Make the error a timeout if the target was silent for long. A whole answer may take all of the time."""
-        target, phases = attempt.target, attempt.phases
-        limit = target.idle_timeout if attempt.has_token else target.ttft_timeout
+        phases = attempt.phases
+        limit = attempt.idle_timeout if attempt.has_token else attempt.ttft_timeout
         if not self.generation.stream:
             limit = self._progress.total_timeout
         since = phases.last_token if attempt.has_token else phases.started

@@ -16,6 +16,7 @@ from server.core.errors import StreamError
 from server.core.generation import Generation
 from server.core.openai.tool_calls import ToolCall
 from server.core.replay import LoggedTurn
+from server.core.wide_json import sound
 from server.tools.bounded import Result
 from server.tools.places import Payer
 from server.tools.toolbox import Toolbox
@@ -125,7 +126,9 @@ def messages(answered: Sequence[LoggedTurn]) -> list[Message]:
     history: list[Message] = []
     for turn in answered:
         calls = [_call_message(call) for call in turn.calls]
-        history.append({"role": "assistant", "content": turn.texts.get((0, "content")) or None, "tool_calls": calls})
+        history.append(
+            {"role": "assistant", "content": sound(turn.texts.get((0, "content"), "")) or None, "tool_calls": calls}
+        )
         history += [{"role": "tool", "tool_call_id": call.id, "content": turn.results[call.id]} for call in turn.calls]
     return history
 

@@ -50,7 +50,7 @@ early_open_after = 5.0
 [streams]
 on_disconnect = "cancel"
 linger = 60.0
-total_timeout = 300.0
+total_timeout = 3600.0
 retention = 600.0
 max_stream_bytes = 16777216
 [store]

@@ -51,6 +51,8 @@ def test_every_state_can_end() -> None:
         ({"length"}, State.INCOMPLETE),
         ({"content_filter"}, State.INCOMPLETE),
         ({"stop", "length"}, State.INCOMPLETE),
+        ({"model_length"}, State.INCOMPLETE),
+        ({"SAFETY", "STOP"}, State.INCOMPLETE),
     ],
 )
 def test_state_of(reasons: set[str], state: State) -> None:

@@ -1,8 +1,8 @@
 """A gateway under test, on real sockets: in this process (`in_process`) or in its own (`own_process`).
 
 Both take the configuration as keyword arguments, one per table, over defaults that suit tests: a free port, every model
-name to the one upstream, no retries. `upstream={…}` changes that upstream; `upstreams=[…]`, `models=[…]` and
-`keys=[…]` replace the whole array.
+name to the one upstream, no retries, no longer limits for the last target. `upstream={…}` changes that upstream;
+`upstreams=[…]`, `models=[…]` and `keys=[…]` replace the whole array.
 
     async with in_process(provider.url, flow={"drain_timeout": 1.0}) as gateway:
         ...  # gateway.url is the base_url of a client, gateway.app the server.app.Gateway
@@ -36,7 +36,7 @@ OURS = (str(ROOT / "server"), "aiohttp/web_")
 
 def tree(upstream_url: str, **tables: Any) -> dict[str, Any]:
     """Return the configuration in the form of a parsed TOML file."""
-    upstream = {"name": "local", "base_url": upstream_url, **tables.pop("upstream", {})}
+    upstream = {"name": "local", "base_url": upstream_url, "last_resort_timeout": 0.001, **tables.pop("upstream", {})}
     made: dict[str, Any] = {
         "server": {"port": 0, "shutdown_grace": 5.0, "drain_notice": 0.0},
         "recovery": {"strategy": "none"},
@@ -44,7 +44,10 @@ def tree(upstream_url: str, **tables: Any) -> dict[str, Any]:
         "models": [{"name": "*", "targets": [f"{upstream['name']}/*"]}],
     }
     for name, given in tables.items():
-        made[name] = {**made.get(name, {}), **given} if isinstance(given, dict) else given
+        if name == "upstreams":
+            made[name] = [{"last_resort_timeout": 0.001, **one} for one in given]
+        else:
+            made[name] = {**made.get(name, {}), **given} if isinstance(given, dict) else given
     return made
 
 

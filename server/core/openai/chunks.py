@@ -1,8 +1,9 @@
 """Reading OpenAI chat completion chunks (https://platform.openai.com/docs/api-reference/chat-streaming)."""
 
+from collections.abc import Iterator
 from typing import Any
 
-import orjson
+from server.core.wide_json import dumps
 
 Chunk = dict[str, Any]
 DONE_DATA = b"[DONE]"  # the data of the event after the last chunk
@@ -14,6 +15,7 @@ TEXTS = {"content": ("content",), "reasoning": REASONING_FIELDS, "refusal": ("re
 TEXT_FIELDS = tuple(name for names in TEXTS.values() for name in names)
 ONCE_FIELDS = ("tool_calls", "function_call", "audio")  # must not reach a client twice: it may act on them at once
 SUBSTANCE_FIELDS = (*TEXT_FIELDS, *ONCE_FIELDS)
+KNOWN_FIELDS = frozenset({"role", *SUBSTANCE_FIELDS})
 
 
 def has_substance(choice: dict[str, Any]) -> bool:
@@ -35,28 +37,42 @@ def says_anything(choice: dict[str, Any]) -> bool:
     return bool(choice.get("finish_reason")) or any(value for name, value in delta.items() if name != "role")
 
 
+def others_of(delta: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """Yield what a delta carries beside texts and calls, by its fields: images, annotations and the like."""
+    for name, value in delta.items():
+        if value and name not in KNOWN_FIELDS:
+            yield name, value if isinstance(value, list) else [value]
+
+
+def text_within(item: object) -> str | None:
+    """Return the name under which an item repeats the text beside it (OpenRouter's `reasoning_details`), or None."""
+    names = ("text", "summary", "thinking")
+    return next((name for name in names if isinstance(item, dict) and _is_text(item.get(name))), None)
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and value != ""
+
+
 def index_of(choice: dict[str, Any]) -> int:
     """Return the number of a choice. An upstream that has only one may leave the index out, or send null."""
     return choice.get("index") or 0
 
 
-def well_formed(chunk: object) -> bool:
-    """Whether this is a chunk, as far as the gateway reads it. Nothing else is relayed.
+def well_formed(chunk: dict[str, Any]) -> bool:
+    """Whether the gateway can read an object that has `choices`. Nothing else is relayed.
 
-    It is an object. The `delta`, `index` and `finish_reason` of its `choices`, if any, have their type or are null.
+    The `delta`, `index` and `finish_reason` of each choice have their type, or are null. A delta may also be empty in
+    any form: PHP writes an empty object as `[]`.
     """
-    if not isinstance(chunk, dict):
-        return False
-    choices = chunk.get("choices")
-    if choices is None:
-        return "choices" in chunk or "usage" in chunk or "error" in chunk
+    choices = chunk["choices"]
     if not isinstance(choices, list):
         return False
-    for choice in choices:  # a loop is faster than all(…), and this is the path of every token
+    for choice in choices:  # a loop is faster than all(…)
         if not isinstance(choice, dict):
             return False
         delta, index, reason = choice.get("delta"), choice.get("index"), choice.get("finish_reason")
-        if not (isinstance(delta, dict) or delta is None) or not (isinstance(index, int) or index is None):
+        if (delta and not isinstance(delta, dict)) or not (isinstance(index, int) or index is None):
             return False
         if reason is not None and not isinstance(reason, str):
             return False
@@ -70,4 +86,4 @@ def identity(chunk: Chunk) -> Chunk:
 
 def usage_chunk(first: Chunk, usage: dict[str, Any]) -> bytes:
     """Return the extra chunk that `stream_options.include_usage` asks for."""
-    return orjson.dumps({"object": "chat.completion.chunk", **first, "choices": [], "usage": usage})
+    return dumps({"object": "chat.completion.chunk", **first, "choices": [], "usage": usage})

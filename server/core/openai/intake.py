@@ -11,12 +11,14 @@ from typing import Any, NamedTuple, Protocol
 import orjson
 
 from server.core.errors import Kind, UpstreamError
-from server.core.openai.chunks import DONE_DATA, Chunk, has_substance, well_formed
-from server.core.openai.sse import Decoder, Event, EventTooLargeError
+from server.core.openai.chunks import DONE_DATA, Chunk, says_anything
+from server.core.openai.finish_reasons import check_failures
+from server.core.openai.frames import chunk_of, value_of
+from server.core.openai.sse import Decoder, EventTooLargeError
 from server.core.openai.stencil import Stencil
 from server.core.openai.transcript import Transcript
 from server.core.records import Tokens
-from server.core.recovery.classify import in_band
+from server.core.wide_json import dumps_like
 
 MAX_HELD = 1024  # frames that are held before an attempt's first token
 MAX_HELD_BYTES = 1024 * 1024  # of those frames together
@@ -104,14 +106,16 @@ class Intake:
             return pieces
         try:
             for event in self._decoder.feed(data):
-                if event.data == DONE_DATA:
+                if event.data.startswith(DONE_DATA):
                     self._end(pieces)
                     break
-                chunk = _loaded(event)
-                if not self._plain or event.type or not self._token(event.data, chunk, pieces):
-                    self._take(Piece(event.data, _checked(event, chunk)), pieces)
+                value = value_of(event)
+                if not self._plain or event.type or not self._token(event.data, value, pieces):
+                    chunk = chunk_of(event, value)
+                    if chunk is not None:
+                        self._take(Piece(event.data, chunk), pieces)
         except EventTooLargeError as error:
-            self._fail(UpstreamError(Kind.GARBAGE, f"The upstream sent garbage: {error}."))
+            self._fail(UpstreamError(Kind.UNUSABLE, f"The upstream's answer cannot be used: {error}."))
         except UpstreamError as error:
             self._fail(error)
         return pieces
@@ -139,13 +143,16 @@ class Intake:
         if usage := chunk.get("usage"):
             self.transcript.observe_usage(usage)
         choices = chunk.get("choices")
+        if not isinstance(choices, list):
+            return  # an object of another kind, of which only the usage counts
         if not choices:
             # The usage chunk, or for example Azure's prompt filter results. After a recovery the relay itself sends
             # one usage chunk, merged over the attempts.
             if self._seam is None and (self._show_usage or not usage):
                 self._say_or_hold(piece, pieces)
             return
-        if not self.has_token and any(has_substance(choice) for choice in choices):
+        check_failures(choices)
+        if not self.has_token and any(says_anything(choice) for choice in choices):
             self.has_token = True
             if self._seam is None:
                 self._plain = True
@@ -156,7 +163,7 @@ class Intake:
             self._say_or_hold(piece, pieces)
         else:
             self.at_seam = True
-            self._deliver_joined(self._seam.join(chunk), pieces)
+            self._deliver_joined(self._seam.join(chunk), pieces, piece.data)
 
     def _say_or_hold(self, piece: Piece, pieces: list[Piece]) -> None:
         if self.has_token:
@@ -165,18 +172,19 @@ class Intake:
         self._held.append(piece)
         self._held_bytes += len(piece.data)
         if len(self._held) > MAX_HELD or self._held_bytes > MAX_HELD_BYTES:
-            raise UpstreamError(Kind.GARBAGE, f"The upstream sent {len(self._held)} frames without a token.")
+            raise UpstreamError(Kind.UNUSABLE, f"The upstream sent {len(self._held)} frames without a token.")
 
     def _deliver(self, piece: Piece, pieces: list[Piece]) -> None:
         self.transcript.observe(piece.chunk)
         pieces.append(piece)
 
-    def _deliver_joined(self, chunks: list[Chunk], pieces: list[Piece]) -> None:
+    def _deliver_joined(self, chunks: list[Chunk], pieces: list[Piece], source: bytes = b"") -> None:
+        """Deliver chunks that the seam has made, those of one frame from its data `source`."""
         for chunk in chunks:
             merged = {**chunk, **self.transcript.first}
             if merged.get("usage"):
                 merged["usage"] = None  # it counts this attempt alone; the client gets a merged count
-            self._deliver(Piece(orjson.dumps(merged), merged), pieces)
+            self._deliver(Piece(dumps_like(merged, source), merged), pieces)
 
     def _end(self, pieces: list[Piece]) -> None:
         """Take `[DONE]`. It replaces a finish reason that is missing, but not a token that is missing."""
@@ -189,7 +197,7 @@ class Intake:
 
     def _fail(self, error: UpstreamError) -> None:
         self.over, self._plain = True, False
-        if self.transcript.finished:
+        if self.transcript.closing:
             self.done = True  # the whole answer has come: an error after it does no harm
         else:
             self.failure = error
@@ -201,25 +209,6 @@ class Intake:
         if self.has_token:
             return UpstreamError(Kind.TRUNCATED, "The upstream ended the stream without a finish reason.")
         return _silent()
-
-
-def _loaded(event: Event) -> Any:
-    """Return the JSON of an event. Raises UpstreamError if it is not JSON."""
-    try:
-        return orjson.loads(event.data)
-    except orjson.JSONDecodeError as error:
-        if event.type == b"error":
-            raise in_band(event.data.decode("utf-8", "replace")) from error
-        raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not JSON.") from error
-
-
-def _checked(event: Event, chunk: Any) -> Chunk:
-    """Return an event's chunk. Raises UpstreamError if it is an error, or no chunk at all."""
-    if event.type == b"error" or (isinstance(chunk, dict) and (chunk.get("error") or chunk.get("object") == "error")):
-        raise in_band(chunk)
-    if not well_formed(chunk):
-        raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not a chat completion chunk.")
-    return chunk  # type: ignore[no-any-return]  # well_formed has checked it
 
 
 def _silent() -> UpstreamError:

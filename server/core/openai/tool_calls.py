@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Self
 import orjson
 
 from server.core.errors import StreamError
-from server.core.wide_json import dumps
+from server.core.wide_json import dumps, paired
 
 BROKE_OFF = "The arguments broke off."
 LEGACY = -1  # the index of a `function_call`; a turn has at most one
@@ -164,7 +164,7 @@ class ToolCalls:
             return False
         self._checks += 1
         try:
-            orjson.loads(_paired(call.arguments.getvalue()))
+            orjson.loads(paired(call.arguments.getvalue()))
         except orjson.JSONDecodeError:
             return False
         return True
@@ -195,7 +195,7 @@ class ToolCalls:
 
 
 def _parsed(identity: str, partial: _PartialCall, *, whole: bool) -> ToolCall:
-    raw = _paired(partial.arguments.getvalue())
+    raw = paired(partial.arguments.getvalue())
     try:
         # A tool without parameters is often called with no arguments at all.
         arguments = {} if whole and raw.strip() in ("", "null") else _loaded(raw)
@@ -229,11 +229,6 @@ def _slot(index: object) -> int | str | None:
     if isinstance(index, float):
         return int(index) if index.is_integer() else None
     return index if isinstance(index, int) and not isinstance(index, bool) else None
-
-
-def _paired(text: str) -> str:
-    """Return a text with the halves of surrogate pairs joined, which may have come in two pieces."""
-    return text if text.isascii() else text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _json(value: object) -> str:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from server.core.openai.chunks import ONCE_FIELDS, REASONING_FIELDS, Chunk, identity, index_of
+from server.core.openai.finish_reasons import is_cut_short
 from server.core.openai.usage import measured
 
 
@@ -34,6 +35,23 @@ class Transcript:
     def finished(self) -> bool:
         """Whether every choice that was asked for has a finish reason."""
         return len(self.finish) >= self.choices
+
+    @property
+    def closing(self) -> bool:
+        """Whether only usage and `[DONE]` can be missing.
+
+        Gemini writes `stop` into every chunk, also into those of its thoughts, and the answer comes after a pause. So
+        `stop` beside reasoning alone closes nothing.
+        """
+        if len(self.finish) < self.choices:
+            return False
+        thoughts = self.reasoning and not self.tokens and not self.calls
+        return not thoughts or any(map(is_cut_short, self.finish.values()))
+
+    def reopen(self) -> None:
+        """Forget finish reasons that have closed nothing: another attempt may say more."""
+        if self.finished and not self.closing:
+            self.finish.clear()
 
     @property
     def begun(self) -> bool:

@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.core.recovery.seam import Trim
+from server.core.wide_json import sound
 
 # Limits of the request. The delivered tokens count towards them.
 LIMITS = ("max_tokens", "max_completion_tokens")
 MARKS = {"prefix": {"prefix": True}, "partial": {"partial": True}}  # fields that mark the message to continue
+HIGH_HALVES = "".join(map(chr, range(0xD800, 0xDC00)))  # of a character that was cut in two: it will come again
 QUOTED = 600  # characters: how much of the delivered text's end a user turn quotes
 
 
@@ -18,12 +20,12 @@ def changes(form: str, body: Mapping[str, Any], text: str, tokens: int) -> tuple
     some upstreams refuse it and some templates drop it. If the upstream sends that white space again, the trim removes
     it.
     """
-    prefill = text.rstrip()
+    prefill = text.rstrip().rstrip(HIGH_HALVES)
     fields: dict[str, Any] = {
         name: max(1, limit - tokens) for name in LIMITS if isinstance(limit := body.get(name), int)
     }
     if prefill:  # some refuse an empty message: the first request is then sent again, and trimmed
-        fields |= _messages(form, body, prefill)
+        fields |= _messages(form, body, sound(prefill))
     return fields, Trim(text, text[len(prefill) :], echo=form == "prefix", turn=form == "user_turn")
 
 

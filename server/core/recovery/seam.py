@@ -9,9 +9,22 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from server.core.errors import Kind, UpstreamError
-from server.core.openai.chunks import SUBSTANCE_FIELDS, TEXTS, Chunk, has_substance, index_of, says_anything, text_of
+from server.core.openai.chunks import (
+    SUBSTANCE_FIELDS,
+    TEXTS,
+    Chunk,
+    has_substance,
+    index_of,
+    others_of,
+    says_anything,
+    text_of,
+    text_within,
+)
+from server.core.wide_json import halved, paired
 
 Texts = dict[tuple[int, str], str]  # delivered text by choice and kind (chunks.TEXTS)
+Others = Mapping[tuple[int, str], int]  # number of items that were delivered beside texts, by choice and field
+NOTHING: Others = {}
 
 MIN_OVERLAP = 12  # characters; a shorter repetition is more often style ("ha ha") than an echo
 MAX_OVERLAP = 2000  # characters: how much of the delivered text's end an answer to a user turn may quote
@@ -23,13 +36,19 @@ def diverged() -> UpstreamError:
 
 
 class Suppression:
-    """Verified prefix suppression: drop exactly the delivered text, and raise if the new one differs."""
+    """Verified prefix suppression: drop exactly the delivered text, and raise if the new one differs.
 
-    def __init__(self, delivered: Texts, finished: Mapping[int, str] | None = None) -> None:
-        self._unmatched = {key: text for key, text in delivered.items() if text}  # not matched to its end yet
+    Texts are compared in halves of surrogate pairs, because an attempt may have been cut between two of them. Of what
+    comes beside texts, as many items as were delivered are dropped: a second picture differs from the first one, but
+    the client has one already.
+    """
+
+    def __init__(self, delivered: Texts, finished: Mapping[int, str] | None = None, others: Others = NOTHING) -> None:
+        self._unmatched = {key: halved(text) for key, text in delivered.items() if text}  # not matched to its end yet
         # How many characters of each text have come again. It is a position, because cutting a long text is quadratic.
         self._matched = dict.fromkeys(self._unmatched, 0)
         self._finished = dict(finished or {})  # choices that have ended: they must end again, with nothing new
+        self._others = dict(others)  # of these, items that have not come again yet
 
     def join(self, chunk: Chunk) -> list[Chunk]:
         """Return the part of `chunk` that lies beyond the delivered text.
@@ -50,38 +69,55 @@ class Suppression:
     def _join_choice(self, choice: dict[str, Any]) -> dict[str, Any] | None:
         index, delta = index_of(choice), dict(choice.get("delta") or {})
         delta.pop("role", None)
-        compared = False
+        compared: dict[str, str] = {}  # texts of the delta, each with its new part
         for kind, names in TEXTS.items():
             if (index, kind) in self._unmatched and (text := text_of(delta, kind)):
-                compared = True
-                new = self._new_part((index, kind), text)
+                compared[str(text)] = new = self._new_part((index, kind), text)
                 for name in names:
                     if delta.pop(name, None) and new:
                         delta[name] = new
+        self._drop_told_items(index, delta, compared)
         joined = {**choice, "delta": delta}
-        if self._has_unmatched(index):
-            if has_substance(joined):
-                raise diverged()  # something new, or the end, before the whole delivered text came again
-            return None
+        unmatched = self._has_unmatched(index)
+        if unmatched and has_substance(joined):
+            raise diverged()  # something new, or the end, before the whole delivered text came again
         if index in self._finished:
-            self._verify_finish(index, joined)
+            if not unmatched:
+                self._verify_finish(index, joined)
             return None
-        if compared:
+        if unmatched or compared:
             joined.pop("logprobs", None)  # they describe tokens that were partly delivered before
-            return joined if has_substance(joined) else None
         return joined if says_anything(joined) else None
+
+    def _drop_told_items(self, index: int, delta: Chunk, compared: Mapping[str, str]) -> None:
+        """Drop what a delta carries beside texts if it was told before."""
+        for name, items in list(others_of(delta)):
+            new = [kept for item in items if (kept := self._new_item(index, name, item, compared)) is not None]
+            if not new:
+                del delta[name]
+            elif isinstance(delta[name], list):
+                delta[name] = new
+
+    def _new_item(self, index: int, name: str, item: Any, compared: Mapping[str, str]) -> Any:
+        """Return the new part of an item, or None if it was told before."""
+        if (key := text_within(item)) is not None:
+            text = compared.get(item[key], item[key])
+            return {**item, key: text} if text and not self._has_unmatched(index) else None
+        if self._others.get((index, name)):
+            self._others[index, name] -= 1
+            return None
+        return item
 
     def _new_part(self, key: tuple[int, str], text: object) -> str:
         """Return the part of `text` after the delivered text. Raises UpstreamError if it differs from it before."""
         delivered, matched = self._unmatched[key], self._matched[key]
-        if not isinstance(text, str) or not (
-            delivered.startswith(text, matched) or text.startswith(delivered[matched:])
-        ):
+        text = halved(text) if isinstance(text, str) else None
+        if text is None or not (delivered.startswith(text, matched) or text.startswith(delivered[matched:])):
             raise diverged()
         self._matched[key] = matched + len(text)
         if self._matched[key] >= len(delivered):
             del self._unmatched[key]
-        return text[len(delivered) - matched :]
+        return paired(text[len(delivered) - matched :])
 
     def _has_unmatched(self, index: int) -> bool:
         return any(choice == index for choice, _ in self._unmatched)
@@ -101,6 +137,7 @@ class Trim:
     """
 
     def __init__(self, delivered: str, stripped: str = "", *, echo: bool = False, turn: bool = False) -> None:
+        delivered, stripped = halved(delivered), halved(stripped)
         prefill = delivered.removesuffix(stripped)
         starts: set[int] = set()
         if (echo or turn) and len(prefill) >= MIN_OVERLAP:
@@ -130,7 +167,8 @@ class Trim:
         return [{**self._last, "choices": [{"index": 0, "delta": {"content": text}}]}] if text else []
 
     def _take(self, text: str, *, final: bool) -> str:
-        return self._space.take(self._prefill.take(text, final=final), final=final)
+        text = self._prefill.take(halved(text), final=final)
+        return paired(self._space.take(text, final=final))
 
 
 class _Overlap:

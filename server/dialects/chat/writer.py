@@ -9,6 +9,7 @@ from server.core.openai.chunks import DONE_DATA, usage_chunk
 from server.core.openai.intake import Piece
 from server.core.openai.transcript import Transcript
 from server.core.records import WHOLE, Ending, Record
+from server.core.wide_json import loads
 
 CHUNK, ERROR, DONE = "chunk", "error", "done"  # the kinds of records
 
@@ -55,4 +56,4 @@ class ChatReader(Reader):
 
     def read(self, record: Record) -> Sequence[Piece | LoggedCall | ToolResult]:
         """Return the piece of a chunk. Any other record has none."""
-        return [Piece(record.data, orjson.loads(record.data))] if record.kind == CHUNK else ()
+        return [Piece(record.data, loads(record.data))] if record.kind == CHUNK else ()

@@ -48,7 +48,7 @@ class NativeWriter(Writer):
         self._turn = 0
         self._recoveries = 0
         self._calls = ToolCalls()
-        self._reasons: frozenset[str] = frozenset()  # finish reasons of the turn so far
+        self._reasons: frozenset[str] = frozenset()  # the turn's finish reason: the last one counts
 
     def resume(self, records: Sequence[Record]) -> None:
         """Go on after records that an earlier relay of this stream has written."""
@@ -101,7 +101,7 @@ class NativeWriter(Writer):
         if "tool_calls" in delta or "function_call" in delta:
             self._calls.feed(delta)
         if reason := choice.get("finish_reason"):
-            self._reasons |= {reason}
+            self._reasons = frozenset({reason})
 
     def end_turn(self) -> list[Record]:
         """Return the events of the turn's calls.

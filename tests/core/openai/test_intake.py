@@ -73,20 +73,26 @@ def test_any_read_size(size: int, show_usage: bool) -> None:
 
 
 LEGAL: list[Any] = [
-    {**HEAD, "choices": None},
     {**HEAD, "choices": []},
-    {**HEAD, "choices": None, "usage": None},
-    {**HEAD, "usage": None},
     {"choices": [], "prompt_filter_results": [{"prompt_index": 0}]},
     {"choices": [{}]},
     {"choices": [{"index": 0}]},
     {"choices": [{"index": 0, "delta": None}]},
+    {"choices": [{"index": 0, "delta": []}]},
     {"choices": [{"index": None, "delta": {}}]},
     {"choices": [{"index": 0, "delta": {"content": None, "tool_calls": None}, "finish_reason": None}]},
     {"choices": [{"index": 0, "delta": {"content": None, "reasoning": ""}, "finish_reason": ""}]},
     {**chunk(), "usage": None, "error": None, "x_groq": {"id": 1}},
     {**chunk(), "id": 17, "created": "yesterday", "model": None},
     {**chunk(), "error": {}},
+    {**chunk(), "error": ""},
+    {**chunk(), "error": False},
+    {**chunk(), "error": {"code": None, "message": ""}},
+    {**chunk(), "base_resp": {"status_code": 0, "status_msg": ""}},
+    b'{"choices":[{"index":0,"delta":{},"logprobs":{"content":[{"token":"a","logprob":-Infinity}]}}]}',
+    b'{"choices":[{"index":0,"delta":{}}],"spent":NaN,"left":Infinity}',
+    b'{"choices":[{"index":0,"delta":{"role":"assistant"},"name":"\\ud83d"}]}',
+    b'{"choices":[{"index":0,"delta":{}}],"created":1e999,"big":' + b"9" * 40 + b"}",
 ]
 
 
@@ -94,12 +100,89 @@ LEGAL: list[Any] = [
 def test_odd_but_legal(odd: Any) -> None:
     """Null and missing fields, unknown ones and ids of any type are no garbage, before and after the first token."""
     one = intake()
-    assert payloads(one.feed(sse(odd, chunk("a"), odd, END) + DONE)) == [odd, chunk("a"), odd, END]
+    frames = [frame if isinstance(frame, bytes) else orjson.dumps(frame) for frame in (odd, chunk("a"), odd, END)]
+    assert [piece.data for piece in one.feed(sse(*frames) + DONE)] == frames
     assert one.failure is None
     assert one.done
 
 
-@pytest.mark.parametrize("prefix", [b"event: message\n", b"event: chunk\nid: x\n", b": ping\n\n", b"retry: 3000\n\n"])
+PASSED_OVER = {
+    "Anthropic's ping": b'event: ping\ndata: {"type": "ping"}\n\n',
+    "a heartbeat": b"event: heartbeat\ndata: {}\n\n",
+    "a heartbeat that is not JSON": b"event: heartbeat\ndata: 17:04:11\n\n",
+    "a keep-alive without data": b"event: keep-alive\ndata:\n\n",
+    "another event, which looks like a chunk": b"event: progress\n" + sse(chunk("no")),
+    "Anthropic's message_start": b'event: message_start\ndata: {"type":"message_start","message":{"id":"m"}}\n\n',
+    "OpenRouter's comment": b": OPENROUTER PROCESSING\n\n",
+    "empty data": b"data: \n\n",
+    "blank data": b"data:  \n\n",
+    "null": sse(None),
+    "an empty object": sse({}),
+    "an empty array": sse([]),
+    "a type": sse({"type": "ping"}),
+    "an id alone": sse({"id": "c-1", "object": "chat.completion.chunk"}),
+    "choices: null": sse({**HEAD, "choices": None}),
+    "an error that says nothing": sse({"error": None}),
+    "Responses' event": sse({"type": "response.created", "response": {"id": "r"}}),
+    "Gemini's own API": sse({"candidates": [], "modelVersion": "x"}),
+    "cost": sse({"cost": 0.1, "provider": "x"}),
+}
+
+
+@pytest.mark.parametrize("what", PASSED_OVER)
+@pytest.mark.parametrize("finished", [False, True])
+def test_passed_over(what: str, finished: bool) -> None:
+    """What is no chunk and no error is passed over wherever it comes, and is no sign of life."""
+    one, before = intake(), [ROLE, chunk("a"), *([END] if finished else [])]
+    assert one.feed(PASSED_OVER[what]) == []
+    assert payloads(one.feed(sse(*before))) == before
+    assert one.feed(PASSED_OVER[what]) == []
+    assert one.failure is None
+    assert not one.done
+
+
+@pytest.mark.parametrize("frames", [b"event: done\ndata: [DONE]\n\n", b"data: [DONE] \n\n", b"data:[DONE]\n\n"])
+def test_done_in_other_words(frames: bytes) -> None:
+    """The SDK takes every event whose data begins with `[DONE]` for the end."""
+    one = intake()
+    one.feed(sse(chunk("a")) + frames)
+    assert one.done
+
+
+@pytest.mark.parametrize("size", [1, 7, 10_000])
+def test_halves_of_surrogate_pairs(size: int) -> None:
+    """A character that is cut in two goes through byte for byte, as tokens."""
+    halves = [
+        b'{"choices":[{"index":0,"delta":{"content":"\\ud83d%b"},"finish_reason":null}]}' % end for end in (b"", b"!")
+    ]
+    halves.append(halves[0].replace(b"ud83d", b"ude00"))
+    one, data, pieces = intake(), sse(*halves, END), []
+    for at in range(0, len(data), size):
+        pieces += one.feed(data[at : at + size])
+    assert [piece.data for piece in pieces[:3]] == halves
+    assert one.transcript.tokens == 3
+    assert one.failure is None
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"images": [{"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 1_500_000}}]},
+        {"image": "A" * 1_500_000},
+        {"role": "assistant", "content": "", "annotations": [{"type": "url_citation"}]},
+        {"reasoning_details": [{"type": "reasoning.encrypted", "data": "x"}]},
+        {"context": {"citations": []}},
+        {"signature": "x"},
+    ],
+)
+def test_more_than_a_role_is_a_token(delta: dict[str, Any]) -> None:
+    """What a delta carries beside texts is a part of the answer: it is not held, however large it is."""
+    one = intake()
+    assert payloads(one.feed(sse(ROLE, chunk(**delta)))) == [ROLE, chunk(**delta)]
+    assert one.failure is None
+
+
+@pytest.mark.parametrize("prefix", [b"event: message\n", b"event: message\nid: x\n", b": ping\n\n", b"retry: 3000\n\n"])
 def test_odd_but_legal_framing(prefix: bytes) -> None:
     """Names of events, ids, comments and retry lines around a chunk change nothing."""
     assert payloads(intake().feed(prefix + sse(chunk("a")))) == [chunk("a")]
@@ -149,14 +232,23 @@ def test_held_leave_no_trace() -> None:
 
 
 @pytest.mark.parametrize("show_usage", [True, False])
-@pytest.mark.parametrize("choices", [[], None])
-def test_usage_chunk(show_usage: bool, choices: Any) -> None:
+def test_usage_chunk(show_usage: bool) -> None:
     """The usage chunk is counted always, and goes out only to a client that asked."""
-    transcript, extra = Transcript(), {**HEAD, "choices": choices, "usage": USAGE}
+    transcript, extra = Transcript(), {**HEAD, "choices": [], "usage": USAGE}
     pieces = intake(show_usage=show_usage, transcript=transcript).feed(sse(chunk("a"), END, extra) + DONE)
     assert transcript.usage == USAGE
     assert transcript.usage_shown is show_usage
     assert payloads(pieces)[2:] == ([extra] if show_usage else [])
+
+
+@pytest.mark.parametrize("extra", [{"usage": USAGE}, {**HEAD, "choices": None, "usage": USAGE}])
+def test_usage_without_choices(extra: Any) -> None:
+    """A usage object without `choices`, which clients stumble over, is counted, and told in the usual form."""
+    transcript = Transcript()
+    pieces = intake(show_usage=True, transcript=transcript).feed(sse(chunk("a"), END, extra) + DONE)
+    assert payloads(pieces) == [chunk("a"), END]
+    assert transcript.usage == USAGE
+    assert not transcript.usage_shown
 
 
 def test_usage_in_the_last_chunk() -> None:
@@ -180,29 +272,28 @@ def test_odd_usage(usage: Any) -> None:
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 GARBAGE: list[Any] = [
-    b"",
-    b" ",
     b"not json",
     b"[DONE",
     b'{"choices": [',
     b'{"choices": [{"delta": {"content": "\xff"}}]}',
     b"<html>",
     b"[" * 2000,
-    None,
+    b"\xef\xbb\xbf{}",
+]
+UNUSABLE: list[Any] = [
     1,
     "text",
     True,
-    [],
+    b"NaN",
     [chunk("a")],
-    {},
-    {"type": "ping"},
-    {"choices": {}},
+    [1],
+    {"choices": {"a": 1}},
     {"choices": "x"},
-    {"choices": 0},
+    {"choices": 1},
     {"choices": [None]},
     {"choices": ["x"]},
     {"choices": [[]]},
-    {"choices": [{"delta": []}]},
+    {"choices": [{"delta": [1]}]},
     {"choices": [{"delta": "x"}]},
     {"choices": [{"delta": {"content": "a"}, "index": "0"}]},
     {"choices": [{"delta": {"content": "a"}, "index": [0]}]},
@@ -212,15 +303,18 @@ GARBAGE: list[Any] = [
 ]
 
 
-@pytest.mark.parametrize("bad", GARBAGE)
+@pytest.mark.parametrize("bad", GARBAGE + UNUSABLE)
 @pytest.mark.parametrize("before", [[], [ROLE], [ROLE, chunk("a")]])
 def test_garbage(before: list[Any], bad: Any) -> None:
-    """A frame that is no chunk ends the attempt. The frames before it are still delivered, those after it are not."""
+    """A frame that cannot be read ends the attempt. The frames before it are delivered, those after it are not.
+
+    JSON is the content of one answer, for which the circuit does not open. Anything else is garbage.
+    """
     one = intake()
     pieces = one.feed(sse(*before, bad, chunk("lost"), END) + DONE)
     assert payloads(pieces) == (before if len(before) == 2 else [])
     assert one.failure is not None
-    assert one.failure.kind is Kind.GARBAGE
+    assert one.failure.kind is (Kind.GARBAGE if bad in GARBAGE else Kind.UNUSABLE)
     assert not one.done
     assert one.feed(sse(chunk("lost"))) == []
 
@@ -238,6 +332,10 @@ def test_garbage(before: list[Any], bad: Any) -> None:
         (b"event: error\n" + sse(b"boom"), Kind.IN_BAND, "boom"),
         (b"event: error\n" + sse(b'"boom"'), Kind.IN_BAND, "boom"),
         (b"event: error\n" + sse(b""), Kind.IN_BAND, "The upstream reported an error."),
+        (b"event: fault\n" + sse({"error": "boom"}), Kind.IN_BAND, "boom"),
+        (sse([{"error": {"code": 500, "message": "boom"}}]), Kind.OVERLOADED, "boom"),
+        (sse({"type": "error", "message": "boom"}), Kind.IN_BAND, "boom"),
+        (sse({"choices": None, "base_resp": {"status_code": 1013, "status_msg": "boom"}}), Kind.IN_BAND, "boom"),
         (sse({"error": {"message": "maximum context length"}}), Kind.CONTEXT_LENGTH, "maximum context length"),
     ],
 )  # fmt: skip
@@ -261,26 +359,26 @@ def test_fault_after_the_finish(bad: Any) -> None:
 
 
 def test_event_too_large() -> None:
-    """An event past the decoder's bound is garbage, after what came before it."""
+    """An event past the decoder's bound is a fault of this answer, after what came before it."""
     one = intake()
     pieces = one.feed(sse(chunk("a")) + b"data: ")
     for _ in range(MAX_EVENT_BYTES // 65_536 + 1):
         pieces += one.feed(b"x" * 65_536)
     assert payloads(pieces) == [chunk("a")]
     assert one.failure is not None
-    assert one.failure.kind is Kind.GARBAGE
+    assert one.failure.kind is Kind.UNUSABLE
 
 
-@pytest.mark.parametrize("frame", [sse(ROLE), sse(chunk("", padding="x" * 10_000))])
+@pytest.mark.parametrize("frame", [sse(ROLE), sse({**ROLE, "padding": "x" * 10_000})])
 def test_held_are_bounded(frame: bytes) -> None:
-    """Empty frames are held up to a number and a size. Above that they are garbage."""
+    """Empty frames are held up to a number and a size. Above that the answer cannot be used."""
     one, fed = intake(), 0
     while one.failure is None:
         assert one.feed(frame) == []
         fed += 1
         assert fed <= MAX_HELD + 1
         assert fed * len(frame) < MAX_HELD_BYTES + 2 * len(frame)
-    assert one.failure.kind is Kind.GARBAGE
+    assert one.failure.kind is Kind.UNUSABLE
 
 
 def test_many_that_say_nothing_later() -> None:
@@ -396,7 +494,7 @@ def test_restart_says_nothing() -> None:
     for _ in range(MAX_HELD + 1):
         one.feed(sse(ROLE))
     assert one.failure is not None
-    assert one.failure.kind is Kind.GARBAGE
+    assert one.failure.kind is Kind.UNUSABLE
 
 
 def test_continuation_held_text_at_done() -> None:

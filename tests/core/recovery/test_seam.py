@@ -178,12 +178,101 @@ def test_the_chunk_across_the_seam() -> None:
 
 
 def test_unknown_fields() -> None:
-    """A field that we do not know goes out beyond the seam, and is dropped with the text that it came with."""
-    seam = Suppression({(0, "content"): "abc"})
+    """What comes beside texts is told once: as many items as were delivered are dropped, wherever they come again."""
+    seam = Suppression({(0, "content"): "abc"}, others={(0, "annotations"): 3})
     assert seam.join(chunk(content="ab", annotations=["old"])) == []
     assert seam.join(chunk(annotations=["old"])) == []
     assert seam.join(chunk(content="c", annotations=["old"])) == []
     assert seam.join(chunk(annotations=["new"])) == [chunk(annotations=["new"])]
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+ONCE: dict[str, tuple[dict[tuple[int, str], int], list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "an image after the text": (
+        {(0, "images"): 1},
+        [chunk(content="abc"), chunk(images=[IMAGE]), chunk(content="d")],
+        [{"content": "d"}],
+    ),
+    "another image in its place": (
+        {(0, "images"): 1},
+        [chunk(content="abc"), chunk(images=["another"]), chunk(images=["second"])],
+        [{"images": ["second"]}],
+    ),
+    "an image before the text": (
+        {(0, "images"): 1},
+        [chunk(images=[IMAGE]), chunk(content="abcd")],
+        [{"content": "d"}],
+    ),
+    "an image that was not told, inside the text": (
+        {},
+        [chunk(content="ab"), chunk(images=[IMAGE]), chunk(content="cd")],
+        [{"images": [IMAGE]}, {"content": "d"}],
+    ),
+    "with the text": (
+        {(0, "images"): 1},
+        [chunk(content="abc", images=[IMAGE]), chunk(content="d", images=["new"])],
+        [{"content": "d", "images": ["new"]}],
+    ),
+    "more in one delta than were told": (
+        {(0, "annotations"): 1},
+        [chunk(content="abc"), chunk(annotations=[1, 2, 3])],
+        [{"annotations": [2, 3]}],
+    ),
+    "a signature": (
+        {(0, "signature"): 1},
+        [chunk(content="abc"), chunk(signature="s"), chunk(signature="t")],
+        [{"signature": "t"}],
+    ),
+    "an object": (
+        {(0, "context"): 1},
+        [chunk(context={"citations": []}), chunk(content="abcd")],
+        [{"content": "d"}],
+    ),
+    "of another choice": (
+        {(1, "images"): 1},
+        [chunk(content="abc"), chunk(images=[IMAGE])],
+        [{"images": [IMAGE]}],
+    ),
+    "details that repeat the text": (
+        {},
+        [
+            chunk(content="ab", reasoning_details=[{"text": "ab"}]),
+            chunk(reasoning_details=[{"text": "x"}]),
+            chunk(content="cd", reasoning_details=[{"text": "cd"}, {"signature": "s"}]),
+            chunk(content="e", reasoning_details=[{"text": "e"}]),
+        ],
+        [
+            {"content": "d", "reasoning_details": [{"text": "d"}, {"signature": "s"}]},
+            {"content": "e", "reasoning_details": [{"text": "e"}]},
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("what", ONCE)
+def test_told_once(what: str) -> None:
+    """Images, annotations, signatures and the like go out once, whichever attempt they come from."""
+    others, said, wanted = ONCE[what]
+    seam = Suppression({(0, "content"): "abc"}, others=others)
+    assert [joined["choices"][0]["delta"] for one in said for joined in seam.join(one)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("delivered", "said", "wanted"),
+    [
+        ("a\ud83d", ["a🙂b"], ["\ude42b"]),
+        ("a\ud83d", ["a\ud83d", "\ude42", "b"], ["\ude42", "b"]),
+        ("a🙂", ["a\ud83d", "\ude42b🙂"], ["b🙂"]),
+        ("a🙂", ["a🙂", "🙂"], ["🙂"]),
+    ],
+)
+def test_halves_of_surrogate_pairs(delivered: str, said: list[str], wanted: list[str]) -> None:
+    """A character that one attempt cuts in two is the same character in another attempt."""
+    seam = Suppression({(0, "content"): delivered})
+    out = [joined["choices"][0]["delta"]["content"] for text in said for joined in seam.join(chunk(content=text))]
+    assert out == wanted
+    trim = Trim("a\ud83d", "\ud83d")
+    assert trim.join(chunk(content="🙂b"))[0]["choices"][0]["delta"] == {"content": "\ude42b"}
 
 
 def test_reasoning_under_two_names() -> None:
