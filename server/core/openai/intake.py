@@ -106,6 +106,10 @@ class Intake:
             return pieces
         try:
             for event in self._decoder.feed(data):
+                if self._plain and not event.type and self._stencil is not None and self._stencil.fits(event.data):
+                    self.transcript.tokens += 1
+                    pieces.append(_piece(Piece, (event.data, {})))
+                    continue
                 if event.data.startswith(DONE_DATA):
                     self._end(pieces)
                     break

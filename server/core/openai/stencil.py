@@ -38,20 +38,25 @@ class Stencil:
         text = read[start:end]
         if QUOTE in text:
             return self._several(text)
-        try:
-            return [text] if BACKSLASH not in text and text.decode().isprintable() else []
-        except UnicodeDecodeError:
-            return []
+        return [text] if _plain(text) else []
 
     def _several(self, between: bytes) -> list[bytes]:
-        """Return the text of each frame. `between` is what a read has between its first and its last quote."""
+        """Return the text of each frame. `between` is what a read has from its first text to its last one."""
         texts = between.split(self.after + BLANK + DATA + self.before)
-        together = b" ".join(texts)  # not b"".join: it could make a whole character of two halves
-        try:
-            plain = QUOTE not in together and BACKSLASH not in together and together.decode().isprintable()
-        except UnicodeDecodeError:
-            plain = False
-        return texts if plain and b"" not in texts else []
+        # Not b"".join: it could make a whole character of two halves.
+        return texts if b"" not in texts and _plain(b" ".join(texts)) else []
+
+    def fits(self, data: bytes) -> bool:
+        """Whether the data of one frame fits the pattern."""
+        before, after = self.before, self.after
+        start, end = len(before), len(data) - len(after)
+        return (
+            bool(before)
+            and start < end
+            and data.startswith(before)
+            and data.endswith(after)
+            and _plain(data[start:end])
+        )
 
     def learn(self, data: bytes) -> None:
         """Learn the pattern from `data`, a parsed frame that is a plain token."""
@@ -62,3 +67,11 @@ class Stencil:
         end = data.find(b'"', start + len(TEXT))
         if start >= 0 and end >= 0 and data[end - 1] != BACKSLASH:
             self.before, self.after = data[: start + len(TEXT)], data[end:]
+
+
+def _plain(text: bytes) -> bool:
+    """Whether JSON writes this text as it is."""
+    try:
+        return QUOTE not in text and BACKSLASH not in text and text.decode().isprintable()
+    except UnicodeDecodeError:
+        return False
