@@ -62,10 +62,16 @@ class Delivery(Channel):
                 heartbeat.cancel()
                 await self._patiently(response.write_eof())
                 self.whole = True
-        except* StalledClientError:
-            leaving = "stalled"
-        except* ConnectionError:
-            leaving = "gone"
+        # A frame of TaskGroup's keeps the error that it raises, and so does one with `except*`. The error knows these
+        # frames, and by them this stream: it would stay until a collection.
+        except asyncio.CancelledError as error:
+            error.with_traceback(None)
+            raise
+        except BaseExceptionGroup as errors:
+            errors.with_traceback(None)
+            if (how := _how_left(errors)) is None:
+                raise
+            leaving = how
         if leaving != "ended":
             cut(self._request.transport)
         return leaving
@@ -164,6 +170,14 @@ class Delivery(Channel):
         self.wake.clear()
         await self.wake.wait()
         self.live = False
+
+
+def _how_left(errors: BaseExceptionGroup[BaseException]) -> Leaving | None:
+    """Return how the client has left, by the errors of its connection's tasks. None: they have another cause."""
+    left, other = errors.split((StalledClientError, ConnectionError))
+    if left is None or other is not None:
+        return None
+    return "gone" if left.subgroup(ConnectionError) else "stalled"
 
 
 class ProjectedDelivery(Delivery):

@@ -178,8 +178,6 @@ WAYS = [
 ]
 
 
-# Delete this mark with the last change that frees them: errors that are kept and raised, and TaskGroup's frames.
-@pytest.mark.xfail(run=False, reason="errors still hold the frames of ended relays")
 @pytest.mark.parametrize("dialect", PATHS)
 @pytest.mark.parametrize(("scripts", "tables", "client"), WAYS)
 async def test_freed(provider, model, store, made, scripts, tables, client, dialect) -> None:
