@@ -1,4 +1,4 @@
-"""Requests begin one by one, so that a burst of them does not delay the tokens of running streams."""
+"""Requests, and parts of long work, begin one by one, so that many of them do not delay the tokens of running streams."""
 
 import asyncio
 from collections import deque
