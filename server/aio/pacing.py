@@ -1,4 +1,4 @@
-"""Requests, and parts of long work, begin one by one, so that many of them do not delay the tokens of running streams."""
+"""Requests begin one by one, so that many at once do not delay the tokens of running streams. So does long work."""
 
 import asyncio
 from collections import deque

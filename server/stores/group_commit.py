@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from typing import Any, Generic, Optional, TypeVar
 
 import structlog
@@ -176,6 +177,10 @@ class BatchedLog:
         write = Append(self, records, ending)
         self._put(write)
         await write.decided()
+
+    def forget(self) -> None:
+        """Let the request go: the log is deleted. A slow reader may keep this object for long."""
+        self.beginning = replace(self.beginning, body=b"")
 
     @property
     def state(self) -> tuple[int, Ending | None]:
