@@ -193,6 +193,20 @@ async def test_nobody_reads(provider, model) -> None:
             client.leave("rst")
 
 
+@pytest.mark.parametrize("script", [{"tokens": 1}, {"status": 400}, {"cut_after": 1}], ids=["whole", "refused", "cut"])
+async def test_large_requests_one_after_the_other(provider, model, script) -> None:
+    """Thirty requests of 8 MB leave nothing in memory when their retention is over, however they have ended."""
+    await provider.script(model, script)
+    async with own_process(provider.url, streams={"retention": 0.1}) as gateway:
+        prompt = [{"role": "user", "content": "x" * (8 * MEGABYTE - 1000)}]
+        for count in range(33):
+            if count == 3:
+                before = gateway.rss()
+            await complete(gateway.root, model, messages=prompt)
+        await asyncio.sleep(2.0)  # a sweep
+        assert gateway.rss() - before < 4 * 8 * MEGABYTE
+
+
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 async def test_readers_of_a_deleted_log(provider, model, tmp_path, kind) -> None:
     """Readers that stand still do not keep a log that is deleted, nor its request. They are told when they read on."""
