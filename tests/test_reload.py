@@ -12,6 +12,8 @@ from gateway import OwnProcess, in_process, own_process, settings, toml, tree
 from provider import Provider
 from wire import Client, call, complete, texts, until
 
+from server.api import access
+
 
 def key(name: str, token: str, **limits) -> dict:
     return {"name": name, "sha256": hashlib.sha256(token.encode()).hexdigest(), **limits}
@@ -37,6 +39,49 @@ async def test_keys(provider, model) -> None:
         await reload(gateway, toml(tree(provider.url, keys=[key("new", "two")])))
         assert (await complete(gateway.root, model, headers=bearer("one"))).status == 401
         assert (await complete(gateway.root, model, headers=bearer("two"))).status == 200
+
+
+async def test_a_name_with_another_token_is_another_owner(provider, model) -> None:
+    """Whoever gets a name does not get the streams that were begun with its old token; an admin key still does."""
+    await provider.script(model, {"tokens": 3}, {"tokens": 60, "rate": 40})
+    keys = [key("web", "one"), key("root", "three", admin=True)]
+    tables = {"streams": {"on_disconnect": "continue"}}
+    async with in_process(provider.url, keys=keys, **tables) as gateway, Client(gateway.root) as client:
+        mine = {**bearer("one"), "Idempotency-Key": "same"}
+        ended = (await complete(gateway.root, model, headers=mine)).headers["x-stream-id"]
+        await client.complete(model, headers=bearer("one"))
+        live = (await client.head())[1]["x-stream-id"]
+        keys[0] = key("web", "two")
+        await gateway.app.reload(settings(provider.url, keys=keys, **tables), os.environ)
+        seen = {}
+        for token in ("two", "three"):
+            statuses = [
+                (await call(gateway.root, "GET", f"/v1/streams/{one}?after=1", headers=bearer(token))).status
+                for one in (ended, live)
+            ]
+            listed = (await call(gateway.root, "GET", "/v1/streams", headers=bearer(token))).json["data"]
+            seen[token] = statuses, [one["id"] for one in listed]
+        other = await call(gateway.root, "DELETE", f"/v1/streams/{live}", headers=bearer("two"))
+        assert seen == {"two": ([404, 404], []), "three": ([200, 200], [ended, live])}
+        assert other.status == 404
+        assert len(texts(await client.rest())) == 60  # a response that is under way goes on
+        again = await complete(gateway.root, model, headers={**bearer("two"), "Idempotency-Key": "same"})
+        assert again.headers["x-stream-id"] not in (ended, live)
+
+
+async def test_streams_of_a_version_that_stored_the_name_alone(provider, model, tmp_path, monkeypatch) -> None:
+    """They have no owner any more but an admin, because nobody knows which token began them."""
+    store = {"kind": "sqlite", "path": str(tmp_path / "streams.db")}
+    keys = [key("web", "one"), key("root", "two", admin=True)]
+    with monkeypatch.context() as earlier:
+        earlier.setattr(access, "owner_of", lambda key: key.name)
+        async with in_process(provider.url, keys=keys, store=store) as gateway:
+            stream = (await complete(gateway.root, model, headers=bearer("one"))).headers["x-stream-id"]
+    async with in_process(provider.url, keys=keys, store=store) as gateway:
+        answers = [
+            await call(gateway.root, "GET", f"/v1/streams/{stream}", headers=bearer(one)) for one in ("one", "two")
+        ]
+    assert [answer.status for answer in answers] == [404, 200]
 
 
 async def test_models(provider, model) -> None:

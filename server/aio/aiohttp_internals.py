@@ -249,7 +249,10 @@ class UpstreamProtocol(ResponseHandler):
                 self._stop_pushing()
             fault, self._fault = self._fault, None
         if fault is not None:
-            raise SinkError(fault)
+            try:
+                raise SinkError(fault)
+            finally:
+                del fault  # it will know this frame
         if self._exception is not None and not body.is_eof():
             raise self._exception
 
@@ -392,11 +395,17 @@ class Sink(Protocol):
 
 
 class SinkError(Exception):
-    """A sink has raised `fault`. It is not an error of the body."""
+    """A sink has raised an error. It is not an error of the body."""
 
     def __init__(self, fault: Exception) -> None:
         super().__init__(str(fault))
-        self.fault = fault
+        self._fault: Exception | None = fault
+
+    def take(self) -> Exception:
+        """Return the sink's error, once. This one does not keep it: raised again, it has this one as its context."""
+        fault, self._fault = self._fault, None
+        assert fault is not None
+        return fault
 
 
 async def read(body: StreamReader) -> bytes:
@@ -449,8 +458,8 @@ async def push(response: aiohttp.ClientResponse, sink: Sink) -> bool:
 def _receive(sink: Sink, data: bytes) -> bool:
     try:
         return sink.receive(data)
-    except Exception as fault:
-        raise SinkError(fault) from fault
+    except Exception as fault:  # noqa: BLE001 — whatever it is, `SinkError.take` returns it
+        raise SinkError(fault) from None
 
 
 def _check_pushing() -> None:

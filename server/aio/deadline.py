@@ -35,7 +35,7 @@ class Deadline:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._wheel = timer_wheel()
-        self._timeout = asyncio.timeout(None)
+        self._timeout: asyncio.Timeout | None = asyncio.timeout(None)
         # Seconds on the clock of time.monotonic(), which both event loops keep; uvloop's `time()` is in whole
         # milliseconds. None: no deadline.
         self.at: float | None = None
@@ -45,6 +45,7 @@ class Deadline:
         self._slot = 0  # where the wheel keeps it
 
     async def __aenter__(self) -> Self:
+        assert self._timeout is not None, "it is used once"
         await self._timeout.__aenter__()
         return self
 
@@ -52,7 +53,16 @@ class Deadline:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.set(None)
-        await self._timeout.__aexit__(kind, error, trace)
+        # A timeout knows its task, and the task knows the error that it ends with. The error knows the frames that it
+        # has passed, and by them this deadline and the timeout. Together they would stay until a collection.
+        timeout, self._timeout = self._timeout, None
+        assert timeout is not None
+        try:
+            await timeout.__aexit__(kind, error, trace)
+        except TimeoutError as expired:
+            raise expired.with_traceback(None) from error
+        finally:
+            del timeout
 
     def set(self, at: float | None) -> None:
         """Move the deadline to a time; None: there is no deadline."""
@@ -75,7 +85,7 @@ class Deadline:
     def due(self) -> None:
         """Expire, unless the deadline has moved."""
         self._look_at = math.inf
-        if self.at is None:
+        if self.at is None or self._timeout is None:
             return
         if self._progress is not None:
             self.at = self._progress.last + self._allowance

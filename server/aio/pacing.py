@@ -1,4 +1,4 @@
-"""Requests begin one by one, so that a burst of them does not delay the tokens of running streams."""
+"""Requests begin one by one, so that many at once do not delay the tokens of running streams. So does long work."""
 
 import asyncio
 from collections import deque

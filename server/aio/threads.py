@@ -71,6 +71,7 @@ class WorkerThread:
         while (task := self._jobs.get()) is not None:
             job, answer = task
             _call(job, self._loop, answer)
+            del task, job, answer  # otherwise the thread would hold them until it is given the next job
 
 
 def _call(function: Callable[[], Any], loop: asyncio.AbstractEventLoop, answer: Answer) -> None:
@@ -87,6 +88,7 @@ def _call(function: Callable[[], Any], loop: asyncio.AbstractEventLoop, answer: 
         error = _renamed(raised)
     with suppress(RuntimeError):  # the event loop is closed: nobody waits any more
         loop.call_soon_threadsafe(answer, result, error)
+    del error  # its traceback knows this frame
 
 
 def _renamed(raised: BaseException) -> RuntimeError:

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from server.config.settings import Key, Settings, is_loopback
 from server.core.errors import Rejected
+from server.core.records import owned_by
 from server.streams.admission import Owner
 
 HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[A-Za-z0-9.-]+))(?::[0-9]{1,5})?")  # RFC 9110, section 7.2
@@ -54,7 +55,7 @@ class Access:
     def take(self, keys: Sequence[Key]) -> None:
         """Accept these keys from now on, and no others. A key whose limit is unchanged keeps its count."""
         self._keys = [(key, bytes.fromhex(key.sha256)) for key in keys]
-        limits = [(key.name, key.requests_per_minute) for key in keys]
+        limits = [(owner_of(key), key.requests_per_minute) for key in keys]
         self._limits = {limit: self._limits.get(limit) or RateLimit(limit[1]) for limit in limits}
 
     def owner(self, request: web.Request) -> Owner:
@@ -65,10 +66,10 @@ class Access:
             self._local_only(request)
             return SINGLE_USER
         key = self._key(request)
-        wait = self._limits[key.name, key.requests_per_minute].take(time.monotonic())
+        wait = self._limits[owner_of(key), key.requests_per_minute].take(time.monotonic())
         if wait is not None:
             raise Rejected(429, "Too many requests for this key.", "rate_limit_exceeded", retry_after=wait)
-        return Owner(key.name, key.admin, key.max_streams)
+        return Owner(owner_of(key), key.admin, key.max_streams)
 
     def _key(self, request: web.Request) -> Key:
         """Return the key that a request has sent. If it sends several, they must be the same. Raises Rejected 401."""
@@ -95,6 +96,15 @@ class Access:
         served = request.match_info.http_exception is None  # else the answer is 404 or 405, whatever the body
         if request.method == "POST" and served and request.content_type != "application/json":
             raise Rejected(415, "The body must be application/json.", "unsupported_media_type")
+
+
+def owner_of(key: Key) -> str:
+    """Return what the streams of a key are stored under: its name, and which token it is.
+
+    With another token the name is another owner. So whoever gets a name that somebody had before does not get his
+    streams, which may be in a durable store for as long as `retention`.
+    """
+    return owned_by(key.name, key.sha256)
 
 
 def _tokens(request: web.Request) -> list[str]:

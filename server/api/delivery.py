@@ -9,6 +9,7 @@ import structlog
 from aiohttp import web
 
 from server.aio.event import Event
+from server.aio.pacing import StartPacer
 from server.api.channel import Channel, StalledClientError
 from server.api.tcp import cut
 from server.config.settings import Flow
@@ -22,6 +23,7 @@ from server.streams.live import out_of_reach
 from server.telemetry.metrics import Metrics
 
 READ_BYTES = 16_384  # of the log per read: this much fits the transport without waiting
+KEEPS_UP = 16  # records that a reader of a live stream may be behind
 
 Leaving = Literal["gone", "stalled", "ended"]
 log = structlog.get_logger("sluiceway.http")
@@ -62,10 +64,16 @@ class Delivery(Channel):
                 heartbeat.cancel()
                 await self._patiently(response.write_eof())
                 self.whole = True
-        except* StalledClientError:
-            leaving = "stalled"
-        except* ConnectionError:
-            leaving = "gone"
+        # A frame of TaskGroup's keeps the error that it raises, and so does one with `except*`. The error knows these
+        # frames, and by them this stream: it would stay until a collection.
+        except asyncio.CancelledError as error:
+            error.with_traceback(None)
+            raise
+        except BaseExceptionGroup as errors:
+            errors.with_traceback(None)
+            if (how := _how_left(errors)) is None:
+                raise
+            leaving = how
         if leaving != "ended":
             cut(self._request.transport)
         return leaving
@@ -115,7 +123,7 @@ class Delivery(Channel):
                 await self._drain()
             stream.progressed()
             tail_before = stream_log.tail
-            records = await stream_log.read(self.cursor, READ_BYTES)
+            records = await self._read()
             if records:
                 self._show(records)
             elif (stream_log.lost and self._skip_lost()) or stream_log.tail > tail_before:
@@ -124,6 +132,10 @@ class Delivery(Channel):
                 return
             else:
                 await self._wait_for_more()
+
+    async def _read(self) -> Sequence[Record]:
+        """Return records after the cursor."""
+        return await self._stream.log.read(self.cursor, READ_BYTES)
 
     def _show(self, records: Sequence[Record]) -> None:
         """Write the records after the cursor, and move it."""
@@ -166,8 +178,20 @@ class Delivery(Channel):
         self.live = False
 
 
+def _how_left(errors: BaseExceptionGroup[BaseException]) -> Leaving | None:
+    """Return how the client has left, by the errors of its connection's tasks. None: they have another cause."""
+    left, other = errors.split((StalledClientError, ConnectionError))
+    if left is None or other is not None:
+        return None
+    return "gone" if left.subgroup(ConnectionError) else "stalled"
+
+
 class ProjectedDelivery(Delivery):
-    """A reader that translates in its own task. It reads every record from the first, and is never live."""
+    """A reader that translates in its own task. It reads every record from the first, and is never live.
+
+    To translate one read takes a millisecond, and to get through a long log a second. So the readers that have much to
+    read take turns by `pacer`: in one turn of the event loop, one of them reads.
+    """
 
     pushed = False
 
@@ -177,17 +201,25 @@ class ProjectedDelivery(Delivery):
         stream: Stream,
         dialect: Dialect,
         projection: Projection,
+        pacer: StartPacer,
         flow: Flow,
         metrics: Metrics,
     ) -> None:
         super().__init__(request, stream, 0, flow, metrics)
         self._dialect = dialect
         self._projection = projection
+        self._pacer = pacer
 
     @property
     def dialect(self) -> Dialect:
         """The dialect in which this client gets the stream."""
         return self._dialect
+
+    async def _read(self) -> Sequence[Record]:
+        """Return records after the cursor. A reader that keeps up need not wait for its turn."""
+        if self._stream.log.tail - self.cursor > KEEPS_UP:
+            await self._pacer.take()
+        return await super()._read()
 
     def _show(self, records: Sequence[Record]) -> None:
         """Write the frames of records in the other dialect, if there are any."""

@@ -4,8 +4,10 @@ from aiohttp import web
 
 from server.api.access import OWNER
 from server.api.errors import json_response
+from server.core.errors import Rejected
 from server.streams.streams import Streams
 from server.telemetry.metrics import Metrics
+from server.telemetry.stats import Stats
 
 BREAKER_VALUES = {"closed": 0, "half_open": 1, "open": 2}
 
@@ -35,8 +37,10 @@ class Operations:
         problem = await self._streams.problem()
         return json_response({"status": problem or "ready"}, 503 if problem else 200)
 
-    async def metrics(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 — as above
-        """Return all metrics in Prometheus' text format."""
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        """Return all metrics in Prometheus' text format. They are of all owners: only an admin key reads them."""
+        if not request[OWNER].admin:
+            raise Rejected(403, "Only a key with `admin = true` reads the metrics.", "admin_only")
         self._metrics.buffered.set(self._streams.buffered)
         self._metrics.breaker.clear()  # otherwise targets that a reload has removed would stay
         for target, state in self._streams.upstreams.circuits.items():
@@ -48,16 +52,17 @@ class Operations:
         """Return percentiles of the last hour, the most recent attempts, and the circuits.
 
         Times are in milliseconds; `at` is seconds since the epoch. The attempts are only those of streams that the
-        caller may see.
+        caller may see. All else is of all owners: a key that is no admin gets the same shape without a figure in it.
         """
         owner = request[OWNER]
         self._metrics.settle()
         stats = self._metrics.stats
+        shown = stats if owner.admin else Stats()
         body = {
             "unit": "ms",
-            "windows": stats.windows(),
-            "minutes": stats.minutes(),
+            "windows": shown.windows(),
+            "minutes": shown.minutes(),
             "recent": stats.recent(lambda name: owner.admin or name == owner.name),
-            "breakers": self._streams.upstreams.circuits,
+            "breakers": self._streams.upstreams.circuits if owner.admin else {},
         }
         return json_response(body)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from server.aio.aiohttp_internals import LateHeadResponse
+from server.aio.pacing import StartPacer
 from server.api.connection import Connection
 from server.api.delivery import Delivery, Leaving, ProjectedDelivery
 from server.api.errors import REQUEST_ID, failed_response
@@ -42,6 +43,7 @@ class Responder:
         self.open: set[Delivery] = set()  # responses that are being sent
         self.idle = asyncio.Event()  # set if there are none
         self.idle.set()
+        self._pacer = StartPacer()  # of the readers that translate a long log
 
     async def wait_to_start(self, request: web.Request) -> float | None:
         """Wait until a request for a stream may begin; return its time.monotonic() if it came in as a whole."""
@@ -98,7 +100,7 @@ class Responder:
             return Delivery(request, stream, cursor, self._flow, self._metrics)
         generation = stream.dialect.generation(stream.beginning)
         projection = Projection(stream.log, generation, stream.dialect, dialect, cursor)
-        return ProjectedDelivery(request, stream, dialect, projection, self._flow, self._metrics)
+        return ProjectedDelivery(request, stream, dialect, projection, self._pacer, self._flow, self._metrics)
 
     async def leave(self, grace: float, *, durable: bool) -> None:
         """Give clients `grace` seconds to get the endings. With a durable store, tell them to reconnect instead."""

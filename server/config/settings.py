@@ -361,7 +361,9 @@ class Key(Table):
 
     name: Name = Field(description="Unique name of the owner.")
     sha256: Sha256 = Field(description="SHA-256 of the client's bearer token, 64 lower-case hexadecimal digits.")
-    admin: Flag = Field(False, description="Whether it may see every owner's streams.")
+    admin: Flag = Field(
+        False, description="Whether it may see every owner's streams, the metrics and all of the stats."
+    )
     max_streams: Count = Field(100, description="Limit of this owner's live streams. Past it: 429.")
     requests_per_minute: Count = Field(600, description="Limit of this owner's requests per minute. Past it: 429.")
 

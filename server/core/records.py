@@ -1,5 +1,6 @@
 """What a log holds: records, the facts that a stream begins and ends with, and the runs of records that are lost."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple, overload
@@ -60,6 +61,14 @@ def size_of(records: Sequence[Record]) -> int:
     return sum([len(data) for _, data in records])
 
 
+TOKEN_MARK = re.compile(r"\.[0-9a-f]{16}\Z")  # ends the name of an owner
+
+
+def owned_by(name: str, sha256: str) -> str:
+    """Return the owner for a key's name and the SHA-256 of its token, in lower-case hexadecimal."""
+    return f"{name}.{sha256[:16]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Beginning:
     """The facts that a stream starts with. `created` is in seconds since the epoch, `body` the client's request."""
@@ -76,6 +85,11 @@ class Beginning:
     request_id: str = ""  # of the request that began it
     choices: int = 0  # the `n` of the request; 0: an older version wrote the log
     asks_usage: bool | None = None  # the request asks for the usage chunk; None: as above
+
+    @property
+    def key_name(self) -> str:
+        """The name of the key that began the stream, for log lines. An older version stored it as the owner."""
+        return TOKEN_MARK.sub("", self.owner)
 
 
 @dataclass(frozen=True, slots=True)

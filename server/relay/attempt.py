@@ -4,6 +4,7 @@ It has steps. `first` connects, sends and reads to the first token. `rest` relay
 the end of the body, so that the connection can be used again. `release` lets the connection go, after any step.
 """
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -124,7 +125,9 @@ class Attempt:
                 self.phases.first_token = self.phases.last_token = time.monotonic()
                 self._pieces = pieces
                 return
-        raise intake.failure or UpstreamError(Kind.GARBAGE, "The upstream said that it was done without a token.")
+        if intake.failure is not None:
+            raise dataclasses.replace(intake.failure)  # what is kept is never raised: see `Tries.fail`
+        raise UpstreamError(Kind.GARBAGE, "The upstream said that it was done without a token.")
 
     async def rest(self) -> None:
         """Relay from the first token to the end of the answer.
@@ -151,7 +154,7 @@ class Attempt:
                 raise UpstreamError(Kind.IDLE_TIMEOUT, "The upstream stopped in the middle of the stream.") from None
             return
         if self._intake.failure is not None:
-            raise self._intake.failure
+            raise dataclasses.replace(self._intake.failure)
 
     async def _relay(self, response: aiohttp.ClientResponse, pump: Pump, *, more: bool) -> None:
         """Let the pump take the body until the answer is whole. `more`: it may come at once.
@@ -164,7 +167,7 @@ class Attempt:
             try:
                 refused = await push(response, pump)
             except SinkError as error:
-                raise error.fault from None
+                raise error.take() from None
             except FOREIGN as error:
                 self._broke_off(error)
                 return
@@ -186,13 +189,14 @@ class Attempt:
 
     def _broke_off(self, error: Exception) -> None:
         """Raise UpstreamError if the body broke off before the whole answer was there."""
+        error.with_traceback(None)  # aiohttp keeps it in the body; its frames know the body and this attempt
         if not self.transcript.closing:
             raise translate(error, in_body=True) from error
 
     def _ended(self) -> None:
         """Raise UpstreamError if the body ended before the whole answer was there."""
         if error := self._intake.at_end():
-            raise error
+            raise dataclasses.replace(error)  # a local variable of this frame, which it would know, is not raised
 
     async def _pause(self, deadline: Deadline) -> None:
         """Wait for the client. The upstream is not the slow one now, so its deadline does not run."""
@@ -233,7 +237,7 @@ class WholeAttempt(Attempt):
                 self._answer += part
                 self._stream.bound(len(self._answer))
         except FOREIGN as error:
-            raise translate(error, in_body=True) from error
+            raise translate(error, in_body=True) from error.with_traceback(None)  # see `_broke_off`
         try:
             answer = loads(self._answer)
         except ValueError as error:
@@ -255,8 +259,8 @@ async def _read_to_end(response: aiohttp.ClientResponse) -> None:
     try:
         while await response.content.readany():
             pass
-    except FOREIGN:
-        pass  # the answer is whole, and the connection is not used again
+    except FOREIGN as error:
+        error.with_traceback(None)  # the answer is whole, and the connection is not used again
 
 
 async def _json_instead(start: bytes, response: aiohttp.ClientResponse) -> UpstreamError:
@@ -266,8 +270,8 @@ async def _json_instead(start: bytes, response: aiohttp.ClientResponse) -> Upstr
         while len(body) < JSON_BODY and (part := await response.content.readany()):
             body += part
         value = loads(body)
-    except FOREIGN:
-        pass  # it broke off, or is too long to be read
+    except FOREIGN as error:  # it broke off, or is too long to be read
+        error.with_traceback(None)  # see `Attempt._broke_off`
     if is_error(value):
         return in_band(value)
     return UpstreamError(Kind.GARBAGE, "The upstream answered a streaming request with JSON.")

@@ -25,24 +25,25 @@ async def race(first: Step[Result], second: Callable[[], Step[Result] | None], a
         done, _ = await asyncio.wait(tasks, timeout=after)
         if not done and (step := second()) is not None:
             tasks.append(asyncio.create_task(step, name="hedging attempt"))
-        return await _first_success(tasks)
+        deciding = await _deciding(tasks)
     finally:
         for task in tasks:
             task.cancel()
         # When this returns, the sockets of the losers are closed, even if the caller was cancelled.
         await asyncio.gather(*tasks, return_exceptions=True)
+    try:
+        return deciding.result()
+    finally:
+        del tasks, task, deciding  # a task knows its error, and the error, when it is raised here, this frame
 
 
-async def _first_success(tasks: list[asyncio.Task[Result]]) -> Result:
+async def _deciding(tasks: list[asyncio.Task[Result]]) -> asyncio.Task[Result]:
+    """Return the task that succeeded, or failed with what is no failure of a target, or else failed last."""
     pending = set(tasks)
-    failure: BaseException | None = None
-    while pending:
+    while True:
         done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         for task in sorted(done, key=tasks.index):
-            failure = task.exception()
-            if failure is None:
-                return task.result()
-            if not isinstance(failure, UpstreamError):
-                raise failure
-    assert failure is not None
-    raise failure
+            if not isinstance(task.exception(), UpstreamError):
+                return task
+        if not pending:
+            return task

@@ -172,7 +172,7 @@ class Planner:
 
     def _final_error(self, index: int, error: UpstreamError) -> UpstreamError:
         """Return the error for the client: the first cause, and what ended the recovery if that is another kind."""
-        first = self._tries.first_cause or error
+        first = dataclasses.replace(self._tries.first_cause or error)  # what is kept is never raised: see `Tries.fail`
         if first.kind in (Kind.RATE_LIMIT, Kind.QUOTA):
             waits = [view.wait for view in self._tries.views() if view.wait is not None]
             first = dataclasses.replace(first, retry_after=min(waits, default=None))

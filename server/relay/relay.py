@@ -72,13 +72,13 @@ class Relay:
             await self._until_ended()
         except TimeoutError:
             text = f"The stream took longer than {self.progress.total_timeout:g} seconds."
-            await self._fail(StreamError(text, "total_timeout", 504, retryable=True))
+            failure: UpstreamError | StreamError = StreamError(text, "total_timeout", 504, retryable=True)
         except asyncio.CancelledError:
             if self.stopped is None:
                 raise
-            await self._fail(self.stopped)
+            failure = self.stopped
         except (UpstreamError, StreamError) as error:
-            await self._fail(error)
+            failure = replace(error)  # a copy: see `Turn.run`
         except StoreError:
             raise  # the ending cannot be written either; the caller tells the readers
         except Exception:
@@ -86,6 +86,8 @@ class Relay:
             raise
         else:
             await self._turn.close()  # after the ending, so that the client does not wait for the upstream
+            return
+        await self._fail(failure)
 
     def stop(self, error: StreamError) -> None:
         """End the stream with `error`. The task closes the upstream's socket when it runs next. Once only."""
@@ -99,7 +101,7 @@ class Relay:
         """Relay turn after turn. The caller closes the last one."""
         owes_results = await self._inherit() if self.progress.taken_over else False
         if self.stopped is not None:
-            raise self.stopped
+            raise replace(self.stopped)
         async with Deadline() as deadline:
             deadline.set(self.progress.ends)
             plan = await self._first_plan(owes_results=owes_results)

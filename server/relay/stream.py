@@ -13,7 +13,7 @@ from server.core.dialect import Dialect
 from server.core.errors import StreamError
 from server.core.lifecycle import State, advance
 from server.core.ports import Log, PendingAppend
-from server.core.records import Ending, Record, size_of
+from server.core.records import Beginning, Ending, Record, size_of
 from server.core.replay import LoggedTurn, replay
 
 READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
@@ -46,7 +46,6 @@ class Stream:
         "_pending",
         "_room",
         "_under_way",
-        "beginning",
         "dialect",
         "drained",
         "ended",
@@ -67,7 +66,6 @@ class Stream:
         self.dialect = dialect
         self._pending: PendingAppend | None = None  # the last append that was not waited for
         self._under_way = 0  # bytes of data of all such appends
-        self.beginning = log.beginning
         self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
         self.label = ""  # of the target that was asked last, as configured
@@ -104,6 +102,11 @@ class Stream:
             self.ended.clear()
             if not self.log.tail:
                 self.opened.clear()
+
+    @property
+    def beginning(self) -> Beginning:
+        """What the stream began with. Once its log is deleted, the request is not in it any more."""
+        return self.log.beginning
 
     @property
     def id(self) -> str:

@@ -1,5 +1,6 @@
 """The targets that one stream may ask, in the order of the configuration, and the attempts at each."""
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,16 +99,17 @@ class Tries:
         self._histories[index].attempts += 1
         permit = self._targets[index].breaker.acquire(alone=self._alone)
         if permit is None:
-            error = self._no_target()
-            self.fail(index, error)
-            raise error
+            self.fail(index, self._no_target())
+            raise self._no_target()
         return permit
 
     def fail(self, index: int, error: UpstreamError) -> None:
         """Note why an attempt failed."""
         self.failed_last = index
         if self.first_cause is None or self.first_cause.kind is Kind.NO_TARGET:
-            self.first_cause = error  # a target that was asked and failed says more than one that was not asked
+            # A target that was asked and failed says more than one that was not asked. It is a copy that is kept: the
+            # error itself knows the frames that it has passed, and by them this object.
+            self.first_cause = dataclasses.replace(error)
         self.diverged = self.diverged or error.kind is Kind.DIVERGED
         history = self._histories[index]
         history.last = error.kind

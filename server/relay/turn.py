@@ -4,6 +4,7 @@ One routine drives the first attempt and every later one. After each failure a s
 """
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,16 +69,20 @@ class Turn:
             StoreError: the log cannot be written or read.
 
         """
-        while self._answer is None:
+        while True:
             if plan.wait:
                 await asyncio.sleep(plan.wait)
             await self._stream.room()  # no new attempt for a stalled client, which may never come back
             try:
                 attempt = await self._attempt(plan)
             except UpstreamError as error:
-                plan = await self._recover(error)
+                # A copy, which knows no frames. What a library raises while an error is handled knows that error (it is
+                # its context), and the error knows the frames that it has passed, and by them this turn.
+                failure = dataclasses.replace(error)
             else:
                 self.target, self._answer = attempt.number, (plan, attempt)
+                return
+            plan = await self._recover(failure)
 
     async def close(self) -> None:
         """Read the end of the answer, for a moment, and account for the attempt. Only the first call counts."""

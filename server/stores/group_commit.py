@@ -7,6 +7,8 @@ answers every write in it.
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
 from typing import Any, Generic, Optional, TypeVar
 
 import structlog
@@ -38,7 +40,7 @@ class Write:
     @property
     def error(self) -> Exception | None:
         """Why it was not made, or may not have been; None if it was, or has no answer yet."""
-        return self._error
+        return copy(self._error)  # what is kept is never raised: it would know the frames of the stream that waits
 
     def succeed(self, result: object = None) -> None:
         """Answer that it was made."""
@@ -67,9 +69,12 @@ class Write:
             except asyncio.CancelledError as error:
                 cancelled = error
         if cancelled is not None:
-            raise cancelled
+            try:
+                raise cancelled.with_traceback(None)
+            finally:
+                del cancelled  # the error knows this frame
         if self._error is not None:
-            raise self._error
+            raise copy(self._error)  # see `error`
         return self._result
 
 
@@ -130,7 +135,7 @@ def answering(batch: Iterable[Write]) -> Iterator[None]:
             logger.error("batch failed", error=type(error).__name__)  # its message may quote what was to be written
             error = StoreError("The store has failed.")
         for write in batch:
-            write.fail(error)
+            write.fail(copy(error))  # the error itself knows the frames that it has passed, and by them the batch
 
 
 # --- logs and what is appended to them -----------------------------------------------------------------------------
@@ -172,6 +177,10 @@ class BatchedLog:
         write = Append(self, records, ending)
         self._put(write)
         await write.decided()
+
+    def forget(self) -> None:
+        """Let the request go: the log is deleted. A slow reader may keep this object for long."""
+        self.beginning = replace(self.beginning, body=b"")
 
     @property
     def state(self) -> tuple[int, Ending | None]:

@@ -21,17 +21,21 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
-from server.core.records import Beginning
+from server.core.records import Beginning, Ending
 
 
 class Log(Protocol):
     """What is noted in a log itself: `server.stores.group_commit.BatchedLog` says what it means."""
 
     beginning: Beginning
+    ending: Ending | None
     epoch: int
     fenced: bool
     failed: Exception | None
     moment: int
+
+    def forget(self) -> None:
+        """Let go of what takes memory: the log is deleted."""
 
 
 LogT = TypeVar("LogT", bound=Log)
@@ -64,6 +68,12 @@ class Ownership(Generic[LogT]):
         if log is None:
             log = self._objects[stream_id] = make()
         return log
+
+    def forget(self, over: float) -> None:
+        """Have the logs that ended before `over` let go of what they hold. They are deleted, but may have readers."""
+        for log in list(self._objects.values()):
+            if log.ending is not None and log.ending.at <= over and log.beginning.body:
+                log.forget()
 
     def moment(self) -> int:
         """Return a number that is larger than every one before. What is read is as old as the moment it was asked."""

@@ -26,7 +26,7 @@ def account(stream: Stream, relay: Relay, ending: Ending | None) -> None:
         "stream ended",
         stream_id=stream.id,
         request_id=stream.beginning.request_id,
-        owner=stream.beginning.owner,
+        owner=stream.beginning.key_name,
         model=stream.beginning.model,
         target=ending.target,
         state=ending.state.value,

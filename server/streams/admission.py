@@ -71,7 +71,7 @@ class Starting:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The caller: the name of its key ("" if there are no keys), and what that key may do."""
+    """The caller: what its streams are stored under ("" if there are no keys), and what its key may do."""
 
     name: str = ""
     admin: bool = True

@@ -11,6 +11,7 @@ import aiohttp
 
 from server.aio.aiohttp_internals import can_connect_ahead
 from server.config.settings import Upstream
+from server.core.errors import UpstreamError
 from server.core.recovery.present import present
 from server.core.recovery.secrets import Secrets
 from server.core.timing import Phases
@@ -84,13 +85,17 @@ class UpstreamClient:
                 await self._joined(phases)
             answer = await self._sdk.complete(body, headers)
         except FOREIGN as error:
-            failure = translate(error, in_body=False, upstream=self.settings.name)
-            present(failure, self.unquoted)
-            raise failure from error
+            raise self._failure(error) from error
         response: aiohttp.ClientResponse = answer.extensions["aiohttp"]
         phases.request_id = request_id(response.headers)
         phases.passed_on = {name: self.unquoted(value) for name, value in passed_on(response.headers).items()}
         return response
+
+    def _failure(self, error: Exception) -> UpstreamError:
+        """Return the error for the client. No frame that raises it has it in a variable: it knows those frames."""
+        failure = translate(error, in_body=False, upstream=self.settings.name)
+        present(failure, self.unquoted)
+        return failure
 
     async def warm_up(self) -> None:
         """Let the SDK do what it does only once, on its first request. Sends nothing."""

@@ -203,7 +203,7 @@ def test_the_error_of_a_sink_ends_its_own_push_alone() -> None:
                 connection.protocol.data_received(chunk(data))
         with pytest.raises(SinkError) as failed:
             await pushes[0]
-        assert failed.value.fault is failing.error
+        assert failed.value.take() is failing.error
         assert not first.transport.reading
         assert good.received == b"ab"
         second.protocol.data_received(b"0\r\n\r\n")

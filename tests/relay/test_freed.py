@@ -94,6 +94,11 @@ async def reads(root: str, path: str, body: dict[str, Any]) -> None:
     await call(root, "POST", path, body)
 
 
+async def reads_whole(root: str, path: str, body: dict[str, Any]) -> None:  # no native form
+    """Ask for an answer that is not streamed."""
+    await call(root, "POST", PATHS["chat"], {**body, "stream": False})
+
+
 async def leaves(root: str, path: str, body: dict[str, Any]) -> None:
     """Leave after the first token."""
     async with Client(root) as client:
@@ -165,12 +170,20 @@ WAYS = [
     pytest.param([{"status": 400, "error": ERROR}], {}, reads, id="refused"),
     pytest.param([{"reset_before_head": True}], {}, reads, id="reset"),
     pytest.param([{"cut_after": 3}], {}, reads, id="cut"),
+    pytest.param([{"eof_after": 3}], {}, reads, id="truncated"),
+    pytest.param([{"eof_after": 0}], {}, reads, id="empty"),
+    pytest.param([{"reset_after": 3}], {}, reads, id="reset in the middle"),
+    pytest.param([{"bad_chunk_header_at": 3}], {}, reads, id="bad chunk"),
+    pytest.param([{"json_body": {"error": ERROR}}], {}, reads, id="JSON instead"),
+    pytest.param([{}], {}, reads_whole, id="whole"),
+    pytest.param([{"status": 500}], RETRY, reads_whole, id="whole, 5xx"),
     pytest.param([{"cut_after": 3}, {}], RETRY, reads, id="cut and recovered"),
     pytest.param([{"error_at": 2, "error": ERROR}], {}, reads, id="error in band"),
     pytest.param([{"garbage_at": 2}], {}, reads, id="garbage"),
     pytest.param([{"stall_after": 2}], {"upstream": {"idle_timeout": 0.3}}, reads, id="silent"),
     pytest.param([{"never_answer": True}], {"upstream": {"ttft_timeout": 0.3}}, reads, id="no token"),
     pytest.param([{"ttft": 0.6}, {}], HEDGE, reads, id="hedged"),
+    pytest.param([{"ttft": 0.6, "cut_after": 0}, {"status": 500}], HEDGE, reads, id="hedged in vain"),
     pytest.param([{"stall_after": 3}], {}, leaves, id="left"),
     pytest.param([FLOOD], {}, resets, id="left in a flood"),
     pytest.param([FLOOD], {"flow": {"drain_timeout": 0.5}}, stalls, id="stalled"),
@@ -178,8 +191,6 @@ WAYS = [
 ]
 
 
-# Delete this mark with the last change that frees them: errors that are kept and raised, and TaskGroup's frames.
-@pytest.mark.xfail(run=False, reason="errors still hold the frames of ended relays")
 @pytest.mark.parametrize("dialect", PATHS)
 @pytest.mark.parametrize(("scripts", "tables", "client"), WAYS)
 async def test_freed(provider, model, store, made, scripts, tables, client, dialect) -> None:

@@ -5,6 +5,7 @@ import gzip
 import os
 import time
 import zlib
+from contextlib import suppress
 
 import pytest
 from gateway import in_process, own_process
@@ -12,6 +13,8 @@ from wire import Client, call, complete, completion, request, until
 
 from server.api import connection as protocol
 from server.api import requests
+from server.core.errors import Deleted
+from server.streams.admission import Owner
 
 PATH = "/v1/chat/completions"
 CHUNKED = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
@@ -188,3 +191,48 @@ async def test_nobody_reads(provider, model) -> None:
         assert gateway.rss() - before < 20 * 2 * MEGABYTE
         for client in clients:
             client.leave("rst")
+
+
+@pytest.mark.parametrize("script", [{"tokens": 1}, {"status": 400}, {"cut_after": 1}], ids=["whole", "refused", "cut"])
+async def test_large_requests_one_after_the_other(provider, model, script) -> None:
+    """Thirty requests of 8 MB leave nothing in memory when their retention is over, however they have ended."""
+    await provider.script(model, script)
+    async with own_process(provider.url, streams={"retention": 0.1}) as gateway:
+        prompt = [{"role": "user", "content": "x" * (8 * MEGABYTE - 1000)}]
+        for count in range(33):
+            if count == 3:
+                before = gateway.rss()
+            await complete(gateway.root, model, messages=prompt)
+        await asyncio.sleep(2.0)  # a sweep
+        assert gateway.rss() - before < 4 * 8 * MEGABYTE
+
+
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_readers_of_a_deleted_log(provider, model, tmp_path, kind) -> None:
+    """Readers that stand still do not keep a log that is deleted, nor its request. They are told when they read on."""
+    store = {"kind": kind, "path": str(tmp_path / "streams.db")}
+    await provider.script(model, {"tokens": 12_000, "big": 1000})
+    async with in_process(provider.url, store=store, streams={"retention": 2.0}) as gateway:
+        prompt = [{"role": "user", "content": "x" * (MEGABYTE // 2)}]
+        answer = await complete(gateway.root, model, messages=prompt)
+        path = f"/v1/streams/{answer.headers['x-stream-id']}"
+        async with Client(gateway.root) as client:
+            await client.ask("GET", path)
+            await client.head()
+            client.pause_reading()
+            stream = await gateway.app.streams.find(answer.headers["x-stream-id"], Owner())
+            await until(lambda: forgotten(stream.log))
+            (reader,) = gateway.app.responder.open  # it keeps the log as long as it reads
+            assert reader.cursor < stream.log.tail
+            client.resume_reading()
+            while await client.more():
+                pass
+    assert b'"code":"gap"' in client.body[-300:]
+    assert client.body.count(b"\nid: ") < 12_000
+
+
+async def forgotten(log) -> bool:
+    """Whether nothing of a log is in memory."""
+    with suppress(Deleted):
+        return not log.beginning.body and await log.read(0, 1) == []
+    return True

@@ -85,14 +85,31 @@ async def test_properties_cannot_be_set(provider, model) -> None:
 
 
 async def test_what_an_ordinary_key_learns(provider, model) -> None:
-    """Stats and metrics, which every key may read, name no owner, no other's stream or model, no upstream's address."""
-    async with in_process(provider.url, keys=[key("alice"), key("bob")]) as gateway:
+    """Of the others an ordinary key learns nothing: not how many streams they have, which models, or how fast.
+
+    Only an admin key reads the metrics. Its stats and metrics name no owner, no stream's id in a label, no address.
+    """
+    keys = [key("alice"), key("bob"), key("root", admin=True)]
+    async with in_process(provider.url, keys=keys) as gateway:
         answer = await complete(gateway.root, model, headers=bearer("alice"))
         await gateway.idle()
         told = [(await call(gateway.root, "GET", path, headers=bearer("bob"))).body.decode()
                 for path in ("/metrics", "/api/stats", "/v1/models", "/v1/streams")]  # fmt: skip
+        stats = {name: (await call(gateway.root, "GET", "/api/stats", headers=bearer(name))).json
+                 for name in ("alice", "bob", "root")}  # fmt: skip
+        metrics = {
+            name: await call(gateway.root, "GET", "/metrics", headers=bearer(name)) for name in ("alice", "root")
+        }
     for secret in ("alice", answer.headers["x-stream-id"], provider.root, model):
         assert secret not in "".join(told)
+    assert (metrics["alice"].status, metrics["alice"].error["code"]) == (403, "admin_only")
+    assert metrics["root"].status == 200
+    assert provider.root.encode() not in metrics["root"].body
+    assert b"alice" not in metrics["root"].body
+    counts = {name: one["windows"]["60m"]["ttft"]["count"] for name, one in stats.items()}
+    assert counts == {"alice": 0, "bob": 0, "root": 1}
+    assert {name: len(one["recent"]) for name, one in stats.items()} == {"alice": 1, "bob": 0, "root": 1}
+    assert {name for name, one in stats.items() if one["breakers"] or one["minutes"]} == {"root"}
 
 
 async def test_errors_tell_nothing_of_the_inside(gateway, model) -> None:

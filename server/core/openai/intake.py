@@ -5,6 +5,7 @@ an append. The rest of an attempt's pure logic is here too: hold role-only delta
 recovered text to the delivered one, hide the usage chunk.
 """
 
+import dataclasses
 from contextlib import suppress
 from typing import Any, NamedTuple, Protocol
 
@@ -204,7 +205,7 @@ class Intake:
         if self.transcript.closing:
             self.done = True  # the whole answer has come: an error after it does no harm
         else:
-            self.failure = error
+            self.failure = dataclasses.replace(error)  # a copy: the error itself knows the frame of `feed`, and so this
 
     def at_end(self) -> UpstreamError | None:
         """Return why the body must not end here, or None if the whole answer has come."""

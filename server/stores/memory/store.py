@@ -5,6 +5,7 @@ from array import array
 from bisect import bisect_right
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from itertools import chain
 
 from server.config.settings import Settings
@@ -128,6 +129,11 @@ class MemoryLog:
             return self._packed.offset(cursor)
         return self._packed.size + sum(map(len, self._unpacked[:unpacked]))
 
+    def forget(self) -> None:
+        """Let records and request go: the log is deleted. A slow reader may keep this object for long."""
+        self.beginning = replace(self.beginning, body=b"")
+        self._packed, self._unpacked = Segments(), []
+
 
 class MemoryStore:
     """All logs of this process, oldest first.
@@ -203,6 +209,7 @@ class MemoryStore:
             self._ended_bytes -= log.footprint
             await self.release_key(log)
             del self._logs[log.beginning.id]
+            log.forget()
 
     # --- one process, one instance: nothing is ever held elsewhere ------------------------------------------------
 

@@ -215,6 +215,7 @@ class RedisStore:
         """
         self._marked = {one: at for one, at in self._marked.items() if at > self._server.now() - self._lease.seconds}
         await self._server.script("sweep", self._retention - (now - time.time()), self._max_bytes, AT_ONCE)
+        self._ownership.forget(self._server.now() + (now - time.time()) - self._retention)
 
 
 def _key(beginning: Beginning) -> tuple[str, str]:

@@ -68,6 +68,11 @@ class SqliteLog(BatchedLog):
         """Read chunks from the database again: the log may be deleted, though all that was read of it is still here."""
         self._chunks.clear()
 
+    def forget(self) -> None:
+        """Let the request go, and what was read of the log."""
+        super().forget()
+        self._chunks.clear()
+
     async def _run(self, number: int) -> Run:
         """Return the run with a record. Raises StoreError: Deleted if the log is gone."""
         for run in (self._store.mirror.runs.get(self.num), *self._chunks):

@@ -171,6 +171,7 @@ class SqliteStore:
         if at and self.mirror.note(at, size):
             for num, _, tail, _ in laggards:
                 self.mirror.drop(num, tail + 1)
+        self._ownership.forget(now - self._retention)
         await self._forget_ended()
         await self._db.maintain(maintenance.vacuum)
 

@@ -96,7 +96,10 @@ class Writer:
                 with answering(batch):
                     if error is not None:
                         self._health.failed(error)
-                        raise error
+                        try:
+                            raise error
+                        finally:
+                            del error  # it knows this frame
                     claims, results = result
                     for other, one in zip((*creations, *calls), results, strict=True):
                         other.succeed(one)  # first: if anything here failed, they would be told that theirs had

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import native
@@ -9,6 +11,11 @@ import openai
 import pytest
 import wire
 from gateway import InProcess, in_process
+
+from server.aio.pacing import LATE_PER_TURN
+from server.api.delivery import READ_BYTES
+from server.core.projection import Projection
+from server.core.records import Record
 
 TEXT = "Every lock has two gates."
 CALL = {"id": "c1", "name": "look", "arguments": {"at": "the gate"}}
@@ -225,3 +232,31 @@ async def test_an_unknown_format(provider, model) -> None:
         stream = await created(gateway, model, "native")
         answer = await wire.call(gateway.root, "GET", f"/v1/streams/{stream}?format=xml")
     assert (answer.status, answer.error["param"]) == (400, "format")
+
+
+async def test_long_translations_take_turns(provider, gateway, model, monkeypatch) -> None:
+    """Twenty readers that translate a long log, for one record each, leave the event loop to others again and again."""
+    turn, reads = 0, Counter[int]()  # by the turn of the event loop in which they were translated
+    translate = Projection.frames
+
+    def counted(self: Projection, records: Sequence[Record]) -> bytes:
+        reads[turn] += 1
+        assert sum(len(data) for _, data in records) <= READ_BYTES
+        return translate(self, records)
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while True:
+            turn += 1
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(Projection, "frames", counted)
+    await provider.script(model, {"tokens": 3000})
+    stream = await created(gateway, model, "openai")
+    tail = len(await read(gateway, stream, "openai"))
+    counting = asyncio.create_task(count_turns())
+    shown = await asyncio.gather(*(read(gateway, stream, "native", tail - 1) for _ in range(20)))
+    counting.cancel()
+    assert [[event.type for event in native.decoded(events)] for events in shown] == [["done"]] * 20
+    assert reads.total() > 20 * 10
+    assert max(reads.values()) <= LATE_PER_TURN + 1  # nearly always 1; readers that wait for half a second go together

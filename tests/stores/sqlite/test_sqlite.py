@@ -393,10 +393,10 @@ async def test_deleted_under_a_reader(make):
     await asyncio.gather(*(one.append(tokens(5) + DONE, ending()) for one in (log, other)))
     assert await log.read(0, 1) == tokens(1)
     await store.sweep(time.time())
-    for reading in (other.read(0, ALL), other.read(3, ALL), other.offset(3)):
-        with pytest.raises(StoreError, match=f"stream {other.beginning.id} is gone"):
-            await reading
-    assert await everything(log) == tokens(5) + DONE  # it was read already
+    for one in (log, other):  # one of which had been read
+        for reading in (one.read(0, ALL), one.read(3, ALL), one.offset(3)):
+            with pytest.raises(StoreError, match=f"stream {one.beginning.id} is gone"):
+                await reading
     await store.close()
 
 
