@@ -13,7 +13,7 @@ from contextlib import suppress
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from server.aio.aiohttp_internals import CHUNK, forget_head, stop_idle_clock, takes_chunks, write_now
+from server.aio.aiohttp_internals.writing import CHUNK, forget_head, stop_idle_clock, takes_chunks, write_now
 from server.aio.timers import timer_wheel
 from server.api.tcp import AckClock, leave_timeouts_to_us, unanswered
 from server.config.settings import Flow

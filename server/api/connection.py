@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from server.aio.aiohttp_internals import use_small_request_queue
+from server.aio.aiohttp_internals.queues import use_small_request_queue
 from server.api.errors import new_request_id
 from server.core.errors import error_body
 from server.telemetry.logs import LineLimit, cause

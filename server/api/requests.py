@@ -6,7 +6,7 @@ from typing import Any, cast, get_args
 
 from aiohttp import web
 
-from server.aio.aiohttp_internals import use_small_queues
+from server.aio.aiohttp_internals.queues import use_small_queues
 from server.api.access import OWNER
 from server.api.bounded_json import parse
 from server.api.errors import REQUEST_ID

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from server.aio.aiohttp_internals import LateHeadResponse
+from server.aio.aiohttp_internals.writing import LateHeadResponse
 from server.aio.pacing import StartPacer
 from server.api.connection import Connection
 from server.api.delivery import Delivery, Leaving, ProjectedDelivery

@@ -9,7 +9,7 @@
     │       ├── Deleted                the log is gone
     │       ├── Fenced                 another relay has taken the stream over
     │       └── UnknownDialectError    core/dialect.py: the log is in a dialect that is not registered here
-    ├── SinkError                      aio/aiohttp_internals.py: what takes an upstream's body has raised an error
+    ├── SinkError                      aio/aiohttp_internals/upstream.py: a sink has raised an error
     ├── StalledClientError             api/channel.py: a client acknowledged nothing for `drain_timeout`
     ├── CommandError                   cli/terminal.py: a command of the client cannot do what its user wants
     └── ToolError                      tools/tool.py: a call of a tool gave no result, and the model is told why

@@ -11,7 +11,8 @@ from contextlib import suppress
 
 import aiohttp
 
-from server.aio.aiohttp_internals import SinkError, push, read, read_on
+from server.aio.aiohttp_internals.pushing import push, read, read_on
+from server.aio.aiohttp_internals.upstream import SinkError
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError

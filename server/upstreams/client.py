@@ -9,7 +9,7 @@ from pathlib import Path
 
 import aiohttp
 
-from server.aio.aiohttp_internals import can_connect_ahead
+from server.aio.aiohttp_internals.upstream import can_connect_ahead
 from server.config.settings import Upstream
 from server.core.errors import UpstreamError
 from server.core.recovery.present import present

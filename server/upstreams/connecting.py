@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import ResolveResult
 
-from server.aio.aiohttp_internals import UpstreamProtocol, use_upstream_protocol, watch_idle
+from server.aio.aiohttp_internals.upstream import UpstreamProtocol, use_upstream_protocol, watch_idle
 from server.core.timing import Phases
 
 RECEIVE_BUFFER = 32_768  # bytes in the kernel for one upstream connection, so that a pause is felt upstream

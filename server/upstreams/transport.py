@@ -14,7 +14,7 @@ import aiohttp
 import httpx2
 from yarl import URL
 
-from server.aio.aiohttp_internals import connect_idle
+from server.aio.aiohttp_internals.upstream import connect_idle
 from server.core.timing import Phases
 from server.upstreams.connecting import UpstreamConnector, current_phases
 

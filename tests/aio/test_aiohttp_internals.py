@@ -10,7 +10,9 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.aio.aiohttp_internals import CHUNK, FakeTransport, SmallDeque, UpstreamProtocol, use_small_queues
+from server.aio.aiohttp_internals.queues import FakeTransport, SmallDeque, use_small_queues
+from server.aio.aiohttp_internals.upstream import UpstreamProtocol
+from server.aio.aiohttp_internals.writing import CHUNK
 from server.api.connection import Connection, connection_options
 from server.upstreams.connecting import UpstreamConnector
 

@@ -12,7 +12,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.aio.aiohttp_internals import PUSHING, FakeTransport, SinkError, UpstreamProtocol, push
+from server.aio.aiohttp_internals.pushing import PUSHING, push
+from server.aio.aiohttp_internals.queues import FakeTransport
+from server.aio.aiohttp_internals.upstream import SinkError, UpstreamProtocol
 from server.aio.private_part import completed
 from server.upstreams.transport import new_session
 

@@ -8,7 +8,7 @@ from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.aio.aiohttp_internals import FakeTransport
+from server.aio.aiohttp_internals.queues import FakeTransport
 from server.api.connection import Connection, connection_options
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc"

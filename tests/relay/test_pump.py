@@ -9,7 +9,9 @@ from gateway import settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.aio.aiohttp_internals import FakeTransport, UpstreamProtocol, push
+from server.aio.aiohttp_internals.pushing import push
+from server.aio.aiohttp_internals.queues import FakeTransport
+from server.aio.aiohttp_internals.upstream import UpstreamProtocol
 from server.aio.deadline import Deadline
 from server.aio.event import Event
 from server.aio.private_part import completed

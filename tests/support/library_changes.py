@@ -14,7 +14,9 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import BaseConnector
 from aiohttp.http_writer import StreamWriter
 
-from server.aio import aiohttp_internals
+from server.aio.aiohttp_internals.queues import SMALL_QUEUES
+from server.aio.aiohttp_internals.upstream import CONNECT_AHEAD, UPSTREAM_PROTOCOL
+from server.aio.aiohttp_internals.writing import CHUNKS, HEAD_AS_BYTES, IDLE_CLOCK, LATE_HEAD, WRITE_NOW
 from server.aio.private_part import PrivatePart
 from server.upstreams import sdk
 
@@ -133,15 +135,15 @@ def requests(patch: pytest.MonkeyPatch) -> None:
 
 
 CHANGES = {
-    "queues": (queues, aiohttp_internals.SMALL_QUEUES),
-    "pausing": (pausing, aiohttp_internals.UPSTREAM_PROTOCOL),
-    "factory": (factory, aiohttp_internals.UPSTREAM_PROTOCOL),
-    "connecting": (connecting, aiohttp_internals.CONNECT_AHEAD),
-    "heads": (heads, aiohttp_internals.LATE_HEAD),
-    "writing": (writing, aiohttp_internals.WRITE_NOW),
-    "chunks": (chunks, aiohttp_internals.CHUNKS),
-    "headers": (headers, aiohttp_internals.HEAD_AS_BYTES),
-    "idle clock": (idle_clock, aiohttp_internals.IDLE_CLOCK),
+    "queues": (queues, SMALL_QUEUES),
+    "pausing": (pausing, UPSTREAM_PROTOCOL),
+    "factory": (factory, UPSTREAM_PROTOCOL),
+    "connecting": (connecting, CONNECT_AHEAD),
+    "heads": (heads, LATE_HEAD),
+    "writing": (writing, WRITE_NOW),
+    "chunks": (chunks, CHUNKS),
+    "headers": (headers, HEAD_AS_BYTES),
+    "idle clock": (idle_clock, IDLE_CLOCK),
     "requests": (requests, sdk.BUILD_REQUEST),
 }
 PARTS: list[PrivatePart] = list(dict.fromkeys(part for _, part in CHANGES.values()))

@@ -11,8 +11,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from server.aio import aiohttp_internals
-from server.aio.aiohttp_internals import UpstreamProtocol
+from server.aio.aiohttp_internals import upstream
+from server.aio.aiohttp_internals.upstream import UpstreamProtocol
 from server.upstreams.connecting import UpstreamConnector
 from server.upstreams.transport import new_session
 
@@ -117,7 +117,7 @@ async def test_a_request_that_is_cancelled_while_its_connection_is_looked_at() -
 
 async def test_a_connection_that_cannot_be_watched_is_not_kept(monkeypatch) -> None:
     """Without our protocol nobody can say what came on an idle connection. So each request has a new one."""
-    monkeypatch.setattr(aiohttp_internals.UPSTREAM_PROTOCOL, "usable", False)
+    monkeypatch.setattr(upstream.UPSTREAM_PROTOCOL, "usable", False)
     async with new_session() as session, idle_connection(session) as (other_end, url):
         assert await connect(session, url) != other_end.getpeername()[1]
 
