@@ -13,7 +13,7 @@ from server.core.openai.sse import Event
 from server.core.recovery.classify import in_band
 from server.core.wide_json import loads
 
-# Names of events with chunks. Others are keep-alives (`ping`, `heartbeat`) or belong to another API.
+# Names of events with chunks. Others are keep-alive events (`ping`, `heartbeat`) or belong to another API.
 NAMES = (b"", b"message")
 MAX_DEPTH = 6  # objects within each other that are looked into
 
