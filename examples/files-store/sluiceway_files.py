@@ -8,6 +8,7 @@ import time
 from array import array
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from server.config.settings import Settings
@@ -69,6 +70,8 @@ class FileLog:
             with self.file.open("rb") as file:
                 file.seek(start)
                 data = file.read(self._ends[last] - start)
+        except FileNotFoundError:
+            return []  # the log has been deleted
         except OSError as error:
             raise StoreError(f"{self.file} cannot be read: {error.strerror}") from error
         return [
@@ -148,6 +151,7 @@ class FileStore:
                 size -= log.size
                 await self.release_key(log)
                 del self._logs[log.beginning.id]
+                log.beginning = replace(log.beginning, body=b"")  # a slow reader may keep this object for long
                 log.file.unlink(missing_ok=True)
 
     # --- what only a durable store has to do --------------------------------------------------------------------------

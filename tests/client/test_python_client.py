@@ -191,7 +191,7 @@ async def test_upstream_errors_and_plain_requests_go_through(provider: Provider,
         with pytest.raises(openai.BadRequestError) as raised:
             await client.chat.completions.create(model=model, messages=QUESTION, stream=True)
         assert raised.value.code == "bad_thing"
-        assert [one.id async for one in client.models.list()] == ["*"]
+        assert model in [one.id async for one in client.models.list()]
 
 
 async def test_an_error_in_the_stream_is_its_end(provider: Provider, model: str) -> None:

@@ -69,7 +69,9 @@ def test_a_quick_run_measures_every_row(tmp_path: Path) -> None:
     bench = run("--quick", "--json", found)
     assert bench.returncode == 0, bench.stderr
     rows = json.loads(found.read_text())
-    assert [row["name"] for row in rows] == ["paced", "flood", "short", "ttft", "idle", "cancel"]
+    assert [row["name"] for row in rows] == [
+        "paced", "flood", "short", "latency", "burst", "ttft", "idle", "cancel",
+    ]  # fmt: skip
     assert all(set(row["samples"]) >= {"memory", "bare"} for row in rows)
     assert bench.stdout.count("\n| ") == len(rows)
 

@@ -20,6 +20,13 @@ TOO_LONG = [
     ("'max_tokens' or 'max_completion_tokens' is too large: 4096. This model's maximum context length is 32768 tokens and your "
     "request has 29000 input tokens (4096 > 32768 - 29000)."),
     "You passed 5121 input tokens and requested 1 output tokens. However, the model's context length is only 4096 tokens",
+    # TensorRT-LLM, LM Studio, Volcengine, DeepInfra
+    "The sum of prompt length (5000.0), query length (0) should not exceed max_num_tokens (4096)",
+    ("Trying to keep the first 4096 tokens when context the overflows. However, the model is loaded with context length of "
+    "only 2048 tokens"),
+    "Total tokens of image and text exceed max message tokens",
+    "Requested input length 39818 exceeds maximum input length 32767",
+    "Prompt length (5000) exceeds maximum input length (4096)",
     # SGLang
     "The input (10009 tokens) is longer than the model's context length (8192 tokens).",
     "Requested token count exceeds the model's maximum context length of 64000 tokens. You requested a total of 71897 tokens",
