@@ -99,7 +99,6 @@ class Dialect(Protocol):
 
     name: str  # as `Beginning.dialect` and `?format=` give it
     aliases: Sequence[str] = ()  # further names for `?format=`
-    reads_chunks: bool = True  # its writer needs parsed chunks; if False, it needs only their bytes
     whole_calls: bool = False  # clients see only whole tool calls, so they saw none of a broken attempt's
     server_tools: bool = False  # the server's own tools are offered to the model
     one_choice: bool = True  # it cannot show an answer of several choices (`n`)

@@ -181,7 +181,7 @@ class Turn:
             transcript,
             show_usage=generation.show_usage,
             seam=plan.seam,
-            parsed=self._stream.dialect.reads_chunks,
+            parsed=not self._writer.token_kind,
         )
         kind = Attempt if generation.stream else WholeAttempt
         attempt = kind(number, target, permit, intake, self._stream, self._writer, self._metrics)

@@ -8,12 +8,12 @@ import orjson
 from gateway import settings
 from hypothesis import given
 from hypothesis import strategies as st
+from live_reader import LiveReader
 
 from server.aio.aiohttp_internals.pushing import push
 from server.aio.aiohttp_internals.queues import FakeTransport
 from server.aio.aiohttp_internals.upstream import UpstreamProtocol
 from server.aio.deadline import Deadline
-from server.aio.event import Event
 from server.aio.private_part import completed
 from server.core.openai.intake import Intake
 from server.core.openai.transcript import Transcript
@@ -55,21 +55,6 @@ BODIES = st.lists(st.one_of(TOKENS, TOKENS, TOKENS, OTHERS), max_size=12).map(
 )
 
 
-class Reader:
-    """A client that has everything."""
-
-    def __init__(self) -> None:
-        self.cursor = self.offset = 0
-        self.live = True
-        self.wake = Event()
-        self.given = b""
-
-    def push(self, data: bytes, tail: int, offset: int) -> None:
-        """Take frames."""
-        self.given += data
-        self.cursor, self.offset = tail, offset
-
-
 def plainly(body: bytes) -> tuple[list[Record], Intake]:
     """Give what is logged if every frame is parsed, and the intake that has read the body."""
     intake = Intake(Transcript(), show_usage=True, parsed=True)
@@ -83,10 +68,10 @@ def outcome(intake: Intake) -> tuple[object, ...]:
     return counts, intake.over, intake.done, failure and (failure.kind, failure.message)
 
 
-async def relayed(reads: list[bytes], holds: set[int]) -> tuple[Stream, Reader, Intake]:
+async def relayed(reads: list[bytes], holds: set[int]) -> tuple[Stream, LiveReader, Intake]:
     """Relay reads of a socket. Before each read of `holds` the stream is held, as for a stalled client, and let go."""
     log = await MemoryStore(settings("http://127.0.0.1:1/v1")).create(BEGINNING)
-    stream, reader = Stream(log, Chat(), max_lag_bytes=1000, max_stream_bytes=1 << 20), Reader()
+    stream, reader = Stream(log, Chat(), max_lag_bytes=1000, max_stream_bytes=1 << 20), LiveReader()
     stream.readers.append(reader)
     transport, protocol = FakeTransport(), UpstreamProtocol(asyncio.get_running_loop())
     protocol.transport = transport  # type: ignore[assignment]

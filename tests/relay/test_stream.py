@@ -1,13 +1,12 @@
 """A live stream over a log that is waited for."""
 
 import asyncio
-import re
 from pathlib import Path
 
 import internals
 import pytest
+from live_reader import LiveReader
 
-from server.aio.event import Event
 from server.config.check import parse
 from server.core.errors import StoreError, StreamError
 from server.core.lifecycle import State
@@ -20,32 +19,12 @@ BIRTH = Beginning(id="strm_1", owner="", dialect="chat", model="small", created=
 ENDING = Ending(state=State.COMPLETE, reason="stop", at=0.0, target="local/small")
 
 
-class Reader:
-    """A reader that has seen everything, and keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.cursor = self.offset = 0
-        self.live = True
-        self.wake = Event()
-        self.given = b""
-
-    def push(self, data: bytes, tail: int, offset: int) -> None:
-        """Take frames."""
-        self.given += data
-        self.cursor, self.offset = tail, offset
-
-    @property
-    def ids(self) -> list[int]:
-        """The numbers of all frames so far."""
-        return [int(number) for number in re.findall(rb"^id: (\d+)$", self.given, re.MULTILINE)]
-
-
 def chunks(*words: str) -> list[Record]:
     """Give a record for each word."""
     return [Record("chunk", word.encode()) for word in words]
 
 
-async def opened(tmp_path: Path, max_stream_bytes: int = 1000) -> tuple[SqliteStore, Stream, Reader]:
+async def opened(tmp_path: Path, max_stream_bytes: int = 1000) -> tuple[SqliteStore, Stream, LiveReader]:
     """Open a store with one stream and one reader."""
     settings = parse(
         {
@@ -59,7 +38,7 @@ async def opened(tmp_path: Path, max_stream_bytes: int = 1000) -> tuple[SqliteSt
     await store.open()
     log = await store.create(BIRTH)
     stream = Stream(log, Chat(), max_lag_bytes=1000, max_stream_bytes=max_stream_bytes)
-    reader = Reader()
+    reader = LiveReader()
     stream.move(State.STREAMING)
     stream.readers.append(reader)
     return store, stream, reader

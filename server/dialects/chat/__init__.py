@@ -27,7 +27,6 @@ class Chat(ServedDialect):
 
     name = "chat"
     aliases: Sequence[str] = ("openai",)
-    reads_chunks = False
     one_choice = False
 
     def generation(self, beginning: Beginning) -> Generation:
