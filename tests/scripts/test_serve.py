@@ -100,6 +100,16 @@ def refused(*arguments, script=SERVE, **environment):
     return done.returncode, done.stderr
 
 
+def states_with(text):
+    """The configurations in the state directory that contain `text`. Those of other starts may vanish meanwhile."""
+    states = []
+    for path in STATE.glob("serve-*.toml"):
+        with contextlib.suppress(FileNotFoundError):
+            if text in path.read_text():
+                states.append(path)
+    return states
+
+
 async def test_without_a_key_the_printed_line_streams_from_the_local_model():
     """The one curl line that it prints, pasted as it is, streams what a real model writes."""
     async with serving("--port", str(free_port())) as served:
@@ -262,18 +272,19 @@ async def test_a_start_that_fails_leaves_the_running_gateway_as_it_is(aiohttp_se
     """A second start on the same port, which fails, changes nothing that the first gateway reads at a SIGHUP."""
     upstream = str((await aiohttp_server(web.Application())).make_url("/v1"))
     port = str(free_port())
-    before = set(STATE.glob("serve-*.toml"))
     async with serving("--port", port, OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=upstream) as served:
-        [config] = set(STATE.glob("serve-*.toml")) - before
+        config = STATE / f"serve-{served.process.pid}.toml"  # others of this machine's tests have files there, too
         text = config.read_text()
         assert upstream in text
-        environment = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": "http://127.0.0.1:9/another"}
+        another = f"http://127.0.0.1:9/another-{port}"
+        environment = {"OPENAI_API_KEY": "sk-test", "OPENAI_BASE_URL": another}
         for arguments in (("--port", port), ("--port", port, "--host", "localhost")):
             code, said = await asyncio.to_thread(refused, *arguments, **environment)
             assert (code, "Address already in use by " in said) == (1, True)
-            assert set(STATE.glob("serve-*.toml")) - before == {config}
+            assert not states_with(another)
             assert config.read_text() == text
         async with serving("--port", "0", **environment):  # one that starts has a file of its own, too
+            assert states_with(another)
             assert config.read_text() == text
         [gateway] = served.children()
         os.kill(gateway, signal.SIGHUP)
