@@ -273,7 +273,7 @@ async def test_a_start_that_fails_leaves_the_running_gateway_as_it_is(aiohttp_se
     upstream = str((await aiohttp_server(web.Application())).make_url("/v1"))
     port = str(free_port())
     async with serving("--port", port, OPENAI_API_KEY="sk-test", OPENAI_BASE_URL=upstream) as served:
-        config = STATE / f"serve-{served.process.pid}.toml"  # others of this machine's tests have files there, too
+        [config] = states_with(upstream)  # other tests have files there, too
         text = config.read_text()
         assert upstream in text
         another = f"http://127.0.0.1:9/another-{port}"
