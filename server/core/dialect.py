@@ -15,7 +15,7 @@ from server.core.generation import Generation, logged_generation
 from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
-from server.core.records import Beginning, Ending, Record
+from server.core.records import WHOLE, Beginning, Ending, Record, Tokens
 from server.core.upstream_api import Piece, UpstreamApi
 
 
@@ -60,6 +60,13 @@ class Writer(Protocol):
             StreamError: the stream cannot hold them.
 
         """
+
+    def tokens(self, tokens: Tokens) -> Sequence[Record]:
+        """Return the records of plain tokens, which have the kind `token_kind` and the upstream's own data.
+
+        This is the path of nearly every token. Their texts are what JSON has between two quotes.
+        """
+        return tokens
 
     def end_turn(self) -> list[Record]:
         """Return the records that are due when the answer to one request to the model is whole.
@@ -132,6 +139,10 @@ class Dialect(Protocol):
 
         Records `requested` to `earliest` - 1 are lost. If `earliest` is past `latest`, nothing is left.
         """
+
+    def whole(self, records: Sequence[Record]) -> bytes:
+        """Return the JSON answer of an ended stream, for a client that asked for no stream; empty if there is none."""
+        return records[-1].data if records[-1].kind == WHOLE else b""
 
     def broken_off(self, after: int, tail: int, ending: Ending) -> bytes:
         """Return the last frames for a client if the records of an ended stream after number `after` are gone."""
