@@ -80,19 +80,19 @@ make_venv() {
 
 pip_install() { (cd -- "$root" && "$python" -m pip install --disable-pip-version-check --no-input "$@" >&2); }
 
-packaging_key() { cat -- "$root/setup.cfg" "$root/pyproject.toml" | sha256sum; }
+packaging_key() { cat -- "$root/setup.cfg" "$root/pyproject.toml" "$root/sluiceway/pyproject.toml" | sha256sum; }
 
 install_gateway() {
     make_venv
     once "$venv/.installed-gateway" "$(packaging_key)" \
-        "Installing the gateway into .venv (about 15 MB from PyPI)" pip_install --editable .
+        "Installing the gateway into .venv (about 15 MB from PyPI)" pip_install --editable ./sluiceway --editable .
 }
 
 install_dev() {
     make_venv
     once "$venv/.installed-dev" "$(packaging_key)" \
         "Installing the gateway, its linters and its tests' libraries into .venv (about 50 MB from PyPI)" \
-        pip_install --editable '.[dev]'
+        pip_install --editable ./sluiceway --editable '.[dev]'
     cp -- "$venv/.installed-dev" "$venv/.installed-gateway"
 }
 
