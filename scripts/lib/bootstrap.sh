@@ -13,13 +13,21 @@ export PATH=$PATH:/usr/sbin:/sbin # nginx is in /usr/sbin, which Debian does not
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*" && exit 1; }
 
-# once STAMP KEY MESSAGE COMMAND…: run the command unless it succeeded before with the same key.
+# once STAMP KEY MESSAGE COMMAND…: run the command unless it succeeded before with the same key. It takes one line; what
+# the command itself says is shown only if it fails.
 once() {
-    local stamp=$1 key=$2 message=$3
+    local stamp=$1 key=$2 message=$3 words began=$SECONDS
     shift 3
     [[ $(cat "$stamp" 2>/dev/null) != "$key" ]] || return 0
-    say "$message"
-    "$@" || die "that failed, for the reason above: is the network reachable? Starting again goes on from here."
+    printf '%s … ' "$message" >&2
+    words=$(mktemp)
+    if ! ("$@") >"$words" 2>&1; then
+        say && cat -- "$words" >&2
+        rm -f -- "$words"
+        die "that failed, for the reason above: is the network reachable? Starting again goes on from here."
+    fi
+    rm -f -- "$words"
+    say "$((SECONDS - began)) s"
     printf '%s\n' "$key" >"$stamp"
 }
 
