@@ -85,11 +85,16 @@ class Beginning:
     request_id: str = ""  # of the request that began it
     choices: int = 0  # the `n` of the request; 0: an older version wrote the log
     asks_usage: bool | None = None  # the request asks for the usage chunk; None: as above
+    retention: float | None = None  # seconds that the log is kept after its ending; None: as long as the settings say
 
     @property
     def key_name(self) -> str:
         """The name of the key that began the stream, for log lines. An older version stored it as the owner."""
         return TOKEN_MARK.sub("", self.owner)
+
+    def kept_for(self, seconds: float) -> float:
+        """Return how long the log is kept after its ending, if it is `seconds` by the settings."""
+        return seconds if self.retention is None else self.retention
 
 
 @dataclass(frozen=True, slots=True)
