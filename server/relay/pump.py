@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
-from server.core.openai.intake import Intake, Piece
+from server.core.openai.intake import Intake
+from server.core.upstream_api import Piece
 from server.relay.stream import Stream
 from server.telemetry.metrics import FINE, Metrics
 
@@ -94,7 +95,7 @@ class Pump:
         if tokens is None:
             return self.relay(pieces)
         self._metrics.delivered += len(tokens.texts)
-        return self._stream.append_now(tokens)
+        return self._stream.append_now(self._writer.tokens(tokens))
 
     def relay(self, pieces: Sequence[Piece]) -> bool:
         """Log and show pieces; return whether more may come at once. Raises as `receive` does."""
