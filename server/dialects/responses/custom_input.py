@@ -56,5 +56,5 @@ class CustomInput:
             value = loads(paired(self._rest).encode("utf-8", "surrogatepass"))
         except ValueError:
             value = None
-        text = value.get("input") if isinstance(value, dict) else value
+        text = value.get("input", None if value else "") if isinstance(value, dict) else value
         return text if isinstance(text, str) else self._rest

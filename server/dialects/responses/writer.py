@@ -237,10 +237,7 @@ class ResponsesWriter(Writer):
         if self._output.open_item is not None:
             self._finish(records, self._output.open_item, "completed")
         for call in self._calls.feed(delta):
-            if call.item is None and call.ready:
-                self._show(records, call)
-            if call.item is not None:
-                self._add_to_call(records, call.item, call.take())
+            self._add_to_call(records, call)
 
     def _show(self, records: list[Record], call: Call) -> None:
         item, tool = len(self._output), call.tool
@@ -259,11 +256,15 @@ class ResponsesWriter(Writer):
         self._emit(records, events.ITEM_ADDED, output_index=item, item=shown)
         call.begin(item)
 
-    def _add_to_call(self, records: list[Record], index: int, text: str) -> None:
-        if text:
-            item = self._output.item(index)
+    def _add_to_call(self, records: list[Record], call: Call, *, last: bool = False) -> None:
+        """Show what is new of a call, and the call itself if it is new."""
+        if call.item is None:
+            self._show(records, call)
+        assert call.item is not None
+        if text := call.take(last=last):
+            item = self._output.item(call.item)
             kind = events.INPUT if item["type"] == "custom_tool_call" else events.ARGUMENTS
-            self._emit(records, f"{kind}.delta", item_id=item["id"], output_index=index, delta=text)
+            self._emit(records, f"{kind}.delta", item_id=item["id"], output_index=call.item, delta=text)
 
     def _finish(self, records: list[Record], index: int, status: str) -> None:
         """End an item: its text, its part and itself."""
@@ -281,10 +282,7 @@ class ResponsesWriter(Writer):
     def _finish_all(self, records: list[Record], status: str) -> None:
         """End all items, in their order. Calls that waited for more are shown now."""
         for call in self._calls.all():
-            if call.item is None:
-                self._show(records, call)
-            assert call.item is not None
-            self._add_to_call(records, call.item, call.take(last=True))
+            self._add_to_call(records, call, last=True)
         for index in self._output.unfinished:
             self._finish(records, index, status)
 
