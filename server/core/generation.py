@@ -34,6 +34,8 @@ class Generation:
     received: float | None = None  # time.monotonic() when the whole request was in; None: in another process
     source: Body | None = None
     headers: tuple[tuple[str, str], ...] = ()  # the client's, for an upstream that speaks the same dialect
+    retention: float | None = None  # see `Beginning`, as for the next one
+    detached: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.body, Body):

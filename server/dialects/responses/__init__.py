@@ -18,7 +18,9 @@ from server.core.records import Beginning, Record
 from server.core.wide_json import dumps, loads
 from server.dialects.responses import events
 from server.dialects.responses.reader import ResponsesReader
+from server.dialects.responses.resource import PREFIX
 from server.dialects.responses.routes import ResponsesPath, logged
+from server.dialects.responses.stored import StoredResponses
 from server.dialects.responses.writer import ResponsesWriter
 from server.streams.streams import Streams
 
@@ -27,6 +29,7 @@ class Responses(ServedDialect):
     """The dialect of `POST /v1/responses`."""
 
     name = "responses"
+    id_prefix = PREFIX
     # `response.created`, `error`, `response.failed` and `[DONE]`; if the client cancels, `response.in_progress` in
     # place of the error.
     failure_records = 4
@@ -64,4 +67,5 @@ class Responses(ServedDialect):
 
     def routes(self, streams: Streams, responder: Responder) -> Sequence[web.RouteDef]:
         """Return the routes of this dialect."""
-        return ResponsesPath(self, streams, responder).routes()
+        stored = StoredResponses(self, streams, responder)
+        return [*ResponsesPath(self, streams, responder, stored).routes(), *stored.routes()]
