@@ -28,29 +28,22 @@ class NotValidError(AssertionError):
 
 def check(value: Any, hint: Any, path: str = "$") -> None:
     """Raise NotValidError unless a value has a type."""
-    origin = get_origin(hint)
-    if hint is Any or hint is object:
-        return
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        check(value, get_args(hint)[0], path)
+        check(value, arguments[0], path)
     elif origin in (Union, types.UnionType):
-        _check_union(value, get_args(hint), path)
+        _check_union(value, arguments, path)
     elif origin is Literal:
-        _demand(value in get_args(hint) or (path.endswith("error.code") and value in CODES), value, hint, path)
-    elif origin is list:
-        _demand(isinstance(value, list), value, hint, path)
-        for index, item in enumerate(value):
-            check(item, get_args(hint)[0], f"{path}[{index}]")
-    elif origin is dict:
-        _demand(isinstance(value, dict), value, hint, path)
-        for key, item in value.items():
-            check(item, get_args(hint)[1], f"{path}.{key}")
+        _demand(value in arguments or (path.endswith("error.code") and value in CODES), value, hint, path)
+    elif origin in (list, dict):
+        _demand(isinstance(value, origin), value, hint, path)
+        for key, item in enumerate(value) if origin is list else value.items():
+            check(item, arguments[-1], f"{path}[{key!r}]")
     elif inspect.isclass(hint) and issubclass(hint, BaseModel):
         _check_model(value, hint, path)
-    elif hint is float:
-        _demand(isinstance(value, int | float) and not isinstance(value, bool), value, hint, path)
-    else:
-        _demand(type(value) is (type(None) if hint is None else hint), value, hint, path)
+    elif hint is not object:
+        allowed = (int, float) if hint is float else (type(None) if hint is None else hint,)
+        _demand(type(value) in allowed, value, hint, path)
 
 
 def _demand(condition: bool, value: Any, hint: Any, path: str) -> None:
@@ -82,72 +75,23 @@ def _check_model(value: Any, model: type[BaseModel], path: str) -> None:
             _demand(not field.is_required(), f"no {name!r}", model, path)
 
 
-# What the schema of Open Responses wants of a resource: all of these fields, and those of the second set not null.
-OPEN_RESPONSES = frozenset(
-    [
-        "id",
-        "object",
-        "created_at",
-        "completed_at",
-        "status",
-        "incomplete_details",
-        "model",
-        "previous_response_id",
-        "instructions",
-        "output",
-        "error",
-        "tools",
-        "tool_choice",
-        "truncation",
-        "parallel_tool_calls",
-        "text",
-        "top_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "top_logprobs",
-        "temperature",
-        "reasoning",
-        "usage",
-        "max_output_tokens",
-        "max_tool_calls",
-        "store",
-        "background",
-        "service_tier",
-        "metadata",
-        "safety_identifier",
-        "prompt_cache_key",
-    ]
-)
-NEVER_NULL = frozenset(
-    [
-        "id",
-        "object",
-        "created_at",
-        "status",
-        "model",
-        "output",
-        "tools",
-        "tool_choice",
-        "truncation",
-        "parallel_tool_calls",
-        "text",
-        "top_p",
-        "presence_penalty",
-        "frequency_penalty",
-        "top_logprobs",
-        "temperature",
-        "store",
-        "background",
-        "service_tier",
-        "metadata",
-    ]
-)
+# What the schema of Open Responses wants of a resource: all of these fields, most of them not null.
+OPEN_RESPONSES = frozenset({
+    "id", "object", "created_at", "completed_at", "status", "incomplete_details", "model", "previous_response_id",
+    "instructions", "output", "error", "tools", "tool_choice", "truncation", "parallel_tool_calls", "text", "top_p",
+    "presence_penalty", "frequency_penalty", "top_logprobs", "temperature", "reasoning", "usage", "max_output_tokens",
+    "max_tool_calls", "store", "background", "service_tier", "metadata", "safety_identifier", "prompt_cache_key",
+})  # fmt: skip
+MAY_BE_NULL = frozenset({
+    "completed_at", "incomplete_details", "previous_response_id", "instructions", "error", "reasoning", "usage",
+    "max_output_tokens", "max_tool_calls", "safety_identifier", "prompt_cache_key",
+})  # fmt: skip
 
 
 def resource(value: Any) -> dict[str, Any]:
     """Return a resource after a strict check."""
     check(value, Response)
-    missing = OPEN_RESPONSES - value.keys() | {name for name in NEVER_NULL if value.get(name) is None}
+    missing = OPEN_RESPONSES - value.keys() | {name for name in OPEN_RESPONSES - MAY_BE_NULL if value.get(name) is None}
     assert not missing, f"Open Responses wants {sorted(missing)}"
     for tool in value["tools"]:
         if tool["type"] == "function":
@@ -158,10 +102,10 @@ def resource(value: Any) -> dict[str, Any]:
 
 def events(found: list[Event]) -> list[dict[str, Any]]:
     """Return the events of a whole response after a strict check of each, and of what they say together."""
-    assert found[-1].data == "[DONE]", found[-1]
+    assert found[-1].data == b"[DONE]", found[-1]
     datas = [orjson.loads(event.data) for event in found[:-1]]
     assert [event.id for event in found] == list(range(1, len(found) + 1))
-    assert [event.type for event in found[:-1]] == [data["type"] for data in datas]
+    assert [event.event for event in found[:-1]] == [data["type"] for data in datas]
     return sequence(datas)
 
 

@@ -129,7 +129,7 @@ def test_reasoning_refusals_and_texts_take_turns() -> None:
 
 
 def test_calls() -> None:
-    """Interleaved calls are items that are open side by side. Custom tools and namespaces come back as the client has them."""
+    """Interleaved calls are open side by side. Custom tools and namespaces are as their client has them."""
     pieces = [
         piece({"content": "I look."}),
         piece(call(0, "", id="c0", name="look")),
@@ -299,8 +299,11 @@ CALLS = st.builds(
             {"index": index, "id": f"c{index}", "function": {"name": name, "arguments": text if whole else text[:3]}}
         ]
     },
-    st.integers(0, 2), NAMES, st.sampled_from(['{"input": "a\\nb"}', '{"a": 1}', "{}", "", '{"input": "']), st.booleans(),
-)  # fmt: skip
+    st.integers(0, 2),
+    NAMES,
+    st.sampled_from(['{"input": "a\\nb"}', '{"a": 1}', "{}", "", '{"input": "']),
+    st.booleans(),
+)
 CITATION = {"type": "url_citation", "url_citation": {"url": "u", "title": "t", "start_index": 0, "end_index": 1}}
 DELTAS = st.one_of(
     TEXTS.map(lambda text: {"content": text}),
@@ -316,7 +319,7 @@ STREAMS = st.lists(DELTAS, max_size=12)
 
 @given(STREAMS, st.sampled_from(ENDINGS))
 def test_any_stream_is_valid(deltas: list[dict[str, Any]], ending: Ending) -> None:
-    """Whatever an upstream sends, the events are valid, and a client that builds the output from them has the final one."""
+    """Whatever an upstream sends, the events are valid, and what a client builds from them is the final output."""
     records = written([piece(delta) for delta in deltas], ending)
     found = events(records)
     output = Output()
