@@ -130,8 +130,18 @@ def _listed(item: Any, identity: str, index: int) -> dict[str, Any]:
 
 def _parts(message: Mapping[str, Any]) -> Any:
     content = message.get("content")
-    if not isinstance(content, str):
-        return content
+    if isinstance(content, list):
+        return [_part(part) for part in content]
     if message.get("role") == "assistant":
         return [{"type": "output_text", "text": content, "annotations": [], "logprobs": []}]
     return [{"type": "input_text", "text": content}]
+
+
+def _part(part: Any) -> Any:
+    """Return a part with the fields that a client may rely on."""
+    match part.get("type") if isinstance(part, dict) else None:
+        case "input_image":
+            return {"detail": "auto", **part}
+        case "output_text":
+            return {"annotations": [], "logprobs": [], **part}
+    return part
