@@ -15,12 +15,14 @@ from server.core.errors import error_body
 from server.core.generation import Generation
 from server.core.ports import Log
 from server.core.records import Beginning, Record
+from server.core.upstream_api import UpstreamApi
 from server.core.wide_json import dumps, loads
 from server.dialects.responses import events
 from server.dialects.responses.reader import ResponsesReader
 from server.dialects.responses.resource import PREFIX
 from server.dialects.responses.routes import ResponsesPath, logged
 from server.dialects.responses.stored import StoredResponses
+from server.dialects.responses.upstream import ResponsesApi
 from server.dialects.responses.writer import ResponsesWriter
 from server.streams.streams import Streams
 
@@ -28,8 +30,9 @@ from server.streams.streams import Streams
 class Responses(ServedDialect):
     """The dialect of `POST /v1/responses`."""
 
-    name = "responses"
+    name = events.API
     id_prefix = PREFIX
+    upstream_api: UpstreamApi | None = ResponsesApi()
     # `response.created`, `error`, `response.failed` and `[DONE]`; if the client cancels, `response.in_progress` in
     # place of the error.
     failure_records = 4

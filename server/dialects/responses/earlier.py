@@ -55,7 +55,7 @@ class Earlier:
         except Rejected:
             return None
         beginning = stream.beginning
-        ours = beginning.owner == self._owner.name and beginning.dialect == "responses"
+        ours = beginning.owner == self._owner.name and beginning.dialect == events.API
         return stream if ours and beginning.retention is not None and stream.log.ending is not None else None
 
     async def _item(self, item: Any, index: int) -> Any:

@@ -11,6 +11,7 @@ from server.core.openai.sse import unnumbered
 from server.core.records import Record, Tokens
 from server.core.wide_json import dumps
 
+API = "responses"  # the name of the dialect, and of what an upstream may speak
 CREATED, QUEUED, IN_PROGRESS = "response.created", "response.queued", "response.in_progress"
 COMPLETED, INCOMPLETE, FAILED = "response.completed", "response.incomplete", "response.failed"
 ITEM_ADDED, ITEM_DONE = "response.output_item.added", "response.output_item.done"

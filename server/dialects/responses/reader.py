@@ -51,7 +51,7 @@ class Chunks:
             case events.ANNOTATION if (annotation := event.get("annotation") or {}).get("type") == "url_citation":
                 inner = {name: value for name, value in annotation.items() if name != "type"}
                 return {"annotations": [{"type": "url_citation", "url_citation": inner}]}
-        return {FIELDS[kind]: event["delta"]} if kind in FIELDS else None
+        return {FIELDS[kind]: event["delta"]} if kind in FIELDS else _hosted(kind, event)
 
     def _begun(self, place: int, item: dict[str, Any]) -> Chunk:
         number = self._calls[place] = len(self._calls)
@@ -62,6 +62,18 @@ class Chunks:
     def _arguments(self, event: dict[str, Any], text: str) -> Chunk | None:
         number = self._calls.get(event["output_index"])
         return None if number is None else {"tool_calls": [{"index": number, "function": {"arguments": text}}]}
+
+
+def _hosted(kind: str, event: dict[str, Any]) -> Chunk | None:
+    """Return the delta of what a hosted tool does. Chat completions have no field for that: it gets one of its own.
+
+    So a search counts as a sign of life, and a restart does not tell a client twice of what it has.
+    """
+    if kind not in (events.ITEM_ADDED, events.ITEM_DONE) or event["item"]["type"] in ("message", "reasoning", *CALLS):
+        return None
+    if kind == events.ITEM_ADDED:
+        return {"begun_items": [event["item"]["type"]]}
+    return {"output_items": [event["item"]]}
 
 
 class ResponsesReader(Reader):

@@ -15,11 +15,10 @@ from server.core.dialect import Dialect
 from server.core.generation import Generation, logged_request
 from server.core.records import Beginning
 from server.dialects.responses.earlier import Earlier
+from server.dialects.responses.events import API
 from server.dialects.responses.request import EARLIER, chat_body
 from server.dialects.responses.stored import StoredResponses, kept
 from server.streams.streams import Streams
-
-NAME = "responses"
 
 
 def generation_of(
@@ -34,10 +33,10 @@ def generation_of(
 
     """
     translation = chat_body(source)
-    if translation.refusal is not None and not apis(settings, source["model"]) <= {NAME}:
+    if translation.refusal is not None and not apis(settings, source["model"]) <= {API}:
         raise translation.refusal
     return Generation(
-        dialect=NAME,
+        dialect=API,
         model=source["model"],
         body=translation.body,
         stream=True,

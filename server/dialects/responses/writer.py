@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from server.core.dialect import Writer
+from server.core.errors import StreamError
 from server.core.generation import Generation
 from server.core.lifecycle import State
 from server.core.openai.chunks import REASONING_FIELDS
@@ -25,6 +26,7 @@ PARTS: dict[str, dict[str, Any]] = {
     events.REFUSAL: {"type": "refusal", "refusal": ""},
     events.REASONING: {"type": "reasoning_text", "text": ""},
 }
+NUMBERED = ("type", "sequence_number")  # the fields that `events.event` writes
 TERMINAL = {
     State.COMPLETE: events.COMPLETED,
     State.INCOMPLETE: events.INCOMPLETE,
@@ -125,16 +127,33 @@ class ResponsesWriter(Writer):
         """Return the events of pieces that were just received.
 
         Raises:
-            StreamError: there are too many calls, or they are too large.
+            StreamError: there are too many calls, or they are too large; or an event of the upstream is out of place.
 
         """
         records = self.opening()
         for piece in pieces:
+            if piece.api == events.API:
+                self._pass_on(records, loads(piece.data))
+                continue
             chunk = piece.chunk or loads(piece.data)
             for choice in chunk.get("choices") or ():
                 if not choice.get("index"):
                     self._take(choice, records)
         return records
+
+    def _pass_on(self, records: list[Record], event: dict[str, Any]) -> None:
+        """Write an event of an upstream that speaks Responses, with its number here.
+
+        What begins and ends a response is the writer's own: after a recovery there is one response all the same.
+        """
+        kind = str(event["type"])
+        if kind in events.LIFECYCLE or not kind.startswith("response."):  # such as OpenAI's `keepalive`
+            return
+        try:
+            self._emit(records, kind, **{name: value for name, value in event.items() if name not in NUMBERED})
+        except (LookupError, TypeError, AttributeError) as error:
+            words = f"The upstream's event {kind[:100]!r} is out of place."
+            raise StreamError(words, "upstream_garbage", 502) from error
 
     def _take(self, choice: dict[str, Any], records: list[Record]) -> None:
         delta = choice.get("delta") or {}
@@ -148,6 +167,10 @@ class ResponsesWriter(Writer):
             self._say(records, events.REFUSAL, text)
         for annotation in annotations_of(delta):
             self._annotate(records, annotation)
+        for item in delta.get("output_items") or ():  # of a hosted tool, from an attempt that joins an earlier one
+            index = len(self._output)
+            self._emit(records, events.ITEM_ADDED, output_index=index, item=item)
+            self._emit(records, events.ITEM_DONE, output_index=index, item=item)
         if delta.get("tool_calls") or delta.get("function_call"):
             self._take_calls(records, delta)
 
