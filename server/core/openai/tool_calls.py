@@ -8,6 +8,7 @@ arguments so far are whole, because a whole call takes no more of them.
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any, NamedTuple, Self
@@ -64,7 +65,7 @@ class _Piece(NamedTuple):
 
 
 @dataclass(slots=True)
-class _PartialCall:
+class PartialCall:
     """One call of which more pieces may come. `order` is its place among the calls of the turn."""
 
     order: int
@@ -84,6 +85,11 @@ class _PartialCall:
         self.size += self.arguments.write(piece.text)
         self.last = piece.text.rstrip()[-1:] or self.last
 
+    def text(self, start: int) -> str:
+        """Return the arguments from a position on."""
+        self.arguments.seek(start)
+        return self.arguments.read()  # which leaves the position at the end, where the next piece is written
+
 
 class ToolCalls:
     """The calls of one turn.
@@ -95,10 +101,10 @@ class ToolCalls:
         self._turn = turn
         self._size = 0
         self._checks = 0
-        self._partial: list[_PartialCall] = []
-        self._latest: dict[int | str, _PartialCall] = {}  # by slot
-        self._by_id: dict[str, _PartialCall] = {}
-        self._last: _PartialCall | None = None  # the call of the previous piece
+        self._partial: list[PartialCall] = []
+        self._latest: dict[int | str, PartialCall] = {}  # by slot
+        self._by_id: dict[str, PartialCall] = {}
+        self._last: PartialCall | None = None  # the call of the previous piece
 
     def feed(self, delta: dict[str, Any]) -> None:
         """Take the pieces of one delta.
@@ -133,7 +139,7 @@ class ToolCalls:
         if call.id:
             self._by_id.setdefault(call.id, call)
 
-    def _candidate(self, piece: _Piece, slot: int | str, *, alone: bool) -> _PartialCall | None:
+    def _candidate(self, piece: _Piece, slot: int | str, *, alone: bool) -> PartialCall | None:
         """Return the call that a piece belongs to, unless it begins a new one."""
         known = self._by_id.get(piece.id)
         if piece.slot is None:
@@ -143,7 +149,7 @@ class ToolCalls:
         earlier = known or (self._last if alone else None)  # an upstream may give the index only from the second piece
         return earlier if earlier is not None and not earlier.numbered else None
 
-    def _begins(self, piece: _Piece, call: _PartialCall) -> bool:
+    def _begins(self, piece: _Piece, call: PartialCall) -> bool:
         """Whether a piece begins a new call although it has the index of `call`, or none."""
         if piece.id and piece.id == call.id:
             return False
@@ -156,7 +162,7 @@ class ToolCalls:
                 return self._whole(call) is not False
         return (another_id or bool(piece.name)) and bool(piece.text.strip()) and self._whole(call) is True
 
-    def _whole(self, call: _PartialCall) -> bool | None:
+    def _whole(self, call: PartialCall) -> bool | None:
         """Whether the arguments of a call are a closed JSON object. None: nobody knows."""
         if not call.size or call.size > MAX_CHECKED or self._checks == MAX_CHECKS:
             return None
@@ -169,13 +175,18 @@ class ToolCalls:
             return False
         return True
 
-    def _new_call(self, piece: _Piece) -> _PartialCall:
+    def _new_call(self, piece: _Piece) -> PartialCall:
         if len(self._partial) == MAX_CALLS:
             raise _too_many()
         order = piece.slot if isinstance(piece.slot, int) else self._last.order if self._last else 0
-        call = _PartialCall(order, numbered=piece.slot is not None)
+        call = PartialCall(order, numbered=piece.slot is not None)
         self._partial.append(call)
         return call
+
+    @property
+    def partial(self) -> Sequence[PartialCall]:
+        """The calls so far, in the order in which they have begun. Each may grow, and more may come."""
+        return self._partial
 
     def take(self, *, whole: bool) -> list[ToolCall]:
         """Return all calls in order. `whole`: the turn has not been cut short."""
@@ -194,7 +205,7 @@ class ToolCalls:
         return calls
 
 
-def _parsed(identity: str, partial: _PartialCall, *, whole: bool) -> ToolCall:
+def _parsed(identity: str, partial: PartialCall, *, whole: bool) -> ToolCall:
     raw = paired(partial.arguments.getvalue())
     try:
         # A tool without parameters is often called with no arguments at all.
