@@ -2,6 +2,7 @@
 
 import pkgutil
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 RECOVERY = "sluiceway.recovery"
 DIALECTS = "sluiceway.dialects"
@@ -35,11 +36,12 @@ def load_plugin(group: str, name: str) -> type:
     raise LookupError(f"nothing is registered as {name!r} in {group}")
 
 
-def load_plugins(group: str) -> dict[str, type]:
+def load_plugins(group: str) -> dict[str, Any]:
     """Return every class that is registered in a group, by name."""
     return {point.name: point.load() for point in entry_points(group=group)}
 
 
 def known_plugins() -> dict[str, list[str]]:
     """Return the names that a configuration may use, as keyword arguments of `server.config.check.load`."""
-    return {"known_strategies": plugin_names(RECOVERY), "known_stores": plugin_names(STORES)}
+    apis = [api.name for dialect in load_plugins(DIALECTS).values() if (api := dialect.upstream_api) is not None]
+    return {"known_strategies": plugin_names(RECOVERY), "known_stores": plugin_names(STORES), "known_apis": apis}

@@ -90,12 +90,20 @@ def _models(tree: Mapping[str, Any]) -> Iterator[Problem]:
 
 
 def registered_names(
-    tree: Mapping[str, Any], strategies: Collection[str] | None, stores: Collection[str] | None
+    tree: Mapping[str, Any],
+    strategies: Collection[str] | None,
+    stores: Collection[str] | None,
+    apis: Collection[str] | None,
 ) -> Iterator[Problem]:
-    """Check that the strategy and the store are registered. None leaves a name unchecked."""
-    for section, key, known in (("recovery", "strategy", strategies), ("store", "kind", stores)):
-        if known is not None and isinstance(value := _value(tree, section, key), str) and value not in known:
-            yield problem_at((section, key), value, f"expected a registered name: {list_text(sorted(known))}")
+    """Check that the strategy, the store and the upstreams' APIs are registered. None leaves a name unchecked."""
+    places: list[tuple[Location, Any, Collection[str] | None]] = [
+        (("recovery", "strategy"), _value(tree, "recovery", "strategy"), strategies),
+        (("store", "kind"), _value(tree, "store", "kind"), stores),
+        *((("upstreams", i, "api"), upstream.get("api"), apis) for i, upstream in _tables(tree, "upstreams")),
+    ]
+    for place, value, known in places:
+        if known is not None and isinstance(value, str) and value not in known:
+            yield problem_at(place, value, f"expected a registered name: {list_text(sorted(known))}")
 
 
 def outside_the_file(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Problem]:

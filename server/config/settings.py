@@ -279,6 +279,7 @@ class Upstream(Table):
     api_key_env: Variable | None = Field(
         None, description="Environment variable that holds the API key. If it is not set, no key is sent."
     )
+    api: Name = Field("chat", description='What it speaks, such as "chat": OpenAI\'s chat completions.')
     auth: Auth = Field(
         "bearer",
         description='How the key is sent: as a bearer token, or in the header "api-key" (Azure) or "x-api-key".',

@@ -14,7 +14,7 @@ import orjson
 from server.aio.cancelling import cancel
 from server.core.dialect import unopened
 from server.core.errors import Rejected, StoreError
-from server.core.generation import Generation, asks_usage
+from server.core.generation import Generation, asks_usage, with_changes
 from server.core.ports import Log, Store
 from server.core.records import Beginning
 from server.relay.stream import Stream
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 def _digest(generation: Generation) -> str:
     """Return a digest of a request's body as parsed: neither spaces nor the order of fields make a difference."""
-    body = orjson.dumps(orjson.loads(generation.kept.data), option=orjson.OPT_SORT_KEYS)
+    body = orjson.dumps(orjson.loads(generation.logged.data), option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(body).hexdigest()
 
 
@@ -44,7 +44,7 @@ def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginni
         dialect=generation.dialect,
         model=generation.model,
         created=time.time(),
-        body=generation.kept.data,
+        body=generation.logged.data,
         stream=generation.stream,
         policy=generation.policy,
         idempotency=(key, _digest(generation)) if key else None,
@@ -104,8 +104,11 @@ class Creation:
             if self._preprocessing or self._store.durable:
                 self._routes.upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
             if self._preprocessing:
-                generation = await self._preprocessing.run(generation)
-                beginning = replace(beginning, body=generation.kept.data)  # the digest stays the client's own body's
+                changed = await self._preprocessing.run(generation)
+                if changed is not generation:
+                    generation, further = changed, changed.source is not None
+                    # The digest stays the client's own body's.
+                    beginning = replace(beginning, body=with_changes(changed), changed=further)
                 self._admission.check_open()
             log = await self._created(beginning, generation, route, holds)
             if log.beginning.id == beginning.id:
