@@ -77,6 +77,7 @@ class PartialCall:
     arguments: StringIO = field(default_factory=StringIO)
 
     def add(self, piece: _Piece) -> None:
+        """Take a piece."""
         self.id = self.id or piece.id
         if piece.name.startswith(self.name):  # the first one, the same again, or all of it so far
             self.name = piece.name or self.name

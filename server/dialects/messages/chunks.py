@@ -44,6 +44,10 @@ class MessageChunks:
                 return self._message_delta(event)
         return []
 
+    def nothing(self) -> Chunk:
+        """Return a chunk that says nothing, for an event that means nothing."""
+        return {**self._head, "choices": []}
+
     def _start(self, message: Event) -> list[Chunk]:
         for name in ("id", "model"):
             if message.get(name) and isinstance(message[name], str):

@@ -48,4 +48,6 @@ def error_answer(body: Mapping[str, Any], status: int, request_id: str) -> dict[
 
 def error_event(body: Mapping[str, Any], status: int, request_id: str) -> Record:
     """Return the event that ends a failed stream."""
-    return event(ERROR, **{name: value for name, value in error_answer(body, status, request_id).items() if name != "type"})
+    return event(
+        ERROR, **{name: value for name, value in error_answer(body, status, request_id).items() if name != "type"}
+    )

@@ -2,7 +2,8 @@
 
 Sources: https://platform.claude.com/docs/en/api/messages, https://platform.openai.com/docs/api-reference/chat/create.
 What has no counterpart and only shapes the sampling (`seed`, penalties, `logit_bias`, `logprobs`) is passed over, as
-Anthropic's own chat endpoint does. What would change the answer's meaning is refused, so that another target may be asked.
+Anthropic's own chat endpoint does. What would change the answer's meaning is refused, so that another target may be
+asked.
 """
 
 import re

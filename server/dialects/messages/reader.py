@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from server.core.dialect import LoggedCall, Reader, ToolResult
-from server.core.openai.intake import Piece
 from server.core.records import WHOLE, Beginning, Record
+from server.core.upstream_api import Piece
 from server.core.wide_json import dumps, loads
 from server.dialects.messages.chunks import MessageChunks
 from server.dialects.messages.events import ERROR, PING, message_id

@@ -1,14 +1,15 @@
-"""A whole chat completion as a message."""
+"""An answer that is not streamed: a chat completion as a message, and a message as a chat completion."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeGuard
 
 import orjson
 
 from server.core.openai.chunks import text_of
-from server.core.wide_json import loads
-from server.dialects.messages.stop_reasons import stop_reason
-from server.dialects.messages.usage import messages_usage
+from server.core.wide_json import dumps, loads
+from server.dialects.messages.chunks import FORMAT
+from server.dialects.messages.stop_reasons import finish_reason, stop_reason
+from server.dialects.messages.usage import chat_usage, messages_usage
 
 Object = Mapping[str, Any]
 
@@ -106,5 +107,47 @@ def _list(value: object) -> list[Any]:
     return value if isinstance(value, list) else []
 
 
-def _is(value: object) -> bool:
+def _is(value: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(value, dict)
+
+
+def completion_of(message: Object, created: int) -> dict[str, Any]:
+    """Return the chat completion of a message: what the chunks of its events would say. `created` is in seconds."""
+    said: dict[str, Any] = {"role": "assistant", "content": None, "refusal": None}
+    for name, kind, field in (("content", "text", "text"), ("reasoning_content", "thinking", "thinking")):
+        if texts := [text for block in _of(message, kind) if isinstance(text := block.get(field), str)]:
+            said[name] = "".join(texts)
+    if details := [*_signed(message)]:
+        said["reasoning_details"] = details
+    if calls := [_tool_call(block) for block in _of(message, "tool_use")]:
+        said["tool_calls"] = calls
+    choice = {"index": 0, "message": said, "logprobs": None, "finish_reason": finish_reason(message.get("stop_reason"))}
+    if isinstance(message.get("stop_sequence"), str):
+        choice["stop_reason"] = message["stop_sequence"]
+    usage = message.get("usage")
+    return {
+        "id": message.get("id"),
+        "object": "chat.completion",
+        "created": created,
+        "model": message.get("model"),
+        "choices": [choice],
+        "usage": chat_usage(usage if isinstance(usage, dict) else {}),
+    }
+
+
+def _of(message: Object, kind: str) -> list[dict[str, Any]]:
+    return [block for block in _list(message.get("content")) if _is(block) and block.get("type") == kind]
+
+
+def _signed(message: Object) -> Iterator[dict[str, Any]]:
+    for block in _of(message, "thinking"):
+        if block.get("signature"):
+            signed = {"text": block.get("thinking"), "signature": block["signature"]}
+            yield {"type": "reasoning.text", **signed, "format": FORMAT, "index": 0}
+    for block in _of(message, "redacted_thinking"):
+        yield {"type": "reasoning.encrypted", "data": block.get("data"), "format": FORMAT, "index": 0}
+
+
+def _tool_call(block: Object) -> dict[str, Any]:
+    function = {"name": block.get("name"), "arguments": dumps(block.get("input") or {}).decode()}
+    return {"id": block.get("id"), "type": "function", "function": function}

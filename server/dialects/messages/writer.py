@@ -7,11 +7,11 @@ from server.core.dialect import Writer
 from server.core.generation import Generation
 from server.core.lifecycle import State
 from server.core.openai.chunks import Chunk, text_of
-from server.core.openai.intake import Piece
 from server.core.openai.tool_calls import ToolCalls
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
 from server.core.records import WHOLE, Ending, Record
+from server.core.upstream_api import Piece
 from server.core.wide_json import dumps, loads
 from server.dialects.messages import events
 from server.dialects.messages.blocks import TEXT, THINKING, Blocks
@@ -135,7 +135,7 @@ class MessagesWriter(Writer):
         model = chunk.get("model")
         usage = chunk.get("usage")
         counts = messages_usage(usage) if isinstance(usage, dict) and usage.get("prompt_tokens") else None
-        message = {
+        message: dict[str, Any] = {
             "id": events.message_id(self._log.beginning.id),
             "type": "message",
             "role": "assistant",
@@ -228,7 +228,8 @@ class MessagesWriter(Writer):
     def _whole_name(self, name: str) -> str:
         """Return the name of a tool as the client knows it."""
         if self._names is None:
-            tools = (self._generation.source or {}).get("tools")
+            source = self._generation.source
+            tools = None if source is None else source.get("tools")
             listed = tools if isinstance(tools, list) else []
             self._names = long_names(tool.get("name") for tool in listed if isinstance(tool, dict))
         return self._names.get(name, name)
@@ -252,7 +253,7 @@ def _texts(content: object, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _details(delta: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield signatures, encrypted thoughts and texts of OpenRouter's `reasoning_details`, LiteLLM's `thinking_blocks`."""
+    """Yield the texts, signatures and encrypted thoughts of OpenRouter's `reasoning_details`; also LiteLLM's form."""
     for name in ("reasoning_details", "thinking_blocks"):
         for item in items if isinstance(items := delta.get(name), list) else ():
             if isinstance(item, dict):
