@@ -19,7 +19,8 @@ class MessagesReader(Reader):
         self._chunks = MessageChunks(message_id(beginning.id), int(beginning.created), beginning.model)
 
     def read(self, record: Record) -> Sequence[Piece | LoggedCall | ToolResult]:
-        """Return the chunks of an event."""
+        """Return the chunks of an event, but not the usage: the ending has it, for those who ask."""
         if record.kind in SILENT:
             return ()
-        return [Piece(dumps(chunk), chunk) for chunk in self._chunks.of(loads(record.data))]
+        chunks = self._chunks.of(loads(record.data))
+        return [Piece(dumps(chunk), chunk) for chunk in chunks if chunk["choices"]]
