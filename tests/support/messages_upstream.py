@@ -82,7 +82,7 @@ def text(*pieces: str, **fields: Any) -> list[dict[str, Any]]:
 
 def message(*blocks: Any, stop: str = "end_turn", sequence: str | None = None) -> list[dict[str, Any]]:
     """Return the events of a message: of each block its start, then its deltas."""
-    start = {
+    start: dict[str, Any] = {
         "id": "msg_up", "type": "message", "role": "assistant", "model": "claude-up", "content": [],
         "stop_reason": None, "stop_sequence": None, "usage": USAGE,
     }  # fmt: skip
