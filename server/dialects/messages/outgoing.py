@@ -222,7 +222,7 @@ def _call_id(identity: object) -> str:
 
 def _tools(body: Object) -> dict[str, Any]:
     listed, chosen = body.get("tools") or [], body.get("tool_choice")
-    if not listed and body.get("functions"):
+    if not listed and isinstance(body.get("functions"), list):
         listed = [{"type": "function", "function": function} for function in body["functions"]]
         chosen = body.get("function_call")
     if not listed:
