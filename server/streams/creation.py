@@ -23,7 +23,7 @@ from server.streams.finding import Finding
 from server.streams.linger import Linger
 from server.streams.live import LiveStreams
 from server.streams.preprocess import Preprocessing
-from server.streams.routes import Routes
+from server.streams.routes import Routes, unknown_model
 from server.upstreams.pool import Target
 
 ID_BYTES = 18  # 144 random bits
@@ -82,6 +82,11 @@ class Creation:
         self._closed = True
         await cancel(self._tasks)
 
+    def check_model(self, name: str, owner: Owner) -> None:
+        """Raise Rejected 404 if for this owner there is no such model."""
+        if not owner.may_ask(name) or not self._routes.has(name):
+            raise unknown_model(name)
+
     async def create(self, generation: Generation, owner: Owner, key: str | None) -> Stream:
         """Begin a stream, or join the one that this idempotency key began.
 
@@ -90,13 +95,13 @@ class Creation:
             StoreError: the store is away.
 
         """
-        self._routes.check(generation.model)
+        self.check_model(generation.model, owner)
         beginning = _beginning(generation, owner, key)
         if key is not None:
             stream = await self._finding.with_key(owner.name, key)
             if stream is not None:
                 return await self._join(stream.log, beginning)  # no further generation: no limit holds it back
-            self._routes.check(generation.model)  # a reload may have taken it away meanwhile
+            self.check_model(generation.model, owner)  # a reload may have taken it away meanwhile
         with ExitStack() as holds:
             holds.enter_context(self._admission.admitted(owner, beginning))
             route = self._routes.of(generation.model)

@@ -212,6 +212,8 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "recovery.breaker_failures": COUNT,
     "recovery.breaker_reset": SECONDS,
     "keys[0].name": NAME,
+    "keys[0].models": ([["*"], ["small", "gpt-*"], []], ["*", {}, 1]),
+    "keys[0].models[0]": (["*", "org/model:tag", "gpt-*"], ["", "a b", 1, "**", "gpt-[45]*"]),
     "keys[0].sha256": ([HASH], ["", HASH[1:], HASH.upper(), hashlib.sha256(b"").hexdigest(), "token", 1]),
     "keys[0].admin": FLAG,
     "keys[0].max_streams": COUNT,
@@ -329,7 +331,7 @@ def test_contract_defaults() -> None:
     assert load(ROOT / "config.toml", {}) == contract
     assert check(ROOT / "config.toml", {}) == []
     owner = parse(SMALLEST | {"keys": [KEY]}, {}).keys[0]
-    assert (owner.admin, owner.max_streams, owner.requests_per_minute) == (False, 100, 600)
+    assert (owner.models, owner.admin, owner.max_streams, owner.requests_per_minute) == (("*",), False, 100, 600)
 
 
 def test_config_toml_comments() -> None:
