@@ -18,7 +18,6 @@ from server.dialects.messages.generation import BETA_HEADER, generation_of
 from server.dialects.messages.request import chat_body
 from server.dialects.messages.upstream import NAME
 from server.dialects.messages.usage import estimated_input
-from server.streams.routes import unknown_model
 from server.streams.streams import Streams
 
 SANE = re.compile(r"[ -~]{1,1024}")  # what a header may hold on its way upstream
@@ -61,8 +60,7 @@ class MessagesPaths:
         settings = self._streams.settings
         source = await read_json(request, settings.server.max_body_bytes)
         body = chat_body(source, pass_over, counting=True)
-        if settings.resolve(body["model"]) is None:
-            raise unknown_model(body["model"])
+        self._streams.check_model(body["model"], request[OWNER])
         return json_response({"input_tokens": estimated_input(body)}, headers=ESTIMATED)
 
     def _unsaid(self, source: Mapping[str, Any]) -> Unsaid:

@@ -23,7 +23,7 @@ async def test_the_javascript_sdk(provider, gateway, model) -> None:
         assert [block["input"] for block in message["content"][2:]] == [{"at": "the gate"}, {}]
         assert message["stop_reason"] == "tool_use"
     assert (said["kinds"][0], said["kinds"][-1]) == ("message_start", "message_stop")
-    assert said["refused"] == ["InternalServerError", 529, "overloaded_error"]
+    assert said["refused"] == ["OverloadedError", 529, "overloaded_error"]
     assert said["broken"] == ["One two ", "APIError", "api_error"]
     assert said["count"] > 0
 
@@ -44,7 +44,9 @@ async def test_langchain(provider, gateway, model) -> None:
     async for chunk in with_tools.astream([question]):
         answer = chunk if answer is None else answer + chunk
     assert answer.text == "Let me look."
-    assert [(call["name"], call["args"], call["id"]) for call in answer.tool_calls] == [("look", {"at": "the gate"}, "c1")]
+    assert [(call["name"], call["args"], call["id"]) for call in answer.tool_calls] == [
+        ("look", {"at": "the gate"}, "c1")
+    ]
     assert answer.usage_metadata["output_tokens"] > 0
     result = ToolMessage("nothing", tool_call_id="c1")
     last = await with_tools.ainvoke([question, answer, result])
