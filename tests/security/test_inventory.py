@@ -9,6 +9,8 @@ from wire import call, complete
 
 # Section 3 of the contract; HEAD comes with the health checks and the console.
 SERVED = {
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
     ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/{id}"),
     ("GET", "/v1/streams"), ("GET", "/v1/streams/{id}"),
     ("DELETE", "/v1/streams/{id}"), ("POST", "/api/stream"), ("GET", "/healthz"), ("GET", "/readyz"),
