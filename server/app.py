@@ -73,7 +73,7 @@ class Gateway:
         self._own_sockets = False  # nobody else listens on them
         self.streams: Streams
         self.responder: Responder
-        self._plain: PlainPaths
+        self.plain: PlainPaths
 
     async def start(self, passed: Sequence[socket.socket] = ()) -> None:
         """Open the tools, the store, the upstreams and the listener. `passed` sockets are used instead of a listener.
@@ -92,7 +92,7 @@ class Gateway:
         self.streams = Streams(self.settings, self.store, self.upstreams, self.preprocessing, parts)
         await self.streams.open()
         self.responder = Responder(self.streams, self.settings.flow, self.metrics)
-        self._plain = PlainPaths(self.streams, self._strategy, self.settings.flow, self.metrics)
+        self.plain = PlainPaths(self.streams, self._strategy, self.settings.flow, self.metrics)
         self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
         for sock in passed:
@@ -128,7 +128,7 @@ class Gateway:
     def _application(self) -> web.Application:
         resources: list[Models | PlainPaths | StreamPaths | Operations | Console] = [
             Models(self.streams),
-            self._plain,
+            self.plain,
             StreamPaths(self.streams, self.responder, self._dialects),
             Operations(self.streams, self.metrics),
             Console(),
@@ -178,7 +178,7 @@ class Gateway:
         await self._first_requests()
         await self.streams.close()
         await self._runner.cleanup()
-        self._plain.close()
+        self.plain.close()
         await self.upstreams.close()
         await self.store.close()
         await self.toolbox.close()

@@ -1,12 +1,13 @@
-"""An upstream for the plain paths, in the test's own process: it does what a list of answers says, and keeps what it saw."""
+"""An upstream for the plain paths, in the test's own process: it does what its answers say, and keeps what it saw."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from aiohttp import web
+from gateway import in_process
 
 KEPT = 2_000_000  # bytes of a body that are kept
 
@@ -98,7 +99,7 @@ async def hangs_up(request: web.Request, seen: Seen) -> web.StreamResponse:
     return web.Response()
 
 
-async def refuses_early(request: web.Request, seen: Seen) -> web.StreamResponse:  # noqa: ARG001
+async def refuses_early(request: web.Request, seen: Seen) -> web.StreamResponse:
     """Answer with 429 before the request is whole."""
     return web.json_response({"error": {"message": "full", "type": "t", "param": None, "code": "c"}}, status=429)
 
@@ -151,3 +152,38 @@ async def nobody() -> AsyncIterator[str]:
     server.close()
     await server.wait_closed()
     yield f"http://127.0.0.1:{port}/v1"
+
+
+@asynccontextmanager
+async def over(
+    *answers: Answer | list[Answer] | None, upstream: dict[str, Any] | None = None, **tables: Any
+) -> AsyncIterator[Any]:
+    """Give a gateway whose model `m` goes to `a/m-of-a`, `b/m-of-b`, …, and these upstreams.
+
+    Each has one answer, or several for its requests in turn; None: nobody listens there.
+    """
+    async with AsyncExitStack() as stack:
+        upstreams, entries = [], []
+        for name, own in zip("abc", answers, strict=False):
+            if own is None:
+                url = await stack.enter_async_context(nobody())
+            else:
+                running = PlainUpstream(*(own if isinstance(own, list) else [own]))
+                upstreams.append(await stack.enter_async_context(running))
+                url = running.url
+            entries.append({"name": name, "base_url": url, **(upstream or {})})
+        models = [{"name": "m", "targets": [f"{one['name']}/m-of-{one['name']}" for one in entries]}]
+        recovery = {"strategy": "auto", "backoff": 0.01, "max_retries": 0, **tables.pop("recovery", {})}
+        tables = {"upstreams": entries, "models": models, **tables, "recovery": recovery}
+        gateway = await stack.enter_async_context(in_process(entries[0]["base_url"], **tables))
+        yield (gateway, *upstreams)
+
+
+def form(*, size: int = 1000, model_last: bool = False) -> tuple[bytes, dict[str, str]]:
+    """Return a recording of so many bytes with its model, and the headers that belong to it."""
+    parts = [
+        b'--xX\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n',
+        b'--xX\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n' + b"s" * size + b"\r\n",
+    ]
+    body = b"".join(parts[::-1] if model_last else parts) + b"--xX--\r\n"
+    return body, {"Content-Type": "multipart/form-data; boundary=xX", "Content-Length": str(len(body))}

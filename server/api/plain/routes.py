@@ -37,7 +37,7 @@ class PlainPaths:
         self._strategy = strategy
         self._flow = flow
         self._metrics = metrics
-        self._files = Files(ON_DISK * streams.settings.server.max_upload_bytes)
+        self.files = Files(ON_DISK * streams.settings.server.max_upload_bytes)
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""
@@ -45,7 +45,7 @@ class PlainPaths:
 
     def close(self) -> None:
         """End what reads and writes temporary files."""
-        self._files.close()
+        self.files.close()
 
     async def relay(self, request: web.Request) -> web.StreamResponse:
         """Relay a request to the first target of its model that answers, and the answer to the client.
@@ -75,6 +75,8 @@ class PlainPaths:
                 name, served = key_name(owner.name), route[0].served.name
                 exchange.account(owner=name, model=model, served=served)
                 self._metrics.count_request(_resource(request), exchange.outcome, time.monotonic() - started)
+                if exchange.outcome in ("stalled", "gone"):
+                    self._metrics.disconnects.labels(exchange.outcome).inc()
                 if exchange.tokens is not None:
                     self._metrics.count_usage(name, served, exchange.tokens)
 
@@ -89,7 +91,7 @@ class PlainPaths:
         if (request.content_length or 0) > server.max_upload_bytes:
             raise too_large(server.max_upload_bytes)
         boundary = boundary_of(request.headers["Content-Type"])
-        kept = stack.enter_context(Kept.of(bodies, owner.name, self._files))
+        kept = stack.enter_context(Kept.of(bodies, owner.name, self.files))
         upload = Upload(request, boundary, kept, server.max_upload_bytes)
         stack.push_async_callback(upload.close)
         await upload.begin()

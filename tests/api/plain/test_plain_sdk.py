@@ -141,7 +141,7 @@ async def test_audio(monkeypatch) -> None:
         assert text.text == "hello"
         asked(upstream.seen[2], "/v1/audio/transcriptions")
         assert sound in bytes(upstream.seen[2].body)
-        with pytest.warns(DeprecationWarning):
+        with pytest.warns(DeprecationWarning, match="deprecated"):
             translated = await sdk.audio.translations.create(
                 model="ours", file=("a.wav", sound), response_format="text"
             )
