@@ -1,4 +1,4 @@
-"""For every test: the modules of `tests/support` and `scripts`, and the scripted provider as an upstream."""
+"""For every test: the modules of `tests/support`, `scripts` and `deploy`, and the scripted provider as an upstream."""
 
 import fcntl
 import itertools
@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 from hypothesis import settings

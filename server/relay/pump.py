@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
-from server.core.openai.intake import Intake, Piece
+from server.core.openai.intake import Intake
+from server.core.upstream_api import Piece
 from server.relay.stream import Stream
 from server.telemetry.metrics import FINE, Metrics
 

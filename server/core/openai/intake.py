@@ -7,7 +7,7 @@ recovered text to the delivered one, hide the usage chunk.
 
 import dataclasses
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import orjson
 
@@ -15,21 +15,15 @@ from server.core.errors import Kind, UpstreamError
 from server.core.openai.chunks import DONE_DATA, Chunk, goes_on, index_of, says_anything
 from server.core.openai.finish_reasons import check_failures
 from server.core.openai.frames import chunk_of, value_of
-from server.core.openai.sse import Decoder, EventTooLargeError
+from server.core.openai.sse import Decoder, Event, EventTooLargeError
 from server.core.openai.stencil import Stencil
 from server.core.openai.transcript import Transcript
 from server.core.records import Tokens
+from server.core.upstream_api import CHAT, Piece, Translator
 from server.core.wide_json import dumps_like
 
 MAX_HELD = 1024  # frames that are held before an attempt's first token
 MAX_HELD_BYTES = 1024 * 1024  # of those frames together
-
-
-class Piece(NamedTuple):
-    """One chunk to deliver: its bytes as they go out, and the same parsed (may be empty if `parsed` is False)."""
-
-    data: bytes
-    chunk: Chunk
 
 
 # NamedTuple's own constructor is a Python function. This one saves that call per token.
@@ -50,7 +44,7 @@ class Intake:
     """Decodes, checks and counts the frames of one attempt.
 
     `show_usage`: the client asked for the extra usage chunk. `seam` is set if the answer joins delivered text.
-    `parsed`: the dialect needs every piece parsed.
+    `parsed`: the dialect needs every piece parsed. `translator` reads the events; None: they are chunks.
     """
 
     __slots__ = (
@@ -61,6 +55,7 @@ class Intake:
         "_seam",
         "_show_usage",
         "_stencil",
+        "_translator",
         "at_seam",
         "done",
         "failure",
@@ -71,14 +66,21 @@ class Intake:
     )
 
     def __init__(
-        self, transcript: Transcript, *, show_usage: bool, seam: Seam | None = None, parsed: bool = True
+        self,
+        transcript: Transcript,
+        *,
+        show_usage: bool,
+        seam: Seam | None = None,
+        parsed: bool = True,
+        translator: Translator | None = None,
     ) -> None:
         self.transcript = transcript
         self._show_usage = show_usage
         self._seam = seam
         self._decoder = Decoder()
         self._stencil = None if parsed else Stencil()
-        self._plain = False  # chunks go out as they are: the first token is there, and there is no seam
+        self._translator = translator
+        self._plain = False  # chunks go out as they are: the first token is there, no seam, no translation
         self._held: list[Piece] = []
         self._held_bytes = 0
         self.at_seam = False  # the last feed went through the seam: it may hold only what the client has
@@ -112,16 +114,14 @@ class Intake:
                 if self._plain and not event.type and self._stencil is not None and self._stencil.fits(event.data):
                     self.transcript.tokens += 1
                     self.goes_on = True
-                    pieces.append(_piece(Piece, (event.data, {})))
+                    pieces.append(_piece(Piece, (event.data, {}, CHAT)))
                     continue
-                if event.data.startswith(DONE_DATA):
-                    self._end(pieces)
+                if self._translator is None:
+                    self._read(event, pieces)
+                else:
+                    self._translate(self._translator, event, pieces)
+                if self.over:
                     break
-                value = value_of(event)
-                if not self._plain or event.type or not self._token(event.data, value, pieces):
-                    chunk = chunk_of(event, value)
-                    if chunk is not None:
-                        self._take(Piece(event.data, chunk), pieces)
         except EventTooLargeError as error:
             self._fail(UpstreamError(Kind.UNUSABLE, f"The upstream's answer cannot be used: {error}."))
         except UpstreamError as error:
@@ -143,8 +143,24 @@ class Intake:
         if self._stencil is not None:
             self._stencil.learn(data)
         self.goes_on = True
-        pieces.append(_piece(Piece, (data, chunk)))
+        pieces.append(_piece(Piece, (data, chunk, CHAT)))
         return True
+
+    def _read(self, event: Event, pieces: list[Piece]) -> None:
+        if event.data.startswith(DONE_DATA):
+            self._end(pieces)
+            return
+        value = value_of(event)
+        if not self._plain or event.type or not self._token(event.data, value, pieces):
+            chunk = chunk_of(event, value)
+            if chunk is not None:
+                self._take(Piece(event.data, chunk), pieces)
+
+    def _translate(self, translator: Translator, event: Event, pieces: list[Piece]) -> None:
+        for piece in translator.read(event):
+            self._take(piece, pieces)
+        if translator.done:
+            self._end(pieces)
 
     def _take(self, piece: Piece, pieces: list[Piece]) -> None:
         """Handle any other chunk: without choices, before the first token, more than a text, or in a recovery."""
@@ -165,7 +181,7 @@ class Intake:
         if not self.has_token and any(says_anything(choice) for choice in choices):
             self.has_token = True
             if self._seam is None:
-                self._plain = True
+                self._plain = self._translator is None
                 for held in self._held:
                     self._deliver(held, pieces)
             self._held = []
