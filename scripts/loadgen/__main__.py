@@ -20,9 +20,9 @@ Number = TypeVar("Number", int, float)
 SPARE = 500  # descriptors of a process besides those of its streams
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run; return 0 if no stream went wrong and the goals of the preset were met, 1 if not, 2 if it cannot run."""
-    options = _parser().parse_args()
+    options = _parser().parse_args(arguments)
     plan = _plan(options)
     if problem := _descriptors(plan):
         print(f"load: {problem}", file=sys.stderr)

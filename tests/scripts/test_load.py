@@ -16,6 +16,7 @@ from time import monotonic_ns
 import pytest
 from benchmark.script import HEAD, LAST_CHUNK, script, stamped
 from gateway import in_process
+from loadgen.__main__ import main
 from loadgen.expected import NOT_YET, WrongError, answer
 from loadgen.histogram import Histogram
 from loadgen.plan import KINDS, PRESETS
@@ -250,11 +251,14 @@ def test_in_a_terminal_one_line_is_kept_up_to_date(tmp_path: Path) -> None:
         ["--open", "1", "--rate", "1"],
     ],
 )
-def test_what_is_out_of_bounds_is_refused(tmp_path: Path, arguments: list[str]) -> None:
+def test_what_is_out_of_bounds_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
     """With another machine, a number out of bounds or an unknown kind nothing is started."""
-    ran = load(tmp_path, *arguments)
-    assert ran.returncode == 2
-    assert "error: " in ran.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(["--report", str(tmp_path / "load"), *arguments])
+    assert ended.value.code == 2
+    assert "error: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
