@@ -52,13 +52,13 @@ class Gateway:
         self.metrics = Metrics()
         with_secrets = settings.model_copy(update={"store": settings.store.resolved(environ)})  # for the store alone
         self.store: Store = load_plugin(STORES, settings.store.kind)(with_secrets)
-        self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting)
         strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
         self._strategy = strategy
         self._served_dialects: dict[str, ServedDialect] = {
             name: dialect() for name, dialect in load_plugins(DIALECTS).items()
         }
         self._dialects = Dialects(self._served_dialects)
+        self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting, self._dialects.upstream_apis)
         self.toolbox = Toolbox(settings, installed(TOOLS), environ, self.metrics.tools_given_up.inc)
         self.metrics.tools_hanging.set_function(lambda: self.toolbox.bounds.hanging)
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)

@@ -1,4 +1,4 @@
-"""For every test: the modules of `tests/support` and `scripts`, and the scripted provider as an upstream."""
+"""For every test: the modules of `tests/support`, `scripts` and `deploy`, and the scripted provider as an upstream."""
 
 import fcntl
 import gc
@@ -12,6 +12,7 @@ import pytest_asyncio
 from xdist.scheduler import LoadScopeScheduling
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
 import fast

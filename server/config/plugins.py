@@ -4,6 +4,7 @@ import pkgutil
 import sys
 from functools import lru_cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from typing import Any
 
 RECOVERY = "sluiceway.recovery"
 DIALECTS = "sluiceway.dialects"
@@ -24,7 +25,7 @@ def load_object(place: str | EntryPoint) -> object:
 
 
 @lru_cache(1)
-def _found(_path: tuple[str, ...]) -> EntryPoints:
+def _found(_path: tuple[str, ...]) -> Any:  # in Python 3.11 it is not called EntryPoints, but has the same `select`
     return entry_points()
 
 
@@ -34,7 +35,8 @@ def installed(group: str) -> EntryPoints:
     A search opens a file of every installed distribution, and a start asks for five groups. So it is done once for each
     `sys.path`, and again when a configuration is read: by then something may have been installed.
     """
-    return _found(tuple(sys.path)).select(group=group)
+    points: EntryPoints = _found(tuple(sys.path)).select(group=group)
+    return points
 
 
 def plugin_names(group: str) -> list[str]:
@@ -51,7 +53,7 @@ def load_plugin(group: str, name: str) -> type:
     raise LookupError(f"nothing is registered as {name!r} in {group}")
 
 
-def load_plugins(group: str) -> dict[str, type]:
+def load_plugins(group: str) -> dict[str, Any]:
     """Return every class that is registered in a group, by name."""
     return {point.name: point.load() for point in installed(group)}
 
@@ -59,4 +61,5 @@ def load_plugins(group: str) -> dict[str, type]:
 def known_plugins() -> dict[str, list[str]]:
     """Return the names that a configuration may use, as keyword arguments of `server.config.check.load`."""
     _found.cache_clear()
-    return {"known_strategies": plugin_names(RECOVERY), "known_stores": plugin_names(STORES)}
+    apis = [api.name for dialect in load_plugins(DIALECTS).values() if (api := dialect.upstream_api) is not None]
+    return {"known_strategies": plugin_names(RECOVERY), "known_stores": plugin_names(STORES), "known_apis": apis}

@@ -9,11 +9,19 @@ import sys
 import time
 from collections.abc import Callable
 
-import httpx2
-
-from server.cli.printing import EVENTS, has_events, print_stream
-from server.cli.streams_table import Look, table
-from server.cli.terminal import DEFAULT_URL, KEY_VARIABLE, CommandError, Interrupts, connect, get_list, note, say
+from sluiceway.commands.library import httpx2
+from sluiceway.commands.printing import EVENTS, has_events, print_stream
+from sluiceway.commands.streams_table import Look, table
+from sluiceway.commands.terminal import (
+    DEFAULT_URL,
+    KEY_VARIABLE,
+    CommandError,
+    Interrupts,
+    connect,
+    get_list,
+    note,
+    say,
+)
 
 FAILED = 1
 INTERRUPTED = 130  # the status that shells use for SIGINT

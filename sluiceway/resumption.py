@@ -5,18 +5,16 @@ that ends its event has come (WHATWG HTML standard, section 9.2.6). A body that 
 even if it ended cleanly: a proxy that speaks HTTP/1.0 ends a broken stream like a complete one.
 """
 
+import json
 import math
 import re
 import uuid
 from contextlib import suppress
 from enum import Enum, auto
-from typing import Any
+from typing import Any, Protocol
 
-import httpx2
-import orjson
-
-from server.client.outage import Outage, Patience
-from server.core.openai.sse import Decoder, Event
+from sluiceway.outage import Outage, Patience
+from sluiceway.sse import Decoder, Event, frame
 
 STREAM_PATH = re.compile(r"/v1/streams/[^/]+")
 # Paths that create streams, by their last part. The value replaces that part in the path that reads the stream.
@@ -31,6 +29,26 @@ LOST = {
 }
 
 
+class Request(Protocol):
+    """What is used of a request: of httpx2's, or of httpx', which has the same parts."""
+
+    method: str
+    url: Any
+    headers: Any
+    extensions: Any
+
+    @property
+    def content(self) -> bytes:
+        """The body."""
+
+
+class Response(Protocol):
+    """What is used of a response, of either library."""
+
+    status_code: int
+    headers: Any
+
+
 class Answer(Enum):
     """What a response means for a stream."""
 
@@ -40,9 +58,9 @@ class Answer(Enum):
     OTHER = auto()  # the response is no stream: pass it on
 
 
-def can_resume(request: httpx2.Request) -> bool:
+def can_resume(request: Request) -> bool:
     """Whether a request creates a stream or reads one."""
-    path = request.url.path
+    path: str = request.url.path
     if request.url.scheme not in ("http", "https") or not request.url.host:
         return False  # such an address never answers, so there is nothing to wait for
     if request.method == "POST":
@@ -51,27 +69,27 @@ def can_resume(request: httpx2.Request) -> bool:
     return request.method == "GET" and STREAM_PATH.search(path) is not None and not wants_json
 
 
-def prepare(request: httpx2.Request) -> None:
+def prepare(request: Request) -> None:
     """Set the headers that make a request safe to repeat, and that keep its stream when the connection is lost."""
     if request.method == "POST":
         request.headers.setdefault("Idempotency-Key", f"resume-{uuid.uuid4().hex}")
         request.headers.setdefault("X-On-Disconnect", "continue")
-    # httpx2 decodes a compressed body above this transport. The bodies of two connections could not be joined.
+    # A compressed body is decoded above this transport. The bodies of two connections could not be joined.
     request.headers["Accept-Encoding"] = "identity"
 
 
 class Resumption:
     """One stream over as many connections as it takes. `ended`: the terminal event has gone through."""
 
-    def __init__(self, request: httpx2.Request, patience: Patience) -> None:
+    def __init__(self, request: Request, patience: Patience) -> None:
         self.ended = False
         self.outage = Outage(patience)
         session = _session(request)
         self.last_id = request.headers.get("last-event-id") or request.url.params.get("after", "") or session or ""
-        self._request = request
+        self._request: Any = request  # its type makes the requests that follow
         self._native = request.url.path.endswith("/api/stream")
         self._creates = request.method == "POST" and session is None
-        self._url: httpx2.URL | None = None
+        self._url: Any = None  # the library's URL, once the stream has answered
         self._decoder = Decoder()
         self._reason = "the connection was lost"
         # In a dialect that did not create the stream, one record may become several events. All but the last carry the
@@ -81,7 +99,7 @@ class Resumption:
 
     # --- what comes in -----------------------------------------------------------------------------------------
 
-    def answer(self, response: httpx2.Response) -> Answer:
+    def answer(self, response: Response) -> Answer:
         """Return what a response means. If it is the stream, a new connection begins with it."""
         kind, stream_id = response.headers.get("content-type", ""), response.headers.get("x-stream-id")
         if response.status_code == 204:
@@ -100,7 +118,7 @@ class Resumption:
 
     def feed(self, chunk: bytes) -> bytes:
         """Return the bytes of the new events that `chunk` completes."""
-        frames = [_frame(event) for event in self._decoder.feed(chunk) if self._is_new(event)]
+        frames = [frame(event) for event in self._decoder.feed(chunk) if self._is_new(event)]
         if frames:
             self.outage.over()
         return b"".join(frames)
@@ -137,7 +155,7 @@ class Resumption:
 
     # --- what goes out -----------------------------------------------------------------------------------------
 
-    def wait(self, response: httpx2.Response | None = None) -> float | None:
+    def wait(self, response: Response | None = None) -> float | None:
         """Return the seconds until the next attempt, or None to give up. A `Retry-After` of `response` is heeded."""
         at_least = (self._decoder.retry or 0) / 1000
         if response is not None:
@@ -145,16 +163,16 @@ class Resumption:
                 at_least = max(at_least, float(response.headers.get("retry-after", "0")))
         return self.outage.wait(at_least)
 
-    def resume_request(self) -> httpx2.Request:
+    def resume_request(self) -> Any:
         """Return the request that reads the stream after the last event."""
         headers = [(name, value) for name, value in self._request.headers.items() if name not in OWN_TO_POST]
-        request = httpx2.Request("GET", self._known_url, headers=headers, extensions=self._request.extensions)
+        request = type(self._request)("GET", self._known_url, headers=headers, extensions=self._request.extensions)
         request.headers["Accept"] = "text/event-stream"
         if self.last_id:
             request.headers["Last-Event-ID"] = self.last_id
         return request
 
-    def stop_request(self) -> httpx2.Request | None:
+    def stop_request(self) -> Any:
         """Return the request that aborts a stream its program has left early, or None.
 
         Only the program that created a stream aborts it. One that only reads it leaves it to its creator.
@@ -163,7 +181,7 @@ class Resumption:
             return None
         headers = [(name, value) for name, value in self._request.headers.items() if name not in OWN_TO_POST]
         url = self._known_url.copy_with(query=b"reason=closed+by+the+client")
-        return httpx2.Request("DELETE", url, headers=headers)
+        return type(self._request)("DELETE", url, headers=headers)
 
     def give_up(self) -> bytes:
         """Return the ending of a stream that cannot be resumed, in the stream's dialect, so that SDKs raise it."""
@@ -172,17 +190,17 @@ class Resumption:
         message = f"The stream was lost {where}: {self._reason}."
         error: dict[str, Any] = {"message": message, "type": "api_error", "param": None, "code": "stream_lost"}
         if not self._native:
-            return _frame(Event(b"", orjson.dumps({"error": error}), None))
+            return frame(Event(b"", _json({"error": error}), None))
         event = {"type": "error", "message": message, "code": "stream_lost", "retryable": True, "resumable": False}
         done = {"type": "done", "status": "failed", "reason": "stream_lost"}
-        return _frame(Event(b"error", orjson.dumps(event), None)) + _frame(Event(b"done", orjson.dumps(done), None))
+        return frame(Event(b"error", _json(event), None)) + frame(Event(b"done", _json(done), None))
 
     @property
-    def _known_url(self) -> httpx2.URL:
+    def _known_url(self) -> Any:
         assert self._url is not None, "only a stream that has answered can be resumed"
         return self._url
 
-    def _stream_url(self, stream_id: str) -> httpx2.URL:
+    def _stream_url(self, stream_id: str) -> Any:
         url = self._request.url
         if self._request.method == "GET":
             return url
@@ -193,13 +211,13 @@ class Resumption:
         raise AssertionError("can_resume() lets only these paths through")
 
 
-def _session(request: httpx2.Request) -> str | None:
+def _session(request: Request) -> str | None:
     """Return the `last_event_id` of a request that reads a stream again by `session_id`; None for any other request."""
     if request.method != "POST" or b'"session_id"' not in request.content:
         return None
     try:
-        body = orjson.loads(request.content)
-    except orjson.JSONDecodeError:
+        body = json.loads(request.content)
+    except ValueError:
         return None
     if not isinstance(body, dict) or body.get("session_id") is None:
         return None
@@ -215,14 +233,11 @@ def _is_terminal(event: Event) -> bool:
     if b'"error"' not in event.data:
         return False
     try:
-        payload = orjson.loads(event.data)
-    except orjson.JSONDecodeError:
+        payload = json.loads(event.data)
+    except ValueError:
         return False
     return isinstance(payload, dict) and bool(payload.get("error"))
 
 
-def _frame(event: Event) -> bytes:
-    head = b"event: %b\n" % event.type if event.type else b""
-    if event.id is not None:
-        head += b"id: %b\n" % event.id
-    return b"%bdata: %b\n\n" % (head, event.data.replace(b"\n", b"\ndata: "))
+def _json(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()

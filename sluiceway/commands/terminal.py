@@ -1,5 +1,6 @@
 """What the terminal commands share: the way to the gateway, safe output, and a Ctrl-C that is not lost."""
 
+import json
 import os
 import re
 import signal
@@ -8,11 +9,8 @@ from collections.abc import Mapping
 from types import FrameType
 from typing import Any, Self
 
-import httpx2
-import orjson
-
-from server.client.outage import Patience
-from server.client.transport import ResumingTransport
+from sluiceway.commands.library import ResumingTransport, httpx2
+from sluiceway.outage import Patience
 
 KEY_VARIABLE = "SLUICEWAY_KEY"
 DEFAULT_URL = "http://127.0.0.1:8080"
@@ -63,8 +61,8 @@ def get_list(client: httpx2.Client, path: str) -> list[dict[str, Any]]:
 def json_of(response: httpx2.Response) -> dict[str, Any]:
     """Return the JSON object in a response whose body has been read. Raises CommandError for an error status."""
     try:
-        body = orjson.loads(response.content)
-    except orjson.JSONDecodeError:
+        body = json.loads(response.content)
+    except ValueError:
         body = None
     if response.status_code == 200 and isinstance(body, dict):
         return body

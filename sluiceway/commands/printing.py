@@ -1,13 +1,12 @@
 """Prints the text of a stream in the chat dialect as it comes, for `sluiceway tail` and `sluiceway chat`."""
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-import httpx2
-import orjson
-
-from server.cli.terminal import NO_ANSWER, CommandError, json_of, note, say
-from server.core.openai.sse import Decoder, Event
+from sluiceway.commands.library import httpx2
+from sluiceway.commands.terminal import NO_ANSWER, CommandError, json_of, note, say
+from sluiceway.sse import Decoder, Event
 
 EVENTS = "text/event-stream"
 
@@ -36,7 +35,7 @@ def print_stream(response: httpx2.Response, check: Callable[[], None] = lambda: 
         if event.data == b"[DONE]":
             break
         check()
-        texts.append(_print_chunk(orjson.loads(event.data)))
+        texts.append(_print_chunk(json.loads(event.data)))
     say("\n")
     return "".join(texts)
 
