@@ -29,6 +29,8 @@ _names = itertools.count()
 # Tests that share something costly, such as what pip has built or a model that is loaded, run in one worker.
 TOGETHER = (
     "tests/examples/",
+    "tests/packages/",
+    "tests/recovery/test_sixteen_faults.py",
     "tests/recovery/test_third_party.py",
     "tests/tools/test_plugins.py",
     "tests/scripts/test_local_model.py",

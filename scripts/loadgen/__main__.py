@@ -55,8 +55,9 @@ def _report(measured: Run, options: argparse.Namespace) -> int:
             print("| " + " | ".join(line) + " |")
     for complaint in measured.result["complaints"]:
         print(complaint, file=sys.stderr)
-    page, picture = write(measured, options.report)
-    print(f"\n{page} and {picture}")
+    if options.report:
+        page, picture = write(measured, options.report)
+        print(f"\n{page} and {picture}")
     if options.json:
         options.json.write_text(json.dumps(asdict(measured), indent=1) + "\n")
     return 0 if all(goal.met for goal in verdict) else 1
@@ -166,6 +167,7 @@ def _parser() -> argparse.ArgumentParser:
         help="process of that gateway, for memory and descriptors",
     )
     add("--report", type=Path, default=Path("report/load"), metavar="BASE", help="write BASE.html and BASE.png")
+    add("--no-report", action="store_const", const=None, dest="report", help="write neither page nor picture")
     add("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return parser
 

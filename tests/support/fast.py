@@ -11,13 +11,13 @@ SUPPORT = Path(__file__).parent
 STARTERS = frozenset(
     {
         *("module subprocess", "module multiprocessing", "create_subprocess_exec"),
-        *("TestServer", "LocalModel", "module fault_test.processes", "module fault_test.kills"),
+        *("TestServer", "LocalModel", "module lab.places", "module lab.provider", "module fault_test.kills"),
     }
 )
 FIXTURES = frozenset({"fixture provider", "fixture gateway", "fixture redis", "fixture installed"})
 GATEWAYS = frozenset({"InProcess", "OwnProcess", "in_process", "own_process"})  # of gateway.py, which has more
 HARMLESS_PROGRAMS = frozenset({"openssl", "uname"})  # for certificates, and by the module platform
-HARMLESS = frozenset({"fast", "gateway", "internals", "certificates"})  # these name a starter; openssl is no server
+HARMLESS = frozenset({"fast", "gateway", "internals", "certificates"})  # these name a starter only, or start openssl
 
 
 def needs_nothing(path: Path) -> bool:
