@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 
 import structlog
 from aiohttp import web
@@ -23,7 +22,7 @@ from server.api.operations import Operations
 from server.api.requests import BODIES
 from server.api.respond import Responder
 from server.api.streams import StreamPaths
-from server.config.plugins import DIALECTS, RECOVERY, STORES, TOOLS, load_plugin, load_plugins
+from server.config.plugins import DIALECTS, RECOVERY, STORES, TOOLS, installed, load_plugin, load_plugins
 from server.config.settings import Settings
 from server.core.dialect import Dialects
 from server.core.openai.request import check_fields
@@ -53,14 +52,14 @@ class Gateway:
         self.metrics = Metrics()
         with_secrets = settings.model_copy(update={"store": settings.store.resolved(environ)})  # for the store alone
         self.store: Store = load_plugin(STORES, settings.store.kind)(with_secrets)
-        self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting)
         strategy: Strategy = load_plugin(RECOVERY, settings.recovery.strategy)()
         self._strategy = strategy
         self._served_dialects: dict[str, ServedDialect] = {
             name: dialect() for name, dialect in load_plugins(DIALECTS).items()
         }
         self._dialects = Dialects(self._served_dialects)
-        self.toolbox = Toolbox(settings, entry_points(group=TOOLS), environ, self.metrics.tools_given_up.inc)
+        self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting, self._dialects.upstream_apis)
+        self.toolbox = Toolbox(settings, installed(TOOLS), environ, self.metrics.tools_given_up.inc)
         self.metrics.tools_hanging.set_function(lambda: self.toolbox.bounds.hanging)
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)
         self._traces = traces(os.environ)

@@ -28,6 +28,11 @@ class TimerWheel:
         self._passed = 0  # the last tick whose objects were called
         self._ticking = False
 
+    @property
+    def now(self) -> float:
+        """The time of the loop's clock."""
+        return self._loop.time()
+
     def put(self, at: float, timer: Due) -> int:
         """Have `timer.due` called at a time. Return the slot, which `drop` needs."""
         if not self._ticking:

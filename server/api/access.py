@@ -69,7 +69,7 @@ class Access:
         wait = self._limits[owner_of(key), key.requests_per_minute].take(time.monotonic())
         if wait is not None:
             raise Rejected(429, "Too many requests for this key.", "rate_limit_exceeded", retry_after=wait)
-        return Owner(owner_of(key), key.admin, key.max_streams)
+        return Owner(owner_of(key), key.admin, key.max_streams, key.models)
 
     def _key(self, request: web.Request) -> Key:
         """Return the key that a request has sent. If it sends several, they must be the same. Raises Rejected 401."""

@@ -2,13 +2,12 @@
 
 import os
 import sys
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from server.config.check import check as problems_of
 from server.config.check import load, parse
 from server.config.finding import NothingToRunError, configuration_file, of_the_environment
-from server.config.plugins import TOOLS, known_plugins
+from server.config.plugins import TOOLS, installed, known_plugins
 from server.config.problems import BAD_CONFIG, ConfigError
 from server.config.settings import Settings
 from server.streams.preprocess import imported
@@ -28,8 +27,8 @@ def check(named: Path | None) -> int:
             settings = parse(of_the_environment(environ), environ)
         else:
             loaders = {("tools", "functions"): configured, ("preprocess",): imported}
-            installed = [point.name for point in entry_points(group=TOOLS)]
-            problems = problems_of(config, environ, **known_plugins(), loaders=loaders, installed_tools=installed)
+            tools = [point.name for point in installed(TOOLS)]
+            problems = problems_of(config, environ, **known_plugins(), loaders=loaders, installed_tools=tools)
             for problem in problems:
                 print(problem, file=sys.stderr)  # noqa: T201 — the command's output
             if any(not problem.warning for problem in problems):

@@ -46,13 +46,14 @@ def load(
     port: int | None = None,
     known_strategies: Collection[str] | None = None,
     known_stores: Collection[str] | None = None,
+    known_apis: Collection[str] | None = None,
 ) -> Settings:
     """Read the settings from a TOML file; raise ConfigError with all problems.
 
     ``host`` and ``port`` override the file. ``known_…`` are the registered names; None leaves the name unchecked.
     """
     tree = _read(path, host, port)
-    return parse(tree, environ, known_strategies=known_strategies, known_stores=known_stores)
+    return parse(tree, environ, known_strategies=known_strategies, known_stores=known_stores, known_apis=known_apis)
 
 
 def check(
@@ -61,6 +62,7 @@ def check(
     *,
     known_strategies: Collection[str] | None = None,
     known_stores: Collection[str] | None = None,
+    known_apis: Collection[str] | None = None,
     loaders: Loaders | None = None,
     installed_tools: Collection[str] = (),
 ) -> list[Problem]:
@@ -73,7 +75,7 @@ def check(
     """
     try:
         tree = _read(path)
-        problems = _examine(tree, environ, known_strategies, known_stores, loaders)[1]
+        problems = _examine(tree, environ, known_strategies, known_stores, known_apis, loaders)[1]
         return [*problems, *hidden_tools(tree, installed_tools)]
     except ConfigError as error:
         return list(error.problems)
@@ -85,9 +87,10 @@ def parse(
     *,
     known_strategies: Collection[str] | None = None,
     known_stores: Collection[str] | None = None,
+    known_apis: Collection[str] | None = None,
 ) -> Settings:
     """Make settings of the tree that a TOML file holds; raise ConfigError with all problems."""
-    settings, problems = _examine(tree, environ, known_strategies, known_stores)
+    settings, problems = _examine(tree, environ, known_strategies, known_stores, known_apis)
     if errors := [problem for problem in problems if not problem.warning]:
         raise ConfigError(errors)
     assert settings is not None
@@ -118,6 +121,7 @@ def _examine(
     environ: Mapping[str, str],
     strategies: Collection[str] | None,
     stores: Collection[str] | None,
+    apis: Collection[str] | None,
     loaders: Loaders | None = None,
 ) -> tuple[Settings | None, list[Problem]]:
     """Return the settings and all problems, in the order of the sections.
@@ -132,7 +136,7 @@ def _examine(
     wrong_keys = {problem.key for problem in problems}
     broken_rules = [
         *between_keys(tree),
-        *registered_names(tree, strategies, stores),
+        *registered_names(tree, strategies, stores, apis),
         *outside_the_file(tree, environ),
         *loadable_functions(tree, loaders or {}),
     ]

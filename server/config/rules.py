@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from server.config.problems import Problem, key_text, list_text, problem_at
-from server.config.settings import PATTERN_MARKS, REDIS_URL, is_loopback
+from server.config.settings import PATTERN_MARKS, REDIS_URL, is_loopback, matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -44,6 +44,7 @@ def between_keys(tree: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _mcp_servers(tree)
     yield from _headers(tree)
     yield from _models(tree)
+    yield from _models_of_keys(tree)
 
 
 def _mcp_servers(tree: Mapping[str, Any]) -> Iterator[Problem]:
@@ -89,13 +90,31 @@ def _models(tree: Mapping[str, Any]) -> Iterator[Problem]:
                 yield problem_at(location, target, "expected each target once")
 
 
+def _models_of_keys(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Name each model of a key that no request can be for. A pattern may mean what an upstream lists."""
+    models = [name for _, table in _tables(tree, "models") if isinstance(name := table.get("name"), str)]
+    for i, owner in _tables(tree, "keys"):
+        for j, name in enumerate(_array(owner.get("models"))):
+            if isinstance(name, str) and "*" not in name and not any(matches(model, name) for model in models):
+                wanted = f"no model has this name: {list_text(models)}"
+                yield problem_at(("keys", i, "models", j), name, wanted, warning=True)
+
+
 def registered_names(
-    tree: Mapping[str, Any], strategies: Collection[str] | None, stores: Collection[str] | None
+    tree: Mapping[str, Any],
+    strategies: Collection[str] | None,
+    stores: Collection[str] | None,
+    apis: Collection[str] | None,
 ) -> Iterator[Problem]:
-    """Check that the strategy and the store are registered. None leaves a name unchecked."""
-    for section, key, known in (("recovery", "strategy", strategies), ("store", "kind", stores)):
-        if known is not None and isinstance(value := _value(tree, section, key), str) and value not in known:
-            yield problem_at((section, key), value, f"expected a registered name: {list_text(sorted(known))}")
+    """Check that the strategy, the store and the upstreams' APIs are registered. None leaves a name unchecked."""
+    places: list[tuple[Location, Any, Collection[str] | None]] = [
+        (("recovery", "strategy"), _value(tree, "recovery", "strategy"), strategies),
+        (("store", "kind"), _value(tree, "store", "kind"), stores),
+        *((("upstreams", i, "api"), upstream.get("api"), apis) for i, upstream in _tables(tree, "upstreams")),
+    ]
+    for place, value, known in places:
+        if known is not None and isinstance(value, str) and value not in known:
+            yield problem_at(place, value, f"expected a registered name: {list_text(sorted(known))}")
 
 
 def outside_the_file(tree: Mapping[str, Any], environ: Mapping[str, str]) -> Iterator[Problem]:

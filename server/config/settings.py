@@ -89,6 +89,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def matches(pattern: str, name: str) -> bool:
+    """Whether a model's name is `pattern`, or matches it as a whole. Upper and lower case count."""
+    return name == pattern or ("*" in pattern and fnmatch.fnmatchcase(name, pattern))
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One place to send a request to: an upstream's name, and its model. None keeps the name that the client sent."""
@@ -279,6 +284,7 @@ class Upstream(Table):
     api_key_env: Variable | None = Field(
         None, description="Environment variable that holds the API key. If it is not set, no key is sent."
     )
+    api: Name = Field("chat", description='What it speaks, such as "chat": OpenAI\'s chat completions.')
     auth: Auth = Field(
         "bearer",
         description='How the key is sent: as a bearer token, or in the header "api-key" (Azure) or "x-api-key".',
@@ -334,8 +340,8 @@ class Model(Table):
         return "*" in self.name
 
     def matches(self, name: str) -> bool:
-        """Whether this is the name of a model, or a pattern that it matches as a whole, with upper and lower case."""
-        return name == self.name or (self.is_pattern and fnmatch.fnmatchcase(name, self.name))
+        """Whether this is the name of a model, or a pattern that it matches."""
+        return matches(self.name, name)
 
 
 class Recovery(Table):
@@ -360,6 +366,9 @@ class Key(Table):
     """``[[keys]]``: one owner of streams, and the hash of its token."""
 
     name: Name = Field(description="Unique name of the owner.")
+    models: Annotated[tuple[ModelName, ...], ARRAY] = Field(
+        ("*",), description="Names or patterns of the models that it may ask for. For it there are no others."
+    )
     sha256: Sha256 = Field(description="SHA-256 of the client's bearer token, 64 lower-case hexadecimal digits.")
     admin: Flag = Field(
         False, description="Whether it may see every owner's streams, the metrics and all of the stats."

@@ -12,11 +12,11 @@ from typing import Any, Protocol
 
 from server.core.errors import StoreError
 from server.core.generation import Generation, logged_generation
-from server.core.openai.intake import Piece
 from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
 from server.core.records import Beginning, Ending, Record
+from server.core.upstream_api import Piece, UpstreamApi
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Writer(Protocol):
     token_kind: str = ""
     # The calls of the turn that finished last. Always empty if the dialect passes calls on in pieces.
     finished_calls: Sequence[ToolCall] = ()
+    idle_after: float = 0.0  # seconds; 0: a silence writes nothing
 
     def resume(self, records: Sequence[Record]) -> None:
         """Go on after records that an earlier relay of this stream has written."""
@@ -78,8 +79,12 @@ class Writer(Protocol):
         """
         return []
 
-    def whole_answer(self, data: bytes) -> None:
-        """Keep the JSON of an answer that is not streamed. `ending` then writes it as the last record."""
+    def idle(self) -> list[Record]:
+        """Return what the log says if nothing else was logged for `idle_after` seconds."""
+        return []
+
+    def whole_answer(self, answer: Piece) -> None:
+        """Keep an answer that is not streamed, a JSON object. `ending` then writes it as the last record."""
         return
 
     @abstractmethod
@@ -103,6 +108,7 @@ class Dialect(Protocol):
     server_tools: bool = False  # the server's own tools are offered to the model
     one_choice: bool = True  # it cannot show an answer of several choices (`n`)
     failure_records: int = 1  # how many records a stream has that fails before its first token
+    upstream_api: UpstreamApi | None = None  # how an upstream that speaks it is asked and read
 
     def generation(self, beginning: Beginning) -> Generation:
         """Rebuild the request that a stream began with, for a relay that did not receive it."""
@@ -164,6 +170,12 @@ class Dialects:
     def named(self, name: str) -> Dialect | None:
         """Return the dialect that `?format=` names, or None."""
         return self._by_format.get(name)
+
+    @property
+    def upstream_apis(self) -> dict[str, UpstreamApi]:
+        """The APIs that upstreams may speak, by name."""
+        apis = [dialect.upstream_api for dialect in self._by_name.values()]
+        return {api.name: api for api in apis if api is not None}
 
     @property
     def names(self) -> list[str]:

@@ -16,8 +16,9 @@ GRAMMARS = (
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A validated request. `body` is as the client sent it, without the fields that only the gateway knows.
+    """A validated request. `body` is the chat request that it means, without the fields that only the gateway knows.
 
+    A client of chat completions has sent it so. `source` is what a client of another dialect has sent.
     Whatever mapping it is made with, it keeps a `Body`. Raises orjson.JSONEncodeError if the body cannot be written.
     """
 
@@ -31,6 +32,8 @@ class Generation:
     trace: tuple[tuple[str, str], ...] = ()  # headers passed on: traceparent, tracestate, x-request-id
     request_id: str = ""
     received: float | None = None  # time.monotonic() when the whole request was in; None: in another process
+    source: Body | None = None
+    headers: tuple[tuple[str, str], ...] = ()  # the client's, for an upstream that speaks the same dialect
 
     def __post_init__(self) -> None:
         if not isinstance(self.body, Body):
@@ -41,6 +44,11 @@ class Generation:
         """The body, as what it always is."""
         assert isinstance(self.body, Body)
         return self.body
+
+    @property
+    def logged(self) -> Body:
+        """The request as its client sent it, which is what a log has."""
+        return self.kept if self.source is None else self.source
 
     @property
     def structured(self) -> bool:
@@ -88,6 +96,21 @@ def logged_generation(beginning: Beginning, *, show_usage: bool = False) -> Gene
         trace=(("x-request-id", beginning.request_id),) if beginning.request_id else (),
         request_id=beginning.request_id,
     )
+
+
+def with_changes(generation: Generation) -> bytes:
+    """Return what a log has of a request whose chat request was changed: as the client sent it, and that."""
+    if generation.source is None:
+        return generation.kept.data
+    return b'{"source":' + generation.source.data + b',"chat":' + generation.kept.data + b"}"
+
+
+def logged_request(beginning: Beginning) -> tuple[Body, Body | None]:
+    """Return the request as its client sent it. If the chat request that it means was changed, return that, too."""
+    if not beginning.changed:
+        return Body.read(beginning.body), None
+    both = Body.read(beginning.body)
+    return Body(both["source"]), Body(both["chat"])
 
 
 def asks_usage(body: Mapping[str, Any]) -> bool:

@@ -11,10 +11,10 @@ from collections.abc import Iterable
 from server.core.dialect import Dialect, LoggedCall
 from server.core.errors import StreamError
 from server.core.generation import Generation
-from server.core.openai.intake import Piece
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
 from server.core.records import Record
+from server.core.upstream_api import Piece
 
 
 class Projection:

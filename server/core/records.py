@@ -85,6 +85,7 @@ class Beginning:
     request_id: str = ""  # of the request that began it
     choices: int = 0  # the `n` of the request; 0: an older version wrote the log
     asks_usage: bool | None = None  # the request asks for the usage chunk; None: as above
+    changed: bool = False  # `body` has two requests: as the client sent it, and the chat request that goes upstream
 
     @property
     def key_name(self) -> str:

@@ -18,9 +18,10 @@ from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
 from server.core.openai.finish_reasons import check_failures
 from server.core.openai.frames import is_error
-from server.core.openai.intake import Intake, Piece
+from server.core.openai.intake import Intake
 from server.core.recovery.classify import in_band
 from server.core.timing import Phases
+from server.core.upstream_api import Piece
 from server.core.wide_json import loads
 from server.relay.pump import Pump
 from server.relay.stream import Stream
@@ -226,7 +227,7 @@ class Attempt:
 class WholeAttempt(Attempt):
     """One request that is not streamed. Its JSON is the only record. Only the connect and total timeouts apply."""
 
-    __slots__ = ("_answer",)
+    __slots__ = ("_answer", "_chunk")
 
     async def first(self, body: bytes, headers: Mapping[str, str]) -> None:
         """Send the request and read the whole answer. Raises UpstreamError, StreamError."""
@@ -247,13 +248,15 @@ class WholeAttempt(Attempt):
             raise in_band(answer)
         if not isinstance(answer, dict):
             raise UpstreamError(Kind.GARBAGE, "The upstream's answer is not a JSON object.")
-        check_failures(answer.get("choices"))
-        self.transcript.observe_whole(answer)
+        self._chunk = self.target.api.whole(answer)
+        check_failures(self._chunk.get("choices"))
+        self.transcript.observe_whole(self._chunk)
 
     async def rest(self) -> None:
         """Give the answer to the writer, which logs it with the ending."""
-        self._writer.whole_answer(bytes(self._answer))
+        self._writer.whole_answer(Piece(bytes(self._answer), self._chunk, self.target.api.name))
         self._answer.clear()
+        self._chunk = {}
 
 
 async def _read_to_end(response: aiohttp.ClientResponse) -> None:

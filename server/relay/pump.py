@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
-from server.core.openai.intake import Intake, Piece
+from server.core.openai.intake import Intake
+from server.core.upstream_api import Piece
 from server.relay.stream import Stream
 from server.telemetry.metrics import FINE, Metrics
 
@@ -18,7 +19,7 @@ AFTER_FINISH = 1.0  # seconds to wait for usage and [DONE] after the finish reas
 
 
 class Pump:
-    """Takes the body of one attempt from its first token on. `last` is when the upstream said something last.
+    """Takes the body of one attempt from its first token on. `last` is when the answer went on last.
 
     `label` is the target's in metrics. `idle_timeout` is in seconds.
     What goes wrong is in `intake.failure`, unless it is raised.
@@ -83,8 +84,8 @@ class Pump:
         tokens = intake.tokens(data, self._kind)
         if tokens is None:
             pieces = intake.feed(data)
-            if not pieces and not intake.at_seam:
-                return not intake.over
+            if not intake.goes_on:  # comments, roles and empty texts are no tokens: the deadline runs on
+                return self.relay(pieces)
         now = time.monotonic()
         gap = now - self.last
         gaps = self._gaps

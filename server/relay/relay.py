@@ -16,6 +16,7 @@ from server.core.generation import Generation
 from server.core.lifecycle import State, state_of
 from server.core.records import Ending, dump_ending, writable
 from server.core.replay import inherited, replay
+from server.relay.idle import IdleRecords
 from server.relay.plan import Plan, Rules
 from server.relay.progress import Progress
 from server.relay.stream import Stream
@@ -51,6 +52,7 @@ class Relay:
         self._writer = writer
         self._tool_loop = tool_loop
         self._rules = rules
+        self._idle = IdleRecords(stream, writer)
         self._turn = self._new_turn(generation if tool_loop is None else tool_loop.generation)
 
     def _new_turn(self, generation: Generation) -> Turn:
@@ -68,6 +70,14 @@ class Relay:
 
         """
         self._task = asyncio.current_task()
+        self._idle.start()
+        try:
+            await self._run()
+        finally:
+            self._idle.stop()
+
+    async def _run(self) -> None:
+        """Relay until the log has its ending. Raises as `run` does."""
         try:
             await self._until_ended()
         except TimeoutError:
@@ -218,6 +228,7 @@ class Relay:
         a stream without an ending would hold its client for ever.
         """
         self.progress.note_ending()
+        self._idle.stop()
         ending = self._ending(state, reason, **failure)
         try:
             records = self._writer.ending(ending, self._turn.transcript)

@@ -182,6 +182,7 @@ class Turn:
             show_usage=generation.show_usage,
             seam=plan.seam,
             parsed=not self._writer.token_kind,
+            translator=target.api.translator(),
         )
         kind = Attempt if generation.stream else WholeAttempt
         attempt = kind(number, target, permit, intake, self._stream, self._writer, self._metrics)
@@ -200,8 +201,10 @@ class Turn:
         """Send the request. If the upstream refuses to be asked for usage, ask once more without that."""
         generation, target = self.generation, attempt.target
         headers = dict(generation.trace) if attempt.span is None else attempt.span.headers
+        if further := target.api.headers(generation):
+            headers = {**headers, **further}
         body_for = partial(
-            generation.upstream_body, target.model, ask_usage=target.settings.usage, changes=plan.changes
+            target.api.body, generation, target.model, ask_usage=target.settings.usage, changes=plan.changes
         )
         refused = target.client.refuses_usage(target.model)
         asks = not refused and generation.stream and (target.settings.usage or asks_usage(generation.body))

@@ -1,11 +1,12 @@
 """Who may begin a stream, and what is about to begin: the limits, and what counts against them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server.aio.event import Event
 from server.aio.pacing import StartPacer
+from server.config.settings import matches
 from server.core.errors import Rejected
 from server.core.records import Beginning
 from server.streams.bodies import Bodies
@@ -71,11 +72,19 @@ class Starting:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The caller: what its streams are stored under ("" if there are no keys), and what its key may do."""
+    """The caller: what its streams are stored under ("" if there are no keys), and what its key may do.
+
+    `models` are the names and patterns that it may ask for.
+    """
 
     name: str = ""
     admin: bool = True
     max_streams: int | None = None
+    models: Sequence[str] = ("*",)
+
+    def may_ask(self, model: str) -> bool:
+        """Whether there is a model of this name for the caller."""
+        return any(matches(pattern, model) for pattern in self.models)
 
 
 class Admission:

@@ -14,7 +14,7 @@ import orjson
 from server.aio.cancelling import cancel
 from server.core.dialect import unopened
 from server.core.errors import Rejected, StoreError
-from server.core.generation import Generation, asks_usage
+from server.core.generation import Generation, asks_usage, with_changes
 from server.core.ports import Log, Store
 from server.core.records import Beginning
 from server.relay.stream import Stream
@@ -23,7 +23,7 @@ from server.streams.finding import Finding
 from server.streams.linger import Linger
 from server.streams.live import LiveStreams
 from server.streams.preprocess import Preprocessing
-from server.streams.routes import Routes
+from server.streams.routes import Routes, unknown_model
 from server.upstreams.pool import Target
 
 ID_BYTES = 18  # 144 random bits
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 def _digest(generation: Generation) -> str:
     """Return a digest of a request's body as parsed: neither spaces nor the order of fields make a difference."""
-    body = orjson.dumps(orjson.loads(generation.kept.data), option=orjson.OPT_SORT_KEYS)
+    body = orjson.dumps(orjson.loads(generation.logged.data), option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(body).hexdigest()
 
 
@@ -44,7 +44,7 @@ def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginni
         dialect=generation.dialect,
         model=generation.model,
         created=time.time(),
-        body=generation.kept.data,
+        body=generation.logged.data,
         stream=generation.stream,
         policy=generation.policy,
         idempotency=(key, _digest(generation)) if key else None,
@@ -82,6 +82,11 @@ class Creation:
         self._closed = True
         await cancel(self._tasks)
 
+    def check_model(self, name: str, owner: Owner) -> None:
+        """Raise Rejected 404 if for this owner there is no such model."""
+        if not owner.may_ask(name) or not self._routes.has(name):
+            raise unknown_model(name)
+
     async def create(self, generation: Generation, owner: Owner, key: str | None) -> Stream:
         """Begin a stream, or join the one that this idempotency key began.
 
@@ -90,13 +95,13 @@ class Creation:
             StoreError: the store is away.
 
         """
-        self._routes.check(generation.model)
+        self.check_model(generation.model, owner)
         beginning = _beginning(generation, owner, key)
         if key is not None:
             stream = await self._finding.with_key(owner.name, key)
             if stream is not None:
                 return await self._join(stream.log, beginning)  # no further generation: no limit holds it back
-            self._routes.check(generation.model)  # a reload may have taken it away meanwhile
+            self.check_model(generation.model, owner)  # a reload may have taken it away meanwhile
         with ExitStack() as holds:
             holds.enter_context(self._admission.admitted(owner, beginning))
             route = self._routes.of(generation.model)
@@ -104,8 +109,11 @@ class Creation:
             if self._preprocessing or self._store.durable:
                 self._routes.upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
             if self._preprocessing:
-                generation = await self._preprocessing.run(generation)
-                beginning = replace(beginning, body=generation.kept.data)  # the digest stays the client's own body's
+                changed = await self._preprocessing.run(generation)
+                if changed is not generation:
+                    generation, further = changed, changed.source is not None
+                    # The digest stays the client's own body's.
+                    beginning = replace(beginning, body=with_changes(changed), changed=further)
                 self._admission.check_open()
             log = await self._created(beginning, generation, route, holds)
             if log.beginning.id == beginning.id:

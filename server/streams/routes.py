@@ -25,10 +25,9 @@ class Routes:
         model = self.settings.resolve(name)
         return self.upstreams.route(model, name) if model is not None else ()
 
-    def check(self, name: str) -> None:
-        """Raise Rejected 404 if there is no such model."""
-        if self.settings.resolve(name) is None:
-            raise unknown_model(name)
+    def has(self, name: str) -> bool:
+        """Whether there is such a model."""
+        return self.settings.resolve(name) is not None
 
     @contextmanager
     def held(self, route: Sequence[Target]) -> Iterator[None]:

@@ -111,6 +111,10 @@ class Streams:
         """
         return await self._creation.create(generation, owner, key)
 
+    def check_model(self, name: str, owner: Owner) -> None:
+        """Raise Rejected 404 if for `owner` there is no such model. `create` checks it by itself."""
+        self._creation.check_model(name, owner)
+
     async def find(self, stream_id: str, owner: Owner) -> Stream:
         """Return a live or retained stream that `owner` may see. Raises Rejected 404, StoreError."""
         log = await self._store.find(stream_id)

@@ -15,12 +15,14 @@ from server.core.errors import UpstreamError
 from server.core.recovery.present import present
 from server.core.recovery.secrets import Secrets
 from server.core.timing import Phases
+from server.core.upstream_api import ChatApi, UpstreamApi
 from server.upstreams.connecting import current_phases, tls_context
 from server.upstreams.model_list import ModelList
 from server.upstreams.sdk import Sdk
 from server.upstreams.translate import FOREIGN, passed_on, request_id, translate
 from server.upstreams.transport import AiohttpTransport
 
+CHAT_API = ChatApi()
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
 SECRET_NAME = re.compile(r"(?i)key|token|secret|sig|passw|auth|code")  # of a query parameter; others may be quoted
 USAGE_REFUSED = 3600.0  # seconds in which a model that refused to be asked for usage is not asked for it
@@ -48,8 +50,9 @@ class UpstreamClient:
     closed with the last of them. Raises OSError if `ca_file` cannot be read.
     """
 
-    def __init__(self, settings: Upstream, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: Upstream, environ: Mapping[str, str], api: UpstreamApi = CHAT_API) -> None:
         self.settings = settings
+        self.api = api
         self.identity = identity(settings, environ)
         self.streams = 0
         self.asked = time.monotonic()  # when it was asked last; a new client is expected to be
@@ -64,13 +67,14 @@ class UpstreamClient:
             settings,
             key=key,
             organization=settings.organization(environ),
+            path=api.path,
             transport=self._transport,
             secret_headers=secret_headers,
         )
         self.models = ModelList(settings.name, self._sdk)
 
     async def post(self, body: bytes, phases: Phases, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
-        """Send a chat completion request; return aiohttp's response when its head (status 200) is here.
+        """Send a request for a generation; return aiohttp's response when its head (status 200) is here.
 
         The caller calls its `release()`, which gives the connection back at the end of the body, and closes it
         before that.

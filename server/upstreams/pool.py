@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from server.config.settings import Model, Settings, Upstream
 from server.config.settings import Target as ConfiguredTarget
 from server.core.timing import Phases
+from server.core.upstream_api import CHAT, ChatApi, UpstreamApi
 from server.upstreams.breaker import Breaker, CircuitState
 from server.upstreams.client import UpstreamClient, identity
 from server.upstreams.model_list import ListedModel
 
 MAX_CIRCUITS = 1000  # per "upstream/*", one for each model behind it
+CHAT_ALONE: Mapping[str, UpstreamApi] = {CHAT: ChatApi()}
 WARM_INTERVAL = 10.0  # seconds between two checks of idle connections; aiohttp drops one after 30
 WARM_FOR = 300.0  # seconds after an upstream's last request in which it keeps an idle connection
 
@@ -32,6 +34,11 @@ class Target:
     client: UpstreamClient
     breaker: Breaker
     served: Model
+
+    @property
+    def api(self) -> UpstreamApi:
+        """What the upstream speaks."""
+        return self.client.api
 
     @property
     def settings(self) -> Upstream:
@@ -57,6 +64,8 @@ class Target:
 class Upstreams:
     """The clients of the upstreams and the circuits of the targets, for the configuration in force.
 
+    `apis` are those that upstreams may speak, by name.
+
     Each upstream in use has a connection before it is needed. When one was opened so, `connected` is called with the
     upstream's name and the connection's phases.
     """
@@ -66,8 +75,10 @@ class Upstreams:
         settings: Settings,
         environ: Mapping[str, str],
         connected: Callable[[str, Phases], None] = lambda _upstream, _phases: None,
+        apis: Mapping[str, UpstreamApi] = CHAT_ALONE,
     ) -> None:
         self._connected = connected
+        self._apis = apis
         self._warming: asyncio.Task[None] | None = None
         self._settings = settings
         self._environ = environ
@@ -78,12 +89,13 @@ class Upstreams:
 
     async def open(self) -> None:
         """Create the clients. Call it in the running loop. Raises OSError if a certificate cannot be read."""
-        self._clients = {
-            upstream.name: UpstreamClient(upstream, self._environ) for upstream in self._settings.upstreams
-        }
+        self._clients = {upstream.name: self._client(upstream, self._environ) for upstream in self._settings.upstreams}
         for client in self._clients.values():
             await client.warm_up()
         self._warming = asyncio.create_task(self._keep_warm(), name="keep warm")
+
+    def _client(self, upstream: Upstream, environ: Mapping[str, str]) -> UpstreamClient:
+        return UpstreamClient(upstream, environ, self._apis[upstream.api])
 
     async def _keep_warm(self) -> None:
         """Keep an idle connection to every upstream in use. At the start all upstreams count as in use."""
@@ -115,7 +127,7 @@ class Upstreams:
         for upstream in settings.upstreams:
             old = self._clients.get(upstream.name)
             same = old is not None and old.identity == identity(upstream, environ)
-            clients[upstream.name] = old if old is not None and same else UpstreamClient(upstream, environ)
+            clients[upstream.name] = old if old is not None and same else self._client(upstream, environ)
         for client in clients.values():
             await client.warm_up()
         replaced = set(self._clients.values()) - set(clients.values())

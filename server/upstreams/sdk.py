@@ -50,6 +50,7 @@ class Sdk:
         key: str | None,
         organization: str | None,
         transport: AiohttpTransport,
+        path: str = PATH,
         secret_headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         client = QuickOpenAI if BUILD_REQUEST.usable else PlainOpenAI
@@ -60,13 +61,13 @@ class Sdk:
             timeout=None,
             http_client=_DirectClient(transport),
         )
-        self._url = address(settings, PATH)
+        self._url = address(settings, path)
         self._models_url = address(settings, MODELS_PATH)
         self._transport = transport
         self.headers = _headers(settings, key, organization, secret_headers)
 
     async def complete(self, body: bytes, headers: Mapping[str, str]) -> httpx2.Response:
-        """Send a chat completion request with `headers` beside the usual ones; return when a head of 200 is here.
+        """Send a request for a generation with `headers` beside the usual ones; return when a head of 200 is here.
 
         Raises what the SDK raises.
         """

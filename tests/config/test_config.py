@@ -172,6 +172,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "upstreams[0].headers.X-A": (["", "a b"], ["a\r\nb", "é", 1, []]),
     'upstreams[0].headers."a b"': ([], ["a"]),
     "upstreams[0].headers.authorization": ([], ["Bearer x"]),
+    "upstreams[0].api": (["chat", "other"], ["", "a b", 1, []]),
     "upstreams[0].auth": (["bearer", "api-key", "x-api-key"], ["", "Bearer", "basic", 1, []]),
     "upstreams[0].query": ([{}, {"api-version": "2026-10-01", "$x": ""}], ["api-version=1", [], 1]),
     "upstreams[0].query.a": (["", "a b&c=%"], ["é", "a\n", 1, []]),
@@ -211,6 +212,8 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "recovery.breaker_failures": COUNT,
     "recovery.breaker_reset": SECONDS,
     "keys[0].name": NAME,
+    "keys[0].models": ([["*"], ["small", "gpt-*"], []], ["*", {}, 1]),
+    "keys[0].models[0]": (["*", "org/model:tag", "gpt-*"], ["", "a b", 1, "**", "gpt-[45]*"]),
     "keys[0].sha256": ([HASH], ["", HASH[1:], HASH.upper(), hashlib.sha256(b"").hexdigest(), "token", 1]),
     "keys[0].admin": FLAG,
     "keys[0].max_streams": COUNT,
@@ -328,7 +331,7 @@ def test_contract_defaults() -> None:
     assert load(ROOT / "config.toml", {}) == contract
     assert check(ROOT / "config.toml", {}) == []
     owner = parse(SMALLEST | {"keys": [KEY]}, {}).keys[0]
-    assert (owner.admin, owner.max_streams, owner.requests_per_minute) == (False, 100, 600)
+    assert (owner.models, owner.admin, owner.max_streams, owner.requests_per_minute) == (("*",), False, 100, 600)
 
 
 def test_config_toml_comments() -> None:

@@ -167,19 +167,20 @@ async def own_process(
     command: tuple[str, ...] = (),
     arguments: tuple[str, ...] = ("--port", "0"),
     descriptors: tuple[int, ...] = (),
+    fresh: bool = False,
     **tables: Any,
 ) -> AsyncIterator[OwnProcess]:
     """Run `python -m server serve`; SIGTERM at the end, unless it has ended by then.
 
-    `command` is put before that, and `descriptors` are left open for the process. Without both, and without PYTHONPATH,
-    the process is forked, which is faster.
+    `command` is put before that, and `descriptors` are left open for the process. Without both the process is forked,
+    which is faster, unless it has to be `fresh`: one that imports every library itself.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = written(folder, tree(upstream_url, **tables))
         serve = ["serve", "--config", str(config), *arguments]
         environ = {**os.environ, **(environ or {})}
         started: subprocess.Popen[str] | Forked
-        if command or descriptors or "PYTHONPATH" in environ:
+        if command or descriptors or fresh:
             started = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond, and no loop owns the process
                 [*command, sys.executable, "-m", "server", *serve],
                 cwd=ROOT,

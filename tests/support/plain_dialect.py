@@ -12,11 +12,11 @@ from server.api.requests import policy, read_json
 from server.api.respond import Responder
 from server.core.dialect import Reader, Writer
 from server.core.generation import Generation
-from server.core.openai.intake import Piece
 from server.core.openai.sse import frame, unnumbered
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
 from server.core.records import Beginning, Ending, Record
+from server.core.upstream_api import Piece
 from server.streams.streams import Streams
 
 

@@ -7,29 +7,23 @@ recovered text to the delivered one, hide the usage chunk.
 
 import dataclasses
 from contextlib import suppress
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import orjson
 
 from server.core.errors import Kind, UpstreamError
-from server.core.openai.chunks import DONE_DATA, Chunk, says_anything
+from server.core.openai.chunks import DONE_DATA, Chunk, goes_on, index_of, says_anything
 from server.core.openai.finish_reasons import check_failures
 from server.core.openai.frames import chunk_of, value_of
-from server.core.openai.sse import Decoder, EventTooLargeError
+from server.core.openai.sse import Decoder, Event, EventTooLargeError
 from server.core.openai.stencil import Stencil
 from server.core.openai.transcript import Transcript
 from server.core.records import Tokens
+from server.core.upstream_api import CHAT, Piece, Translator
 from server.core.wide_json import dumps_like
 
 MAX_HELD = 1024  # frames that are held before an attempt's first token
 MAX_HELD_BYTES = 1024 * 1024  # of those frames together
-
-
-class Piece(NamedTuple):
-    """One chunk to deliver: its bytes as they go out, and the same parsed (may be empty if `parsed` is False)."""
-
-    data: bytes
-    chunk: Chunk
 
 
 # NamedTuple's own constructor is a Python function. This one saves that call per token.
@@ -50,7 +44,7 @@ class Intake:
     """Decodes, checks and counts the frames of one attempt.
 
     `show_usage`: the client asked for the extra usage chunk. `seam` is set if the answer joins delivered text.
-    `parsed`: the dialect needs every piece parsed.
+    `parsed`: the dialect needs every piece parsed. `translator` reads the events; None: they are chunks.
     """
 
     __slots__ = (
@@ -61,26 +55,36 @@ class Intake:
         "_seam",
         "_show_usage",
         "_stencil",
+        "_translator",
         "at_seam",
         "done",
         "failure",
+        "goes_on",
         "has_token",
         "over",
         "transcript",
     )
 
     def __init__(
-        self, transcript: Transcript, *, show_usage: bool, seam: Seam | None = None, parsed: bool = True
+        self,
+        transcript: Transcript,
+        *,
+        show_usage: bool,
+        seam: Seam | None = None,
+        parsed: bool = True,
+        translator: Translator | None = None,
     ) -> None:
         self.transcript = transcript
         self._show_usage = show_usage
         self._seam = seam
         self._decoder = Decoder()
         self._stencil = None if parsed else Stencil()
-        self._plain = False  # chunks go out as they are: the first token is there, and there is no seam
+        self._translator = translator
+        self._plain = False  # chunks go out as they are: the first token is there, no seam, no translation
         self._held: list[Piece] = []
         self._held_bytes = 0
         self.at_seam = False  # the last feed went through the seam: it may hold only what the client has
+        self.goes_on = False  # the last feed brought more of the answer, and not only what keeps a connection alive
         self.done = False  # the answer is whole
         self.over = False  # the answer is whole or the attempt has failed: nothing that follows counts
         self.has_token = False  # this attempt has sent a token (delivered, or dropped by the seam)
@@ -99,7 +103,7 @@ class Intake:
 
     def feed(self, data: bytes) -> list[Piece]:
         """Return the pieces that `data` completes, in order. A bad frame sets `failure` and ends the reading."""
-        self.at_seam = False
+        self.at_seam = self.goes_on = False
         if self._plain and self._decoder.at_rest and (pieces := self._alone(data)):
             return pieces
         pieces = []
@@ -109,16 +113,15 @@ class Intake:
             for event in self._decoder.feed(data):
                 if self._plain and not event.type and self._stencil is not None and self._stencil.fits(event.data):
                     self.transcript.tokens += 1
-                    pieces.append(_piece(Piece, (event.data, {})))
+                    self.goes_on = True
+                    pieces.append(_piece(Piece, (event.data, {}, CHAT)))
                     continue
-                if event.data.startswith(DONE_DATA):
-                    self._end(pieces)
+                if self._translator is None:
+                    self._read(event, pieces)
+                else:
+                    self._translate(self._translator, event, pieces)
+                if self.over:
                     break
-                value = value_of(event)
-                if not self._plain or event.type or not self._token(event.data, value, pieces):
-                    chunk = chunk_of(event, value)
-                    if chunk is not None:
-                        self._take(Piece(event.data, chunk), pieces)
         except EventTooLargeError as error:
             self._fail(UpstreamError(Kind.UNUSABLE, f"The upstream's answer cannot be used: {error}."))
         except UpstreamError as error:
@@ -139,8 +142,25 @@ class Intake:
             return False
         if self._stencil is not None:
             self._stencil.learn(data)
-        pieces.append(_piece(Piece, (data, chunk)))
+        self.goes_on = True
+        pieces.append(_piece(Piece, (data, chunk, CHAT)))
         return True
+
+    def _read(self, event: Event, pieces: list[Piece]) -> None:
+        if event.data.startswith(DONE_DATA):
+            self._end(pieces)
+            return
+        value = value_of(event)
+        if not self._plain or event.type or not self._token(event.data, value, pieces):
+            chunk = chunk_of(event, value)
+            if chunk is not None:
+                self._take(Piece(event.data, chunk), pieces)
+
+    def _translate(self, translator: Translator, event: Event, pieces: list[Piece]) -> None:
+        for piece in translator.read(event):
+            self._take(piece, pieces)
+        if translator.done:
+            self._end(pieces)
 
     def _take(self, piece: Piece, pieces: list[Piece]) -> None:
         """Handle any other chunk: without choices, before the first token, more than a text, or in a recovery."""
@@ -157,10 +177,11 @@ class Intake:
                 self._say_or_hold(piece, pieces)
             return
         check_failures(choices)
+        self.goes_on = self.goes_on or any(map(self._brings_more, choices))
         if not self.has_token and any(says_anything(choice) for choice in choices):
             self.has_token = True
             if self._seam is None:
-                self._plain = True
+                self._plain = self._translator is None
                 for held in self._held:
                     self._deliver(held, pieces)
             self._held = []
@@ -169,6 +190,10 @@ class Intake:
         else:
             self.at_seam = True
             self._deliver_joined(self._seam.join(chunk), pieces, piece.data)
+
+    def _brings_more(self, choice: Chunk) -> bool:
+        """Whether a choice goes on, or ends: its finish reason counts once, however often it is sent."""
+        return goes_on(choice) or bool(choice.get("finish_reason") and index_of(choice) not in self.transcript.finish)
 
     def _say_or_hold(self, piece: Piece, pieces: list[Piece]) -> None:
         if self.has_token:

@@ -17,6 +17,7 @@ from server.core.generation import Generation, logged_generation
 from server.core.openai.sse import LF, frame, unnumbered
 from server.core.ports import Log
 from server.core.records import Beginning, Record, Tokens
+from server.core.upstream_api import ChatApi, UpstreamApi
 from server.dialects.chat.routes import Completions
 from server.dialects.chat.writer import ChatReader, ChatWriter
 from server.streams.streams import Streams
@@ -28,6 +29,7 @@ class Chat(ServedDialect):
     name = "chat"
     aliases: Sequence[str] = ("openai",)
     one_choice = False
+    upstream_api: UpstreamApi | None = ChatApi()
 
     def generation(self, beginning: Beginning) -> Generation:
         """Rebuild the request that a stream began with."""

@@ -6,10 +6,10 @@ import orjson
 
 from server.core.dialect import LoggedCall, Reader, ToolResult, Writer
 from server.core.openai.chunks import DONE_DATA, usage_chunk
-from server.core.openai.intake import Piece
 from server.core.openai.transcript import Transcript
 from server.core.records import WHOLE, Ending, Record
-from server.core.wide_json import loads
+from server.core.upstream_api import CHAT, Piece
+from server.core.wide_json import dumps, loads
 
 CHUNK, ERROR, DONE = "chunk", "error", "done"  # the kinds of records
 
@@ -28,13 +28,13 @@ class ChatWriter(Writer):
 
     def pieces(self, pieces: Sequence[Piece]) -> list[Record]:
         """Return one record per chunk."""
-        if len(pieces) == 1:
+        if len(pieces) == 1 and pieces[0][2] is CHAT:
             return [_record(Record, (CHUNK, pieces[0][0]))]  # a single token does not need a loop
-        return [_record(Record, (CHUNK, data)) for data, _ in pieces]
+        return [_record(Record, (CHUNK, data)) for piece in pieces if (data := chat_data(piece))]
 
-    def whole_answer(self, data: bytes) -> None:
+    def whole_answer(self, answer: Piece) -> None:
         """Keep the JSON of an answer that is not streamed."""
-        self._whole = data
+        self._whole = chat_data(answer)
 
     def ending(self, ending: Ending, transcript: Transcript) -> list[Record]:
         """Return the usage chunk, if the client still needs it, and `[DONE]`.
@@ -49,6 +49,14 @@ class ChatWriter(Writer):
         if self._show_usage and not transcript.usage_shown and ending.usage is not None:
             records.insert(0, Record(CHUNK, usage_chunk(transcript.first, ending.usage)))
         return records
+
+
+def chat_data(piece: Piece) -> bytes:
+    """Return a piece in this dialect. Empty if an upstream that speaks another one said nothing that this one has."""
+    if piece.api == CHAT:
+        return piece.data
+    chunk = piece.chunk
+    return dumps(chunk) if chunk.get("choices") or chunk.get("usage") else b""
 
 
 class ChatReader(Reader):

@@ -5,9 +5,9 @@ from typing import Any
 
 from server.core.dialect import LoggedCall, Reader, ToolResult
 from server.core.openai.chunks import Chunk
-from server.core.openai.intake import Piece
 from server.core.openai.tool_calls import ToolCall
 from server.core.records import Beginning, Record
+from server.core.upstream_api import Piece
 from server.core.wide_json import dumps, loads
 from server.dialects.native import events
 

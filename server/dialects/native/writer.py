@@ -8,11 +8,11 @@ from typing import Any
 from server.core.dialect import Writer
 from server.core.lifecycle import State, state_of
 from server.core.openai.chunks import REASONING_FIELDS
-from server.core.openai.intake import Piece
 from server.core.openai.tool_calls import ToolCall, ToolCalls
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
 from server.core.records import Ending, Record
+from server.core.upstream_api import Piece
 from server.core.wide_json import loads
 from server.dialects.native.events import (
     REASONING,

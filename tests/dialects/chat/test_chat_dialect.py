@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core.lifecycle import State
-from server.core.openai.intake import Piece
 from server.core.openai.sse import Decoder
 from server.core.openai.transcript import Transcript
 from server.core.records import WHOLE, Ending, Record
+from server.core.upstream_api import Piece
 from server.dialects.chat import Chat
 from server.dialects.chat.writer import CHUNK, DONE, ERROR, ChatWriter
 from server.dialects.native import Native
@@ -60,8 +60,18 @@ def test_error_ends_it() -> None:
 def test_whole_answer() -> None:
     """A non-streaming answer is the one record of its stream, byte for byte."""
     writer = ChatWriter(show_usage=False)
-    writer.whole_answer(b'{ "choices": [] }')
+    writer.whole_answer(Piece(b'{ "choices": [] }', {"choices": []}))
     assert writer.ending(ending(usage=USAGE), Transcript()) == [Record(WHOLE, b'{ "choices": [] }')]
+
+
+def test_what_another_api_says() -> None:
+    """A chat client gets what an upstream that speaks another API means, and nothing if that has no words here."""
+    says = {"choices": [{"index": 0, "delta": {"content": "a"}, "finish_reason": None}]}
+    pieces = [Piece(b"said", says, "other"), Piece(b"ping", {"choices": []}, "other")]
+    assert ChatWriter(show_usage=True).pieces(pieces) == [Record(CHUNK, orjson.dumps(says))]
+    writer = ChatWriter(show_usage=True)
+    writer.whole_answer(Piece(b"said", says, "other"))
+    assert writer.ending(ending(), Transcript()) == [Record(WHOLE, orjson.dumps(says))]
 
 
 DATA = st.binary(max_size=30).map(lambda data: data.replace(b"\r", b""))

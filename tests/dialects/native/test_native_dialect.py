@@ -9,12 +9,12 @@ import pytest
 
 from server.core.errors import StreamError
 from server.core.lifecycle import State
-from server.core.openai.intake import Piece
 from server.core.openai.tool_calls import MAX_SIZE, ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.records import Beginning, Ending, Record
 from server.core.recovery.seam import Texts
 from server.core.replay import LoggedTurn, replay, running
+from server.core.upstream_api import Piece
 from server.dialects.native.events import call_event, event
 from server.dialects.native.reader import NativeReader
 from server.dialects.native.writer import NativeWriter
