@@ -15,7 +15,7 @@ from server.core.generation import Generation, logged_generation
 from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
-from server.core.records import WHOLE, Beginning, Ending, Record, Tokens
+from server.core.records import STREAM_PREFIX, WHOLE, Beginning, Ending, Record, Tokens
 from server.core.upstream_api import Piece, UpstreamApi
 
 
@@ -43,6 +43,10 @@ class Writer(Protocol):
     # The calls of the turn that finished last. Always empty if the dialect passes calls on in pieces.
     finished_calls: Sequence[ToolCall] = ()
     idle_after: float = 0.0  # seconds; 0: a silence writes nothing
+
+    def begin(self) -> list[Record]:
+        """Return the records that are due before the model is asked."""
+        return []
 
     def resume(self, records: Sequence[Record]) -> None:
         """Go on after records that an earlier relay of this stream has written."""
@@ -114,6 +118,7 @@ class Dialect(Protocol):
     whole_calls: bool = False  # clients see only whole tool calls, so they saw none of a broken attempt's
     server_tools: bool = False  # the server's own tools are offered to the model
     one_choice: bool = True  # it cannot show an answer of several choices (`n`)
+    id_prefix: str = STREAM_PREFIX  # what its clients see in place of the prefix of a stream's id
     failure_records: int = 1  # how many records a stream has that fails before its first token
     upstream_api: UpstreamApi | None = None  # how an upstream that speaks it is asked and read
 
@@ -152,7 +157,7 @@ class Dialect(Protocol):
     def fault(self, error: Mapping[str, Any]) -> bytes:
         """Return the frame of an error that could not be logged. It has no `id:`. The stream may still go on."""
 
-    def error(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def error(self, body: Mapping[str, Any], status: int, request_id: str) -> Mapping[str, Any]:
         """Return the JSON of an error before the response opens. `body` is OpenAI's error object, the default."""
         return body
 
@@ -181,6 +186,12 @@ class Dialects:
     def named(self, name: str) -> Dialect | None:
         """Return the dialect that `?format=` names, or None."""
         return self._by_format.get(name)
+
+    def stream_id(self, identity: str) -> str:
+        """Return the stream's id for an id that a client of any dialect was given."""
+        prefix, mark, rest = identity.partition("_")
+        prefixes = {dialect.id_prefix for dialect in self._by_name.values()}
+        return STREAM_PREFIX + rest if prefix + mark in prefixes else identity
 
     @property
     def upstream_apis(self) -> dict[str, UpstreamApi]:

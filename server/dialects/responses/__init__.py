@@ -19,7 +19,9 @@ from server.core.upstream_api import UpstreamApi
 from server.core.wide_json import dumps, loads
 from server.dialects.responses import events
 from server.dialects.responses.reader import ResponsesReader
+from server.dialects.responses.resource import PREFIX
 from server.dialects.responses.routes import ResponsesPath, logged
+from server.dialects.responses.stored import StoredResponses
 from server.dialects.responses.upstream import ResponsesApi
 from server.dialects.responses.writer import ResponsesWriter
 from server.streams.streams import Streams
@@ -29,6 +31,7 @@ class Responses(ServedDialect):
     """The dialect of `POST /v1/responses`."""
 
     name = events.API
+    id_prefix = PREFIX
     upstream_api: UpstreamApi | None = ResponsesApi()
     # `response.created`, `error`, `response.failed` and `[DONE]`; if the client cancels, `response.in_progress` in
     # place of the error.
@@ -67,4 +70,5 @@ class Responses(ServedDialect):
 
     def routes(self, streams: Streams, responder: Responder) -> Sequence[web.RouteDef]:
         """Return the routes of this dialect."""
-        return ResponsesPath(self, streams, responder).routes()
+        stored = StoredResponses(self, streams, responder)
+        return [*ResponsesPath(self, streams, responder, stored).routes(), *stored.routes()]

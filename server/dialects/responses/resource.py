@@ -9,9 +9,9 @@ from typing import Any
 
 from server.core.generation import Generation
 from server.core.lifecycle import State
-from server.core.records import Beginning, Ending
+from server.core.records import STREAM_PREFIX, Beginning, Ending
 
-PREFIX, STREAM_PREFIX = "resp_", "strm_"
+PREFIX = "resp_"
 STATUSES = {
     State.COMPLETE: "completed",
     State.INCOMPLETE: "incomplete",
@@ -63,11 +63,6 @@ ECHOED: dict[str, Any] = {
 def response_id(stream_id: str) -> str:
     """Return the id of the response that a stream is: the prefix `resp_` and the random part of the stream's id."""
     return PREFIX + stream_id.removeprefix(STREAM_PREFIX)
-
-
-def stream_id(identity: str) -> str:
-    """Return the id of the stream for the id of a response. Any other text is returned as it is."""
-    return STREAM_PREFIX + identity.removeprefix(PREFIX) if identity.startswith(PREFIX) else identity
 
 
 def response(

@@ -14,8 +14,10 @@ from server.core.body import Body
 from server.core.dialect import Dialect
 from server.core.generation import Generation, logged_request
 from server.core.records import Beginning
+from server.dialects.responses.earlier import Earlier
 from server.dialects.responses.events import API
 from server.dialects.responses.request import EARLIER, chat_body
+from server.dialects.responses.stored import StoredResponses, kept
 from server.streams.streams import Streams
 
 
@@ -73,7 +75,8 @@ def logged(beginning: Beginning) -> Generation:
 class ResponsesPath:
     """The path that begins responses."""
 
-    def __init__(self, dialect: Dialect, streams: Streams, responder: Responder) -> None:
+    def __init__(self, dialect: Dialect, streams: Streams, responder: Responder, stored: StoredResponses) -> None:
+        self._stored = stored
         self._dialect = dialect
         self._streams = streams
         self._responder = responder
@@ -88,8 +91,12 @@ class ResponsesPath:
         settings = self._streams.settings
         source = await read_json(request, settings.server.max_body_bytes)
         source.pop(EARLIER, None)  # it is the gateway's own
-        generation = generation_of(request, source, settings, received)
+        await Earlier(self._streams, request[OWNER]).recall(source)
+        generation = kept(generation_of(request, source, settings, received), source, settings)
         whole = not source.get("stream")
         del source  # the generation has it as bytes; as objects it would be in memory as long as the response
         stream = await self._streams.create(generation, request[OWNER], idempotency_key(request))
-        return await self._responder.respond(request, stream, wait=True, dialect=self._dialect, whole=whole)
+        if generation.detached and whole:
+            return await self._stored.answer(request, stream)
+        wait = not generation.detached
+        return await self._responder.respond(request, stream, wait=wait, dialect=self._dialect, whole=whole)

@@ -84,6 +84,10 @@ class ResponsesWriter(Writer):
         items = self._output.items("incomplete" if ending is not None and kind != events.COMPLETED else None)
         self._emit(records, kind, response=response(self._log.beginning, self._source, items, ending=ending))
 
+    def begin(self) -> list[Record]:
+        """Return the first events of a response in the background: its client may go as soon as it has the id."""
+        return self.opening() if self._source.get("background") else []
+
     def opening(self, *kinds: str) -> list[Record]:
         """Return the first events, if there are none yet."""
         records: list[Record] = []
