@@ -18,7 +18,7 @@ from sluiceway.sse import Decoder, Event, frame
 
 STREAM_PATH = re.compile(r"/v1/streams/[^/]+")
 # Paths that create streams, by their last part. The value replaces that part in the path that reads the stream.
-CREATING = {"/chat/completions": "/streams/", "/api/stream": "/v1/streams/"}
+CREATING = {"/chat/completions": "/streams/", "/responses": "/streams/", "/api/stream": "/v1/streams/"}
 OWN_TO_POST = ("content-length", "content-type", "transfer-encoding", "idempotency-key", "x-on-disconnect", "accept")
 AWAY = frozenset({502, 503, 504})  # a proxy sends these, and a gateway that is starting or stopping
 LOST = {
@@ -88,6 +88,7 @@ class Resumption:
         self.last_id = request.headers.get("last-event-id") or request.url.params.get("after", "") or session or ""
         self._request: Any = request  # its type makes the requests that follow
         self._native = request.url.path.endswith("/api/stream")
+        self._responses = request.url.path.endswith("/responses")
         self._creates = request.method == "POST" and session is None
         self._url: Any = None  # the library's URL, once the stream has answered
         self._decoder = Decoder()
@@ -128,7 +129,10 @@ class Resumption:
             return False
         if event.id is not None and self._is_repeated(event.id.decode("ascii", "replace")):
             return False
-        self._native = self._native or bool(event.type)
+        if event.type.startswith(b"response."):
+            self._responses = True
+        elif event.type and not self._responses:
+            self._native = True
         self.ended = _is_terminal(event)
         return True
 
@@ -189,6 +193,9 @@ class Resumption:
         where = f"after event {self.last_id}" if self.last_id else "before its first event"
         message = f"The stream was lost {where}: {self._reason}."
         error: dict[str, Any] = {"message": message, "type": "api_error", "param": None, "code": "stream_lost"}
+        if self._responses:
+            flat = {"type": "error", "message": message, "code": "stream_lost", "param": None}
+            return frame(Event(b"error", _json({**flat, "error": error}), None))
         if not self._native:
             return frame(Event(b"", _json({"error": error}), None))
         event = {"type": "error", "message": message, "code": "stream_lost", "retryable": True, "resumable": False}
@@ -225,7 +232,7 @@ def _session(request: Request) -> str | None:
 
 
 def _is_terminal(event: Event) -> bool:
-    """Whether this event ends the stream: `[DONE]` or an error in the chat dialect, `done` in the native one."""
+    """Whether this event ends the stream: `[DONE]`, an error in the chat dialect, `done` in the native one."""
     if event.type:
         return event.type == b"done"
     if event.data == b"[DONE]":

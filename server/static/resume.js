@@ -20,7 +20,9 @@
 import { Decoder, frame } from "./sse.js";
 
 // Paths that create streams, by their last part, and what replaces that part in the path that reads the stream.
-const CREATING = [["/chat/completions", "/streams/"], ["/api/stream", "/v1/streams/"]];
+const CREATING = [
+  ["/chat/completions", "/streams/"], ["/responses", "/streams/"], ["/api/stream", "/v1/streams/"],
+];
 const STREAM_PATH = /\/v1\/streams\/[^/]+$/;
 const OWN_TO_POST = ["content-length", "content-type", "idempotency-key", "x-on-disconnect", "accept"];
 const AWAY = [502, 503, 504]; // a proxy sends these, and a gateway that is starting or stopping
@@ -90,6 +92,7 @@ function sessionOf(body) {
 class Resumption {
   #ended = false;
   #native;
+  #responses;
   #creates; // whether this request creates the stream, and does not only read it
   #url = "";
   #lastId;
@@ -120,6 +123,7 @@ class Resumption {
     this.headers = new Headers(request.headers);
     const url = new URL(request.url);
     this.#native = url.pathname.endsWith("/api/stream");
+    this.#responses = url.pathname.endsWith("/responses");
     const session = sessionOf(body);
     this.#creates = request.method === "POST" && session === null;
     this.#lastId = this.headers.get("last-event-id") ?? url.searchParams.get("after") ?? session ?? "";
@@ -270,7 +274,8 @@ class Resumption {
   #isNew(event) {
     if (this.#ended) return false;
     if (event.id !== null && this.#isRepeated(event.id)) return false;
-    this.#native ||= event.type !== "";
+    if (event.type.startsWith("response.")) this.#responses = true;
+    else if (event.type && !this.#responses) this.#native = true;
     this.#ended = isTerminal(event);
     return true;
   }
@@ -369,6 +374,10 @@ class Resumption {
     const where = this.#lastId ? `after event ${this.#lastId}` : "before its first event";
     const message = `The stream was lost ${where}: ${this.#reason}.`;
     const code = "stream_lost";
+    if (this.#responses) {
+      const error = { message, type: "api_error", param: null, code };
+      return write("error", { type: "error", message, code, param: null, error });
+    }
     if (!this.#native) return write("", { error: { message, type: "api_error", param: null, code } });
     return write("error", { type: "error", message, code, retryable: true, resumable: false })
       + write("done", { type: "done", status: "failed", reason: code });
