@@ -197,6 +197,9 @@ class Server(Table):
     port: Port = Field(8080, description="TCP port to listen on. 0 takes any free port.")
     max_streams: Count = Field(10_000, description="Limit of live streams. Past it: 429 with Retry-After.")
     max_body_bytes: Bytes = Field(8_388_608, description="Limit of one request body, in bytes. Past it: 413.")
+    max_upload_bytes: Bytes = Field(
+        268_435_456, description="Limit of one multipart body, such as an audio file, in bytes. Past it: 413."
+    )
     max_held_bytes: Bytes = Field(
         268_435_456,
         description="Limit of all request bodies that arrive or belong to live streams, in bytes; one key has half of "

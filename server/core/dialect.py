@@ -157,7 +157,7 @@ class Dialect(Protocol):
     def fault(self, error: Mapping[str, Any]) -> bytes:
         """Return the frame of an error that could not be logged. It has no `id:`. The stream may still go on."""
 
-    def error(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def error(self, body: Mapping[str, Any], status: int, request_id: str) -> Mapping[str, Any]:
         """Return the JSON of an error before the response opens. `body` is OpenAI's error object, the default."""
         return body
 

@@ -70,6 +70,11 @@ def owned_by(name: str, sha256: str) -> str:
     return f"{name}.{sha256[:16]}"
 
 
+def key_name(owner: str) -> str:
+    """Return the name of an owner's key."""
+    return TOKEN_MARK.sub("", owner)
+
+
 @dataclass(frozen=True, slots=True)
 class Beginning:
     """The facts that a stream starts with. `created` is in seconds since the epoch, `body` the client's request."""
@@ -93,7 +98,7 @@ class Beginning:
     @property
     def key_name(self) -> str:
         """The name of the key that began the stream, for log lines. An older version stored it as the owner."""
-        return TOKEN_MARK.sub("", self.owner)
+        return key_name(self.owner)
 
     def kept_for(self, seconds: float) -> float:
         """Return how long the log is kept after its ending, if it is `seconds` by the settings."""

@@ -126,6 +126,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "server.port": ([0, 1, 65535], [-1, 65536, 80.0, "80", True]),
     "server.max_streams": COUNT,
     "server.max_body_bytes": BYTES,
+    "server.max_upload_bytes": BYTES,
     "server.max_held_bytes": BYTES,
     "server.shutdown_grace": SECONDS_OR_ZERO,
     "server.drain_notice": SECONDS_OR_ZERO,

@@ -8,6 +8,7 @@ arguments so far are whole, because a whole call takes no more of them.
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any, NamedTuple, Self
@@ -84,6 +85,11 @@ class PartialCall:
             self.name += piece.name
         self.size += self.arguments.write(piece.text)
         self.last = piece.text.rstrip()[-1:] or self.last
+
+    def text(self, start: int) -> str:
+        """Return the arguments from a position on."""
+        self.arguments.seek(start)
+        return self.arguments.read()  # which leaves the position at the end, where the next piece is written
 
 
 class ToolCalls:
@@ -180,6 +186,11 @@ class ToolCalls:
         call = PartialCall(order, numbered=piece.slot is not None)
         self._partial.append(call)
         return call
+
+    @property
+    def partial(self) -> Sequence[PartialCall]:
+        """The calls so far, in the order in which they have begun. Each may grow, and more may come."""
+        return self._partial
 
     def take(self, *, whole: bool) -> list[ToolCall]:
         """Return all calls in order. `whole`: the turn has not been cut short."""
