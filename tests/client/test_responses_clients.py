@@ -72,7 +72,7 @@ async def test_the_javascript_sdk_survives_cuts(provider: Provider, model: str, 
     """The same in JavaScript, for the raw stream and for the helper, which throws at an event that it does not know."""
     await provider.script(model, PACED)
     async with in_process(provider.url) as gateway, cutting(gateway.port, random_cuts(40, seed=3, low=900)) as proxy:
-        said = await node("openai_responses.mjs", proxy.url, model, json.dumps({"helper": helper}))
+        said = await node("responses_resumed.mjs", proxy.url, model, json.dumps({"helper": helper}))
         assert "error" not in said
         assert [event["sequence_number"] for event in said["events"]] == list(range(len(said["events"])))
         assert said["cuts"] >= 20
@@ -101,7 +101,7 @@ async def test_giving_up_says_why(provider: Provider, model: str) -> None:
                     pass
         assert raised.value.code == "stream_lost"
         proxy.refusing, proxy.cuts = False, [3000]
-        said = await node("openai_responses.mjs", proxy.url, model, json.dumps({"resume": {"giveUpAfter": 500}}))
+        said = await node("responses_resumed.mjs", proxy.url, model, json.dumps({"resume": {"giveUpAfter": 500}}))
     assert "lost after event" in said["error"]["message"]
 
 
@@ -118,6 +118,6 @@ async def test_leaving_early(provider: Provider, model: str, *, background: bool
                     if event.sequence_number == 5:
                         break
         options = json.dumps({"stopAfter": 5, "background": background})
-        assert len((await node("openai_responses.mjs", gateway.url, model, options))["events"]) == 5
+        assert len((await node("responses_resumed.mjs", gateway.url, model, options))["events"]) == 5
         await gateway.idle()
         assert await listed(gateway) == ["complete" if background else "cancelled"] * 2

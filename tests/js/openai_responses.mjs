@@ -1,27 +1,18 @@
-// OpenAI's SDK for Responses over resumingFetch: BASE_URL MODEL [OPTIONS]; prints the events that came.
+// OpenAI's SDK and its helper for Responses: node openai_responses.mjs BASE_URL MODEL [REQUEST]; prints what came.
 import OpenAI from "openai";
 
-import { makeResumingFetch } from "../../server/static/client.js";
-
-const [baseURL, model, options = "{}"] = process.argv.slice(2);
-const { resume = {}, helper = false, stopAfter = 0, background = false } = JSON.parse(options);
-let cuts = 0;
-const fetch = makeResumingFetch({ firstWait: 10, longestWait: 100, onCut: () => { cuts += 1; }, ...resume });
-const client = new OpenAI({ baseURL, apiKey: "none", fetch, maxRetries: 0 });
-const body = { model, input: "Tell me.", background };
-const said = { events: [], again: [] };
+const [baseURL, model, request = "{}"] = process.argv.slice(2);
+const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0 });
+const body = { model, input: "Tell me.", ...JSON.parse(request) };
+const said = { numbers: [], text: "" };
 try {
-  const stream = helper ? client.responses.stream(body) : await client.responses.create({ ...body, stream: true });
-  for await (const event of stream) {
-    said.events.push(event);
-    if (said.events.length === stopAfter) break;
-  }
-  if (!stopAfter) {
-    const query = { stream: true, starting_after: 4 };
-    for await (const event of await client.responses.retrieve(said.events[0].response.id, query)) said.again.push(event);
-  }
+  const events = await client.responses.create({ ...body, stream: true });
+  for await (const event of events) said.numbers.push(event.sequence_number);
+  const helper = client.responses.stream(body);
+  helper.on("response.output_text.delta", (event) => { said.text += event.delta; });
+  said.final = await helper.finalResponse();
+  said.whole = await client.responses.create(body);
 } catch (error) {
   said.error = { name: error.constructor.name, message: error.message, code: error.code ?? null };
 }
-said.cuts = cuts;
 console.log(JSON.stringify(said));
