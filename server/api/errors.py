@@ -15,7 +15,7 @@ from server.api.access import OWNER, Access
 from server.api.cors import Cors
 from server.api.head import check_head
 from server.core.dialect import Dialect
-from server.core.errors import Kind, Rejected, StoreError, error_body
+from server.core.errors import Kind, Rejected, StoreError, UpstreamError, error_body
 from server.core.records import Ending
 from server.streams.admission import DRAINING
 from server.telemetry.logs import cause
@@ -112,6 +112,16 @@ def failed_response(dialect: Dialect, ending: Ending, headers: Mapping[str, str]
         # The gateway has made all its attempts. An SDK that retries by itself would multiply them. If there was no
         # target or no socket, it has made none, and `Retry-After` says when to come back.
         response.headers["x-should-retry"] = "false"
+    return response
+
+
+def error_response(error: UpstreamError, headers: Mapping[str, str], *, final: bool) -> web.Response:
+    """Return the HTTP error of a request that no target has answered. `final`: nothing was left to try."""
+    body = error.body()
+    body["error"]["retryable"] = error.retryable
+    response = json_response(body, error.http_status, retry_after=error.retry_after, headers=headers)
+    if final and error.kind not in (Kind.NO_TARGET, Kind.EXHAUSTED):
+        response.headers["x-should-retry"] = "false"  # as in `failed_response`
     return response
 
 

@@ -171,6 +171,11 @@ class UpstreamError(SluicewayError):
         """The HTTP status for a client if this error ends its stream before the response opens."""
         return self.status or self.trait.status
 
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later. A silent target (504) is not asked again here, but may then."""
+        return self.trait.same or self.http_status == 504
+
     def body(self) -> dict[str, Any]:
         """Return OpenAI's error object."""
         kind = self.type or kind_of_status(self.http_status)

@@ -64,7 +64,7 @@ class _Piece(NamedTuple):
         return len(self.id) + len(self.name) + len(self.text)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class PartialCall:
     """One call of which more pieces may come. `order` is its place among the calls of the turn."""
 
@@ -77,7 +77,7 @@ class PartialCall:
     arguments: StringIO = field(default_factory=StringIO)
 
     def add(self, piece: _Piece) -> None:
-        """Take a piece."""
+        """Take in one piece."""
         self.id = self.id or piece.id
         if piece.name.startswith(self.name):  # the first one, the same again, or all of it so far
             self.name = piece.name or self.name
@@ -107,8 +107,8 @@ class ToolCalls:
         self._by_id: dict[str, PartialCall] = {}
         self._last: PartialCall | None = None  # the call of the previous piece
 
-    def feed(self, delta: dict[str, Any]) -> None:
-        """Take the pieces of one delta.
+    def feed(self, delta: dict[str, Any]) -> list[PartialCall]:
+        """Take the pieces of one delta; return the call of each piece, in order.
 
         Raises:
             StreamError: there are too many calls, or all together are too large.
@@ -118,14 +118,16 @@ class ToolCalls:
         pieces = [piece for piece in listed if isinstance(piece, dict)] if isinstance(listed, list) else []
         if len(pieces) > MAX_CALLS:
             raise _too_many()
-        for position, piece in enumerate(pieces):
-            self._take(_Piece.of(piece), position if len(pieces) > 1 else None)
+        calls = [
+            self._take(_Piece.of(piece), position if len(pieces) > 1 else None) for position, piece in enumerate(pieces)
+        ]
         legacy = delta.get("function_call")
         if isinstance(legacy, dict):
-            self._take(_Piece.of({**legacy, "index": LEGACY}), None)
+            calls.append(self._take(_Piece.of({**legacy, "index": LEGACY}), None))
+        return calls
 
-    def _take(self, piece: _Piece, position: int | None) -> None:
-        """Add a piece to its call. `position`: its place in a delta of several pieces."""
+    def _take(self, piece: _Piece, position: int | None) -> PartialCall:
+        """Add a piece to its call, and return that. `position`: its place in a delta of several pieces."""
         self._size += piece.size
         if self._size > MAX_SIZE:
             raise StreamError("The tool calls of one turn are too large.", "stream_too_large", 502)
@@ -139,6 +141,7 @@ class ToolCalls:
         call.add(piece)
         if call.id:
             self._by_id.setdefault(call.id, call)
+        return call
 
     def _candidate(self, piece: _Piece, slot: int | str, *, alone: bool) -> PartialCall | None:
         """Return the call that a piece belongs to, unless it begins a new one."""
