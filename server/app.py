@@ -6,7 +6,6 @@ import re
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 
 import structlog
 from aiohttp import web
@@ -25,7 +24,7 @@ from server.api.plain.routes import PlainPaths
 from server.api.requests import BODIES
 from server.api.respond import Responder
 from server.api.streams import StreamPaths
-from server.config.plugins import DIALECTS, RECOVERY, STORES, TOOLS, load_plugin, load_plugins
+from server.config.plugins import DIALECTS, RECOVERY, STORES, TOOLS, installed, load_plugin, load_plugins
 from server.config.settings import Settings
 from server.core.dialect import Dialects
 from server.core.openai.request import check_fields
@@ -63,7 +62,7 @@ class Gateway:
         }
         self._dialects = Dialects(self._served_dialects)
         self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting, self._dialects.upstream_apis)
-        self.toolbox = Toolbox(settings, entry_points(group=TOOLS), environ, self.metrics.tools_given_up.inc)
+        self.toolbox = Toolbox(settings, installed(TOOLS), environ, self.metrics.tools_given_up.inc)
         self.metrics.tools_hanging.set_function(lambda: self.toolbox.bounds.hanging)
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)
         self._traces = traces(os.environ)

@@ -256,6 +256,15 @@ class Streams(Table):
     )
 
 
+class Responses(Table):
+    """``[responses]``: stored responses (`/v1/responses`)."""
+
+    retention: SecondsOrZero = Field(
+        3600.0,
+        description="Seconds that a stored response is kept after its ending. previous_response_id reaches as far.",
+    )
+
+
 class Store(Table):
     """``[store]``: where the logs are kept."""
 
@@ -430,6 +439,7 @@ class Settings(Table):
     server: Server = Server()
     flow: Flow = Flow()
     streams: Streams = Streams()
+    responses: Responses = Responses()
     store: Store = Store()
     upstreams: Annotated[tuple[Upstream, ...], ARRAY] = Field(min_length=1, description="At least one [[upstreams]].")
     models: Annotated[tuple[Model, ...], ARRAY] = Field(min_length=1, description="At least one [[models]].")

@@ -11,7 +11,7 @@
     │       └── UnknownDialectError    core/dialect.py: the log is in a dialect that is not registered here
     ├── SinkError                      aio/aiohttp_internals/upstream.py: a sink has raised an error
     ├── StalledClientError             api/channel.py: a client acknowledged nothing for `drain_timeout`
-    ├── CommandError                   cli/terminal.py: a command of the client cannot do what its user wants
+    ├── NothingToRunError              config/finding.py: there is no configuration to start with
     └── ToolError                      tools/tool.py: a call of a tool gave no result, and the model is told why
     ValueError
     ├── ConfigError                    config/problems.py: the configuration cannot be used, with all reasons

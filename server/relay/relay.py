@@ -112,6 +112,8 @@ class Relay:
         owes_results = await self._inherit() if self.progress.taken_over else False
         if self.stopped is not None:
             raise replace(self.stopped)
+        if not self._stream.log.tail:
+            await self._stream.append(self._writer.begin())
         async with Deadline() as deadline:
             deadline.set(self.progress.ends)
             plan = await self._first_plan(owes_results=owes_results)

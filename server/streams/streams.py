@@ -45,6 +45,7 @@ class Streams:
         self._lease = settings.store.lease
         self._store = store
         self._metrics = parts.metrics
+        self._dialects = parts.dialects
         self.stopping = False  # the process is about to go, although it may still take new streams for a while
         self._draining = Event()  # it takes no more
         self._routes = Routes(settings, upstreams)
@@ -128,8 +129,11 @@ class Streams:
         self._creation.check_model(name, owner)
 
     async def find(self, stream_id: str, owner: Owner) -> Stream:
-        """Return a live or retained stream that `owner` may see. Raises Rejected 404, StoreError."""
-        log = await self._store.find(stream_id)
+        """Return a live or retained stream that `owner` may see. Raises Rejected 404, StoreError.
+
+        `stream_id` may be the id that any dialect gives to the stream.
+        """
+        log = await self._store.find(self._dialects.stream_id(stream_id))
         if log is None or not (owner.admin or log.beginning.owner == owner.name):
             raise Rejected(404, "There is no such stream.", "stream_not_found")
         return await self._finding.current(log)
@@ -200,6 +204,10 @@ class Streams:
                 if stream.fault is not None or time.monotonic() >= until:
                     raise StoreError("the ending of a stream that was aborted could not be written yet")
                 await asyncio.sleep(ABORT_PAUSE)
+
+    async def delete(self, stream: Stream) -> bool:
+        """Delete a stream that has ended: it is not found any more. False if it was not there. Raises StoreError."""
+        return await self._store.delete(stream.log)
 
     async def drain(self, grace: float, notice: float, readers: asyncio.Event) -> None:
         """Let the running streams end for `grace` seconds, then end the rest with `shutdown`.

@@ -9,6 +9,8 @@ from wire import call, complete
 
 # Section 3 of the contract; HEAD comes with the health checks and the console.
 SERVED = {
+    ("POST", "/v1/messages"),
+    ("POST", "/v1/messages/count_tokens"),
     ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/{id}"),
     ("POST", "/v1/embeddings"), ("POST", "/v1/completions"), ("POST", "/v1/moderations"), ("POST", "/v1/rerank"),
     ("POST", "/v1/images/{operation}"), ("POST", "/v1/audio/{operation}"),
