@@ -24,6 +24,7 @@ CONTRACT = {
     "sluiceway_breaker_state": ("gauge", {"target"}),
     "sluiceway_buffered_bytes": ("gauge", set()),
     "sluiceway_tokens": ("counter", set()),
+    "sluiceway_usage_tokens": ("counter", {"key", "model", "kind"}),
 }
 
 
