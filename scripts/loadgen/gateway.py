@@ -7,8 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.process import PAGE, Child, tree_cpu, wait_until
-from benchmark.relays import ROOT, SCRIPTS
+from lab.processes import PAGE, ROOT, SCRIPTS, Child, tree_cpu, wait_until
 from ports import free_port
 
 from .plan import Plan

@@ -20,8 +20,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmark.process import Child, wait_until
-from benchmark.relays import SCRIPTS
+from lab.processes import SCRIPTS, Child, wait_until
 from ports import free_port
 
 from .hostile_upstream import KEY, MODES

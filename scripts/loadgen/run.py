@@ -13,7 +13,7 @@ from signal import SIGINT, SIGTERM
 from typing import Any
 
 from benchmark.machine import Machine
-from benchmark.relays import SCRIPTS
+from lab.processes import SCRIPTS
 
 from . import hostile
 from .gateway import Gateway, gateway, upstream

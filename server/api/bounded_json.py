@@ -18,7 +18,7 @@ PIECE = 262_144  # bytes that are counted in one turn of the event loop
 MAX_DEPTH = 100  # schemas of tools have about 20; orjson writes 254 levels
 
 
-async def parse(body: bytes | bytearray) -> Any:
+async def parse(body: bytes | bytearray, max_values: int = MAX_VALUES) -> Any:
     """Return the value that a body holds. Raises Rejected 400 or 413.
 
     A large body is counted piece by piece: between two pieces the tokens of other streams have their turn. Its parsing
@@ -26,11 +26,11 @@ async def parse(body: bytes | bytearray) -> Any:
     """
     large = len(body) > PIECE
     if large or most_values(body) > MAX_DEPTH:  # of nearly every request, these already say that it is small and flat
-        found = Shape(MAX_VALUES)
+        found = Shape(max_values)
         for at in range(0, len(body), PIECE):
             found.feed(body[at : at + PIECE])
             if found.too_many:
-                raise Rejected(413, f"The body has more than {MAX_VALUES} values.", "request_too_large")
+                raise Rejected(413, f"The body has more than {max_values} values.", "request_too_large")
             if found.depth > MAX_DEPTH:
                 raise Rejected(400, f"The body is nested more than {MAX_DEPTH} levels deep.", "invalid_json")
             if large:
