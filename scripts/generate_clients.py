@@ -15,7 +15,7 @@ NOTE = "# Written by scripts/generate_clients.py from sluiceway/httpx2/aio.py. C
 # Words of async code, and what stands for them in sync code.
 TO_SYNC = (
     (r"An async client", "A sync client"),
-    (r"\basync (def|for|with)", r"\1"),
+    (r"\basync ", ""),
     (r"\bawait ", ""),
     (r"\bAsyncIterator\b", "Iterator"),
     (r"\b__aiter__\b", "__iter__"),

@@ -45,8 +45,12 @@ def _report(measured: Run, options: argparse.Namespace) -> int:
     print(summary(measured))
     verdict = goals(measured)
     rows = [[goal.what, goal.reach, goal.measured, "met" if goal.met else "missed"] for goal in verdict]
+    attacks = [
+        [name, ", ".join(f"{count} {how}" for how, count in told.items())] for name, told in measured.attacks.items()
+    ]
     for heads, lines in (
         (["what", "reach", "measured", ""], rows),
+        *([(["attack", "how it was answered"], attacks)] if attacks else []),
         (KIND_HEADS, kinds(measured)),
         (PROCESS_HEADS, process(measured)),
     ):

@@ -74,7 +74,7 @@ def _may_stream(timeouts: dict[str, float | None], patience: Patience) -> None:
 
 
 class ResumingTransport(httpx.BaseTransport):
-    """Wraps another async transport. Requests that do not concern a stream pass untouched."""
+    """Wraps another transport. Requests that do not concern a stream pass untouched."""
 
     def __init__(self, inner: httpx.BaseTransport, patience: Patience, on_cut: OnCut = _silent) -> None:
         self._inner = inner

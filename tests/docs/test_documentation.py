@@ -19,7 +19,12 @@ from snippets import FENCE, run
 from terminal import run as run_command
 from test_snippets import RUN_HERE, models
 
-PAGES = ["README.md", "ARCHITECTURE.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")),
+]
 LANGUAGES = ("sh", "python", "js", "toml")
 # (page, how the block begins): why it is not run here.
 NOT_RUN = {
@@ -27,6 +32,7 @@ NOT_RUN = {
         "README.md",
         "./scripts/serve",
     ): "does not end; test_serve.py runs it, and `scripts/test` is this very run",
+    ("CONTRIBUTING.md", "./scripts/test"): "is this very run",
     ("docs/quickstart.md", "./scripts/serve"): "does not end; tests/scripts/test_serve.py runs it",
     ("docs/quickstart.md", ".venv/bin/sluiceway serve"): "does not end; every test with own_process runs it",
     (

@@ -1,6 +1,7 @@
 """The load generator notices every fault of an event, and its report is one page that needs no other file."""
 
 import asyncio
+import json
 import os
 import pty
 import re
@@ -191,6 +192,20 @@ def test_a_preset_gives_its_verdict(tmp_path: Path, preset: str, smaller: list[s
     assert all(any(what.startswith(start) for what, _ in verdict) for start in wanted[preset]), ran.stdout
     # Whether so small a run meets them says nothing of the gateway, but the exit status says what the table says.
     assert ran.returncode == int(any(met == "missed" for _, met in verdict))
+
+
+def test_a_hostile_run_leaves_the_victims_whole(tmp_path: Path) -> None:
+    """Beside attacks of another owner and its upstream each stream is whole, and each attack is counted."""
+    smaller = ["--open", "8", "--ramp", "1", "--seconds", "10", "--tokens", "60"]
+    ran = load(tmp_path, "--preset", "hostile", *smaller, "--json", str(tmp_path / "load.json"))
+    verdict = dict(re.findall(r"^\| ([a-z0-9 ,']+) \| .* \| (met|missed) \|$", ran.stdout, re.MULTILINE))
+    assert verdict["streams that went wrong"] == "met", ran.stdout + ran.stderr
+    assert verdict["attacks that got another's answer or key"] == "met", ran.stdout
+    assert {"added latency of a token, p99", "memory at the start, in the middle, at the end"} <= verdict.keys()
+    attacks = json.loads((tmp_path / "load.json").read_text())["attacks"]
+    assert sum(sum(answers.values()) for answers in attacks.values()) > 10
+    assert attacks["upstream: plain"].get("200")
+    assert "| upstream: plain | " in ran.stdout
 
 
 def test_ctrl_c_reports_what_was_measured(tmp_path: Path) -> None:
