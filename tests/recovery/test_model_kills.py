@@ -1,4 +1,4 @@
-"""A real model killed in mid-stream: the experiment of `scripts/model_kills`, three times each way, in short answers."""
+"""A real model killed in mid-stream: `scripts/model_kills`, three times each way, in short answers."""
 
 import pytest
 from fault_test.kills import run
