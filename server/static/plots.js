@@ -3,7 +3,7 @@
 import { make } from "./elements.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTHS = [320, 480, 640]; // least, usual (if the plot is hidden) and most; a unit is about a pixel
+const WIDTHS = [280, 480, 1000]; // least, usual (if the plot is hidden) and most; a unit is about a pixel
 const LINES = ["p99", "p95", "p50"];
 const SPANS = [5, 10, 20, 30, 60]; // minutes; the plot shows the first of them that has all the data
 export const PHASES = ["dns", "connect", "tls", "headers", "first_token"];
