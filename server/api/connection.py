@@ -30,6 +30,8 @@ log = structlog.get_logger("sluiceway.http")
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001 — aiohttp's signal
     """Give every response what all of them carry, before its head is sent."""
     response.headers.update(HEADERS)
+    if (request_id := response.headers.get("X-Request-Id")) is not None:
+        response.headers["request-id"] = request_id  # the name under which Anthropic's SDKs look for it
     if response.content_type == "application/json":  # prompts, answers, and who may see them
         response.headers.setdefault("Cache-Control", "no-store")
 

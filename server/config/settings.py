@@ -197,6 +197,9 @@ class Server(Table):
     port: Port = Field(8080, description="TCP port to listen on. 0 takes any free port.")
     max_streams: Count = Field(10_000, description="Limit of live streams. Past it: 429 with Retry-After.")
     max_body_bytes: Bytes = Field(8_388_608, description="Limit of one request body, in bytes. Past it: 413.")
+    max_upload_bytes: Bytes = Field(
+        268_435_456, description="Limit of one multipart body, such as an audio file, in bytes. Past it: 413."
+    )
     max_held_bytes: Bytes = Field(
         268_435_456,
         description="Limit of all request bodies that arrive or belong to live streams, in bytes; one key has half of "
@@ -250,6 +253,15 @@ class Streams(Table):
     retention: SecondsOrZero = Field(600.0, description="Seconds that a stream can still be read after its ending.")
     max_stream_bytes: Bytes = Field(
         16_777_216, description="Limit of one stream's log, in bytes. Past it the stream fails with stream_too_large."
+    )
+
+
+class Responses(Table):
+    """``[responses]``: stored responses (`/v1/responses`)."""
+
+    retention: SecondsOrZero = Field(
+        3600.0,
+        description="Seconds that a stored response is kept after its ending. previous_response_id reaches as far.",
     )
 
 
@@ -427,6 +439,7 @@ class Settings(Table):
     server: Server = Server()
     flow: Flow = Flow()
     streams: Streams = Streams()
+    responses: Responses = Responses()
     store: Store = Store()
     upstreams: Annotated[tuple[Upstream, ...], ARRAY] = Field(min_length=1, description="At least one [[upstreams]].")
     models: Annotated[tuple[Model, ...], ARRAY] = Field(min_length=1, description="At least one [[models]].")

@@ -95,7 +95,7 @@ class Pump:
         if tokens is None:
             return self.relay(pieces)
         self._metrics.delivered += len(tokens.texts)
-        return self._stream.append_now(tokens)
+        return self._stream.append_now(self._writer.tokens(tokens))
 
     def relay(self, pieces: Sequence[Piece]) -> bool:
         """Log and show pieces; return whether more may come at once. Raises as `receive` does."""

@@ -1,5 +1,7 @@
 """Who may begin a stream, and what is about to begin: the limits, and what counts against them."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,11 +101,14 @@ class Admission:
         self._live = live
         self._starting = starting
         self._draining = draining
+        self._plain: Counter[str] = Counter()  # requests of plain paths that are under way, by owner
+        self.no_plain = asyncio.Event()
+        self.no_plain.set()
 
     @property
     def full(self) -> bool:
-        """Whether the gateway relays as many streams as it may."""
-        return len(self._live) + len(self._starting) >= self._limit
+        """Whether the gateway relays as much as it may."""
+        return len(self._live) + len(self._starting) + self._plain.total() >= self._limit
 
     def check_open(self) -> None:
         """Raise Rejected 503 while the gateway drains."""
@@ -113,13 +118,30 @@ class Admission:
     @contextmanager
     def admitted(self, owner: Owner, beginning: Beginning) -> Iterator[None]:
         """Let a stream in, and others wait for it while the block runs. Raises Rejected: draining, over a limit."""
+        self._check(owner)
+        with self._starting.start(beginning):
+            yield
+
+    @contextmanager
+    def plain(self, owner: Owner) -> Iterator[None]:
+        """Count a request of a plain path while the block runs. Raises Rejected: draining, over a limit."""
+        self._check(owner)
+        self._plain[owner.name] += 1
+        self.no_plain.clear()
+        try:
+            yield
+        finally:
+            self._plain -= Counter({owner.name: 1})
+            if not self._plain:
+                self.no_plain.set()
+
+    def _check(self, owner: Owner) -> None:
+        """Raise Rejected if nothing more is let in. What is relayed without a stream counts like one."""
         self.check_open()
         if self.full:
             words = f"The gateway runs {self._limit} streams already."
             raise Rejected(429, words, "too_many_streams", retry_after=1.0)
-        count = self._live.count(owner.name) + self._starting.count(owner.name)
+        count = self._live.count(owner.name) + self._starting.count(owner.name) + self._plain[owner.name]
         if owner.max_streams is not None and count >= owner.max_streams:
             words = f"This key runs {owner.max_streams} streams already."
             raise Rejected(429, words, "too_many_streams", retry_after=1.0)
-        with self._starting.start(beginning):
-            yield

@@ -61,8 +61,13 @@ class Arriving:
         self._bodies.take(self._owner, size)
         self._size += size
 
+    def give_back(self) -> None:
+        """Count nothing of it any more."""
+        self._bodies.release(self._owner, self._size)
+        self._size = 0
+
     def __enter__(self) -> "Arriving":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bodies.release(self._owner, self._size)
+        self.give_back()

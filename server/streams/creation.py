@@ -16,7 +16,7 @@ from server.core.dialect import unopened
 from server.core.errors import Rejected, StoreError
 from server.core.generation import Generation, asks_usage, with_changes
 from server.core.ports import Log, Store
-from server.core.records import Beginning
+from server.core.records import STREAM_PREFIX, Beginning
 from server.relay.stream import Stream
 from server.streams.admission import Admission, Owner
 from server.streams.finding import Finding
@@ -39,7 +39,7 @@ def _digest(generation: Generation) -> str:
 def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginning:
     """Return the facts that a stream starts with."""
     return Beginning(
-        id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
+        id=f"{STREAM_PREFIX}{secrets.token_urlsafe(ID_BYTES)}",
         owner=owner.name,
         dialect=generation.dialect,
         model=generation.model,
@@ -51,6 +51,8 @@ def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginni
         request_id=generation.request_id,
         choices=generation.choices,
         asks_usage=asks_usage(generation.body),
+        retention=generation.retention,
+        detached=generation.detached,
     )
 
 

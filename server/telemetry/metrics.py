@@ -3,7 +3,7 @@
 import asyncio
 from bisect import bisect_left
 from collections import Counter as Counts
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import HistogramMetricFamily
@@ -111,6 +111,12 @@ class Metrics:
                                    PHASE_BUCKETS, ["target"])  # fmt: skip
         self._loop_lag = histogram("sluiceway_loop_lag_seconds", "Seconds that the event loop's timers were late.",
                                PHASE_BUCKETS)  # fmt: skip
+        self._usage = counter("sluiceway_usage_tokens_total", "Tokens of all attempts, counted or estimated.",
+                              ["key", "model", "kind"])  # fmt: skip
+        self._requests = counter("sluiceway_plain_requests_total", "Requests of plain paths by how they ended.",
+                                 ["path", "outcome"])  # fmt: skip
+        self._request_time = histogram("sluiceway_plain_seconds", "Seconds of whole requests of plain paths.",
+                                       TTFT_BUCKETS, ["path"])  # fmt: skip
         self.tools_given_up = counter(
             "sluiceway_tool_calls_given_up_total", "Calls of tools that were given up and did not end."
         )
@@ -165,6 +171,20 @@ class Metrics:
             self._of(self._overhead, target).observe(overhead)
             self.stats.count("overhead", overhead, target)
         self.stats.attempt(beginning.id, beginning.owner, target, durations)
+
+    def observe_plain_phases(self, target: str, phases: Phases) -> None:
+        """Count the phases of an attempt of a plain path."""
+        self._phases(target, phases)
+
+    def count_request(self, path: str, outcome: str, seconds: float) -> None:
+        """Count one request of a plain path. `path` is the name of its route."""
+        self._requests.labels(path, outcome).inc()
+        self._of(self._request_time, path).observe(seconds)
+
+    def count_usage(self, key: str, model: str, tokens: Mapping[str, int]) -> None:
+        """Count tokens by kind. `key` and `model` are names of the configuration: clients must not add series."""
+        for kind, count in tokens.items():
+            self._usage.labels(key, model, kind).inc(count)
 
     def observe_connecting(self, upstream: str, phases: Phases) -> None:
         """Count the phases of a connection that was opened ahead, and not by an attempt."""

@@ -12,8 +12,9 @@ from wire import Answer, Client, call, complete, until
 from server.streams.admission import Owner
 
 FIELDS = {
-    "event", "log_level", "stream_id", "request_id", "owner", "model", "target", "state", "reason", "records", "bytes",
-    "tokens", "ttft_ms", "duration_ms", "drain_ms", "phases_ms", "attempts", "recoveries", "usage", "billed",
+    "event", "log_level", "stream_id", "request_id", "owner", "model", "served", "target", "state", "reason", "records",
+    "bytes", "tokens", "ttft_ms", "duration_ms", "drain_ms", "phases_ms", "attempts", "recoveries", "usage", "billed",
+    "usage_tokens",
 }  # fmt: skip
 KEY = {"name": "web", "sha256": hashlib.sha256(b"token").hexdigest()}
 WHO = {"Authorization": "Bearer token", "X-Request-Id": "req-of-mine.1"}

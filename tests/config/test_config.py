@@ -53,6 +53,8 @@ linger = 60.0
 total_timeout = 3600.0
 retention = 600.0
 max_stream_bytes = 16777216
+[responses]
+retention = 3600.0
 [store]
 kind = "memory"
 path = "data/streams.db"
@@ -124,6 +126,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "server.port": ([0, 1, 65535], [-1, 65536, 80.0, "80", True]),
     "server.max_streams": COUNT,
     "server.max_body_bytes": BYTES,
+    "server.max_upload_bytes": BYTES,
     "server.max_held_bytes": BYTES,
     "server.shutdown_grace": SECONDS_OR_ZERO,
     "server.drain_notice": SECONDS_OR_ZERO,
@@ -140,6 +143,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "streams.total_timeout": SECONDS,
     "streams.retention": SECONDS_OR_ZERO,
     "streams.max_stream_bytes": BYTES,
+    "responses.retention": SECONDS_OR_ZERO,
     "store.kind": NAME,
     "store.path": (["streams.db", "/var/lib/a b/é.db"], ["", "a\nb", "a\0", 1, []]),
     "store.url": (

@@ -10,8 +10,6 @@ from gateway import own_process
 from server.core.errors import StoreError
 from server.core.records import Record
 
-pytestmark = pytest.mark.xdist_group("examples")  # pip runs once
-
 
 class TestFiles(StoreContract):
     """All of the contract, and what is its own."""

@@ -4,8 +4,6 @@ import pytest
 from gateway import own_process
 from wire import complete, texts
 
-pytestmark = pytest.mark.xdist_group("examples")  # pip runs once
-
 WHOLE = "".join(f"tok{i} " for i in range(20))
 
 

@@ -1,10 +1,7 @@
 """The example of a tool is offered to models and run for them by a running gateway."""
 
 import native
-import pytest
 from gateway import own_process
-
-pytestmark = pytest.mark.xdist_group("examples")  # pip runs once
 
 
 async def test_a_model_calls_it(provider, installed, model) -> None:

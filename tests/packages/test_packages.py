@@ -99,7 +99,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     def make(*requirements: str) -> Path:
         folder = tmp_path_factory.mktemp("venv")
         run(sys.executable, "-m", "venv", folder, cwd=folder)
-        run(folder / "bin" / "pip", "install", "--quiet", *requirements, cwd=folder)
+        run(folder / "bin" / "pip", "install", "--quiet", "--no-compile", *requirements, cwd=folder)
         return folder / "bin"
 
     return make

@@ -62,7 +62,6 @@ class CannotContinue:
     def decide(self, failure):
         return Continue(failure.target)
 '''
-pytestmark = pytest.mark.xdist_group("strategy plug-ins")  # pip runs once
 NAMES = ["NextTarget", "Raises", "NoDecision", "NoTarget", "NoTime", "BackInTime", "Eternal", "CannotContinue"]
 
 

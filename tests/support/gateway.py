@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from forked import Forked
+from lab.places import toml
+from lab.processes import ROOT
 
 from server.app import Gateway
 from server.config.check import parse
 from server.config.settings import Settings
 
-ROOT = Path(__file__).parents[2]
 START = 20.0  # seconds in which a process must listen, on a busy machine
 STOP = 20.0  # seconds in which a process must end
 # A task of the gateway or of aiohttp's server that outlives its gateway is a leak. A task of the test's client is not.
@@ -211,21 +212,3 @@ def written(folder: str, tables: Mapping[str, Any]) -> Path:
     config = Path(folder, "config.toml")
     config.write_text(toml(tables), encoding="utf-8")
     return config
-
-
-def toml(tables: Mapping[str, Any]) -> str:
-    """Return tables and arrays of tables as TOML, with inline values."""
-    lines = []
-    for name, table in tables.items():
-        for one in table if isinstance(table, list) else [table]:
-            lines.append(f"[[{name}]]" if isinstance(table, list) else f"[{name}]")
-            lines += [f"{json.dumps(key)} = {_inline(value)}" for key, value in one.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_inline(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)

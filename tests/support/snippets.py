@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from gateway import ROOT
+from lab.processes import ROOT
 from node import JS, NODE
 
 ADDRESS = "http://127.0.0.1:8080"  # of the gateway in every page

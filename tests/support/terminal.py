@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from forked import Forked
-from gateway import ROOT
+from lab.processes import ROOT
 
 NO_KEY = {name: value for name, value in os.environ.items() if name != "SLUICEWAY_KEY"}
 

@@ -23,7 +23,6 @@ def add(x: int) -> int:
     """Not the one that is configured."""
     return -1
 '''
-pytestmark = pytest.mark.xdist_group("tool plug-ins")  # pip runs once
 POINTS = "[sluiceway.tools]\nlevel = weir_tools:level\nadd = weir_tools:add\n"
 
 
