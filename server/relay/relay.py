@@ -112,7 +112,7 @@ class Relay:
         owes_results = await self._inherit() if self.progress.taken_over else False
         if self.stopped is not None:
             raise replace(self.stopped)
-        async with Deadline() as deadline:
+        with Deadline() as deadline:
             deadline.set(self.progress.ends)
             plan = await self._first_plan(owes_results=owes_results)
             while plan is not None:
