@@ -1,7 +1,5 @@
 """Who may begin a stream, and what is about to begin: the limits, and what counts against them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server.aio.event import Event
@@ -34,23 +32,23 @@ class Starting:
         """Return how many are this owner's."""
         return sum(name == owner for name, _ in self._by_id.values())
 
-    @contextmanager
-    def start(self, beginning: Beginning) -> Iterator[None]:
-        """Let others wait for this stream while the block runs."""
+    def add(self, beginning: Beginning) -> None:
+        """Let others wait for this stream until it is removed."""
         started = Event()
-        key = (beginning.owner, beginning.idempotency[0]) if beginning.idempotency is not None else None
-        self._by_id[beginning.id] = beginning.owner, started
-        if key is not None:
+        if beginning.idempotency is not None:
+            key = beginning.owner, beginning.idempotency[0]
             assert key not in self._by_key, "wait for `key_settled` first"
             self._by_key[key] = started
-        try:
-            with self._bodies.held(beginning.owner, len(beginning.body)):
-                yield
-        finally:
-            del self._by_id[beginning.id]
-            if key is not None:
-                del self._by_key[key]
-            started.set()
+        self._by_id[beginning.id] = beginning.owner, started
+        self._bodies.hold(beginning.owner, len(beginning.body))
+
+    def remove(self, beginning: Beginning) -> None:
+        """Let those who wait for this stream go on."""
+        _, started = self._by_id.pop(beginning.id)
+        if beginning.idempotency is not None:
+            del self._by_key[beginning.owner, beginning.idempotency[0]]
+        self._bodies.release(beginning.owner, len(beginning.body))
+        started.set()
 
     async def settled(self, stream_id: str) -> None:
         """Return when no relay is about to begin here for the log with this id."""
@@ -101,16 +99,19 @@ class Admission:
         if self._draining.is_set():
             raise Rejected(503, "The gateway is shutting down.", DRAINING, retry_after=1.0)
 
-    @contextmanager
-    def admitted(self, owner: Owner, beginning: Beginning) -> Iterator[None]:
-        """Let a stream in, and others wait for it while the block runs. Raises Rejected: draining, over a limit."""
+    def admit(self, owner: Owner, beginning: Beginning) -> None:
+        """Let a stream in, and others wait for it until `release`. Raises Rejected: draining, over a limit."""
         self.check_open()
         if self.full:
             words = f"The gateway runs {self._limit} streams already."
             raise Rejected(429, words, "too_many_streams", retry_after=1.0)
-        count = self._live.count(owner.name) + self._starting.count(owner.name)
-        if owner.max_streams is not None and count >= owner.max_streams:
-            words = f"This key runs {owner.max_streams} streams already."
-            raise Rejected(429, words, "too_many_streams", retry_after=1.0)
-        with self._starting.start(beginning):
-            yield
+        if owner.max_streams is not None:
+            count = self._live.count(owner.name) + self._starting.count(owner.name)
+            if count >= owner.max_streams:
+                words = f"This key runs {owner.max_streams} streams already."
+                raise Rejected(429, words, "too_many_streams", retry_after=1.0)
+        self._starting.add(beginning)
+
+    def release(self, beginning: Beginning) -> None:
+        """Undo `admit`: the relay of the stream runs here, or it is clear that none will."""
+        self._starting.remove(beginning)

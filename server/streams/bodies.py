@@ -4,8 +4,6 @@ The bodies of ended streams are part of their logs, whose bound is `store.max_by
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from server.core.errors import Rejected
 
@@ -37,15 +35,6 @@ class Bodies:
         self._by_owner[owner] -= size
         if not self._by_owner[owner]:
             del self._by_owner[owner]
-
-    @contextmanager
-    def held(self, owner: str, size: int) -> Iterator[None]:
-        """Count `size` bytes of an owner while the block runs."""
-        self.hold(owner, size)
-        try:
-            yield
-        finally:
-            self.release(owner, size)
 
 
 class Arriving:

@@ -5,9 +5,10 @@ import hashlib
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
+from copy import copy
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import orjson
 
@@ -54,6 +55,42 @@ def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginni
     )
 
 
+class Place:
+    """What a request holds until its relay runs here, or it is clear that none will. A block gives it back at its end.
+
+    That is its part of the limits, and the connections of its route, which a reload would close. Raises Rejected.
+    """
+
+    __slots__ = ("_admission", "_beginning", "_route", "_routes")
+
+    def __init__(self, admission: Admission, routes: Routes, beginning: Beginning, owner: Owner) -> None:
+        admission.admit(owner, beginning)
+        self._admission = admission
+        self._routes = routes
+        self._beginning: Beginning | None = beginning  # None: another place has what this one had
+        self._route: Sequence[Target] = ()
+
+    def take_route(self, model: str) -> Sequence[Target]:
+        """Return the targets of a model, whose connections are kept."""
+        self._route = self._routes.of(model)
+        self._routes.upstreams.hold(self._route)
+        return self._route
+
+    def handed_on(self) -> "Place":
+        """Return a place that has what this one had. The end of this one's block gives nothing back any more."""
+        place = copy(self)
+        self._beginning = None
+        return place
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._beginning is not None:
+            self._routes.upstreams.release(self._route)
+            self._admission.release(self._beginning)
+
+
 class Creation:
     """Begins streams, or joins those that an idempotency key has begun before."""
 
@@ -97,10 +134,8 @@ class Creation:
             if stream is not None:
                 return await self._join(stream.log, beginning)  # no further generation: no limit holds it back
             self._routes.check(generation.model)  # a reload may have taken it away meanwhile
-        with ExitStack() as holds:
-            holds.enter_context(self._admission.admitted(owner, beginning))
-            route = self._routes.of(generation.model)
-            holds.enter_context(self._routes.held(route))
+        with Place(self._admission, self._routes, beginning, owner) as place:
+            route = place.take_route(generation.model)
             if self._preprocessing or self._store.durable:
                 self._routes.upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
             if self._preprocessing:
@@ -110,13 +145,13 @@ class Creation:
                     # The digest stays the client's own body's.
                     beginning = replace(beginning, body=with_changes(changed), changed=further)
                 self._admission.check_open()
-            log = await self._created(beginning, generation, route, holds)
+            log = await self._created(beginning, generation, route, place)
             if log.beginning.id == beginning.id:
                 return self._live.begin(self._live.stream(log), generation, route).stream
             return await self._join(log, beginning)
 
     async def _created(
-        self, beginning: Beginning, generation: Generation, route: Sequence[Target], holds: ExitStack
+        self, beginning: Beginning, generation: Generation, route: Sequence[Target], place: "Place"
     ) -> Log:
         """Create a log, or return the one that its idempotency key began. In the same turn its relay may begin.
 
@@ -133,7 +168,7 @@ class Creation:
             if creating.cancelled():  # by `close`
                 self._admission.check_open()
             elif not self._closed:
-                self._start(self._begin_without_client(creating, beginning.id, generation, route, holds.pop_all()))
+                self._start(self._begin_without_client(creating, beginning.id, generation, route, place.handed_on()))
             raise
         if self._closed:  # nobody would stop its relay; a durable store lets other instances take its logs over
             self._admission.check_open()
@@ -167,13 +202,13 @@ class Creation:
         stream_id: str,
         generation: Generation,
         route: Sequence[Target],
-        holds: ExitStack,
+        place: "Place",
     ) -> None:
         """Begin a stream whose client left while its log was created. Its policy says what becomes of it.
 
-        `holds` is what the request held; others wait for this stream until it is released.
+        `place` is what the request held; others wait for this stream until it is given back.
         """
-        with holds, suppress(StoreError):  # no log was created
+        with place, suppress(StoreError):  # no log was created
             log = await creating
             if log.beginning.id == stream_id:
                 self._linger.left(self._live.begin(self._live.stream(log), generation, route), "gone")

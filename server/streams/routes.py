@@ -1,7 +1,6 @@
 """Where the requests for a model go."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from server.config.settings import Settings
 from server.core.errors import Rejected
@@ -29,12 +28,3 @@ class Routes:
         """Raise Rejected 404 if there is no such model."""
         if self.settings.resolve(name) is None:
             raise unknown_model(name)
-
-    @contextmanager
-    def held(self, route: Sequence[Target]) -> Iterator[None]:
-        """Keep the connections of a route open while the block runs, even if a reload replaces its upstreams."""
-        self.upstreams.hold(route)
-        try:
-            yield
-        finally:
-            self.upstreams.release(route)
