@@ -2,10 +2,10 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 from collections.abc import Mapping, Sequence
-from importlib.metadata import entry_points
 
 import structlog
 from aiohttp import web
@@ -20,10 +20,11 @@ from server.api.errors import middleware
 from server.api.listener import BACKLOG, bound, close, exposed, listen
 from server.api.models import Models
 from server.api.operations import Operations
+from server.api.plain.routes import PlainPaths
 from server.api.requests import BODIES
 from server.api.respond import Responder
 from server.api.streams import StreamPaths
-from server.config.plugins import DIALECTS, RECOVERY, STORES, TOOLS, load_plugin, load_plugins
+from server.config.plugins import DIALECTS, RECOVERY, STORES, TOOLS, installed, load_plugin, load_plugins
 from server.config.settings import Settings
 from server.core.dialect import Dialects
 from server.core.openai.request import check_fields
@@ -41,6 +42,7 @@ from server.upstreams.pool import Upstreams
 
 STOP_MARGIN = 15.0  # seconds for closing readers, tools and stores after the grace
 ACCEPTED_GRACE = 2.0  # seconds for the first request of a connection that was accepted last: it comes soon or never
+PATTERN = re.compile(r":[^/{}]*.*\}$")  # of a part of a path
 READERS_GRACE = 2.0  # seconds for readers to fetch the endings that a shutdown wrote
 log = structlog.get_logger("sluiceway")
 
@@ -60,7 +62,7 @@ class Gateway:
         }
         self._dialects = Dialects(self._served_dialects)
         self.upstreams = Upstreams(settings, environ, self.metrics.observe_connecting, self._dialects.upstream_apis)
-        self.toolbox = Toolbox(settings, entry_points(group=TOOLS), environ, self.metrics.tools_given_up.inc)
+        self.toolbox = Toolbox(settings, installed(TOOLS), environ, self.metrics.tools_given_up.inc)
         self.metrics.tools_hanging.set_function(lambda: self.toolbox.bounds.hanging)
         self.preprocessing = Preprocessing(settings.preprocess, check_fields)
         self._traces = traces(os.environ)
@@ -70,6 +72,7 @@ class Gateway:
         self._own_sockets = False  # nobody else listens on them
         self.streams: Streams
         self.responder: Responder
+        self.plain: PlainPaths
 
     async def start(self, passed: Sequence[socket.socket] = ()) -> None:
         """Open the tools, the store, the upstreams and the listener. `passed` sockets are used instead of a listener.
@@ -88,6 +91,7 @@ class Gateway:
         self.streams = Streams(self.settings, self.store, self.upstreams, self.preprocessing, parts)
         await self.streams.open()
         self.responder = Responder(self.streams, self.settings.flow, self.metrics)
+        self.plain = PlainPaths(self.streams, self._strategy, self.settings.flow, self.metrics)
         self._runner = web.AppRunner(self._application(), handler_cancellation=True, shutdown_timeout=1.0)
         await self._runner.setup()
         for sock in passed:
@@ -121,8 +125,9 @@ class Gateway:
         self.settings = self.streams.settings = settings
 
     def _application(self) -> web.Application:
-        resources: list[Models | StreamPaths | Operations | Console] = [
+        resources: list[Models | PlainPaths | StreamPaths | Operations | Console] = [
             Models(self.streams),
+            self.plain,
             StreamPaths(self.streams, self.responder, self._dialects),
             Operations(self.streams, self.metrics),
             Console(),
@@ -133,7 +138,7 @@ class Gateway:
         paths = {route.path: dialect for dialect, own_routes in by_dialect.items() for route in own_routes}
         routes = [route for own_routes in by_dialect.values() for route in own_routes]
         routes += [route for resource in resources for route in resource.routes()]
-        served = ", ".join(f"{route.method} {route.path.replace(':.+}', '}')}" for route in routes)
+        served = ", ".join(f"{route.method} {PATTERN.sub('}', route.path)}" for route in routes)
         # aiohttp's limit of a body is for `request.read()`, which nothing calls. server/api/requests.py has our own.
         cors = Cors(self.settings.server.cors_origins)
         app = web.Application(middlewares=[middleware(self._access, cors, served, paths)])
@@ -172,6 +177,7 @@ class Gateway:
         await self._first_requests()
         await self.streams.close()
         await self._runner.cleanup()
+        self.plain.close()
         await self.upstreams.close()
         await self.store.close()
         await self.toolbox.close()

@@ -1,6 +1,7 @@
-"""For every test: the modules of `tests/support` and `scripts`, and the scripted provider as an upstream."""
+"""For every test: the modules of `tests/support`, `scripts` and `deploy`, and the scripted provider as an upstream."""
 
 import fcntl
+import gc
 import itertools
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -8,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from xdist.scheduler import LoadScopeScheduling
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "deploy"))
 sys.path.insert(0, str(Path(__file__).parent / "support"))
 
+import fast
 from hypothesis import settings
 from provider import Provider
 
@@ -22,17 +26,64 @@ settings.load_profile("house")
 _names = itertools.count()
 
 
+# Tests that share something costly, such as what pip has built or a model that is loaded, run in one worker.
+TOGETHER = (
+    "tests/examples/",
+    "tests/packages/",
+    "tests/recovery/test_sixteen_faults.py",
+    "tests/recovery/test_third_party.py",
+    "tests/tools/test_plugins.py",
+    "tests/scripts/test_local_model.py",
+)
+
+
+class Together(LoadScopeScheduling):
+    """Gives the tests of each group in TOGETHER to one worker, and the others one by one to whichever is free.
+
+    pytest-xdist's own groups do nothing under pytest 9: it writes them into an attribute that is gone.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((group for group in TOGETHER if nodeid.startswith(group)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Together:
+    """Distribute the tests so."""
+    return Together(config, log)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of `./scripts/test --fast`."""
+    parser.addoption("--fast", action="store_true", help="run only the tests that need no other program")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hold the tests of --fast to it."""
+    starts_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if config.getoption("fast") and not starts_workers:
+        fast.forbid_programs()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out the files that need other programs."""
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if is_test and config.getoption("fast") and not fast.needs_nothing(collection_path) else None
+
+
 def is_alone(item: pytest.Item) -> bool:
     """Whether a test measures or fills the machine, so that no other test may run beside it."""
     return item.get_closest_marker("alone") is not None
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the tests that run alone at the end, in one worker, when the others have ended."""
+    """Put the tests that run alone at the end, when the other workers have little left to do."""
     items.sort(key=is_alone)
-    for item in filter(is_alone, items):
-        item.add_marker(pytest.mark.xdist_group("alone"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what imports and the collection have made out of every garbage collection of the tests."""
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)  # around pytest-timeout, whose time must not run while a test waits

@@ -13,6 +13,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import server
+
 ROOT = Path(__file__).parents[1]
 PRIVATE = ("aiohttp", "openai")  # libraries whose private parts are used
 ROOMS = ("server/aio/aiohttp_internals/", "server/upstreams/sdk.py")  # where they are used
@@ -32,6 +34,11 @@ async def main():
 asyncio.run(main())
 print(*sorted({"mcp", "redis", "opentelemetry.sdk"} & sys.modules.keys()))
 """
+
+
+def test_the_client_is_required_in_this_very_version() -> None:
+    """The gateway's commands are the client's, so both are released together."""
+    assert str(requirements()["sluiceway-client"].specifier) == f"=={server.__version__}"
 
 
 def requirements(*extras: str) -> dict[str, Requirement]:
@@ -63,7 +70,8 @@ def test_every_import_is_required() -> None:
     distributions = packages_distributions()
     imported = {name.split(".")[0] for _, tree in trees() for name in imports(tree)}
     foreign = imported - set(sys.stdlib_module_names) - {"server"}
-    needed = {canonicalize_name(distributions[name][0]) for name in foreign if name != "opentelemetry"}
+    needed = {canonicalize_name(distributions[name][0]) for name in foreign - {"opentelemetry", "sluiceway"}}
+    needed.add("sluiceway-client")  # the clients, by the version that is beside this package
     assert needed == requirements().keys()
     assert "opentelemetry" in foreign
     assert "opentelemetry-sdk" in requirements("otel")

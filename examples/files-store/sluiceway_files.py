@@ -141,7 +141,17 @@ class FileStore:
                 yield log
 
     def _over(self, log: FileLog, now: float) -> bool:
-        return log.ending is not None and now >= log.ending.at + self._retention
+        return log.ending is not None and now >= log.ending.at + log.beginning.kept_for(self._retention)
+
+    async def delete(self, log: FileLog) -> bool:
+        """Delete an ended log and its file."""
+        if log.ending is None or self._logs.get(log.beginning.id) is not log:
+            return False
+        await self.release_key(log)
+        del self._logs[log.beginning.id]
+        log.beginning = replace(log.beginning, body=b"")  # a slow reader may keep this object for long
+        log.file.unlink(missing_ok=True)
+        return True
 
     async def sweep(self, now: float) -> None:
         """Delete logs whose retention is over, and the oldest ended ones while all are larger than the bound."""
@@ -149,10 +159,7 @@ class FileStore:
         for log in list(self._logs.values()):
             if self._over(log, now) or (log.ending is not None and size > self._max_bytes):
                 size -= log.size
-                await self.release_key(log)
-                del self._logs[log.beginning.id]
-                log.beginning = replace(log.beginning, body=b"")  # a slow reader may keep this object for long
-                log.file.unlink(missing_ok=True)
+                await self.delete(log)
 
     # --- what only a durable store has to do --------------------------------------------------------------------------
 

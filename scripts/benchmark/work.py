@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from .relays import SCRIPTS, Relay
+from lab.processes import SCRIPTS
+
+from .relays import Relay
 
 
 class BenchError(Exception):

@@ -6,7 +6,9 @@ import signal
 from collections import Counter
 from typing import Any
 
-from chaos_test.cluster import Cluster, ServerProcess
+from lab.processes import Child
+
+from chaos_test.cluster import Cluster, start, stop
 
 TOKENS = (30, 90)  # the least and the most tokens of one stream
 RATE = (15, 60)  # tokens per second
@@ -59,15 +61,15 @@ async def break_processes(
         broken[kind] += 1
 
 
-async def _break(kind: str, cluster: Cluster, gateway: ServerProcess, seconds: float) -> None:
+async def _break(kind: str, cluster: Cluster, gateway: Child, seconds: float) -> None:
     """Reload nginx, or stop a process and start it again after some seconds."""
     if kind == "nginx reload":
         cluster.nginx.signal(signal.SIGHUP)
         return
     process = gateway if kind.startswith("gateway") else cluster.redis
     number = signal.SIGKILL if kind.endswith("SIGKILL") else signal.SIGTERM
-    status = await process.stop(number)
+    status = await stop(process, number)
     if process is gateway and number is signal.SIGTERM and status != 0:
         raise RuntimeError(f"{gateway.name} ended with {status} on SIGTERM")
     await asyncio.sleep(seconds)
-    await process.start()
+    await start(process)

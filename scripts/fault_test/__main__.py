@@ -4,8 +4,10 @@ import argparse
 import asyncio
 import sys
 
+from lab.provider import Provider
+
 from .faults import FAULTS, Fault, Installation, Pace, UnexpectedOutcome
-from .processes import gateway, provider
+from .processes import gateway
 
 # A first token after 20 s is within the default limit of 30 s, so it is waited for. But that fault allows 15 s.
 MISSED_WITH_DEFAULTS = frozenset({"slow"})
@@ -22,7 +24,7 @@ async def score(installation: Installation, fault: Fault) -> tuple[bool, str]:
 
 async def main(pace: Pace) -> int:
     """Run all faults at once, and then the outage, in which the primary is down for all. Return the exit status."""
-    async with provider() as primary, provider() as fallback, gateway(pace.config(primary, fallback)) as root:
+    async with Provider() as primary, Provider() as fallback, gateway(pace.tables(primary, fallback)) as root:
         installation = Installation(root, primary, fallback, pace)
         alone = [fault for fault in FAULTS if fault.name == "outage"]
         beside = [fault for fault in FAULTS if fault not in alone]

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+from lab.provider import Provider
 
 from server.config.settings import Upstream
 
 from .caller import Answer, ask
-from .processes import Provider
 
 TOKENS = 60
 TEXT = "".join(f"tok{i} " for i in range(TOKENS))
@@ -22,37 +22,11 @@ SAY: dict[str, Any] = {"tokens": TOKENS}
 LONG_PROMPT = {"message": "This model's maximum context length is 8192 tokens.", "code": "context_length_exceeded"}
 UNSAFE = {"message": "The response was filtered.", "code": "content_filter"}
 LATE_FILTER = "filter-late"  # the second model of that fault
+SECOND = {"reject-prefill": "prefill"}  # the upstream beside the primary, where it is not the fallback
 MAX_ATTEMPTS = 3  # at one target: 1 + max_retries
 DEFAULT_LIMIT: float = Upstream.model_fields["ttft_timeout"].default  # and that of idle_timeout
 SLOW = frozenset({"ttft", "stall_for"})  # the times of a script
 AFTER_LIMIT = 5.0  # seconds after a limit in which the fallback must have answered
-
-CONFIG = """
-[server]
-drain_notice = 0.0
-[[upstreams]]
-name = "fallback"
-base_url = "{fallback}/v1"
-[[upstreams]]
-name = "prefill"
-base_url = "{fallback}/v1"
-continuation = "assistant"
-[[upstreams]]
-name = "primary"
-base_url = "{primary}/v1"
-"""
-# This follows the primary, unless the gateway's defaults are tried.
-LIMITS = """ttft_timeout = {seconds}
-idle_timeout = {seconds}
-[recovery]
-breaker_reset = {seconds}
-"""
-
-# Each fault has its own target. With "primary/*" all of them would share one circuit.
-MODEL = """[[models]]
-name = "{model}"
-targets = ["primary/{model}", "{second}/{model}"]
-"""
 
 
 class UnexpectedOutcome(Exception):
@@ -74,14 +48,23 @@ class Pace:
         """The seconds that the primary may be silent."""
         return DEFAULT_LIMIT if self.defaults else 10 * self.scale
 
-    def config(self, primary: Provider, fallback: Provider) -> str:
-        """Return the gateway's configuration."""
-        config = CONFIG.format(primary=primary.root, fallback=fallback.root)
-        if not self.defaults:
-            config += LIMITS.format(seconds=self.limit)
-        for name in (*(fault.name for fault in FAULTS), LATE_FILTER):
-            config += MODEL.format(model=name, second="prefill" if name == "reject-prefill" else "fallback")
-        return config
+    def tables(self, primary: Provider, fallback: Provider) -> dict[str, Any]:
+        """Return the gateway's configuration, in the form of a parsed TOML file."""
+        limits: dict[str, Any] = {} if self.defaults else {"ttft_timeout": self.limit, "idle_timeout": self.limit}
+        return {
+            "server": {"drain_notice": 0.0},
+            "upstreams": [
+                {"name": "fallback", "base_url": fallback.url},
+                {"name": "prefill", "base_url": fallback.url, "continuation": "assistant"},
+                {"name": "primary", "base_url": primary.url, **limits},
+            ],
+            "recovery": {} if self.defaults else {"breaker_reset": self.limit},
+            # Each fault has its own target. With "primary/*" all of them would share one circuit.
+            "models": [
+                {"name": name, "targets": [f"primary/{name}", f"{SECOND.get(name, 'fallback')}/{name}"]}
+                for name in (*(fault.name for fault in FAULTS), LATE_FILTER)
+            ],
+        }
 
 
 @dataclass(frozen=True)

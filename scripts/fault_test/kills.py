@@ -27,25 +27,24 @@ PROMPT = [{"role": "user", "content": "Tell me a story about a river, a mill and
 TOKENS = 120
 MARGIN = 10  # chunks at the end: a kill there may come when the whole answer is under way already
 
-CONFIG = """
-[server]
-drain_notice = 0.0
-[recovery]
-strategy = "{strategy}"
-max_retries = 8          # the model takes a second to come back, longer on a busy machine, and
-max_recoveries = 8       # attempts that are refused meanwhile count
-breaker_failures = 100   # there is no other target
-backoff = 0.4
-[[upstreams]]
-name = "model"
-base_url = "{url}"
-ttft_timeout = 60.0
-idle_timeout = 60.0
-continuation = "assistant"
-[[models]]
-name = "*"
-targets = ["model/{model}"]
-"""
+
+def tables(strategy: str, url: str) -> dict[str, Any]:
+    """Return the gateway's configuration."""
+    return {
+        "server": {"drain_notice": 0.0},
+        "recovery": {
+            "strategy": strategy,
+            # The model takes a second to come back, longer on a busy machine. Refused attempts count meanwhile.
+            "max_retries": 8,
+            "max_recoveries": 8,
+            "backoff": 0.4,
+            "breaker_failures": 100,  # there is no other target
+        },
+        "upstreams": [
+            {"name": "model", "base_url": url, "ttft_timeout": 60.0, "idle_timeout": 60.0, "continuation": "assistant"}
+        ],
+        "models": [{"name": "*", "targets": [f"model/{NAME}"]}],
+    }
 
 
 @dataclass
@@ -61,7 +60,7 @@ class Tally:
 async def run(strategy: str, kills: int, seed: int) -> Tally:
     """Kill the model once in each of `kills` streams, at a random content chunk, under one strategy."""
     chance, tally = random.Random(seed), Tally()  # noqa: S311 — a repeatable experiment
-    async with LocalModel() as model, gateway(CONFIG.format(strategy=strategy, url=model.url, model=NAME)) as root:
+    async with LocalModel() as model, gateway(tables(strategy, model.url)) as root:
         plain = await ask(root, NAME, messages=PROMPT, temperature=0, max_tokens=TOKENS)
         while tally.kills < kills:
             after = chance.randrange(1, len(plain.chunks) - MARGIN)

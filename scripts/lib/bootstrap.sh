@@ -13,13 +13,21 @@ export PATH=$PATH:/usr/sbin:/sbin # nginx is in /usr/sbin, which Debian does not
 say() { printf '%s\n' "$*" >&2; }
 die() { say "error: $*" && exit 1; }
 
-# once STAMP KEY MESSAGE COMMAND…: run the command unless it succeeded before with the same key.
+# once STAMP KEY MESSAGE COMMAND…: run the command unless it succeeded before with the same key. It takes one line; what
+# the command itself says is shown only if it fails.
 once() {
-    local stamp=$1 key=$2 message=$3
+    local stamp=$1 key=$2 message=$3 words began=$SECONDS
     shift 3
     [[ $(cat "$stamp" 2>/dev/null) != "$key" ]] || return 0
-    say "$message"
-    "$@" || die "that failed, for the reason above: is the network reachable? Starting again goes on from here."
+    printf '%s … ' "$message" >&2
+    words=$(mktemp)
+    if ! ("$@") >"$words" 2>&1; then
+        say && cat -- "$words" >&2
+        rm -f -- "$words"
+        die "that failed, for the reason above: is the network reachable? Starting again goes on from here."
+    fi
+    rm -f -- "$words"
+    say "$((SECONDS - began)) s"
     printf '%s\n' "$key" >"$stamp"
 }
 
@@ -80,19 +88,19 @@ make_venv() {
 
 pip_install() { (cd -- "$root" && "$python" -m pip install --disable-pip-version-check --no-input "$@" >&2); }
 
-packaging_key() { cat -- "$root/setup.cfg" "$root/pyproject.toml" | sha256sum; }
+packaging_key() { cat -- "$root/setup.cfg" "$root/pyproject.toml" "$root/sluiceway/pyproject.toml" | sha256sum; }
 
 install_gateway() {
     make_venv
     once "$venv/.installed-gateway" "$(packaging_key)" \
-        "Installing the gateway into .venv (about 15 MB from PyPI)" pip_install --editable .
+        "Installing the gateway into .venv (about 15 MB from PyPI)" pip_install --editable ./sluiceway --editable .
 }
 
 install_dev() {
     make_venv
     once "$venv/.installed-dev" "$(packaging_key)" \
         "Installing the gateway, its linters and its tests' libraries into .venv (about 50 MB from PyPI)" \
-        pip_install --editable '.[dev]'
+        pip_install --editable ./sluiceway --editable '.[dev]'
     cp -- "$venv/.installed-dev" "$venv/.installed-gateway"
 }
 

@@ -20,9 +20,9 @@ Number = TypeVar("Number", int, float)
 SPARE = 500  # descriptors of a process besides those of its streams
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run; return 0 if no stream went wrong and the goals of the preset were met, 1 if not, 2 if it cannot run."""
-    options = _parser().parse_args()
+    options = _parser().parse_args(arguments)
     plan = _plan(options)
     if problem := _descriptors(plan):
         print(f"load: {problem}", file=sys.stderr)
@@ -45,8 +45,12 @@ def _report(measured: Run, options: argparse.Namespace) -> int:
     print(summary(measured))
     verdict = goals(measured)
     rows = [[goal.what, goal.reach, goal.measured, "met" if goal.met else "missed"] for goal in verdict]
+    attacks = [
+        [name, ", ".join(f"{count} {how}" for how, count in told.items())] for name, told in measured.attacks.items()
+    ]
     for heads, lines in (
         (["what", "reach", "measured", ""], rows),
+        *([(["attack", "how it was answered"], attacks)] if attacks else []),
         (KIND_HEADS, kinds(measured)),
         (PROCESS_HEADS, process(measured)),
     ):
@@ -55,8 +59,9 @@ def _report(measured: Run, options: argparse.Namespace) -> int:
             print("| " + " | ".join(line) + " |")
     for complaint in measured.result["complaints"]:
         print(complaint, file=sys.stderr)
-    page, picture = write(measured, options.report)
-    print(f"\n{page} and {picture}")
+    if options.report:
+        page, picture = write(measured, options.report)
+        print(f"\n{page} and {picture}")
     if options.json:
         options.json.write_text(json.dumps(asdict(measured), indent=1) + "\n")
     return 0 if all(goal.met for goal in verdict) else 1
@@ -166,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         help="process of that gateway, for memory and descriptors",
     )
     add("--report", type=Path, default=Path("report/load"), metavar="BASE", help="write BASE.html and BASE.png")
+    add("--no-report", action="store_const", const=None, dest="report", help="write neither page nor picture")
     add("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return parser
 

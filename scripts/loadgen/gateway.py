@@ -7,8 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.process import PAGE, Child, tree_cpu, wait_until
-from benchmark.relays import ROOT, SCRIPTS
+from lab.processes import PAGE, ROOT, SCRIPTS, Child, tree_cpu, wait_until
 from ports import free_port
 
 from .plan import Plan
@@ -39,7 +38,7 @@ targets = ["load/*"]
 strategy = "restart"
 max_retries = 3
 backoff = 0.1
-breaker_failures = 1000000     # the faults are made on purpose, beside other streams
+breaker_failures = %(failures)d
 """
 
 
@@ -86,8 +85,8 @@ def upstream(folder: Path, port: int = 0) -> Iterator[int]:
 
 
 @contextmanager
-def gateway(plan: Plan, upstream_port: int, folder: Path) -> Iterator[Gateway]:
-    """Run a gateway in front of the upstream until the end of the block."""
+def gateway(plan: Plan, upstream_port: int, folder: Path, more: str = "") -> Iterator[Gateway]:
+    """Run a gateway in front of the upstream until the end of the block. `more` is added to its configuration."""
     port = free_port()
     config = folder / "gateway.toml"
     config.write_text(
@@ -97,7 +96,10 @@ def gateway(plan: Plan, upstream_port: int, folder: Path) -> Iterator[Gateway]:
             "upstream": upstream_port,
             "drain_timeout": plan.drain_timeout,
             "retention": plan.retention,
+            # Faults are made on purpose, beside other streams. An attack must not open a circuit even so.
+            "failures": 5 if plan.attacks else 1_000_000,
         }
+        + more
     )
     # It inherits the limit of descriptors, which __main__ has raised.
     command = [sys.executable, "-m", "server", "serve", "--config", str(config)]

@@ -1,8 +1,9 @@
 """The goals of a run, and whether it met them."""
 
 from dataclasses import dataclass
-from statistics import mean
+from statistics import mean, median
 
+from . import hostile
 from .histogram import Histogram
 from .run import Run, Sample
 
@@ -10,6 +11,8 @@ PER_STREAM = 40_000  # bytes of memory
 ADDED = 0.25  # seconds of latency that the gateway may add
 GROWTH = 0.02  # share of the memory in the second half of a soak: 25 bytes per stream with 200,000 streams in 125 MB
 WARM = 0.5  # share of a soak in which its retained logs should have reached their peak
+DISTURBED = 0.05  # seconds of latency that an attack may add to the tokens of other owners
+SWINGS = 0.1  # share of the memory by which the ends of large bodies make it swing
 RATE = 0.99  # share of the requests per second that must be answered
 
 
@@ -34,6 +37,8 @@ def goals(run: Run) -> list[Goal]:
             verdict += _short(run)
         case "soak":
             verdict += _soak(run)
+        case "hostile":
+            verdict += _hostile(run)
     return verdict
 
 
@@ -87,6 +92,27 @@ def _soak(run: Run) -> list[Goal]:
         _same("descriptors at rest, before and after", before["descriptors"], after["descriptors"], run.plan.open + 8),
         _same("tasks at rest, before and after", before["tasks"], after["tasks"], 4),
     ]
+
+
+def _hostile(run: Run) -> list[Goal]:
+    wrong = {name: told for name, told in run.attacks.items() if told.keys() & {"LEAKED", "WRONG"}}
+    count = sum(sum(told.values()) for told in run.attacks.values())
+    added, first = (Histogram.of(run.result[name]).percentile(0.99) for name in ("latency", "ttft"))
+    level = plateau(run)
+    third = max(1, len(level) // 3)
+    start, middle, end = (median(each["memory"] for each in some) for some in (
+        level[:third], level[third : 2 * third] or level, level[-third:]))  # fmt: skip
+    return [
+        Goal("kinds of attacks made", f"{len(hostile.ATTACKS)}", f"{len(run.attacks)}, {count} attacks",
+             len(run.attacks) == len(hostile.ATTACKS)),
+        Goal("attacks that got another's answer or key", "0", f"{len(wrong)} {', '.join(wrong)}".strip(), not wrong),
+        Goal("added latency of a token, p99", "under 50 ms", f"{added * 1000:.1f} ms", added < DISTURBED),
+        Goal("time to the first token, p99", "under 250 ms", f"{first * 1000:.1f} ms", first < ADDED),
+        Goal("memory at the start, in the middle, at the end", f"no growth ({SWINGS:.0%})",
+             f"{start / 1e6:.1f} → {middle / 1e6:.1f} → {end / 1e6:.1f} MB", end <= middle * (1 + SWINGS)),
+        _same("descriptors at rest, before and after", run.before["descriptors"], run.after["descriptors"],
+              run.plan.open + 8),
+    ]  # fmt: skip
 
 
 def _same(what: str, before: float, after: float, allowed: int) -> Goal:

@@ -7,7 +7,6 @@ from pathlib import Path
 from .goals import goals
 from .histogram import Histogram
 from .plan import KINDS
-from .plots import png, svg
 from .run import Run
 
 STYLE = """
@@ -23,6 +22,8 @@ svg { width: 100%; height: auto; }
 
 def write(run: Run, base: Path) -> tuple[Path, Path]:
     """Write BASE.html and BASE.png; return their paths."""
+    from .plots import png  # noqa: PLC0415 - matplotlib takes a second to import, and is needed only to draw
+
     page, picture = base.with_name(base.name + ".html"), base.with_name(base.name + ".png")
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(html(run), encoding="utf-8")
@@ -32,6 +33,8 @@ def write(run: Run, base: Path) -> tuple[Path, Path]:
 
 def html(run: Run) -> str:
     """Return the page."""
+    from .plots import svg  # noqa: PLC0415 - as above
+
     verdict = [[each.what, each.reach, each.measured, "met" if each.met else "missed"] for each in goals(run)]
     early = "<p><strong>Ended early</strong>: this is what had been measured.</p>" if run.result["interrupted"] else ""
     words = "".join(f"<li><code>{escape(each)}</code></li>" for each in run.result["complaints"])

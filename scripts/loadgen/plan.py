@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from .hostile import TOKENS
+
 MOST_OPEN = 20_000
 MOST_RATE = 5_000.0  # requests per second
 MOST_COUNT = 1_000_000
@@ -39,6 +41,8 @@ class Plan:
     drain_timeout: float = 3.0  # the gateway's
     retention: float = 600.0  # the gateway's
     mix: dict[str, int] = field(default_factory=lambda: {"fast": 10, **{kind: 1 for kind in KINDS if kind != "fast"}})
+    key: str = ""  # the token of the client; "": the gateway has no keys
+    attacks: float = 0.0  # per second, by another owner and its upstream
     tasks: bool = True  # count the tasks of the gateway, which takes a scrape of /metrics
 
     def model(self, kind: str) -> str:
@@ -89,4 +93,9 @@ PRESETS = {
     "soak": Plan(
         "soak", open=64, count=200_000, ramp=1, seconds=1800, pace=0, tokens=16, settle=20, retention=5, mix={"fast": 1}
     ),
-}
+    # Another owner and its upstream attack, as often as an ordinary key may ask.
+    "hostile": Plan(
+        "hostile", open=20, count=20_000, ramp=2, seconds=600, settle=40, retention=5, tasks=False,
+        key=TOKENS["victim"], attacks=8, mix={"fast": 8, "resumes": 1, "slow": 1},
+    ),
+}  # fmt: skip

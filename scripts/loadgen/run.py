@@ -13,8 +13,9 @@ from signal import SIGINT, SIGTERM
 from typing import Any
 
 from benchmark.machine import Machine
-from benchmark.relays import SCRIPTS
+from lab.processes import SCRIPTS
 
+from . import hostile
 from .gateway import Gateway, gateway, upstream
 from .plan import Plan
 
@@ -33,6 +34,7 @@ class Run:
     before: Sample = field(default_factory=dict)  # at rest
     after: Sample = field(default_factory=dict)  # at rest again
     result: dict[str, Any] = field(default_factory=dict)
+    attacks: dict[str, dict[str, int]] = field(default_factory=dict)  # how each was answered, how often
     others: float = 0.0  # cores that other processes kept busy
 
 
@@ -57,10 +59,14 @@ def run(plan: Plan, destination: Destination, show: Callable[[Plan, Sample], Non
         upstream_port = stack.enter_context(upstream(destination.folder, destination.upstream_port))
         observed = Gateway(destination.port, destination.pid)
         if not destination.port:
-            observed = stack.enter_context(gateway(plan, upstream_port, destination.folder))
+            more = ""
+            if plan.attacks:
+                more = hostile.tables(destination.folder, stack.enter_context(hostile.upstream(destination.folder)))
+            observed = stack.enter_context(gateway(plan, upstream_port, destination.folder, more))
         machine = Machine()
         time.sleep(0.5)
         measured.before = _rest(observed)
+        attackers = stack.enter_context(hostile.attackers(observed.port, plan.attacks)) if plan.attacks else None
         arguments = {**asdict(plan), "port": observed.port, "upstream_port": upstream_port}
         process = subprocess.Popen(
             [sys.executable, "-m", "loadgen.client", json.dumps(arguments)],
@@ -79,6 +85,8 @@ def run(plan: Plan, destination: Destination, show: Callable[[Plan, Sample], Non
                 process.kill()
         if not measured.result:
             raise LoadError(f"the client process ended with {process.returncode}")
+        if attackers is not None:
+            measured.attacks = attackers.stop()
         if not measured.result["interrupted"]:
             time.sleep(AT_REST + (plan.retention if plan.retention <= SHORT else 0.0))
         measured.after = _rest(observed)

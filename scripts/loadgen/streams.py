@@ -38,7 +38,7 @@ class Streams:
 
         """
         plan, tag = self._plan, f"{kind}:{number}" if kind in ("leaves", "cut", "fails") else ""
-        message = request(self._port, plan.model(kind), tag)
+        message = self._known(request(self._port, plan.model(kind), tag))
         expected = answer(plan.model(kind))
         match kind:
             case "slow":
@@ -111,11 +111,17 @@ class Streams:
         assert last is not None
         return last, resumed
 
+    def _known(self, message: bytes) -> bytes:
+        """Return a request with the plan's key, if it has one."""
+        key = f"\r\nAuthorization: Bearer {self._plan.key}\r\n\r\n".encode()
+        return message.replace(b"\r\n\r\n", key, 1) if self._plan.key else message
+
     def _again(self, last: Response) -> bytes:
-        return (
+        again = (
             f"GET /v1/streams/{last.stream_id} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
             f"Accept: text/event-stream\r\nLast-Event-ID: {last.seq}\r\n\r\n"
-        ).encode()
+        )
+        return self._known(again.encode())
 
     async def _connection(self) -> Connection:
         while self._idle:

@@ -1,4 +1,7 @@
-"""The benchmark's upstream with faults. The `user` of a request, `cut:NAME` or `fails:NAME`, breaks its first try."""
+"""The benchmark's upstream with faults.
+
+The `user` of a request, `cut:NAME` or `fails:NAME`, breaks its first try, and `spoils:NAME` each try.
+"""
 
 import resource
 import sys
@@ -21,6 +24,9 @@ class FaultyConnection(Connection):
         """Begin the stream, or break it."""
         tag = str(body.get("user", ""))
         fault = tag.partition(":")[0]
+        if fault == "spoils":
+            self.say("500 Internal Server Error", b'{"error":{"message":"spoilt by its request"}}')
+            return
         first = fault in ("cut", "fails") and tag not in self.broken
         if first:
             self.broken.add(tag)

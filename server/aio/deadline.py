@@ -10,9 +10,11 @@ from server.aio.timers import timer_wheel
 
 
 class Progress(Protocol):
-    """Something that moves now and then. `last` is when it did so last, on the clock of time.monotonic()."""
+    """Something that moves now and then."""
 
-    last: float
+    @property
+    def last(self) -> float:
+        """When it moved last, on the clock of time.monotonic()."""
 
 
 class Deadline:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
+from server.api.plain.paths import PATHS
 from server.config.settings import Key, Settings, is_loopback
 from server.core.errors import Rejected
 from server.core.records import owned_by
@@ -69,7 +70,7 @@ class Access:
         wait = self._limits[owner_of(key), key.requests_per_minute].take(time.monotonic())
         if wait is not None:
             raise Rejected(429, "Too many requests for this key.", "rate_limit_exceeded", retry_after=wait)
-        return Owner(owner_of(key), key.admin, key.max_streams)
+        return Owner(owner_of(key), key.admin, key.max_streams, key.models)
 
     def _key(self, request: web.Request) -> Key:
         """Return the key that a request has sent. If it sends several, they must be the same. Raises Rejected 401."""
@@ -94,8 +95,20 @@ class Access:
         if origin is not None and origin not in self._origins and origin != f"http://{request.headers['Host']}":
             raise Rejected(403, "This origin may not use the gateway.", "forbidden_origin")
         served = request.match_info.http_exception is None  # else the answer is 404 or 405, whatever the body
-        if request.method == "POST" and served and request.content_type != "application/json":
+        if request.method == "POST" and served and not _is_no_form(request):
             raise Rejected(415, "The body must be application/json.", "unsupported_media_type")
+
+
+def _is_no_form(request: web.Request) -> bool:
+    """Whether the page of another site could not have sent a body without being asked before (Fetch Standard, CORS).
+
+    Uploads have a type that a form can send. For them the origin, which browsers send with every POST, says enough;
+    `Sec-Fetch-Site` says it again.
+    """
+    resource = request.match_info.route.resource
+    if request.content_type == "multipart/form-data" and resource is not None and resource.canonical in PATHS:
+        return request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
+    return request.content_type == "application/json"
 
 
 def owner_of(key: Key) -> str:

@@ -15,12 +15,12 @@ MAX_VALUES = 100_000  # a few MB as objects, and some milliseconds to parse; 2,0
 MAX_DEPTH = 100  # schemas of tools have about 20; orjson writes 254 levels
 
 
-def parse(body: bytes | bytearray) -> Any:
+def parse(body: bytes | bytearray, max_values: int = MAX_VALUES) -> Any:
     """Return the value that a body holds. Raises Rejected 400 or 413."""
     if most_values(body) > MAX_DEPTH:  # of nearly every request, these already say that it is small and flat
-        values, depth = shape(body, MAX_VALUES)
-        if values > MAX_VALUES:
-            raise Rejected(413, f"The body has more than {MAX_VALUES} values.", "request_too_large")
+        values, depth = shape(body, max_values)
+        if values > max_values:
+            raise Rejected(413, f"The body has more than {max_values} values.", "request_too_large")
         if depth > MAX_DEPTH:
             raise Rejected(400, f"The body is nested more than {MAX_DEPTH} levels deep.", "invalid_json")
     try:

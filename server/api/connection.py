@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import orjson
@@ -29,6 +31,8 @@ log = structlog.get_logger("sluiceway.http")
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001 — aiohttp's signal
     """Give every response what all of them carry, before its head is sent."""
     response.headers.update(HEADERS)
+    if (request_id := response.headers.get("X-Request-Id")) is not None:
+        response.headers["request-id"] = request_id  # the name under which Anthropic's SDKs look for it
     if response.content_type == "application/json":  # prompts, answers, and who may see them
         response.headers.setdefault("Cache-Control", "no-store")
 
@@ -74,6 +78,15 @@ class Connection(web.RequestHandler):
     def end_delivery(self) -> None:
         """Note that the stream's response is over."""
         self._delivering = False
+
+    @contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Deliver while the block runs."""
+        self.begin_delivery()
+        try:
+            yield
+        finally:
+            self.end_delivery()
 
     def leave_timeouts_to_us(self) -> None:
         """Have a client that vanishes noticed by the gateway, and not by the kernel, from its first stream on."""

@@ -216,3 +216,15 @@ class ProjectedDelivery(Delivery):
         if skipped:
             self._projection.skip_to(self.cursor)
         return skipped
+
+
+class WholeDelivery(Delivery):
+    """A reader that writes nothing before the stream has ended. The relay need not wait for it."""
+
+    def __init__(self, request: web.Request, stream: Stream, cursor: int, flow: Flow, metrics: Metrics) -> None:
+        super().__init__(request, stream, cursor, flow, metrics)
+        self.live = True
+
+    def push(self, data: bytes, tail: int, offset: int) -> None:  # noqa: ARG002 — the protocol's
+        """Let records pass."""
+        self.cursor, self.offset = tail, offset

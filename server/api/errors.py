@@ -15,7 +15,7 @@ from server.api.access import OWNER, Access
 from server.api.cors import Cors
 from server.api.head import check_head
 from server.core.dialect import Dialect
-from server.core.errors import Kind, Rejected, StoreError, error_body
+from server.core.errors import Kind, Rejected, StoreError, UpstreamError, error_body
 from server.core.records import Ending
 from server.streams.admission import DRAINING
 from server.telemetry.logs import cause
@@ -55,13 +55,13 @@ def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, D
             # and would keep a refused body in memory until a collection.
             response = _rejection(request, error, dialects)
         except web.HTTPException as error:
-            response = _routing_error(request, error, served)
+            response = _routing_error(request, error, served, dialects)
         except ConnectionError:
             raise
         except Exception as error:  # noqa: BLE001 — a bug of ours; the client learns only that there was one
             log.error("handler failed", path=request.path, request_id=request[REQUEST_ID], **cause(error))
             body = error_body("The gateway failed on this request.", "internal_error", "api_error")
-            response = json_response(_in_dialect(request, body, dialects), 500)
+            response = json_response(_in_dialect(request, body, 500, dialects), 500)
         if not response.prepared:
             response.headers["X-Request-Id"] = request[REQUEST_ID]
         return response
@@ -71,18 +71,20 @@ def middleware(access: Access, cors: Cors, served: str, dialects: Mapping[str, D
 
 def _rejection(request: web.Request, error: Rejected | StoreError, dialects: Mapping[str, Dialect]) -> web.Response:
     rejected = error if isinstance(error, Rejected) else _store_rejection(error)
-    body = _in_dialect(request, rejected.body(), dialects)
+    body = _in_dialect(request, rejected.body(), rejected.status, dialects)
     response = json_response(body, rejected.status, retry_after=rejected.retry_after)
     if rejected.code == DRAINING and request.headers.get(ELSEWHERE) == "nginx":
         response.headers["X-Accel-Redirect"] = "@another_gateway"
     return response
 
 
-def _in_dialect(request: web.Request, body: Mapping[str, Any], dialects: Mapping[str, Dialect]) -> Mapping[str, Any]:
+def _in_dialect(
+    request: web.Request, body: Mapping[str, Any], status: int, dialects: Mapping[str, Dialect]
+) -> Mapping[str, Any]:
     """Return OpenAI's error object in the shape of the dialect that the requested path belongs to."""
     resource = request.match_info.route.resource
-    dialect = None if resource is None else dialects.get(resource.canonical)
-    return body if dialect is None else dialect.error(body)
+    dialect = dialects.get(request.path if resource is None else resource.canonical)  # None: a method that it lacks
+    return body if dialect is None else dialect.error(body, status, request[REQUEST_ID])
 
 
 def json_response(
@@ -102,7 +104,7 @@ def json_response(
 def failed_response(dialect: Dialect, ending: Ending, headers: Mapping[str, str]) -> web.Response:
     """Return the HTTP error of a stream that failed before its response opened."""
     assert ending.error is not None
-    body = dialect.error(ending.error)
+    body = dialect.error(ending.error, ending.status, headers["X-Request-Id"])
     if ending.reason == "shutdown":  # the request was fine: the next process, or another instance, takes it
         return json_response(body, ending.status, retry_after=RESTART, headers=headers)
     response = json_response(body, ending.status, retry_after=ending.retry_after, headers=headers)
@@ -113,16 +115,30 @@ def failed_response(dialect: Dialect, ending: Ending, headers: Mapping[str, str]
     return response
 
 
+def error_response(error: UpstreamError, headers: Mapping[str, str], *, final: bool) -> web.Response:
+    """Return the HTTP error of a request that no target has answered. `final`: nothing was left to try."""
+    body = error.body()
+    body["error"]["retryable"] = error.retryable
+    response = json_response(body, error.http_status, retry_after=error.retry_after, headers=headers)
+    if final and error.kind not in (Kind.NO_TARGET, Kind.EXHAUSTED):
+        response.headers["x-should-retry"] = "false"  # as in `failed_response`
+    return response
+
+
 def _store_rejection(error: StoreError) -> Rejected:
     """Return the rejection that a client gets if the store cannot be used. The log tells the operator why."""
     log.warning("store away", error=str(error))
     return Rejected(503, "The store of the gateway is away.", "store_unavailable", retry_after=1.0)
 
 
-def _routing_error(request: web.Request, error: web.HTTPException, served: str) -> web.Response:
+def _routing_error(
+    request: web.Request, error: web.HTTPException, served: str, dialects: Mapping[str, Dialect]
+) -> web.Response:
     if error.status == 405:
         body = error_body(f"{request.method} is not allowed here.", "method_not_allowed", "invalid_request_error")
-        return json_response(body, 405, headers={"Allow": error.headers.get("Allow", "")})
+        return json_response(
+            _in_dialect(request, body, 405, dialects), 405, headers={"Allow": error.headers.get("Allow", "")}
+        )
     if error.status == 404:
         code = "unknown_endpoint" if request.path.startswith("/v1/") else "not_found"
         return json_response(error_body(f"Not found. Served here: {served}.", code, "invalid_request_error"), 404)

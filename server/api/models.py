@@ -7,6 +7,7 @@ from typing import Any
 
 from aiohttp import web
 
+from server.api.access import OWNER
 from server.api.errors import json_response
 from server.config.settings import Model, Settings
 from server.streams.routes import unknown_model
@@ -29,20 +30,21 @@ class Models:
             web.get("/v1/models/{id:.+}", self.retrieve, allow_head=False),
         ]
 
-    async def list(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 — aiohttp's handler signature
-        """Return the models by the names that clients may ask for, with OpenAI's fields."""
-        settings = self._streams.settings
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        """Return the models by the names that the caller may ask for, with OpenAI's fields."""
+        settings, owner = self._streams.settings, request[OWNER]
         lists = await asyncio.gather(*(self._meant_by(model, settings) for model in settings.models))
         data: dict[str, dict[str, Any]] = {}
         for model in itertools.chain(*lists):
-            data.setdefault(model.id, _json(model))
+            if owner.may_ask(model.id):
+                data.setdefault(model.id, _json(model))
         return json_response({"object": "list", "data": list(data.values())})
 
     async def retrieve(self, request: web.Request) -> web.StreamResponse:
-        """Return one model. Raises Rejected 404 if there is none of this name."""
+        """Return one model. Raises Rejected 404 if for the caller there is none of this name."""
         name, settings = request.match_info["id"], self._streams.settings
         model = settings.resolve(name)
-        if model is not None and "*" not in name:
+        if model is not None and "*" not in name and request[OWNER].may_ask(name):
             if any(target.model for target in model.targets):  # it answers, whatever the client calls it
                 return json_response(_json(_own(name)))
             for listed in await self._meant_by(model, settings):

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from server.aio.aiohttp_internals.queues import use_small_queues
 from server.api.access import OWNER
-from server.api.bounded_json import parse
+from server.api.bounded_json import MAX_VALUES, parse
 from server.api.errors import REQUEST_ID
 from server.config.settings import Settings
 from server.core.errors import Rejected
@@ -23,7 +23,7 @@ BODIES = web.AppKey("bodies", Bodies)  # the one budget of the gateway
 PASSED_ON = ("traceparent", "tracestate")
 
 
-async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
+async def read_json(request: web.Request, max_bytes: int, max_values: int = MAX_VALUES) -> dict[str, Any]:
     """Return the JSON object of a request's body. Raises Rejected 400, 408, 413, 415 or 429."""
     if request.content_type != "application/json":
         raise Rejected(415, "The body must be application/json.", "unsupported_media_type")
@@ -43,7 +43,7 @@ async def read_json(request: web.Request, max_bytes: int) -> dict[str, Any]:
         if len(body) > max_bytes:
             raise too_large(max_bytes)
         use_small_queues(request.content)  # aiohttp keeps them as long as the response
-        value = parse(body)
+        value = parse(body, max_values)
     if not isinstance(value, dict):
         raise Rejected(400, "The body must be a JSON object.", "invalid_json")
     return value

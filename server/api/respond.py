@@ -11,13 +11,12 @@ from server.aio.aiohttp_internals.writing import LateHeadResponse
 from server.aio.deadline import Deadline
 from server.aio.pacing import StartPacer
 from server.api.connection import Connection
-from server.api.delivery import Delivery, Leaving, ProjectedDelivery
+from server.api.delivery import Delivery, Leaving, ProjectedDelivery, WholeDelivery
 from server.api.errors import REQUEST_ID, failed_response
 from server.config.settings import Flow
 from server.core.dialect import Dialect, unopened
 from server.core.errors import Deleted, Rejected, StoreError, StreamError
 from server.core.projection import Projection
-from server.core.records import WHOLE
 from server.relay.stream import Stream
 from server.streams.streams import Streams
 from server.telemetry.metrics import Metrics
@@ -53,17 +52,28 @@ class Responder:
         return received
 
     async def respond(
-        self, request: web.Request, stream: Stream, *, cursor: int = 0, wait: bool, dialect: Dialect
+        self,
+        request: web.Request,
+        stream: Stream,
+        *,
+        cursor: int = 0,
+        wait: bool,
+        dialect: Dialect,
+        whole: bool = False,
     ) -> web.StreamResponse:
         """Answer with `stream`, shown in `dialect`, until the stream ends or the client leaves.
 
         `wait`: the response opens with the first token, so that a failure before it has its own HTTP status.
+        `whole`: the client asked for no stream. It gets the JSON of the answer when the stream has ended.
 
         Raises:
             Rejected: the log cannot be read. 503, or 502 if the request may have begun a generation.
 
         """
-        delivery = self._delivery(request, stream, cursor, dialect)
+        if whole:
+            delivery: Delivery = WholeDelivery(request, stream, cursor, self._flow, self._metrics)
+        else:
+            delivery = self._delivery(request, stream, cursor, dialect)
         self._streams.attach(stream, delivery)
         self.open.add(delivery)
         self.idle.clear()
@@ -72,7 +82,7 @@ class Responder:
         assert isinstance(connection, Connection)
         connection.begin_delivery()
         try:
-            response = await self._answer(request, stream, dialect, wait=wait)
+            response = await self._answer(request, stream, dialect, wait=wait, whole=whole)
             leaving = await delivery.run(response) if isinstance(response, EventStream) else "ended"
         except (StoreError, StreamError) as error:  # only before the response opens; later the client gets it in-band
             words, sent = "The log of this stream is out of reach.", wait and bool(stream.label)
@@ -117,10 +127,10 @@ class Responder:
             pass  # clients that still read are cut off
 
     async def _answer(
-        self, request: web.Request, stream: Stream, dialect: Dialect, *, wait: bool
+        self, request: web.Request, stream: Stream, dialect: Dialect, *, wait: bool, whole: bool
     ) -> web.StreamResponse:
         """Return the response when it can open: an `EventStream`, or one with the whole answer."""
-        if not stream.beginning.stream:
+        if whole or not stream.beginning.stream:
             await stream.ended.wait()
             return await self._whole(request, stream, dialect)
         if wait and not await self._opens_early(stream) and self._failed_early(stream):
@@ -155,10 +165,9 @@ class Responder:
         records = await stream.records()
         if not records:
             raise Deleted(f"stream {stream.id} is gone")
-        record = records[-1]
         headers = stream_headers(request, stream)
-        if record.kind == WHOLE:
-            return web.Response(body=record.data, content_type="application/json", headers=headers)
+        if not unopened(stream.dialect, stream.log) and (answer := stream.dialect.whole(records)):
+            return web.Response(body=answer, content_type="application/json", headers=headers)
         return failed_response(dialect, ending, headers)
 
 

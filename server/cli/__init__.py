@@ -1,4 +1,4 @@
-"""The command line: `sluiceway serve`, `sluiceway check`, and the client commands.
+"""The command line: `sluiceway serve`, `init`, `check`, and the client commands.
 
 Each command imports what it needs when it runs. Importing the whole gateway takes a second, which the client commands
 do not need to wait for.
@@ -9,7 +9,9 @@ import gc
 from pathlib import Path
 
 from server import __version__
-from server.cli.client_commands import add_commands
+from sluiceway.commands import add_commands
+
+PLACES = "by default ./sluiceway.toml, then /etc/sluiceway/sluiceway.toml, then the upstream of OPENAI_API_KEY"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,12 +26,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sluiceway {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     serve = commands.add_parser("serve", help="run the gateway")
-    serve.add_argument("--config", type=Path, required=True, help="TOML file")
+    serve.add_argument("--config", type=Path, metavar="FILE", help=f"TOML file; {PLACES}")
     serve.add_argument("--host", help="listen here instead of [server] host")
     serve.add_argument("--port", type=int, help="listen here instead of [server] port")
     serve.set_defaults(run=_serve)
-    check = commands.add_parser("check", help="validate a configuration")
-    check.add_argument("--config", type=Path, required=True, help="TOML file")
+    init = commands.add_parser("init", help="write a configuration to begin with")
+    init.add_argument("file", type=Path, nargs="?", default=Path("sluiceway.toml"), metavar="FILE")
+    init.set_defaults(run=_init)
+    check = commands.add_parser("check", help="validate a configuration, and say what would run")
+    check.add_argument("--config", type=Path, metavar="FILE", help=f"TOML file; {PLACES}")
     check.set_defaults(run=_check)
     add_commands(commands)
     return parser
@@ -41,6 +46,12 @@ def _serve(options: argparse.Namespace) -> int:
     from server.cli.serve import serve  # noqa: PLC0415 — imported when it runs
 
     return serve(options.config, options.host, options.port)
+
+
+def _init(options: argparse.Namespace) -> int:
+    from server.cli.init import init  # noqa: PLC0415 — imported when it runs
+
+    return init(options.file)
 
 
 def _check(options: argparse.Namespace) -> int:

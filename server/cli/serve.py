@@ -10,7 +10,8 @@ from pathlib import Path
 import uvloop
 
 from server.app import Gateway
-from server.config.check import load
+from server.config.check import load, parse
+from server.config.finding import NothingToRunError, configuration_file, of_the_environment
 from server.config.plugins import known_plugins
 from server.config.problems import BAD_CONFIG, ConfigError
 from server.config.settings import Settings
@@ -29,19 +30,32 @@ SWITCH_INTERVAL = 0.0005
 GC_THRESHOLD = (20_000, 20, 20)
 
 
-def serve(config: Path, host: str | None, port: int | None) -> int:
-    """Run a gateway until a signal; return the exit status. `host` and `port` override those of the file `config`."""
+def serve(named: Path | None, host: str | None, port: int | None) -> int:
+    """Run a gateway until a signal; return the exit status. `host` and `port` override the configuration's.
+
+    `named` is the configuration; None: the file in a usual place, or the upstream of OpenAI's variables.
+    """
+    config = configuration_file(named)
 
     def read() -> tuple[Settings, dict[str, str]]:
         environ = with_credentials(os.environ)
-        return load(config, environ, host=host, port=port, **known_plugins()), environ
+        if config is not None:
+            return load(config, environ, host=host, port=port, **known_plugins()), environ
+        listen = {name: value for name, value in (("host", host), ("port", port)) if value is not None}
+        return parse({**of_the_environment(environ), "server": listen}, environ), environ
 
     try:
         settings, environ = read()
+        if named is None:
+            where = config or f"no file; OPENAI_API_KEY is set, and {settings.upstreams[0].base_url} is the upstream"
+            print(f"sluiceway: configuration: {where}", file=sys.stderr)  # noqa: T201 — what this start depends on
         configure()
         _run(Gateway(settings, environ), read, passed_sockets())
     except ConfigError as error:
         print(error, file=sys.stderr)  # noqa: T201 — the command's output
+        return BAD_CONFIG
+    except NothingToRunError as error:
+        print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201
         return BAD_CONFIG
     except (OSError, StoreError, ToolSetupError, PreprocessError) as error:
         print(f"sluiceway: {error}", file=sys.stderr)  # noqa: T201 — one sentence instead of a traceback

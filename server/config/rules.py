@@ -11,7 +11,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from server.config.problems import Problem, key_text, list_text, problem_at
-from server.config.settings import PATTERN_MARKS, REDIS_URL, is_loopback
+from server.config.settings import PATTERN_MARKS, REDIS_URL, is_loopback, matches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -44,6 +44,7 @@ def between_keys(tree: Mapping[str, Any]) -> Iterator[Problem]:
     yield from _mcp_servers(tree)
     yield from _headers(tree)
     yield from _models(tree)
+    yield from _models_of_keys(tree)
 
 
 def _mcp_servers(tree: Mapping[str, Any]) -> Iterator[Problem]:
@@ -87,6 +88,16 @@ def _models(tree: Mapping[str, Any]) -> Iterator[Problem]:
                 yield problem_at(location, target, wanted)
             elif target in targets[:j]:
                 yield problem_at(location, target, "expected each target once")
+
+
+def _models_of_keys(tree: Mapping[str, Any]) -> Iterator[Problem]:
+    """Name each model of a key that no request can be for. A pattern may mean what an upstream lists."""
+    models = [name for _, table in _tables(tree, "models") if isinstance(name := table.get("name"), str)]
+    for i, owner in _tables(tree, "keys"):
+        for j, name in enumerate(_array(owner.get("models"))):
+            if isinstance(name, str) and "*" not in name and not any(matches(model, name) for model in models):
+                wanted = f"no model has this name: {list_text(models)}"
+                yield problem_at(("keys", i, "models", j), name, wanted, warning=True)
 
 
 def registered_names(

@@ -89,6 +89,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def matches(pattern: str, name: str) -> bool:
+    """Whether a model's name is `pattern`, or matches it as a whole. Upper and lower case count."""
+    return name == pattern or ("*" in pattern and fnmatch.fnmatchcase(name, pattern))
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """One place to send a request to: an upstream's name, and its model. None keeps the name that the client sent."""
@@ -192,6 +197,9 @@ class Server(Table):
     port: Port = Field(8080, description="TCP port to listen on. 0 takes any free port.")
     max_streams: Count = Field(10_000, description="Limit of live streams. Past it: 429 with Retry-After.")
     max_body_bytes: Bytes = Field(8_388_608, description="Limit of one request body, in bytes. Past it: 413.")
+    max_upload_bytes: Bytes = Field(
+        268_435_456, description="Limit of one multipart body, such as an audio file, in bytes. Past it: 413."
+    )
     max_held_bytes: Bytes = Field(
         268_435_456,
         description="Limit of all request bodies that arrive or belong to live streams, in bytes; one key has half of "
@@ -245,6 +253,15 @@ class Streams(Table):
     retention: SecondsOrZero = Field(600.0, description="Seconds that a stream can still be read after its ending.")
     max_stream_bytes: Bytes = Field(
         16_777_216, description="Limit of one stream's log, in bytes. Past it the stream fails with stream_too_large."
+    )
+
+
+class Responses(Table):
+    """``[responses]``: stored responses (`/v1/responses`)."""
+
+    retention: SecondsOrZero = Field(
+        3600.0,
+        description="Seconds that a stored response is kept after its ending. previous_response_id reaches as far.",
     )
 
 
@@ -335,8 +352,8 @@ class Model(Table):
         return "*" in self.name
 
     def matches(self, name: str) -> bool:
-        """Whether this is the name of a model, or a pattern that it matches as a whole, with upper and lower case."""
-        return name == self.name or (self.is_pattern and fnmatch.fnmatchcase(name, self.name))
+        """Whether this is the name of a model, or a pattern that it matches."""
+        return matches(self.name, name)
 
 
 class Recovery(Table):
@@ -361,6 +378,9 @@ class Key(Table):
     """``[[keys]]``: one owner of streams, and the hash of its token."""
 
     name: Name = Field(description="Unique name of the owner.")
+    models: Annotated[tuple[ModelName, ...], ARRAY] = Field(
+        ("*",), description="Names or patterns of the models that it may ask for. For it there are no others."
+    )
     sha256: Sha256 = Field(description="SHA-256 of the client's bearer token, 64 lower-case hexadecimal digits.")
     admin: Flag = Field(
         False, description="Whether it may see every owner's streams, the metrics and all of the stats."
@@ -419,6 +439,7 @@ class Settings(Table):
     server: Server = Server()
     flow: Flow = Flow()
     streams: Streams = Streams()
+    responses: Responses = Responses()
     store: Store = Store()
     upstreams: Annotated[tuple[Upstream, ...], ARRAY] = Field(min_length=1, description="At least one [[upstreams]].")
     models: Annotated[tuple[Model, ...], ARRAY] = Field(min_length=1, description="At least one [[models]].")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from server.core.openai.transcript import Transcript
-from server.core.openai.usage import COUNTS, MAX_COUNT, estimate, prompt_bytes
+from server.core.openai.usage import COUNTS, DETAILS, MAX_COUNT, estimate, prompt_bytes
 
 Usage = dict[str, Any]
 
@@ -73,4 +73,13 @@ class Bill:
 
 
 def _sum(parts: Sequence[Usage]) -> Usage:
-    return {name: min(sum(part[name] for part in parts), MAX_COUNT) for name in COUNTS}
+    total: Usage = _sums(parts, COUNTS)
+    for name, counts in DETAILS.items():
+        details = [part[name] for part in parts if name in part]
+        if details:
+            total[name] = _sums(details, [count for count in counts if any(count in one for one in details)])
+    return total
+
+
+def _sums(parts: Sequence[Usage], names: Sequence[str]) -> dict[str, int]:
+    return {name: min(sum(part.get(name, 0) for part in parts), MAX_COUNT) for name in names}

@@ -15,7 +15,7 @@ from server.core.generation import Generation, logged_generation
 from server.core.openai.tool_calls import ToolCall
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
-from server.core.records import Beginning, Ending, Record
+from server.core.records import STREAM_PREFIX, WHOLE, Beginning, Ending, Record, Tokens
 from server.core.upstream_api import Piece, UpstreamApi
 
 
@@ -44,6 +44,10 @@ class Writer(Protocol):
     finished_calls: Sequence[ToolCall] = ()
     idle_after: float = 0.0  # seconds; 0: a silence writes nothing
 
+    def begin(self) -> list[Record]:
+        """Return the records that are due before the model is asked."""
+        return []
+
     def resume(self, records: Sequence[Record]) -> None:
         """Go on after records that an earlier relay of this stream has written."""
         return
@@ -60,6 +64,13 @@ class Writer(Protocol):
             StreamError: the stream cannot hold them.
 
         """
+
+    def tokens(self, tokens: Tokens) -> Sequence[Record]:
+        """Return the records of plain tokens, which have the kind `token_kind` and the upstream's own data.
+
+        This is the path of nearly every token. Their texts are what JSON has between two quotes.
+        """
+        return tokens
 
     def end_turn(self) -> list[Record]:
         """Return the records that are due when the answer to one request to the model is whole.
@@ -107,6 +118,7 @@ class Dialect(Protocol):
     whole_calls: bool = False  # clients see only whole tool calls, so they saw none of a broken attempt's
     server_tools: bool = False  # the server's own tools are offered to the model
     one_choice: bool = True  # it cannot show an answer of several choices (`n`)
+    id_prefix: str = STREAM_PREFIX  # what its clients see in place of the prefix of a stream's id
     failure_records: int = 1  # how many records a stream has that fails before its first token
     upstream_api: UpstreamApi | None = None  # how an upstream that speaks it is asked and read
 
@@ -133,6 +145,10 @@ class Dialect(Protocol):
         Records `requested` to `earliest` - 1 are lost. If `earliest` is past `latest`, nothing is left.
         """
 
+    def whole(self, records: Sequence[Record]) -> bytes:
+        """Return the JSON answer of an ended stream, for a client that asked for no stream; empty if there is none."""
+        return records[-1].data if records[-1].kind == WHOLE else b""
+
     def broken_off(self, after: int, tail: int, ending: Ending) -> bytes:
         """Return the last frames for a client if the records of an ended stream after number `after` are gone."""
         return self.gap(after + 1, tail + 1, tail)
@@ -141,7 +157,7 @@ class Dialect(Protocol):
     def fault(self, error: Mapping[str, Any]) -> bytes:
         """Return the frame of an error that could not be logged. It has no `id:`. The stream may still go on."""
 
-    def error(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def error(self, body: Mapping[str, Any], status: int, request_id: str) -> Mapping[str, Any]:
         """Return the JSON of an error before the response opens. `body` is OpenAI's error object, the default."""
         return body
 
@@ -170,6 +186,12 @@ class Dialects:
     def named(self, name: str) -> Dialect | None:
         """Return the dialect that `?format=` names, or None."""
         return self._by_format.get(name)
+
+    def stream_id(self, identity: str) -> str:
+        """Return the stream's id for an id that a client of any dialect was given."""
+        prefix, mark, rest = identity.partition("_")
+        prefixes = {dialect.id_prefix for dialect in self._by_name.values()}
+        return STREAM_PREFIX + rest if prefix + mark in prefixes else identity
 
     @property
     def upstream_apis(self) -> dict[str, UpstreamApi]:

@@ -11,7 +11,7 @@
     │       └── UnknownDialectError    core/dialect.py: the log is in a dialect that is not registered here
     ├── SinkError                      aio/aiohttp_internals/upstream.py: a sink has raised an error
     ├── StalledClientError             api/channel.py: a client acknowledged nothing for `drain_timeout`
-    ├── CommandError                   cli/terminal.py: a command of the client cannot do what its user wants
+    ├── NothingToRunError              config/finding.py: there is no configuration to start with
     └── ToolError                      tools/tool.py: a call of a tool gave no result, and the model is told why
     ValueError
     ├── ConfigError                    config/problems.py: the configuration cannot be used, with all reasons
@@ -170,6 +170,11 @@ class UpstreamError(SluicewayError):
     def http_status(self) -> int:
         """The HTTP status for a client if this error ends its stream before the response opens."""
         return self.status or self.trait.status
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same request may succeed later. A silent target (504) is not asked again here, but may then."""
+        return self.trait.same or self.http_status == 504
 
     def body(self) -> dict[str, Any]:
         """Return OpenAI's error object."""

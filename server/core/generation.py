@@ -33,7 +33,10 @@ class Generation:
     request_id: str = ""
     received: float | None = None  # time.monotonic() when the whole request was in; None: in another process
     source: Body | None = None
+    changed: bool = False  # the operator's functions have changed `body`, so that `source` does not say the same
     headers: tuple[tuple[str, str], ...] = ()  # the client's, for an upstream that speaks the same dialect
+    retention: float | None = None  # see `Beginning`, as for the next one
+    detached: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.body, Body):

@@ -108,10 +108,16 @@ class Store(Protocol):
     def logs(self) -> AsyncIterator[Log]:
         """Yield every log that is live or retained, oldest first."""
 
+    async def delete(self, log: Log) -> bool:
+        """Delete an ended log, its records and its idempotency key, for all instances.
+
+        Returns False if it was not there any more, or has not ended. Raises StoreError.
+        """
+
     async def sweep(self, now: float) -> None:
         """Delete logs whose retention is over, and the oldest ended ones while all together are larger than the bound.
 
-        `now` is in seconds since the epoch.
+        The retention of a log is its beginning's, or else that of the settings. `now` is in seconds since the epoch.
         """
 
     # --- a durable store's: logs that other instances write -----------------------------------------------------

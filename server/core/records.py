@@ -12,6 +12,7 @@ from server.core.lifecycle import State
 
 Policy = Literal["cancel", "continue"]
 
+STREAM_PREFIX = "strm_"  # of the id of a stream; what follows is random
 WHOLE = "response"  # the kind of a record that holds the JSON of an answer that was not streamed
 
 
@@ -69,6 +70,11 @@ def owned_by(name: str, sha256: str) -> str:
     return f"{name}.{sha256[:16]}"
 
 
+def key_name(owner: str) -> str:
+    """Return the name of an owner's key."""
+    return TOKEN_MARK.sub("", owner)
+
+
 @dataclass(frozen=True, slots=True)
 class Beginning:
     """The facts that a stream starts with. `created` is in seconds since the epoch, `body` the client's request."""
@@ -86,11 +92,17 @@ class Beginning:
     choices: int = 0  # the `n` of the request; 0: an older version wrote the log
     asks_usage: bool | None = None  # the request asks for the usage chunk; None: as above
     changed: bool = False  # `body` has two requests: as the client sent it, and the chat request that goes upstream
+    retention: float | None = None  # seconds that the log is kept after its ending; None: as long as the settings say
+    detached: bool = False  # it needs no reader: without one it goes on to its end
 
     @property
     def key_name(self) -> str:
         """The name of the key that began the stream, for log lines. An older version stored it as the owner."""
-        return TOKEN_MARK.sub("", self.owner)
+        return key_name(self.owner)
+
+    def kept_for(self, seconds: float) -> float:
+        """Return how long the log is kept after its ending, if it is `seconds` by the settings."""
+        return seconds if self.retention is None else self.retention
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ class Phases:
     connect: float | None = None
     tls: float | None = None
     waited: float = 0.0  # for a connection, no matter which attempt opened it
+    no_socket: int | None = None  # the errno of the last socket that the gateway itself could not make
     connecting: float | None = None  # points in time from here on: the first socket began to connect
     sent: float | None = None
     headers: float | None = None

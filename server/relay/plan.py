@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from server.config.settings import Recovery
-from server.core.errors import Kind, UpstreamError
+from server.core.errors import UpstreamError
 from server.core.generation import Generation
 from server.core.openai.intake import Seam
 from server.core.openai.transcript import Transcript
@@ -87,7 +87,7 @@ class Planner:
             log.error("strategy failed", stream_id=self._stream.id, strategy=name, **cause(fault))
             plan = None
         if plan is None:
-            raise self._final_error(failed, error) from error
+            raise self._tries.final_error(failed, error) from error
         return plan
 
     def is_last_resort(self, target: int, transcript: Transcript) -> bool:
@@ -169,17 +169,6 @@ class Planner:
             backoff=settings.backoff,
             jitter=random.random(),  # noqa: S311 — it spreads retries and protects no secret
         )
-
-    def _final_error(self, index: int, error: UpstreamError) -> UpstreamError:
-        """Return the error for the client: the first cause, and what ended the recovery if that is another kind."""
-        first = dataclasses.replace(self._tries.first_cause or error)  # what is kept is never raised: see `Tries.fail`
-        if first.kind in (Kind.RATE_LIMIT, Kind.QUOTA):
-            waits = [view.wait for view in self._tries.views() if view.wait is not None]
-            first = dataclasses.replace(first, retry_after=min(waits, default=None))
-        if first.kind is error.kind:
-            return first
-        last_failure = f"{error.kind.value} at {self._tries[index].name}"
-        return dataclasses.replace(first, message=f"{first.message} (Recovery ended with {last_failure}.)")
 
 
 def _forget_calls(transcript: Transcript, told: LoggedTurn) -> None:

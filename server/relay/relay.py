@@ -112,6 +112,8 @@ class Relay:
         owes_results = await self._inherit() if self.progress.taken_over else False
         if self.stopped is not None:
             raise replace(self.stopped)
+        if not self._stream.log.tail:
+            await self._stream.append(self._writer.begin())
         with Deadline() as deadline:
             deadline.set(self.progress.ends)
             plan = await self._first_plan(owes_results=owes_results)
@@ -215,8 +217,7 @@ class Relay:
         else:
             # The upstream's own code is for the client, in `error`: it may be anything, and the reason is logged.
             state, status, code = State.FAILED, error.http_status, error.kind.value
-            # A silent target (504) is not asked again here, but the same request may succeed later.
-            retryable, retry_after = error.trait.same or status == 504, error.retry_after
+            retryable, retry_after = error.retryable, error.retry_after
         body = error.body()
         body["error"]["retryable"] = retryable
         await self._end(state, code, error=body, status=status, retry_after=retry_after)

@@ -41,6 +41,7 @@ class Stream:
 
     __slots__ = (
         "__weakref__",
+        "_accepted",
         "_max_bytes",
         "_max_lag",
         "_pending",
@@ -64,6 +65,8 @@ class Stream:
     def __init__(self, log: Log, dialect: Dialect, *, max_lag_bytes: int, max_stream_bytes: int) -> None:
         self.log = log
         self.dialect = dialect
+        # On the clock of time.monotonic(): somebody may set the wall clock while the stream runs.
+        self._accepted = time.monotonic() - max(0.0, time.time() - log.beginning.created)
         self._pending: PendingAppend | None = None  # the last append that was not waited for
         self._under_way = 0  # bytes of data of all such appends
         self.state = State.STREAMING if log.tail else State.STARTING
@@ -294,4 +297,4 @@ class Stream:
     @property
     def age(self) -> float:
         """Seconds since the stream was accepted."""
-        return time.time() - self.beginning.created
+        return time.monotonic() - self._accepted

@@ -115,6 +115,20 @@ class Tries:
         history.last = error.kind
         history.quiet_until = None if error.retry_after is None else time.monotonic() + error.retry_after
 
+    def final_error(self, index: int, error: UpstreamError) -> UpstreamError:
+        """Return the error for the client: the first cause, and what ended the recovery if that is another kind.
+
+        `error` is the last failure, of target number `index`.
+        """
+        first = dataclasses.replace(self.first_cause or error)  # what is kept is never raised: see `fail`
+        if first.kind in (Kind.RATE_LIMIT, Kind.QUOTA):
+            waits = [view.wait for view in self.views() if view.wait is not None]
+            first = dataclasses.replace(first, retry_after=min(waits, default=None))
+        if first.kind is error.kind:
+            return first
+        last_failure = f"{error.kind.value} at {self[index].name}"
+        return dataclasses.replace(first, message=f"{first.message} (Recovery ended with {last_failure}.)")
+
     def views(self) -> tuple[TargetView, ...]:
         """Return the targets as a strategy sees them."""
         now = time.monotonic()

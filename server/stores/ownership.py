@@ -69,10 +69,11 @@ class Ownership(Generic[LogT]):
             log = self._objects[stream_id] = make()
         return log
 
-    def forget(self, over: float) -> None:
-        """Have the logs that ended before `over` let go of what they hold. They are deleted, but may have readers."""
+    def forget(self, now: float, retention: float) -> None:
+        """Have the logs whose retention is over let go of what they hold. They are deleted, but may have readers."""
         for log in list(self._objects.values()):
-            if log.ending is not None and log.ending.at <= over and log.beginning.body:
+            ending, beginning = log.ending, log.beginning
+            if ending is not None and beginning.body and ending.at + beginning.kept_for(retention) <= now:
                 log.forget()
 
     def moment(self) -> int:

@@ -2,6 +2,7 @@
 
 import structlog
 
+from server.core.openai.usage import tokens_by_kind
 from server.core.records import Ending
 from server.relay.relay import Relay
 from server.relay.stream import Stream
@@ -10,8 +11,11 @@ from server.telemetry.logs import shown_reason
 log = structlog.get_logger("sluiceway")
 
 
-def account(stream: Stream, relay: Relay, ending: Ending | None) -> None:
-    """End the span, and write the line. `ending` is the relay's own: without it another process goes on."""
+def account(stream: Stream, relay: Relay, ending: Ending | None, served: str) -> None:
+    """End the span, count the tokens, and write the line. `served` is the model as it is configured.
+
+    `ending` is the relay's own: without it another process goes on.
+    """
     progress = relay.progress
     facts = {
         "bytes": stream.log.size,
@@ -22,12 +26,16 @@ def account(stream: Stream, relay: Relay, ending: Ending | None) -> None:
         progress.span.end(ending, facts)
     if ending is None:
         return
+    tokens = tokens_by_kind(ending.billed) if ending.billed else None
+    if tokens is not None:
+        progress.metrics.count_usage(stream.beginning.key_name, served, tokens)
     log.info(
         "stream ended",
         stream_id=stream.id,
         request_id=stream.beginning.request_id,
         owner=stream.beginning.key_name,
         model=stream.beginning.model,
+        served=served,
         target=ending.target,
         state=ending.state.value,
         reason=shown_reason(ending),
@@ -40,4 +48,5 @@ def account(stream: Stream, relay: Relay, ending: Ending | None) -> None:
         recoveries=ending.recoveries,
         usage=ending.usage,
         billed=ending.billed,
+        usage_tokens=tokens,
     )

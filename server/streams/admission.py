@@ -1,9 +1,14 @@
 """Who may begin a stream, and what is about to begin: the limits, and what counts against them."""
 
+import asyncio
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from server.aio.event import Event
 from server.aio.pacing import StartPacer
+from server.config.settings import matches
 from server.core.errors import Rejected
 from server.core.records import Beginning
 from server.streams.bodies import Bodies
@@ -32,23 +37,23 @@ class Starting:
         """Return how many are this owner's."""
         return sum(name == owner for name, _ in self._by_id.values())
 
-    def add(self, beginning: Beginning) -> None:
-        """Let others wait for this stream until it is removed."""
+    @contextmanager
+    def start(self, beginning: Beginning) -> Iterator[None]:
+        """Let others wait for this stream while the block runs."""
         started = Event()
-        if beginning.idempotency is not None:
-            key = beginning.owner, beginning.idempotency[0]
+        key = (beginning.owner, beginning.idempotency[0]) if beginning.idempotency is not None else None
+        self._by_id[beginning.id] = beginning.owner, started
+        if key is not None:
             assert key not in self._by_key, "wait for `key_settled` first"
             self._by_key[key] = started
-        self._by_id[beginning.id] = beginning.owner, started
-        self._bodies.hold(beginning.owner, len(beginning.body))
-
-    def remove(self, beginning: Beginning) -> None:
-        """Let those who wait for this stream go on."""
-        _, started = self._by_id.pop(beginning.id)
-        if beginning.idempotency is not None:
-            del self._by_key[beginning.owner, beginning.idempotency[0]]
-        self._bodies.release(beginning.owner, len(beginning.body))
-        started.set()
+        try:
+            with self._bodies.held(beginning.owner, len(beginning.body)):
+                yield
+        finally:
+            del self._by_id[beginning.id]
+            if key is not None:
+                del self._by_key[key]
+            started.set()
 
     async def settled(self, stream_id: str) -> None:
         """Return when no relay is about to begin here for the log with this id."""
@@ -69,11 +74,19 @@ class Starting:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The caller: what its streams are stored under ("" if there are no keys), and what its key may do."""
+    """The caller: what its streams are stored under ("" if there are no keys), and what its key may do.
+
+    `models` are the names and patterns that it may ask for.
+    """
 
     name: str = ""
     admin: bool = True
     max_streams: int | None = None
+    models: Sequence[str] = ("*",)
+
+    def may_ask(self, model: str) -> bool:
+        """Whether there is a model of this name for the caller."""
+        return any(matches(pattern, model) for pattern in self.models)
 
 
 class Admission:
@@ -88,30 +101,47 @@ class Admission:
         self._live = live
         self._starting = starting
         self._draining = draining
+        self._plain: Counter[str] = Counter()  # requests of plain paths that are under way, by owner
+        self.no_plain = asyncio.Event()
+        self.no_plain.set()
 
     @property
     def full(self) -> bool:
-        """Whether the gateway relays as many streams as it may."""
-        return len(self._live) + len(self._starting) >= self._limit
+        """Whether the gateway relays as much as it may."""
+        return len(self._live) + len(self._starting) + self._plain.total() >= self._limit
 
     def check_open(self) -> None:
         """Raise Rejected 503 while the gateway drains."""
         if self._draining.is_set():
             raise Rejected(503, "The gateway is shutting down.", DRAINING, retry_after=1.0)
 
-    def admit(self, owner: Owner, beginning: Beginning) -> None:
-        """Let a stream in, and others wait for it until `release`. Raises Rejected: draining, over a limit."""
+    @contextmanager
+    def admitted(self, owner: Owner, beginning: Beginning) -> Iterator[None]:
+        """Let a stream in, and others wait for it while the block runs. Raises Rejected: draining, over a limit."""
+        self._check(owner)
+        with self._starting.start(beginning):
+            yield
+
+    @contextmanager
+    def plain(self, owner: Owner) -> Iterator[None]:
+        """Count a request of a plain path while the block runs. Raises Rejected: draining, over a limit."""
+        self._check(owner)
+        self._plain[owner.name] += 1
+        self.no_plain.clear()
+        try:
+            yield
+        finally:
+            self._plain -= Counter({owner.name: 1})
+            if not self._plain:
+                self.no_plain.set()
+
+    def _check(self, owner: Owner) -> None:
+        """Raise Rejected if nothing more is let in. What is relayed without a stream counts like one."""
         self.check_open()
         if self.full:
             words = f"The gateway runs {self._limit} streams already."
             raise Rejected(429, words, "too_many_streams", retry_after=1.0)
-        if owner.max_streams is not None:
-            count = self._live.count(owner.name) + self._starting.count(owner.name)
-            if count >= owner.max_streams:
-                words = f"This key runs {owner.max_streams} streams already."
-                raise Rejected(429, words, "too_many_streams", retry_after=1.0)
-        self._starting.add(beginning)
-
-    def release(self, beginning: Beginning) -> None:
-        """Undo `admit`: the relay of the stream runs here, or it is clear that none will."""
-        self._starting.remove(beginning)
+        count = self._live.count(owner.name) + self._starting.count(owner.name) + self._plain[owner.name]
+        if owner.max_streams is not None and count >= owner.max_streams:
+            words = f"This key runs {owner.max_streams} streams already."
+            raise Rejected(429, words, "too_many_streams", retry_after=1.0)

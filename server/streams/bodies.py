@@ -4,6 +4,8 @@ The bodies of ended streams are part of their logs, whose bound is `store.max_by
 """
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from server.core.errors import Rejected
 
@@ -36,6 +38,15 @@ class Bodies:
         if not self._by_owner[owner]:
             del self._by_owner[owner]
 
+    @contextmanager
+    def held(self, owner: str, size: int) -> Iterator[None]:
+        """Count `size` bytes of an owner while the block runs."""
+        self.hold(owner, size)
+        try:
+            yield
+        finally:
+            self.release(owner, size)
+
 
 class Arriving:
     """A body that arrives: what has come of it counts, and no more. Leaving the block takes all of it back."""
@@ -50,8 +61,13 @@ class Arriving:
         self._bodies.take(self._owner, size)
         self._size += size
 
+    def give_back(self) -> None:
+        """Count nothing of it any more."""
+        self._bodies.release(self._owner, self._size)
+        self._size = 0
+
     def __enter__(self) -> "Arriving":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bodies.release(self._owner, self._size)
+        self.give_back()

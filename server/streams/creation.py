@@ -5,10 +5,9 @@ import hashlib
 import secrets
 import time
 from collections.abc import Coroutine, Sequence
-from contextlib import suppress
-from copy import copy
+from contextlib import ExitStack, suppress
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 
@@ -17,14 +16,14 @@ from server.core.dialect import unopened
 from server.core.errors import Rejected, StoreError
 from server.core.generation import Generation, asks_usage, with_changes
 from server.core.ports import Log, Store
-from server.core.records import Beginning
+from server.core.records import STREAM_PREFIX, Beginning
 from server.relay.stream import Stream
 from server.streams.admission import Admission, Owner
 from server.streams.finding import Finding
 from server.streams.linger import Linger
 from server.streams.live import LiveStreams
 from server.streams.preprocess import Preprocessing
-from server.streams.routes import Routes
+from server.streams.routes import Routes, unknown_model
 from server.upstreams.pool import Target
 
 ID_BYTES = 18  # 144 random bits
@@ -40,7 +39,7 @@ def _digest(generation: Generation) -> str:
 def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginning:
     """Return the facts that a stream starts with."""
     return Beginning(
-        id=f"strm_{secrets.token_urlsafe(ID_BYTES)}",
+        id=f"{STREAM_PREFIX}{secrets.token_urlsafe(ID_BYTES)}",
         owner=owner.name,
         dialect=generation.dialect,
         model=generation.model,
@@ -52,43 +51,9 @@ def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginni
         request_id=generation.request_id,
         choices=generation.choices,
         asks_usage=asks_usage(generation.body),
+        retention=generation.retention,
+        detached=generation.detached,
     )
-
-
-class Place:
-    """What a request holds until its relay runs here, or it is clear that none will. A block gives it back at its end.
-
-    That is its part of the limits, and the connections of its route, which a reload would close. Raises Rejected.
-    """
-
-    __slots__ = ("_admission", "_beginning", "_route", "_routes")
-
-    def __init__(self, admission: Admission, routes: Routes, beginning: Beginning, owner: Owner) -> None:
-        admission.admit(owner, beginning)
-        self._admission = admission
-        self._routes = routes
-        self._beginning: Beginning | None = beginning  # None: another place has what this one had
-        self._route: Sequence[Target] = ()
-
-    def take_route(self, model: str) -> Sequence[Target]:
-        """Return the targets of a model, whose connections are kept."""
-        self._route = self._routes.of(model)
-        self._routes.upstreams.hold(self._route)
-        return self._route
-
-    def handed_on(self) -> "Place":
-        """Return a place that has what this one had. The end of this one's block gives nothing back any more."""
-        place = copy(self)
-        self._beginning = None
-        return place
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._beginning is not None:
-            self._routes.upstreams.release(self._route)
-            self._admission.release(self._beginning)
 
 
 class Creation:
@@ -119,6 +84,11 @@ class Creation:
         self._closed = True
         await cancel(self._tasks)
 
+    def check_model(self, name: str, owner: Owner) -> None:
+        """Raise Rejected 404 if for this owner there is no such model."""
+        if not owner.may_ask(name) or not self._routes.has(name):
+            raise unknown_model(name)
+
     async def create(self, generation: Generation, owner: Owner, key: str | None) -> Stream:
         """Begin a stream, or join the one that this idempotency key began.
 
@@ -127,15 +97,17 @@ class Creation:
             StoreError: the store is away.
 
         """
-        self._routes.check(generation.model)
+        self.check_model(generation.model, owner)
         beginning = _beginning(generation, owner, key)
         if key is not None:
             stream = await self._finding.with_key(owner.name, key)
             if stream is not None:
                 return await self._join(stream.log, beginning)  # no further generation: no limit holds it back
-            self._routes.check(generation.model)  # a reload may have taken it away meanwhile
-        with Place(self._admission, self._routes, beginning, owner) as place:
-            route = place.take_route(generation.model)
+            self.check_model(generation.model, owner)  # a reload may have taken it away meanwhile
+        with ExitStack() as holds:
+            holds.enter_context(self._admission.admitted(owner, beginning))
+            route = self._routes.of(generation.model)
+            holds.enter_context(self._routes.held(route))
             if self._preprocessing or self._store.durable:
                 self._routes.upstreams.connect_ahead(route)  # beside all that is done until the request can be sent
             if self._preprocessing:
@@ -145,13 +117,13 @@ class Creation:
                     # The digest stays the client's own body's.
                     beginning = replace(beginning, body=with_changes(changed), changed=further)
                 self._admission.check_open()
-            log = await self._created(beginning, generation, route, place)
+            log = await self._created(beginning, generation, route, holds)
             if log.beginning.id == beginning.id:
                 return self._live.begin(self._live.stream(log), generation, route).stream
             return await self._join(log, beginning)
 
     async def _created(
-        self, beginning: Beginning, generation: Generation, route: Sequence[Target], place: "Place"
+        self, beginning: Beginning, generation: Generation, route: Sequence[Target], holds: ExitStack
     ) -> Log:
         """Create a log, or return the one that its idempotency key began. In the same turn its relay may begin.
 
@@ -168,7 +140,7 @@ class Creation:
             if creating.cancelled():  # by `close`
                 self._admission.check_open()
             elif not self._closed:
-                self._start(self._begin_without_client(creating, beginning.id, generation, route, place.handed_on()))
+                self._start(self._begin_without_client(creating, beginning.id, generation, route, holds.pop_all()))
             raise
         if self._closed:  # nobody would stop its relay; a durable store lets other instances take its logs over
             self._admission.check_open()
@@ -202,13 +174,13 @@ class Creation:
         stream_id: str,
         generation: Generation,
         route: Sequence[Target],
-        place: "Place",
+        holds: ExitStack,
     ) -> None:
         """Begin a stream whose client left while its log was created. Its policy says what becomes of it.
 
-        `place` is what the request held; others wait for this stream until it is given back.
+        `holds` is what the request held; others wait for this stream until it is released.
         """
-        with place, suppress(StoreError):  # no log was created
+        with holds, suppress(StoreError):  # no log was created
             log = await creating
             if log.beginning.id == stream_id:
                 self._linger.left(self._live.begin(self._live.stream(log), generation, route), "gone")

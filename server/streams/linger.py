@@ -40,8 +40,9 @@ class Linger:
         self.begin(live)
 
     def begin(self, live: Live) -> None:
-        """Wait for a reader, and give the stream up if none comes."""
-        self._give_up_in(self._seconds, live, cancelled("no client came back"))
+        """Wait for a reader, and give the stream up if none comes, unless it needs none."""
+        if not live.stream.beginning.detached:
+            self._give_up_in(self._seconds, live, cancelled("no client came back"))
 
     def stop(self, live: Live) -> None:
         """Note that a reader has come: neither the timer nor an answer that is still to come may stop the stream."""

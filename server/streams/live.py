@@ -228,7 +228,7 @@ class LiveStreams:
                 stream.fail(StreamError("The gateway failed on this stream.", "internal_error", 500))
         if ending is not None:
             self._metrics.ended[ending.state.value] += 1
-        account(stream, live.relay, ending)
+        account(stream, live.relay, ending, live.route[0].served.name if live.route else "")
 
     def _forget(self, live: Live) -> None:
         beginning = live.stream.beginning

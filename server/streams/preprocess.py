@@ -60,7 +60,7 @@ class Preprocessing:
         body = dict(sent)
         for name, task in tasks.items():
             body |= self._changes(name, task, sent)
-        return generation if body == sent else replace(generation, body=body)
+        return generation if body == sent else replace(generation, body=body, changed=True)
 
     def _start(self, name: str, call: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.create_task(call, name=f"preprocess {name}")

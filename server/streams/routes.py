@@ -1,6 +1,7 @@
 """Where the requests for a model go."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from server.config.settings import Settings
 from server.core.errors import Rejected
@@ -24,7 +25,15 @@ class Routes:
         model = self.settings.resolve(name)
         return self.upstreams.route(model, name) if model is not None else ()
 
-    def check(self, name: str) -> None:
-        """Raise Rejected 404 if there is no such model."""
-        if self.settings.resolve(name) is None:
-            raise unknown_model(name)
+    def has(self, name: str) -> bool:
+        """Whether there is such a model."""
+        return self.settings.resolve(name) is not None
+
+    @contextmanager
+    def held(self, route: Sequence[Target]) -> Iterator[None]:
+        """Keep the connections of a route open while the block runs, even if a reload replaces its upstreams."""
+        self.upstreams.hold(route)
+        try:
+            yield
+        finally:
+            self.upstreams.release(route)

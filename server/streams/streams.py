@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 from server.aio.cancelling import cancel
 from server.aio.event import Event
@@ -22,7 +23,7 @@ from server.streams.live import LiveStreams, RelayParts
 from server.streams.preprocess import Preprocessing
 from server.streams.routes import Routes
 from server.streams.takeover import Takeover
-from server.upstreams.pool import Upstreams
+from server.upstreams.pool import Target, Upstreams
 
 ABORT_PATIENCE = 5.0  # seconds for which an aborted stream is taken back whenever another instance takes it away
 ABORT_PAUSE = 0.05  # seconds before it is taken back: the other instance may be about to end it, too
@@ -44,6 +45,7 @@ class Streams:
         self._lease = settings.store.lease
         self._store = store
         self._metrics = parts.metrics
+        self._dialects = parts.dialects
         self.stopping = False  # the process is about to go, although it may still take new streams for a while
         self._draining = Event()  # it takes no more
         self._routes = Routes(settings, upstreams)
@@ -56,7 +58,7 @@ class Streams:
         self._takeover = Takeover(
             settings, store, self._routes, self._finding, self._live, self._linger, self._draining
         )
-        admission = Admission(settings.server.max_streams, self._live, self._starting, self._draining)
+        admission = self._admission = Admission(settings.server.max_streams, self._live, self._starting, self._draining)
         self._creation = Creation(
             store, self._routes, preprocessing, admission, self._finding, self._live, self._linger
         )
@@ -111,9 +113,27 @@ class Streams:
         """
         return await self._creation.create(generation, owner, key)
 
+    def plain(self, owner: Owner) -> AbstractContextManager[None]:
+        """Count a request of a plain path while the block runs. Raises Rejected: draining, over a limit."""
+        return self._admission.plain(owner)
+
+    @contextmanager
+    def route(self, model: str) -> Iterator[Sequence[Target]]:
+        """Give the targets of a model that exists. Their connections stay open while the block runs."""
+        targets = self._routes.of(model)
+        with self._routes.held(targets):
+            yield targets
+
+    def check_model(self, name: str, owner: Owner) -> None:
+        """Raise Rejected 404 if for `owner` there is no such model. `create` checks it by itself."""
+        self._creation.check_model(name, owner)
+
     async def find(self, stream_id: str, owner: Owner) -> Stream:
-        """Return a live or retained stream that `owner` may see. Raises Rejected 404, StoreError."""
-        log = await self._store.find(stream_id)
+        """Return a live or retained stream that `owner` may see. Raises Rejected 404, StoreError.
+
+        `stream_id` may be the id that any dialect gives to the stream.
+        """
+        log = await self._store.find(self._dialects.stream_id(stream_id))
         if log is None or not (owner.admin or log.beginning.owner == owner.name):
             raise Rejected(404, "There is no such stream.", "stream_not_found")
         return await self._finding.current(log)
@@ -185,6 +205,10 @@ class Streams:
                     raise StoreError("the ending of a stream that was aborted could not be written yet")
                 await asyncio.sleep(ABORT_PAUSE)
 
+    async def delete(self, stream: Stream) -> bool:
+        """Delete a stream that has ended: it is not found any more. False if it was not there. Raises StoreError."""
+        return await self._store.delete(stream.log)
+
     async def drain(self, grace: float, notice: float, readers: asyncio.Event) -> None:
         """Let the running streams end for `grace` seconds, then end the rest with `shutdown`.
 
@@ -199,6 +223,7 @@ class Streams:
                 self._draining.set()
                 await self._starting.all_settled()
                 await self._live.idle.wait()
+                await self._admission.no_plain.wait()
                 await readers.wait()  # they may still read what has ended
         except TimeoutError:
             pass

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter as Counts
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -83,6 +83,13 @@ class Metrics:
                                PHASE_BUCKETS, ["target"])  # fmt: skip
         self._loop_lag = histogram("sluiceway_loop_lag_seconds", "Seconds that the event loop's timers were late.",
                                PHASE_BUCKETS)  # fmt: skip
+        self._usage = counter("sluiceway_usage_tokens_total", "Tokens of all attempts, counted or estimated.",
+                              ["key", "model", "kind"])  # fmt: skip
+        self._used: Counts[tuple[str, str, str]] = Counts()  # since the last call of `text`
+        self._requests = counter("sluiceway_plain_requests_total", "Requests of plain paths by how they ended.",
+                                 ["path", "outcome"])  # fmt: skip
+        self._request_time = plain("sluiceway_plain_seconds", "Seconds of whole requests of plain paths.",
+                                   TTFT_BUCKETS, ["path"])  # fmt: skip
         self.tools_given_up = counter(
             "sluiceway_tool_calls_given_up_total", "Calls of tools that were given up and did not end."
         )
@@ -103,6 +110,9 @@ class Metrics:
         for status, count in self.ended.items():
             self._streams.labels(status).inc(count)
         self.ended.clear()
+        for labels, count in self._used.items():
+            self._usage.labels(*labels).inc(count)
+        self._used.clear()
         self.tasks.set(len(asyncio.all_tasks()))
         return generate_latest(self.registry)
 
@@ -133,6 +143,20 @@ class Metrics:
             self._overhead.of(target).observe(overhead)
             self.stats.count("overhead", overhead, target)
         self.stats.attempt(beginning.id, beginning.owner, target, durations)
+
+    def observe_plain_phases(self, target: str, phases: Phases) -> None:
+        """Count the phases of an attempt of a plain path."""
+        self._phases(target, phases)
+
+    def count_request(self, path: str, outcome: str, seconds: float) -> None:
+        """Count one request of a plain path. `path` is the name of its route."""
+        self._requests.labels(path, outcome).inc()
+        self._request_time.of(path).observe(seconds)
+
+    def count_usage(self, key: str, model: str, tokens: Mapping[str, int]) -> None:
+        """Count tokens by kind. `key` and `model` are names of the configuration: clients must not add series."""
+        for kind, count in tokens.items():
+            self._used[key, model, kind] += count
 
     def observe_connecting(self, upstream: str, phases: Phases) -> None:
         """Count the phases of a connection that was opened ahead, and not by an attempt."""

@@ -4,10 +4,12 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Coroutine, Mapping
 from pathlib import Path
+from typing import Any
 
 import aiohttp
+import httpx2
 
 from server.aio.aiohttp_internals.upstream import can_connect_ahead
 from server.config.settings import Upstream
@@ -83,13 +85,25 @@ class UpstreamClient:
             UpstreamError: the request failed, or the answer is an error.
 
         """
+        return await self._answered(self._sdk.complete(body, headers), phases)
+
+    async def relay(
+        self, path: str, body: bytes | AsyncIterable[bytes], phases: Phases, headers: Mapping[str, str]
+    ) -> aiohttp.ClientResponse:
+        """Send a request to a path below `base_url`, and return its response as `post` does. Raises UpstreamError."""
+        return await self._answered(self._sdk.post(path, body, headers), phases)
+
+    async def _answered(self, asking: Coroutine[Any, Any, httpx2.Response], phases: Phases) -> aiohttp.ClientResponse:
+        """Send a request, and return its response."""
         current_phases.set(phases)
         try:
             if self._ahead:
                 await self._joined(phases)
-            answer = await self._sdk.complete(body, headers)
+            answer = await asking
         except FOREIGN as error:
             raise self._failure(error) from error
+        finally:
+            asking.close()  # if it was not begun
         response: aiohttp.ClientResponse = answer.extensions["aiohttp"]
         phases.request_id = request_id(response.headers)
         phases.passed_on = {name: self.unquoted(value) for name, value in passed_on(response.headers).items()}

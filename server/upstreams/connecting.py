@@ -6,6 +6,7 @@ each of the three when one step begins.
 
 import asyncio
 import functools
+import os
 import select
 import socket
 import ssl
@@ -51,7 +52,12 @@ def upstream_socket(info: tuple[Any, ...]) -> socket.socket:
     if (phases := current_phases.get()) is not None and phases.connecting is None:
         phases.connecting = time.monotonic()
     family, kind, protocol, _, _ = info
-    sock = socket.socket(family, kind, protocol)
+    try:
+        sock = socket.socket(family, kind, protocol)
+    except OSError as error:
+        if phases is not None:
+            phases.no_socket = error.errno
+        raise
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -163,7 +169,7 @@ class UpstreamConnector(aiohttp.TCPConnector):
     async def _usable(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
         """Return a connection, new or clean. Kept ones that have received something are closed."""
         while True:
-            connection = await super().connect(*args, **options)
+            connection = await self._connected(*args, **options)
             try:
                 if await _is_usable(connection):
                     return connection
@@ -171,3 +177,19 @@ class UpstreamConnector(aiohttp.TCPConnector):
                 connection.close()
                 raise
             connection.close()
+
+    async def _connected(self, *args: Any, **options: Any) -> aiohttp.connector.Connection:
+        """Return a connection, new or kept.
+
+        If a host has several addresses and each fails in its own way, aiohttp's error has no reason. Perhaps one of
+        them was never tried, as the gateway had no descriptor left for it. That is then the reason.
+        """
+        phases = current_phases.get()
+        if phases is not None:
+            phases.no_socket = None
+        try:
+            return await super().connect(*args, **options)
+        except aiohttp.ClientConnectorError as error:
+            if phases is not None and phases.no_socket is not None:
+                raise OSError(phases.no_socket, os.strerror(phases.no_socket)) from error
+            raise

@@ -6,7 +6,7 @@ organization, project and whole headers from the environment (`OPENAI_ADMIN_KEY`
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import AsyncIterable, Mapping
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -62,7 +62,8 @@ class Sdk:
             timeout=None,
             http_client=_DirectClient(transport),
         )
-        self._url = URL(address(settings, path), encoded=True)
+        self._settings = settings
+        self._url = _url(settings, path)
         self._models_url = address(settings, MODELS_PATH)
         self._transport = transport
         self.headers = _headers(settings, key, organization, secret_headers)
@@ -72,7 +73,17 @@ class Sdk:
 
         Raises what the SDK raises.
         """
-        sending = _Sending(Outgoing(self._url, {**self.headers, **headers}, body))
+        return await self._send(Outgoing(self._url, {**self.headers, **headers}, body))
+
+    async def post(self, path: str, body: bytes | AsyncIterable[bytes], headers: Mapping[str, str]) -> httpx2.Response:
+        """Send a request to a path below the upstream's `base_url`; return when a head of success is here.
+
+        Raises what the SDK raises.
+        """
+        return await self._send(Outgoing(_url(self._settings, path), {**self.headers, **headers}, body))
+
+    async def _send(self, outgoing: Outgoing) -> httpx2.Response:
+        sending = _Sending(outgoing)
         _sending.set(sending)
         try:
             return await self._client.complete()
@@ -92,6 +103,10 @@ class Sdk:
 def address(settings: Upstream, path: str) -> str:
     """Return the URL of a path below an upstream's `base_url`, with the configured query, encoded."""
     return str(httpx2.URL(settings.base_url + path, params=settings.query or None))
+
+
+def _url(settings: Upstream, path: str) -> URL:
+    return URL(address(settings, path), encoded=True)
 
 
 def _headers(

@@ -7,7 +7,7 @@ The SDK is built on httpx2, whose reading of a body costs three times what aioht
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from typing import NamedTuple
 
 import aiohttp
@@ -43,7 +43,7 @@ class Outgoing(NamedTuple):
 
     url: URL
     headers: dict[str, str]
-    body: bytes
+    body: bytes | AsyncIterable[bytes]
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):

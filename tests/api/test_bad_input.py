@@ -294,7 +294,7 @@ async def test_answer_before_the_body(gateway, monkeypatch) -> None:
 # --- paths ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/v1/", "/v1/chat/completions/", "/nope", "//",
+@pytest.mark.parametrize("path", ["/v1/completion", "/v1/batches", "/v1/", "/v1/chat/completions/", "/nope", "//",
                                   "/v1/streams/", "/v1/%2e%2e/etc", "/%00", "/v1/chat%2fcompletions"])  # fmt: skip
 async def test_unknown_path(gateway, path) -> None:
     """Another path is 404, and it names what is served."""

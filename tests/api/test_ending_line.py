@@ -9,9 +9,12 @@ import structlog
 from gateway import in_process, own_process
 from wire import Answer, Client, call, complete, until
 
+from server.streams.admission import Owner
+
 FIELDS = {
-    "event", "log_level", "stream_id", "request_id", "owner", "model", "target", "state", "reason", "records", "bytes",
-    "tokens", "ttft_ms", "duration_ms", "drain_ms", "phases_ms", "attempts", "recoveries", "usage", "billed",
+    "event", "log_level", "stream_id", "request_id", "owner", "model", "served", "target", "state", "reason", "records",
+    "bytes", "tokens", "ttft_ms", "duration_ms", "drain_ms", "phases_ms", "attempts", "recoveries", "usage", "billed",
+    "usage_tokens",
 }  # fmt: skip
 KEY = {"name": "web", "sha256": hashlib.sha256(b"token").hexdigest()}
 WHO = {"Authorization": "Bearer token", "X-Request-Id": "req-of-mine.1"}
@@ -121,3 +124,26 @@ async def test_the_clock_is_set(provider, model, monkeypatch, hours) -> None:
             await gateway.idle()
     [line] = [line for line in lines if line["event"] == "stream ended"]
     assert 100 < line["duration_ms"] < 60_000
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+async def test_the_clock_is_set_before_the_first_token(provider, model, monkeypatch, hours) -> None:
+    """Nor is the time until a response opens early: the client waits for its first token as long as it should."""
+    await provider.script(model, {"never_answer": True})
+    right = time.time
+    flow = {"early_open_after": 1.0, "heartbeat_interval": 0.2}
+    async with in_process(provider.url, flow=flow) as gateway, Client(gateway.root) as client:
+        began = time.monotonic()
+        await client.complete(model)
+        [row] = await until(lambda: listed(gateway.root))
+        stream = await gateway.app.streams.find(row["id"], Owner())
+        monkeypatch.setattr(time, "time", lambda: right() + hours * 3600)
+        assert 0 <= stream.age < 60
+        status, _ = await client.head()
+        assert status == 200
+        assert time.monotonic() - began >= 1.0
+
+
+async def listed(root: str) -> list[dict]:
+    """Give the streams of the list."""
+    return (await call(root, "GET", "/v1/streams")).json["data"]

@@ -120,7 +120,7 @@ async def test_key(guarded, how) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "body", "headers"),
     [
-        ("POST", "/v1/audio/x", b"--x--", {"Content-Type": "multipart/form-data; boundary=x"}),
+        ("POST", "/v1/files", b"--x--", {"Content-Type": "multipart/form-data; boundary=x"}),
         ("POST", "/v1/nothing", b"{", {}),
         ("GET", "/v1/nothing", None, {}),
         ("DELETE", "/v1/nothing/at/all", None, {}),

@@ -1,6 +1,7 @@
 """The four timeouts, each with its own code: before the opening a 504, after it in-band."""
 
 import asyncio
+import json
 import socket
 import time
 
@@ -98,3 +99,65 @@ async def test_total_over_all_attempts(provider, model) -> None:
         answer = await complete(gateway.root, model)
         assert answer.status in (500, 504)
         assert time.monotonic() - began < 3
+
+
+EMPTY = {
+    "nothing": {"delta": {}},
+    "a role": {"delta": {"role": "assistant"}},
+    "an empty text": {"delta": {"role": "assistant", "content": ""}},
+    "null": {"delta": {"content": None}},
+    "a call of nothing": {"delta": {"tool_calls": [{"index": 0, "type": "function", "function": {"arguments": ""}}]}},
+    "an empty part": {"delta": {"content": [{"type": "text", "text": ""}]}},
+}
+
+
+def said(choice: dict, **fields: object) -> str:
+    """Give a chunk with one choice."""
+    choices = [{"index": 0, "finish_reason": None, **choice}]
+    return json.dumps({"id": "c", "object": "chat.completion.chunk", "choices": choices, **fields})
+
+
+TOKENS = [said({"delta": {"content": f"{n} "}}) for n in range(3)]
+
+
+@pytest.mark.parametrize("name", EMPTY)
+async def test_an_empty_delta_is_no_token(provider, model, name) -> None:
+    """Deltas that bring nothing of the answer do not keep a stream from its idle_timeout."""
+    await provider.script(model, {"chunks": [*TOKENS, *[said(EMPTY[name])] * 2000], "rate": 20})
+    async with in_process(provider.url, upstream={"idle_timeout": 0.5}) as gateway:
+        events = (await complete(gateway.root, model)).events
+        assert [text for text in texts(events[:-1]) if isinstance(text, str)] == ["0 ", "1 ", "2 "]
+        assert b'"code":"upstream_idle_timeout"' in events[-1].data
+
+
+FULL = {
+    "reasoning": {"delta": {"reasoning_content": "hm"}},
+    "a call": {"delta": {"tool_calls": [{"index": 0, "function": {"arguments": "1"}}]}},
+    "a part": {"delta": {"content": [{"type": "text", "text": "x"}]}},
+    "a field that we do not know": {"delta": {"images": [{"url": "data:"}]}},
+    "a thought with stop": {"delta": {"reasoning_content": "hm"}, "finish_reason": "stop"},
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+async def test_any_part_of_an_answer_is_a_token(provider, model, name) -> None:
+    """Thoughts, calls and unknown fields are parts of the answer. Gemini sends `stop` with each of its thoughts."""
+    chunks = [*[said(FULL[name])] * 30, TOKENS[0], said({"delta": {}, "finish_reason": "stop"})]
+    await provider.script(model, {"chunks": chunks, "rate": 20})
+    async with in_process(provider.url, upstream={"idle_timeout": 0.7}) as gateway:
+        events = (await complete(gateway.root, model)).events
+    assert len(events) == 33
+    assert events[-1].data == b"[DONE]"
+
+
+@pytest.mark.parametrize("after", ["stop", "usage"])
+async def test_nothing_after_the_finish_holds_the_stream(provider, model, after) -> None:
+    """A finish reason or a usage that is sent again and again ends the stream as complete, a moment after the first."""
+    stop = said({"delta": {}, "finish_reason": "stop"})
+    again = stop if after == "stop" else json.dumps({"id": "c", "choices": [], "usage": {"prompt_tokens": 1}})
+    await provider.script(model, {"chunks": [*TOKENS, stop, *[again] * 2000], "rate": 10})
+    async with in_process(provider.url) as gateway:
+        async with asyncio.timeout(15):
+            events = (await complete(gateway.root, model)).events
+        await gateway.idle()
+    assert events[-1].data == b"[DONE]"

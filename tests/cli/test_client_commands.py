@@ -18,7 +18,7 @@ from gateway import ROOT, in_process
 from provider import Provider
 from terminal import run, running
 
-from server.cli.streams_table import HEAD, Look, table
+from sluiceway.commands.streams_table import HEAD, Look, table
 
 ASK: dict[str, Any] = {"stream": True, "messages": [{"role": "user", "content": "Hi"}]}
 

@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from server.cli.terminal import Interrupts
+from sluiceway.commands.terminal import Interrupts
 
 
 class Dying:

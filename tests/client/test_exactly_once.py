@@ -9,8 +9,6 @@ import orjson
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.client import Patience
-from server.client.resumption import Resumption
 from server.core.generation import Generation
 from server.core.lifecycle import State
 from server.core.openai.chunks import DONE_DATA
@@ -20,6 +18,8 @@ from server.core.records import Beginning, Ending, Record
 from server.dialects.chat import Chat
 from server.dialects.chat.writer import CHUNK, DONE, ERROR
 from server.dialects.native import Native
+from sluiceway import Patience
+from sluiceway.resumption import Resumption
 
 ERROR_BODY = {"error": {"message": "gone", "type": "api_error", "param": None, "code": "upstream_cut"}}
 CALL = {"index": 0, "id": "c", "function": {"name": "look", "arguments": "{}"}}

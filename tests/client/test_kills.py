@@ -15,8 +15,8 @@ from gateway import OwnProcess, own_process
 from node import node
 from provider import Provider
 
-from server.client import Patience, resuming_http_client, resuming_sync_http_client
 from server.core.openai.sse import Decoder
+from sluiceway import Patience, resuming_http_client, resuming_sync_http_client
 
 WORDS = [f"w{n}é☃ " for n in range(300)]
 QUESTION: Any = [{"role": "user", "content": "Tell me."}]

@@ -26,8 +26,8 @@ from provider import Provider
 from redis_server import RedisServer
 from terminal import run
 
-from server.client import Patience, resuming_http_client, resuming_sync_http_client
 from server.core.openai.sse import Decoder
+from sluiceway import Patience, resuming_http_client, resuming_sync_http_client
 
 WORDS = [f"w{n} " for n in range(150)]
 TEXT = "".join(WORDS)

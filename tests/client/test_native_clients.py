@@ -10,8 +10,8 @@ from gateway import InProcess, in_process
 from node import node
 from provider import Provider
 
-from server.client import Patience, resuming_http_client
 from server.core.openai.sse import Decoder
+from sluiceway import Patience, resuming_http_client
 
 WORDS = [f"w{n}é☃ " for n in range(200)]
 QUICK = Patience(first_wait=0.01, longest_wait=0.1)

@@ -10,7 +10,7 @@ from gateway import in_process
 from langchain_openai import ChatOpenAI
 from provider import Provider
 
-from server.client import Patience, resuming_http_client, resuming_sync_http_client
+from sluiceway import Patience, resuming_http_client, resuming_sync_http_client
 
 WORDS = [f"w{n}é☃ " for n in range(200)]
 QUESTION: Any = [{"role": "user", "content": "Tell me."}]

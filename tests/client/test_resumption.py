@@ -4,9 +4,9 @@ import httpx2
 import orjson
 import pytest
 
-from server.client.outage import Outage, Patience
-from server.client.resumption import Answer, Resumption, can_resume, prepare
 from server.core.openai.sse import Decoder
+from sluiceway.outage import Outage, Patience
+from sluiceway.resumption import Answer, Resumption, can_resume, prepare
 
 URL = "https://gate.example/prefix/v1/chat/completions"
 PATIENCE = Patience(give_up_after=10.0, first_wait=1.0, longest_wait=4.0)

@@ -17,8 +17,8 @@ from node import node
 from openai.types.chat import ChatCompletionChunk
 from provider import Provider
 
-from server.client import Patience, resuming_http_client
 from server.core.openai.sse import Decoder
+from sluiceway import Patience, resuming_http_client
 
 WORDS = [f"w{n}é☃ " for n in range(50)]
 ARGUMENTS = [{"query": "räuber " * 20}, {"query": "lock " * 20}]  # of two calls, whose pieces come in turns

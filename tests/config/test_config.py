@@ -53,6 +53,8 @@ linger = 60.0
 total_timeout = 3600.0
 retention = 600.0
 max_stream_bytes = 16777216
+[responses]
+retention = 3600.0
 [store]
 kind = "memory"
 path = "data/streams.db"
@@ -124,6 +126,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "server.port": ([0, 1, 65535], [-1, 65536, 80.0, "80", True]),
     "server.max_streams": COUNT,
     "server.max_body_bytes": BYTES,
+    "server.max_upload_bytes": BYTES,
     "server.max_held_bytes": BYTES,
     "server.shutdown_grace": SECONDS_OR_ZERO,
     "server.drain_notice": SECONDS_OR_ZERO,
@@ -140,6 +143,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "streams.total_timeout": SECONDS,
     "streams.retention": SECONDS_OR_ZERO,
     "streams.max_stream_bytes": BYTES,
+    "responses.retention": SECONDS_OR_ZERO,
     "store.kind": NAME,
     "store.path": (["streams.db", "/var/lib/a b/é.db"], ["", "a\nb", "a\0", 1, []]),
     "store.url": (
@@ -212,6 +216,8 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     "recovery.breaker_failures": COUNT,
     "recovery.breaker_reset": SECONDS,
     "keys[0].name": NAME,
+    "keys[0].models": ([["*"], ["small", "gpt-*"], []], ["*", {}, 1]),
+    "keys[0].models[0]": (["*", "org/model:tag", "gpt-*"], ["", "a b", 1, "**", "gpt-[45]*"]),
     "keys[0].sha256": ([HASH], ["", HASH[1:], HASH.upper(), hashlib.sha256(b"").hexdigest(), "token", 1]),
     "keys[0].admin": FLAG,
     "keys[0].max_streams": COUNT,
@@ -329,7 +335,7 @@ def test_contract_defaults() -> None:
     assert load(ROOT / "config.toml", {}) == contract
     assert check(ROOT / "config.toml", {}) == []
     owner = parse(SMALLEST | {"keys": [KEY]}, {}).keys[0]
-    assert (owner.admin, owner.max_streams, owner.requests_per_minute) == (False, 100, 600)
+    assert (owner.models, owner.admin, owner.max_streams, owner.requests_per_minute) == (("*",), False, 100, 600)
 
 
 def test_config_toml_comments() -> None:

@@ -1,11 +1,9 @@
 """Every block of code in README and docs/ runs, or is listed here with the reason why it cannot; every link resolves.
 
-Pages whose programs need more than a running gateway have tests of their own in test_snippets.py.
+Those that need more than a running gateway, or whose output is known, have tests of their own in test_snippets.py.
 """
 
-import os
 import re
-import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -17,10 +15,16 @@ import check_links
 import pytest
 from gateway import ROOT, in_process, toml
 from provider import Provider
-from snippets import BIN, FENCE, run
-from test_snippets import models
+from snippets import FENCE, run
+from terminal import run as run_command
+from test_snippets import RUN_HERE, models
 
-PAGES = ["README.md", "ARCHITECTURE.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
+PAGES = [
+    "README.md",
+    "ARCHITECTURE.md",
+    "CONTRIBUTING.md",
+    *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md")),
+]
 LANGUAGES = ("sh", "python", "js", "toml")
 # (page, how the block begins): why it is not run here.
 NOT_RUN = {
@@ -28,6 +32,7 @@ NOT_RUN = {
         "README.md",
         "./scripts/serve",
     ): "does not end; test_serve.py runs it, and `scripts/test` is this very run",
+    ("CONTRIBUTING.md", "./scripts/test"): "is this very run",
     ("docs/quickstart.md", "./scripts/serve"): "does not end; tests/scripts/test_serve.py runs it",
     ("docs/quickstart.md", ".venv/bin/sluiceway serve"): "does not end; every test with own_process runs it",
     (
@@ -47,10 +52,10 @@ KNOWN_PLUGINS = {"next-target": "auto", "files": "memory"}  # of examples/: a bu
 
 
 def found(*languages: str) -> Iterator[Any]:
-    """Give every block of these languages that is run here."""
+    """Give every block of these languages that is run here, and not by test_snippets.py."""
     for page in PAGES:
         for number, (language, code) in enumerate(FENCE.findall((ROOT / page).read_text(encoding="utf-8"))):
-            listed = any(page == where and code.startswith(start) for where, start in NOT_RUN)
+            listed = code in RUN_HERE or any(page == where and code.startswith(start) for where, start in NOT_RUN)
             if language in languages and not listed:
                 yield pytest.param(page, language, code, id=f"{page}-{number}-{language}")
 
@@ -83,7 +88,7 @@ async def test_a_block_runs(
 
 
 @pytest.mark.parametrize(("page", "language", "code"), [*found("toml")])
-def test_a_configuration_is_valid(tmp_path: Path, page: str, language: str, code: str) -> None:
+async def test_a_configuration_is_valid(tmp_path: Path, page: str, language: str, code: str) -> None:
     """`sluiceway check` accepts each configuration, if an upstream and a model are added to those that have none."""
     tables = tomllib.loads(code)
     if "upstreams" not in tables:
@@ -103,11 +108,8 @@ def test_a_configuration_is_valid(tmp_path: Path, page: str, language: str, code
     for module, _, function in (place.partition(":") for place in named):  # whoever reads the page has written them
         with (tmp_path / f"{module}.py").open("a") as file:
             file.write(f"def {function}(): ...\n")
-    ran = subprocess.run(
-        [f"{BIN}/sluiceway", "check", "--config", config],
-        check=False, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(tmp_path)},
-    )  # fmt: skip
-    assert ran.returncode == 0, f"{written}\n{ran.stderr}"
+    status, _, said = await run_command("check", "--config", str(config), PYTHONPATH=str(tmp_path))
+    assert status == 0, f"{written}\n{said}"
 
 
 def test_nothing_is_left_out() -> None:

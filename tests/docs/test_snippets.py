@@ -37,6 +37,12 @@ def cases() -> Iterator[Any]:
                 yield pytest.param(language, code, id=f"{page}-{language}-{number}")
 
 
+FIRST_CURL = next(code for code in blocks("README.md", "sh") if code.startswith("curl"))
+[COMMANDS] = blocks("docs/clients.md", "sh")
+# What is run here, and need not be run by test_documentation.py as well: what it prints is compared whole.
+RUN_HERE = {FIRST_CURL, COMMANDS, *(case.values[1] for case in cases())}
+
+
 @pytest.mark.parametrize(("language", "code"), [*cases()])
 async def test_programs(provider: Provider, model: str, tmp_path: Path, language: str, code: str) -> None:
     """Every program prints the answer."""
@@ -52,13 +58,12 @@ async def test_programs(provider: Provider, model: str, tmp_path: Path, language
 
 async def test_commands(provider: Provider, model: str, tmp_path: Path) -> None:
     """The commands print the answer, the table and the stream."""
-    (code,) = blocks("docs/clients.md", "sh")
     await provider.script(model, {"text": SEA})
     body = {"model": "small", "stream": True, "messages": [{"role": "user", "content": "Hi"}]}
     async with in_process(provider.url, **models(model)) as gateway:
         async with aiohttp.request("POST", gateway.url + "/chat/completions", json=body) as response:
             await response.read()
-        out = await run("sh", code, gateway.root, tmp_path, "Hello\n", ID=response.headers["X-Stream-Id"])
+        out = await run("sh", COMMANDS, gateway.root, tmp_path, "Hello\n", ID=response.headers["X-Stream-Id"])
     answer, head, none, tailed = out.splitlines()
     assert (answer, none, tailed) == (SEA, "no live streams", SEA)
     assert head.startswith("STREAM")
@@ -66,10 +71,9 @@ async def test_commands(provider: Provider, model: str, tmp_path: Path) -> None:
 
 async def test_first_curl(provider: Provider, model: str, tmp_path: Path) -> None:
     """README's first request streams an answer."""
-    code = next(code for code in blocks("README.md", "sh") if code.startswith("curl"))
     await provider.script(model, {"text": SEA})
     async with in_process(provider.url, **models(model)) as gateway:
-        out = await run("sh", code, gateway.root, tmp_path)
+        out = await run("sh", FIRST_CURL, gateway.root, tmp_path)
     assert "".join(wire.texts(wire.events_of(out.encode()))) == SEA
     assert out.endswith("data: [DONE]\n\n")
 

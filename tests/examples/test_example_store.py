@@ -16,7 +16,7 @@ class TestFiles(StoreContract):
 
     @pytest.fixture(autouse=True)
     def _importable(self, installed, monkeypatch):
-        monkeypatch.syspath_prepend(installed("files-store"))
+        monkeypatch.syspath_prepend(installed)
 
     def new(self, settings):
         return importlib.import_module("sluiceway_files").FileStore(settings)
@@ -49,7 +49,7 @@ class TestFiles(StoreContract):
 async def test_a_gateway_keeps_its_streams_in_it(provider, installed, model, tmp_path) -> None:
     """Installed and named in the configuration, it holds what was said, and a reader comes back to it."""
     await provider.script(model, {"pieces": ["one ", "two ", "three "]})
-    environ = {"PYTHONPATH": installed("files-store")}
+    environ = {"PYTHONPATH": installed}
     store = {"kind": "files", "path": str(tmp_path / "streams")}
     async with own_process(provider.url, environ=environ, store=store) as gateway:
         whole = await wire.complete(gateway.root, model)

@@ -13,7 +13,7 @@ async def test_the_next_target_at_once(provider, installed, model, fault) -> Non
     await provider.script(f"{model}-one", fault)
     upstreams = [{"name": name, "base_url": provider.url} for name in ("one", "two")]
     models = [{"name": model, "targets": [f"one/{model}-one", f"two/{model}-two"]}]
-    environ = {"PYTHONPATH": installed("next-target")}
+    environ = {"PYTHONPATH": installed}
     async with own_process(
         provider.url, environ=environ, recovery={"strategy": "next-target"}, upstreams=upstreams, models=models
     ) as gateway:
@@ -25,7 +25,7 @@ async def test_the_next_target_at_once(provider, installed, model, fault) -> Non
 async def test_gives_up_when_all_were_asked(provider, installed, model) -> None:
     """With one target there is no next one: the first error is the answer."""
     await provider.script(model, {"status": 503})
-    environ = {"PYTHONPATH": installed("next-target")}
+    environ = {"PYTHONPATH": installed}
     async with own_process(provider.url, environ=environ, recovery={"strategy": "next-target"}) as gateway:
         answer = await complete(gateway.root, model)
     assert answer.status == 503

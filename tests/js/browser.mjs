@@ -1,7 +1,8 @@
-// Chromium for the tests: new, with the flags that it needs in a container and no calls home.
-import { chromium } from "playwright-core";
+// Chromium for the tests, with the flags that it needs in a container and no calls home. It starts once.
+let running;
 
-export async function openBrowser(executablePath) {
+async function start(executablePath) {
+  const { chromium } = await import("playwright-core"); // only here: most scripts need no browser
   return chromium.launch({
     executablePath,
     args: [
@@ -9,4 +10,13 @@ export async function openBrowser(executablePath) {
       "--disable-background-networking", "--disable-component-update", "--disable-sync",
     ],
   });
+}
+
+export function openBrowser(executablePath) {
+  running ??= start(executablePath);
+  return running;
+}
+
+export async function closeBrowser() {
+  await (await running)?.close();
 }

@@ -1,8 +1,6 @@
-// The console in Chromium: node console.mjs CHROMIUM ROOT SCENARIO [ARGUMENT]; prints what was seen.
-// A line `!WORD` on standard output asks the test to do something, which answers with a line on standard input.
-import { createInterface } from "node:readline/promises";
-
+// The console in Chromium: CHROMIUM ROOT SCENARIO [ARGUMENT]; prints what was seen. Each time it is a new user's.
 import { openBrowser } from "./browser.mjs";
+import { please } from "./lines.mjs";
 
 const [chromium, root, scenario, argument = ""] = process.argv.slice(2);
 const browser = await openBrowser(chromium);
@@ -17,12 +15,6 @@ page.on("console", (message) => {
 });
 const requests = [];
 page.on("request", (request) => requests.push(`${request.method()} ${request.url().replace(root, "")}`));
-const lines = createInterface({ input: process.stdin })[Symbol.asyncIterator]();
-
-async function please(word) {
-  console.log(`!${word}`);
-  await lines.next();
-}
 
 async function ask(model, text) {
   await page.fill("#model", model);
@@ -244,6 +236,5 @@ try {
   const foreign = requests.filter((one) => /^\w+ (https?|wss?):/.test(one) && !one.includes("example.com"));
   console.log(JSON.stringify({ ...said, problems, foreign, requests }));
 } finally {
-  await browser.close();
+  await context.close();
 }
-process.exit(0);

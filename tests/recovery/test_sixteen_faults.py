@@ -1,11 +1,10 @@
 """The sixteen faults of `scripts/faults`; the slow ones take a fifth of their time."""
 
-import tomllib
-
 import pytest
 import pytest_asyncio
 from fault_test.faults import FAULTS, Installation, Pace
-from fault_test.processes import gateway, provider
+from fault_test.processes import gateway
+from lab.provider import Provider
 
 from server.config.check import parse
 from server.config.settings import Recovery, Streams, Upstream
@@ -15,7 +14,7 @@ BRIEF = Pace(scale=0.2)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def installation():
-    async with provider() as primary, provider() as fallback, gateway(BRIEF.config(primary, fallback)) as root:
+    async with Provider() as primary, Provider() as fallback, gateway(BRIEF.tables(primary, fallback)) as root:
         yield Installation(root, primary, fallback, BRIEF)
 
 
@@ -30,7 +29,7 @@ async def test_fault(installation, fault) -> None:
 async def test_the_defaults_are_those_of_the_gateway(installation) -> None:
     """With --defaults the configuration has no limit of its own, and the limit that is expected is the gateway's."""
     pace = Pace(defaults=True)
-    settings = parse(tomllib.loads(pace.config(installation.primary, installation.fallback)), {})
+    settings = parse(pace.tables(installation.primary, installation.fallback), {})
     assert settings.recovery == Recovery()
     assert settings.streams == Streams()
     for upstream in settings.upstreams:

@@ -1,6 +1,7 @@
 """The load generator notices every fault of an event, and its report is one page that needs no other file."""
 
 import asyncio
+import json
 import os
 import pty
 import re
@@ -16,6 +17,7 @@ from time import monotonic_ns
 import pytest
 from benchmark.script import HEAD, LAST_CHUNK, script, stamped
 from gateway import in_process
+from loadgen.__main__ import main
 from loadgen.expected import NOT_YET, WrongError, answer
 from loadgen.histogram import Histogram
 from loadgen.plan import KINDS, PRESETS
@@ -179,7 +181,7 @@ def test_a_mixed_run_ends_in_a_report(tmp_path: Path) -> None:
 )
 def test_a_preset_gives_its_verdict(tmp_path: Path, preset: str, smaller: list[str]) -> None:
     """A small run of each preset has no failure, and measures every goal."""
-    ran = load(tmp_path, "--preset", preset, *smaller)
+    ran = load(tmp_path, "--preset", preset, *smaller, "--no-report")
     verdict = re.findall(r"^\| ([a-z0-9 ,]+) \| .* \| (met|missed) \|$", ran.stdout, re.MULTILINE)
     assert ("streams that went wrong", "met") in verdict, ran.stdout + ran.stderr
     wanted = {
@@ -190,6 +192,20 @@ def test_a_preset_gives_its_verdict(tmp_path: Path, preset: str, smaller: list[s
     assert all(any(what.startswith(start) for what, _ in verdict) for start in wanted[preset]), ran.stdout
     # Whether so small a run meets them says nothing of the gateway, but the exit status says what the table says.
     assert ran.returncode == int(any(met == "missed" for _, met in verdict))
+
+
+def test_a_hostile_run_leaves_the_victims_whole(tmp_path: Path) -> None:
+    """Beside attacks of another owner and its upstream each stream is whole, and each attack is counted."""
+    smaller = ["--open", "8", "--ramp", "1", "--seconds", "10", "--tokens", "60"]
+    ran = load(tmp_path, "--preset", "hostile", *smaller, "--json", str(tmp_path / "load.json"))
+    verdict = dict(re.findall(r"^\| ([a-z0-9 ,']+) \| .* \| (met|missed) \|$", ran.stdout, re.MULTILINE))
+    assert verdict["streams that went wrong"] == "met", ran.stdout + ran.stderr
+    assert verdict["attacks that got another's answer or key"] == "met", ran.stdout
+    assert {"added latency of a token, p99", "memory at the start, in the middle, at the end"} <= verdict.keys()
+    attacks = json.loads((tmp_path / "load.json").read_text())["attacks"]
+    assert sum(sum(answers.values()) for answers in attacks.values()) > 10
+    assert attacks["upstream: plain"].get("200")
+    assert "| upstream: plain | " in ran.stdout
 
 
 def test_ctrl_c_reports_what_was_measured(tmp_path: Path) -> None:
@@ -217,10 +233,10 @@ def test_ctrl_c_reports_what_was_measured(tmp_path: Path) -> None:
     assert "Ended early" in (tmp_path / "load.html").read_text()
 
 
-def test_in_a_terminal_one_line_is_kept_up_to_date(tmp_path: Path) -> None:
+def test_in_a_terminal_one_line_is_kept_up_to_date() -> None:
     """In a terminal the progress line is rewritten every second, and the verdict begins on a new line."""
     ours, theirs = pty.openpty()
-    command = [LOAD, "--report", tmp_path / "load", "--open", "5", "--ramp", "0", "--seconds", "1", "--tokens", "40"]
+    command = [LOAD, "--no-report", "--open", "5", "--ramp", "0", "--seconds", "1", "--tokens", "40"]
     with subprocess.Popen([*command, "--mix", "fast=1"], stdout=theirs, stderr=theirs) as process:
         os.close(theirs)
         said = b""
@@ -250,11 +266,14 @@ def test_in_a_terminal_one_line_is_kept_up_to_date(tmp_path: Path) -> None:
         ["--open", "1", "--rate", "1"],
     ],
 )
-def test_what_is_out_of_bounds_is_refused(tmp_path: Path, arguments: list[str]) -> None:
+def test_what_is_out_of_bounds_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
     """With another machine, a number out of bounds or an unknown kind nothing is started."""
-    ran = load(tmp_path, *arguments)
-    assert ran.returncode == 2
-    assert "error: " in ran.stderr
+    with pytest.raises(SystemExit) as ended:
+        main(["--report", str(tmp_path / "load"), *arguments])
+    assert ended.value.code == 2
+    assert "error: " in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
@@ -268,14 +287,14 @@ def test_more_streams_than_descriptors_are_refused(tmp_path: Path) -> None:
     assert "300 streams take 1100 descriptors, and no more than 1024 are allowed" in ran.stderr
 
 
-async def test_a_gateway_that_runs_already_can_be_driven(tmp_path: Path) -> None:
+async def test_a_gateway_that_runs_already_can_be_driven() -> None:
     """A gateway that runs already is put under load: its upstream is the generator's own, on the given port."""
     port = free_port()
     async with in_process(f"http://127.0.0.1:{port}/v1") as gateway:
         command = [sys.executable, "-m", "loadgen", "--gateway", gateway.root, "--upstream-port", str(port), "--open"]
-        command += ["5", "--ramp", "0", "--seconds", "1", "--tokens", "10", "--mix", "fast=1", "--report"]
+        command += ["5", "--ramp", "0", "--seconds", "1", "--tokens", "10", "--mix", "fast=1", "--no-report"]
         process = await asyncio.create_subprocess_exec(
-            *command, str(tmp_path / "load"), cwd=LOAD.parent, stdout=asyncio.subprocess.PIPE,
+            *command, cwd=LOAD.parent, stdout=asyncio.subprocess.PIPE,
             env={"PYTHONPATH": f"{LOAD.parent}:{LOAD.parent.parent}", "PATH": "/usr/bin:/bin"},
         )  # fmt: skip
         said, _ = await asyncio.wait_for(process.communicate(), 60)

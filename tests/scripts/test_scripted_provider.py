@@ -23,7 +23,8 @@ import pytest_asyncio
 
 sys.path += [str(Path(__file__).parents[1] / "support"), str(Path(__file__).parents[2] / "scripts")]
 
-from provider import SCRIPT, Provider
+from lab.processes import SCRIPTS
+from provider import Provider
 from scripted.request import BadRequestError, take
 from scripted.script import Script, ScriptError
 
@@ -754,7 +755,9 @@ async def test_seen(provider: Provider) -> None:
 
 def test_process() -> None:
     """It says where it listens, and leaves with 0 on SIGTERM also while a stream is open."""
-    with subprocess.Popen([sys.executable, SCRIPT, "--port", "0"], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, SCRIPTS / "scripted_provider.py", "--port", "0"], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         words = process.stdout.readline().split()
         assert words[:2] == ["listening", "on"]

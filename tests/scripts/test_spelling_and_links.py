@@ -36,12 +36,14 @@ def spelling(folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_check_runs() -> None:
-    """The script runs the linters, the types, the floors, the spelling and the links."""
+    """The script runs the linters, the types, the floors, the spelling, the links and the generator of clients."""
     assert [arguments[0] for arguments in CHECKS] == [
-        "ruff", "ruff", "mypy", "lint-imports", "codespell", "python",
+        "ruff", "ruff", "mypy", "lint-imports", "codespell", "python", "python",
     ]  # fmt: skip
     assert {"server", "docs", "README.md", "CHANGELOG.md", "scripts", "tests", "deploy", "examples"} <= {*CHECKED}
-    assert CHECKS[-1][1:] == ["scripts/check_links.py"]
+    assert [arguments[1:] for arguments in CHECKS[-2:]] == [
+        ["scripts/check_links.py"], ["scripts/generate_clients.py", "--check"],
+    ]  # fmt: skip
 
 
 def test_a_wrong_word(tmp_path: Path) -> None:

@@ -190,7 +190,7 @@ async def test_no_canary_in_the_log(provider, model, secret, tmp_path, monkeypat
         "server": {"max_body_bytes": 100_000},
     }
     key = {"Authorization": f"Bearer {TOKEN}", "Idempotency-Key": "CANARYIDEMPOTENCY"}
-    async with own_process(provider.url, environ=environ, **tables) as gateway:
+    async with own_process(provider.url, environ=environ, fresh=True, **tables) as gateway:
         for index, script in enumerate(SCRIPTS):
             name = f"{model}-{index}"
             await provider.script(name, script)

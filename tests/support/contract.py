@@ -431,6 +431,104 @@ class StoreContract:
         finally:
             await store.close()
 
+    async def test_a_retention_of_its_own(self, tmp_path: Path) -> None:
+        """A log whose beginning has a retention is kept for that time, longer or shorter than the others."""
+        self.retention = 0.5
+        store = self.new(self.settings(tmp_path))
+        await store.open()
+        try:
+            brief = await store.create(beginning(retention=0.1))
+            usual = await store.create(beginning())
+            long = await store.create(beginning(retention=3600.0, idempotency=("k", "a")))
+            now = time.time()
+            for log in (brief, usual, long):
+                await log.append(DONE, ending(at=now))
+            assert long.beginning.retention == 3600.0
+            await until(lambda: self._is_gone(store, brief))
+            await until(lambda: self._is_gone(store, usual))
+            await store.sweep(time.time())
+            assert await store.find(long.beginning.id) is long
+            assert await everything(long) == DONE
+            again = beginning(owner=long.beginning.owner, idempotency=("k", "a"))
+            assert (await store.create(again)).beginning.id == long.beginning.id
+            ours = {log.beginning.id for log in (brief, usual, long)}
+            assert [one for one in await listed(store) if one in ours] == [long.beginning.id]
+            await store.sweep(time.time() + 3601.0)
+            assert await store.find(long.beginning.id) is None
+            assert not ours & set(await listed(store))
+        finally:
+            await store.close()
+
+    async def _is_gone(self, store: Store, log: Log) -> bool:
+        return await store.find(log.beginning.id) is None
+
+    async def test_deletes(self, store: Store) -> None:
+        """A deleted log is nowhere, its key is free, and its records are gone; to delete it again says so."""
+        first = beginning(idempotency=("k", "a"))
+        log, other = await store.create(first), await store.create(beginning())
+        for one in (log, other):
+            await one.append(tokens(10))
+            await one.append(DONE, ending())
+        assert await store.delete(log)
+        assert await store.find(first.id) is None
+        assert first.id not in await listed(store)
+        assert log.beginning.body == b""  # a reader that stands still may have the log for long
+        with suppress(Deleted):
+            assert await log.read(0, ALL) == []
+        assert not await store.delete(log)
+        again = beginning(owner=first.owner, idempotency=("k", "a"))
+        assert (await store.create(again)).beginning.id == again.id
+        await store.sweep(time.time())
+        assert await store.find(other.beginning.id) is other
+        assert await everything(other) == tokens(10) + DONE
+
+    async def test_a_live_log_is_not_deleted(self, store: Store) -> None:
+        """A log without an ending stays, and takes further records."""
+        log = await store.create(beginning())
+        await log.append(tokens(2))
+        assert not await store.delete(log)
+        await log.append(DONE, ending())
+        assert await everything(log) == tokens(2) + DONE
+
+    async def test_deleting_makes_room(self, tmp_path: Path) -> None:
+        """What is deleted does not count any more: nothing else goes to keep within the bound."""
+        store = self.new(self.settings(tmp_path, max_bytes=1_000_000))
+        await store.open()
+        try:
+            kept = await store.create(beginning())
+            await kept.append(DONE, ending())
+            for _ in range(30):
+                log = await store.create(beginning(retention=3600.0))
+                await log.append([Record("chunk", b"x" * 100_000)])
+                await log.append(DONE, ending())
+                assert await store.delete(log)
+                await store.sweep(time.time())
+            assert await store.find(kept.beginning.id) is kept
+        finally:
+            await store.close()
+
+    @pytest.mark.parametrize("first", ["usual", "its own"])
+    async def test_the_oldest_go_first_whatever_their_retention(self, tmp_path: Path, first: str) -> None:
+        """Past the bound the logs that ended first go, with a retention of their own or without."""
+        store = self.new(self.settings(tmp_path, max_bytes=1_000_000))
+        await store.open()
+        try:
+            retentions = [None, 3600.0] if first == "usual" else [3600.0, None]
+            ended: list[str] = []
+            for retention in retentions:
+                for _ in range(15):
+                    log = await store.create(beginning(retention=retention))
+                    await log.append([Record("chunk", b"x" * 100_000)])
+                    await log.append(DONE, ending())
+                    ended.append(log.beginning.id)
+            for _ in range(5):
+                await store.sweep(time.time())
+            left = [one for one in await listed(store) if one in ended]
+            assert 1 <= len(left) <= 10
+            assert left == ended[-len(left) :]
+        finally:
+            await store.close()
+
     async def test_size_limit(self, tmp_path: Path) -> None:
         """Past the bound the oldest ended logs go, and only they; live ones stay."""
         store = self.new(self.settings(tmp_path, max_bytes=1_000_000))
@@ -827,6 +925,62 @@ class DurableContract(StoreContract):
         for store in stores:
             found = {log.beginning.id: log.tail async for log in store.logs()}
             assert [found[log.beginning.id] for log in logs] == [1, 2, 3, 4]
+
+    async def test_deleted_everywhere(self, stores: list[Store]) -> None:
+        """What one instance deletes no other one finds, lists or reads, though it has read it before."""
+        one, two = stores
+        log, other = await one.create(beginning(retention=3600.0)), await one.create(beginning())
+        for ended in (log, other):
+            await ended.append(tokens(10))
+            await ended.append(DONE, ending())
+        reading = await two.find(log.beginning.id)
+        assert reading is not None
+        assert reading.beginning.retention == 3600.0
+        assert await everything(reading) == tokens(10) + DONE
+        assert await two.delete(reading)
+        for store in stores:
+            assert await store.find(log.beginning.id) is None
+            assert log.beginning.id not in await listed(store)
+            assert await store.find(other.beginning.id) is not None
+        assert not await one.delete(log)
+
+    async def test_deleted_by_many_at_once(self, stores: list[Store]) -> None:
+        """Of many deletions of one log exactly one is told that it was there."""
+        one, two = stores
+        log = await one.create(beginning())
+        await log.append(DONE, ending())
+        found = await two.find(log.beginning.id)
+        assert found is not None
+        deleted = await asyncio.gather(
+            *(store.delete(it) for store, it in ((one, log), (two, found)) for _ in range(3))
+        )
+        assert sorted(deleted) == [False] * 5 + [True]
+
+    async def test_orphans_with_a_retention_of_their_own(self, tmp_path: Path) -> None:
+        """A stream that nobody took over lies as long as its own retention says."""
+        self.retention = 0.2
+        one, two = (self.new(self.settings(tmp_path)) for _ in range(2))
+        await one.open()
+        long, usual = await one.create(beginning(retention=3600.0)), await one.create(beginning())
+        for log in (long, usual):
+            await log.append(tokens(3))
+        await one.close()
+        await two.open()
+        try:
+
+            async def swept() -> bool:
+                await two.renew()
+                await two.sweep(time.time())
+                return await self._is_gone(two, usual)
+
+            await until(swept)
+            left = await two.find(long.beginning.id)
+            assert left is not None
+            assert await two.claim(left)
+            await left.append(DONE, ending())
+            assert await everything(left) == tokens(3) + DONE
+        finally:
+            await two.close()
 
     async def test_orphans_do_not_stay(self, tmp_path: Path) -> None:
         """A stream that nobody took over is deleted when it has lain for the retention: prompts do not stay."""

@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from forked import Forked
+from lab.places import toml
+from lab.processes import ROOT
 
 from server.app import Gateway
 from server.config.check import parse
 from server.config.settings import Settings
 
-ROOT = Path(__file__).parents[2]
 START = 20.0  # seconds in which a process must listen, on a busy machine
 STOP = 20.0  # seconds in which a process must end
 # A task of the gateway or of aiohttp's server that outlives its gateway is a leak. A task of the test's client is not.
@@ -167,19 +168,20 @@ async def own_process(
     command: tuple[str, ...] = (),
     arguments: tuple[str, ...] = ("--port", "0"),
     descriptors: tuple[int, ...] = (),
+    fresh: bool = False,
     **tables: Any,
 ) -> AsyncIterator[OwnProcess]:
     """Run `python -m server serve`; SIGTERM at the end, unless it has ended by then.
 
-    `command` is put before that, and `descriptors` are left open for the process. Without both, and without PYTHONPATH,
-    the process is forked, which is faster.
+    `command` is put before that, and `descriptors` are left open for the process. Without both the process is forked,
+    which is faster, unless it has to be `fresh`: one that imports every library itself.
     """
     with tempfile.TemporaryDirectory() as folder:
         config = written(folder, tree(upstream_url, **tables))
         serve = ["serve", "--config", str(config), *arguments]
         environ = {**os.environ, **(environ or {})}
         started: subprocess.Popen[str] | Forked
-        if command or descriptors or "PYTHONPATH" in environ:
+        if command or descriptors or fresh:
             started = subprocess.Popen(  # noqa: ASYNC220  # a fork takes a millisecond, and no loop owns the process
                 [*command, sys.executable, "-m", "server", *serve],
                 cwd=ROOT,
@@ -210,21 +212,3 @@ def written(folder: str, tables: Mapping[str, Any]) -> Path:
     config = Path(folder, "config.toml")
     config.write_text(toml(tables), encoding="utf-8")
     return config
-
-
-def toml(tables: Mapping[str, Any]) -> str:
-    """Return tables and arrays of tables as TOML, with inline values."""
-    lines = []
-    for name, table in tables.items():
-        for one in table if isinstance(table, list) else [table]:
-            lines.append(f"[[{name}]]" if isinstance(table, list) else f"[{name}]")
-            lines += [f"{json.dumps(key)} = {_inline(value)}" for key, value in one.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _inline(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_inline(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_inline, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)

@@ -40,7 +40,7 @@ class Plain(ServedDialect):
     def fault(self, error: Mapping[str, Any]) -> bytes:
         return unnumbered(str(error["code"]).encode())
 
-    def error(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+    def error(self, body: Mapping[str, Any], status: int, request_id: str) -> Mapping[str, Any]:
         return {"problem": body["error"]["message"]}
 
     def routes(self, streams: Streams, responder: Responder) -> Sequence[web.RouteDef]:

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from gateway import ROOT
+from lab.processes import ROOT
 from node import JS, NODE
 
 ADDRESS = "http://127.0.0.1:8080"  # of the gateway in every page
@@ -21,7 +21,11 @@ def blocks(page: str, language: str) -> list[str]:
 
 async def run(language: str, code: str, root: str, folder: Path, typed: str = "", **environ: str) -> str:
     """Run code of a page against the gateway at `root`; return its output. Raises AssertionError if it fails."""
-    for name, target in (("server", ROOT / "server"), ("node_modules", JS / "node_modules")):
+    packages = {name: ROOT / name for name in ("server", "sluiceway")}
+    modules = {f"node_modules/{path.name}": path for path in (JS / "node_modules").iterdir()}
+    modules["node_modules/sluiceway"] = ROOT / "server" / "static"  # as npm installs it
+    (folder / "node_modules").mkdir(exist_ok=True)
+    for name, target in {**packages, **modules}.items():
         if not (folder / name).exists():
             (folder / name).symlink_to(target)
     suffix, program = {

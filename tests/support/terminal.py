@@ -3,10 +3,13 @@
 import asyncio
 import os
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-from gateway import ROOT
+from forked import Forked
+from lab.processes import ROOT
 
 NO_KEY = {name: value for name, value in os.environ.items() if name != "SLUICEWAY_KEY"}
 
@@ -30,7 +33,14 @@ async def running(*arguments: str, **environ: str) -> AsyncIterator[asyncio.subp
 
 async def run(*arguments: str, typed: str = "", **environ: str) -> tuple[int, str, str]:
     """Run `sluiceway` to its end with `typed` as its input; return its status, standard output and standard error."""
-    async with running(*arguments, **environ) as process:
-        out, err = await process.communicate(typed.encode())
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    with tempfile.TemporaryDirectory() as folder:
+        given, out, err = (Path(folder, name) for name in ("in", "out", "err"))
+        given.write_text(typed, encoding="utf-8")
+        out.touch()
+        err.touch()
+        process = Forked(list(arguments), {**NO_KEY, **environ}, ROOT, (str(given), str(out), str(err)))
+        try:
+            status = await asyncio.to_thread(process.wait, 60)
+        finally:
+            process.kill()
+        return status, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 RST_ON_CLOSE = struct.pack("ii", 1, 0)
 WAIT = 20.0  # seconds for anything that is expected to come
-BLOCK = re.compile(rb"(?:event: (?P<event>[a-z_]+)\n)?id: (?P<id>0|[1-9][0-9]*)\ndata: (?P<data>[^\n]*)\n\n")
+BLOCK = re.compile(rb"(?:event: (?P<event>[a-z_.]+)\n)?id: (?P<id>0|[1-9][0-9]*)\ndata: (?P<data>[^\n]*)\n\n")
 COMMENT = b": hb\n"
 RETRY = re.compile(rb"retry: [0-9]+\n")
 

@@ -148,7 +148,7 @@ async def test_without_the_extra(provider, model, tmp_path) -> None:
     (tmp_path / "opentelemetry").mkdir()
     (tmp_path / "opentelemetry" / "__init__.py").touch()
     environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "PYTHONPATH": str(tmp_path)}
-    async with own_process(provider.url, environ=environ) as gateway:
+    async with own_process(provider.url, environ=environ, fresh=True) as gateway:
         assert (await complete(gateway.root, model)).status == 200
     [said] = [line for line in gateway.lines if isinstance(line, dict) and line["level"] == "warning"]
     assert "sluiceway[otel]" in said["event"]

@@ -1,6 +1,7 @@
 """Tools of a distribution that is installed beside the gateway: entry points of the group `sluiceway.tools`."""
 
-import asyncio
+import shutil
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
@@ -25,29 +26,29 @@ def add(x: int) -> int:
 POINTS = "[sluiceway.tools]\nlevel = weir_tools:level\nadd = weir_tools:add\n"
 
 
-async def install(folder: Path, points: str = POINTS) -> dict[str, str]:
-    """Install a distribution of one module into a folder with pip. Return the environment that finds it."""
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """Install a distribution of one module with pip, into a folder of its own; return it, for PYTHONPATH."""
+    folder = tmp_path_factory.mktemp("plugin")
     wheel, site = folder / "weir_tools-1.0-py3-none-any.whl", folder / "site"
     files = {
         "weir_tools.py": MODULE,
         "weir_tools-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: weir-tools\nVersion: 1.0\n",
         "weir_tools-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        "weir_tools-1.0.dist-info/entry_points.txt": points,
+        "weir_tools-1.0.dist-info/entry_points.txt": POINTS,
         "weir_tools-1.0.dist-info/RECORD": "",
     }
     with zipfile.ZipFile(wheel, "w") as archive:
         for name, text in files.items():
             archive.writestr(name, text)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target", str(site), str(wheel)]
-    process = await asyncio.create_subprocess_exec(*pip, "--disable-pip-version-check", "--no-compile")
-    assert await process.wait() == 0
-    return {"PYTHONPATH": str(site)}
+    subprocess.run([*pip, "--disable-pip-version-check", "--no-compile"], check=True, timeout=100)
+    return site
 
 
-async def test_an_installed_distribution(provider, model, tmp_path: Path) -> None:
+async def test_an_installed_distribution(provider, model, installed: Path) -> None:
     """Its tools are offered and run without configuration. A configured function of the same name wins."""
-    environ = await install(tmp_path)
-    environ["PYTHONPATH"] += f":{native.TOOLS}"
+    environ = {"PYTHONPATH": f"{installed}:{native.TOOLS}"}
     calls = [native.call("level", {"gate": "north", "metres": 2}), native.call("add", {"x": 1})]
     await provider.script(model, {"tool_calls": calls}, {"text": "I see."})
     tools = {"functions": {"add": "tool_examples:add"}}
@@ -68,11 +69,13 @@ async def test_an_installed_distribution(provider, model, tmp_path: Path) -> Non
         ("a.b = weir_tools:level", "The name of the tool 'a.b' must be"),
     ],
 )
-async def test_one_that_does_not_work(provider, tmp_path: Path, point: str, words: str) -> None:
+async def test_one_that_does_not_work(provider, installed: Path, tmp_path: Path, point: str, words: str) -> None:
     """The gateway does not start with a plug-in that cannot be offered. One line names it."""
-    environ = await install(tmp_path, f"[sluiceway.tools]\n{point}\n")
+    site = shutil.copytree(installed, tmp_path / "site")
+    [points] = site.glob("*.dist-info/entry_points.txt")
+    points.write_text(f"[sluiceway.tools]\n{point}\n")
     with pytest.raises(RuntimeError) as raised:
-        async with own_process(provider.url, environ=environ):
+        async with own_process(provider.url, environ={"PYTHONPATH": str(site)}):
             pass
     assert words in str(raised.value)
     assert "Traceback" not in str(raised.value)

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import errno
+import itertools
 import resource
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -18,6 +20,7 @@ from server.config.settings import Upstream
 from server.core.errors import Kind, UpstreamError
 from server.core.recovery.present import MAX_MESSAGE
 from server.core.timing import Phases
+from server.upstreams import connecting
 from server.upstreams.client import UpstreamClient
 from server.upstreams.reasons import is_own, reason_of
 from server.upstreams.translate import FOREIGN, translate
@@ -216,6 +219,27 @@ async def test_no_descriptor_left(provider) -> None:
         assert not error.trait.breaks
 
 
+@pytest.mark.parametrize("left", [0, 1])
+async def test_no_descriptor_left_for_one_of_two_addresses(monkeypatch, left) -> None:
+    """One address refuses, and for the other there is no descriptor: the upstream may well be there."""
+    addresses = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", 1)) for n in (1, 2)]
+    sockets = itertools.count()
+
+    def limited(*kind: Any) -> socket.socket:
+        if next(sockets) == left:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return socket.socket(*kind)
+
+    async def resolved(*_: Any, **__: Any) -> list[Any]:
+        return addresses
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+    monkeypatch.setattr(connecting, "socket", SimpleNamespace(**{**vars(socket), "socket": limited}))
+    error = await failure("http://two.example/v1")
+    assert error.kind is Kind.EXHAUSTED
+    assert error.message == 'The gateway has no socket left for the upstream "u": too many open files (EMFILE).'
+
+
 @contextlib.contextmanager
 def no_descriptors() -> Iterator[None]:
     """Let this process open no further descriptor."""
@@ -237,6 +261,9 @@ REASONS = [
     (OSError(errno.ENOBUFS, ""), "no buffer space available (ENOBUFS)", True),
     (OSError(errno.ENOMEM, ""), "cannot allocate memory (ENOMEM)", True),
     (OSError(errno.EADDRNOTAVAIL, ""), "cannot assign requested address (EADDRNOTAVAIL)", True),
+    (RuntimeError("can't start new thread"), "can't start new thread", True),
+    (RuntimeError("Session is closed"), None, False),
+    (socket.gaierror(socket.EAI_MEMORY, "Memory allocation failure"), "memory allocation failure (EAI_MEMORY)", True),
     (OSError(None, "Multiple exceptions: 10.0.0.1, 10.0.0.2"), None, False),
     (socket.gaierror(socket.EAI_AGAIN, "Temporary failure"), "temporary failure (EAI_AGAIN)", False),
     (socket.gaierror(socket.EAI_NONAME, "Name not known"), "name not known (EAI_NONAME)", False),

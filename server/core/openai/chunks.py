@@ -15,6 +15,8 @@ TEXTS = {"content": ("content",), "reasoning": REASONING_FIELDS, "refusal": ("re
 TEXT_FIELDS = tuple(name for names in TEXTS.values() for name in names)
 ONCE_FIELDS = ("tool_calls", "function_call", "audio")  # must not reach a client twice: it may act on them at once
 SUBSTANCE_FIELDS = (*TEXT_FIELDS, *ONCE_FIELDS)
+SCAFFOLD = frozenset({"role", "index", "id", "type"})  # say where a part belongs, and are no part of the answer
+NESTED = 4  # levels of a delta that are looked at: calls have three
 KNOWN_FIELDS = frozenset({"role", *SUBSTANCE_FIELDS})
 
 
@@ -35,6 +37,22 @@ def says_anything(choice: dict[str, Any]) -> bool:
     """Whether a choice of a chunk carries more than a role. A field that we do not know counts as well."""
     delta = choice.get("delta") or {}
     return bool(choice.get("finish_reason")) or any(value for name, value in delta.items() if name != "role")
+
+
+def goes_on(choice: dict[str, Any]) -> bool:
+    """Whether a choice of a chunk brings more of the answer: anything in its delta that is not empty, or a part of it.
+
+    Roles, empty texts and calls without a name and arguments are sent by a server that only keeps its connection alive.
+    """
+    return any(_brings(name, value, NESTED) for name, value in (choice.get("delta") or {}).items())
+
+
+def _brings(name: str, value: object, levels: int) -> bool:
+    if levels and isinstance(value, dict):
+        return any(_brings(key, one, levels - 1) for key, one in value.items())
+    if levels and isinstance(value, list):
+        return any(_brings(name, one, levels - 1) for one in value)
+    return bool(value) and name not in SCAFFOLD
 
 
 def others_of(delta: dict[str, Any]) -> Iterator[tuple[str, list[Any]]]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import orjson
 
 from server.core.errors import Kind, UpstreamError
-from server.core.openai.chunks import DONE_DATA, Chunk, says_anything
+from server.core.openai.chunks import DONE_DATA, Chunk, goes_on, index_of, says_anything
 from server.core.openai.finish_reasons import check_failures
 from server.core.openai.frames import chunk_of, value_of
 from server.core.openai.sse import Decoder, Event, EventTooLargeError
@@ -62,6 +62,7 @@ class Intake:
         "at_seam",
         "done",
         "failure",
+        "goes_on",
         "has_token",
         "over",
         "transcript",
@@ -87,6 +88,7 @@ class Intake:
         self._held: list[Piece] = []
         self._held_bytes = 0
         self.at_seam = False  # the last feed went through the seam: it may hold only what the client has
+        self.goes_on = False  # the last feed brought more of the answer, and not only what keeps a connection alive
         self.done = False  # the answer is whole
         self.over = False  # the answer is whole or the attempt has failed: nothing that follows counts
         self.has_token = False  # this attempt has sent a token (delivered, or dropped by the seam)
@@ -105,7 +107,7 @@ class Intake:
 
     def feed(self, data: bytes) -> list[Piece]:
         """Return the pieces that `data` completes, in order. A bad frame sets `failure` and ends the reading."""
-        self.at_seam = False
+        self.at_seam = self.goes_on = False
         if self._plain and self._decoder.at_rest and (pieces := self._alone(data)):
             return pieces
         pieces = []
@@ -132,6 +134,7 @@ class Intake:
         texts, size = stencil.leading(data) if self._plain and self._decoder.at_rest else ([], 0)
         if texts:
             self.transcript.tokens += len(texts)
+            self.goes_on = True
             before, after = stencil.before, stencil.after
             pieces += [_piece(Piece, (b"%b%b%b" % (before, text, after), {}, CHAT)) for text in texts]
             data = data[size:]
@@ -148,6 +151,7 @@ class Intake:
         for event in self._decoder.feed(data):
             if self._plain and not event.type and self._stencil is not None and self._stencil.fits(event.data):
                 self.transcript.tokens += 1
+                self.goes_on = True
                 pieces.append(_piece(Piece, (event.data, {}, CHAT)))
                 continue
             if self._translator is None:
@@ -171,6 +175,7 @@ class Intake:
             return False
         if self._stencil is not None:
             self._stencil.learn(data)
+        self.goes_on = True
         pieces.append(_piece(Piece, (data, chunk, CHAT)))
         return True
 
@@ -205,6 +210,7 @@ class Intake:
                 self._say_or_hold(piece, pieces)
             return
         check_failures(choices)
+        self.goes_on = self.goes_on or any(map(self._brings_more, choices))
         if not self.has_token and any(says_anything(choice) for choice in choices):
             self.has_token = True
             if self._seam is None:
@@ -217,6 +223,10 @@ class Intake:
         else:
             self.at_seam = True
             self._deliver_joined(self._seam.join(chunk), pieces, piece.data)
+
+    def _brings_more(self, choice: Chunk) -> bool:
+        """Whether a choice goes on, or ends: its finish reason counts once, however often it is sent."""
+        return goes_on(choice) or bool(choice.get("finish_reason") and index_of(choice) not in self.transcript.finish)
 
     def _say_or_hold(self, piece: Piece, pieces: list[Piece]) -> None:
         if self.has_token:

@@ -8,6 +8,7 @@ arguments so far are whole, because a whole call takes no more of them.
 
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from io import StringIO
 from typing import Any, NamedTuple, Self
@@ -63,8 +64,8 @@ class _Piece(NamedTuple):
         return len(self.id) + len(self.name) + len(self.text)
 
 
-@dataclass(slots=True)
-class _PartialCall:
+@dataclass(slots=True, eq=False)
+class PartialCall:
     """One call of which more pieces may come. `order` is its place among the calls of the turn."""
 
     order: int
@@ -76,6 +77,7 @@ class _PartialCall:
     arguments: StringIO = field(default_factory=StringIO)
 
     def add(self, piece: _Piece) -> None:
+        """Take in one piece."""
         self.id = self.id or piece.id
         if piece.name.startswith(self.name):  # the first one, the same again, or all of it so far
             self.name = piece.name or self.name
@@ -83,6 +85,11 @@ class _PartialCall:
             self.name += piece.name
         self.size += self.arguments.write(piece.text)
         self.last = piece.text.rstrip()[-1:] or self.last
+
+    def text(self, start: int) -> str:
+        """Return the arguments from a position on."""
+        self.arguments.seek(start)
+        return self.arguments.read()  # which leaves the position at the end, where the next piece is written
 
 
 class ToolCalls:
@@ -95,13 +102,13 @@ class ToolCalls:
         self._turn = turn
         self._size = 0
         self._checks = 0
-        self._partial: list[_PartialCall] = []
-        self._latest: dict[int | str, _PartialCall] = {}  # by slot
-        self._by_id: dict[str, _PartialCall] = {}
-        self._last: _PartialCall | None = None  # the call of the previous piece
+        self._partial: list[PartialCall] = []
+        self._latest: dict[int | str, PartialCall] = {}  # by slot
+        self._by_id: dict[str, PartialCall] = {}
+        self._last: PartialCall | None = None  # the call of the previous piece
 
-    def feed(self, delta: dict[str, Any]) -> None:
-        """Take the pieces of one delta.
+    def feed(self, delta: dict[str, Any]) -> list[PartialCall]:
+        """Take the pieces of one delta; return the call of each piece, in order.
 
         Raises:
             StreamError: there are too many calls, or all together are too large.
@@ -111,14 +118,16 @@ class ToolCalls:
         pieces = [piece for piece in listed if isinstance(piece, dict)] if isinstance(listed, list) else []
         if len(pieces) > MAX_CALLS:
             raise _too_many()
-        for position, piece in enumerate(pieces):
-            self._take(_Piece.of(piece), position if len(pieces) > 1 else None)
+        calls = [
+            self._take(_Piece.of(piece), position if len(pieces) > 1 else None) for position, piece in enumerate(pieces)
+        ]
         legacy = delta.get("function_call")
         if isinstance(legacy, dict):
-            self._take(_Piece.of({**legacy, "index": LEGACY}), None)
+            calls.append(self._take(_Piece.of({**legacy, "index": LEGACY}), None))
+        return calls
 
-    def _take(self, piece: _Piece, position: int | None) -> None:
-        """Add a piece to its call. `position`: its place in a delta of several pieces."""
+    def _take(self, piece: _Piece, position: int | None) -> PartialCall:
+        """Add a piece to its call, and return that. `position`: its place in a delta of several pieces."""
         self._size += piece.size
         if self._size > MAX_SIZE:
             raise StreamError("The tool calls of one turn are too large.", "stream_too_large", 502)
@@ -132,8 +141,9 @@ class ToolCalls:
         call.add(piece)
         if call.id:
             self._by_id.setdefault(call.id, call)
+        return call
 
-    def _candidate(self, piece: _Piece, slot: int | str, *, alone: bool) -> _PartialCall | None:
+    def _candidate(self, piece: _Piece, slot: int | str, *, alone: bool) -> PartialCall | None:
         """Return the call that a piece belongs to, unless it begins a new one."""
         known = self._by_id.get(piece.id)
         if piece.slot is None:
@@ -143,7 +153,7 @@ class ToolCalls:
         earlier = known or (self._last if alone else None)  # an upstream may give the index only from the second piece
         return earlier if earlier is not None and not earlier.numbered else None
 
-    def _begins(self, piece: _Piece, call: _PartialCall) -> bool:
+    def _begins(self, piece: _Piece, call: PartialCall) -> bool:
         """Whether a piece begins a new call although it has the index of `call`, or none."""
         if piece.id and piece.id == call.id:
             return False
@@ -156,7 +166,7 @@ class ToolCalls:
                 return self._whole(call) is not False
         return (another_id or bool(piece.name)) and bool(piece.text.strip()) and self._whole(call) is True
 
-    def _whole(self, call: _PartialCall) -> bool | None:
+    def _whole(self, call: PartialCall) -> bool | None:
         """Whether the arguments of a call are a closed JSON object. None: nobody knows."""
         if not call.size or call.size > MAX_CHECKED or self._checks == MAX_CHECKS:
             return None
@@ -169,13 +179,18 @@ class ToolCalls:
             return False
         return True
 
-    def _new_call(self, piece: _Piece) -> _PartialCall:
+    def _new_call(self, piece: _Piece) -> PartialCall:
         if len(self._partial) == MAX_CALLS:
             raise _too_many()
         order = piece.slot if isinstance(piece.slot, int) else self._last.order if self._last else 0
-        call = _PartialCall(order, numbered=piece.slot is not None)
+        call = PartialCall(order, numbered=piece.slot is not None)
         self._partial.append(call)
         return call
+
+    @property
+    def partial(self) -> Sequence[PartialCall]:
+        """The calls so far, in the order in which they have begun. Each may grow, and more may come."""
+        return self._partial
 
     def take(self, *, whole: bool) -> list[ToolCall]:
         """Return all calls in order. `whole`: the turn has not been cut short."""
@@ -194,7 +209,7 @@ class ToolCalls:
         return calls
 
 
-def _parsed(identity: str, partial: _PartialCall, *, whole: bool) -> ToolCall:
+def _parsed(identity: str, partial: PartialCall, *, whole: bool) -> ToolCall:
     raw = paired(partial.arguments.getvalue())
     try:
         # A tool without parameters is often called with no arguments at all.

@@ -36,6 +36,17 @@ def measured(usage: object) -> dict[str, Any] | None:
     return counts
 
 
+def tokens_by_kind(usage: Mapping[str, Any]) -> dict[str, int]:
+    """Return the tokens of a usage object by kind. `cached` ones are among those of the prompt, and so on."""
+    prompt, completion = (usage.get(name) or {} for name in DETAILS)
+    return {
+        "prompt": usage["prompt_tokens"],
+        "completion": usage["completion_tokens"],
+        "cached": prompt.get("cached_tokens", 0),
+        "reasoning": completion.get("reasoning_tokens", 0),
+    }
+
+
 def _counts(source: object, names: tuple[str, ...]) -> dict[str, int]:
     """Return the counts among some fields, each from 0 to MAX_COUNT."""
     values = {name: source.get(name) for name in names} if isinstance(source, dict) else {}

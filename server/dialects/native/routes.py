@@ -15,6 +15,7 @@ from server.core.dialect import Dialect
 from server.core.errors import Rejected
 from server.core.generation import Generation
 from server.core.openai.request import check_fields, invalid
+from server.streams.admission import Owner
 from server.streams.streams import Streams
 
 RESUME_FIELDS = frozenset({"session_id", "last_event_id"})
@@ -31,7 +32,7 @@ def native_generation(
     chat_body["messages"] = messages_of(body)
     chat_body["stream"] = True
     if chat_body.get("model") is None:
-        chat_body["model"] = only_model(settings)
+        chat_body["model"] = only_model(settings, request[OWNER])
     check_fields(chat_body)
     if (chat_body.get("n") or 1) > 1:
         raise invalid("n", "1: the native protocol has one answer")
@@ -61,9 +62,9 @@ def messages_of(body: dict[str, Any]) -> Any:
     return [{"role": "user", "content": prompt}]
 
 
-def only_model(settings: Settings) -> str:
-    """Return the configured model if there is only one, so that a request need not name it. Raises Rejected 400."""
-    names = [model.name for model in settings.models if model.name != "*"]
+def only_model(settings: Settings, owner: Owner) -> str:
+    """Return the caller's model if there is only one, so that a request need not name it. Raises Rejected 400."""
+    names = [model.name for model in settings.models if model.name != "*" and owner.may_ask(model.name)]
     if len(names) != 1:
         raise invalid("model", f"one of {', '.join(names)}" if names else "a non-empty string")
     return names[0]

@@ -3,7 +3,7 @@
 import time
 from array import array
 from bisect import bisect_right
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -142,11 +142,16 @@ class MemoryLog:
         self._packed, self._unpacked = Segments(), []
 
 
+def _ended_at(log: MemoryLog) -> float:
+    assert log.ending is not None
+    return log.ending.at
+
+
 class MemoryStore:
     """All logs of this process, oldest first.
 
     The sweep runs every second, and there may be 100,000 retained logs. So it looks only at live logs and at those that
-    it deletes: ended logs wait in the order of their endings, and a running total keeps their sizes.
+    it deletes: ended logs of one retention wait in the order of their endings, and a running total keeps their sizes.
     """
 
     durable = False
@@ -156,7 +161,7 @@ class MemoryStore:
         self._max_bytes = settings.store.max_bytes
         self._logs: dict[str, MemoryLog] = {}
         self._live: dict[str, MemoryLog] = {}
-        self._ended: deque[MemoryLog] = deque()
+        self._ended: dict[float, OrderedDict[str, MemoryLog]] = {}  # by retention, then by id
         self._ended_bytes = 0
         self._keys: dict[tuple[str, str], MemoryLog] = {}  # by owner and idempotency key
 
@@ -200,23 +205,41 @@ class MemoryStore:
                 yield log
 
     def _expired(self, log: MemoryLog, now: float) -> bool:
-        return log.ending is not None and now >= log.ending.at + self._retention
+        return log.ending is not None and now >= log.ending.at + log.beginning.kept_for(self._retention)
 
     def note_ending(self, log: MemoryLog) -> None:
         """Count a log that has just ended."""
-        del self._live[log.beginning.id]
-        self._ended.append(log)
+        beginning = log.beginning
+        del self._live[beginning.id]
+        self._ended.setdefault(beginning.kept_for(self._retention), OrderedDict())[beginning.id] = log
         self._ended_bytes += log.footprint
+
+    async def delete(self, log: MemoryLog) -> bool:
+        """Delete an ended log; never suspends."""
+        if log.ending is None or self._logs.get(log.beginning.id) is not log:
+            return False
+        await self._drop(log)
+        return True
+
+    async def _drop(self, log: MemoryLog) -> None:
+        beginning = log.beginning
+        retention = beginning.kept_for(self._retention)
+        del self._ended[retention][beginning.id]
+        if not self._ended[retention]:
+            del self._ended[retention]
+        self._ended_bytes -= log.footprint
+        await self.release_key(log)
+        del self._logs[beginning.id]
+        log.forget()
 
     async def sweep(self, now: float) -> None:
         """Delete logs whose retention is over, and the oldest ended ones while all are larger than the bound."""
         room = self._max_bytes - sum(log.footprint for log in self._live.values())
-        while self._ended and (self._ended_bytes > room or self._expired(self._ended[0], now)):
-            log = self._ended.popleft()
-            self._ended_bytes -= log.footprint
-            await self.release_key(log)
-            del self._logs[log.beginning.id]
-            log.forget()
+        for ended in list(self._ended.values()):
+            while ended and self._expired(log := next(iter(ended.values())), now):
+                await self._drop(log)
+        while self._ended and self._ended_bytes > room:
+            await self._drop(min((next(iter(ended.values())) for ended in self._ended.values()), key=_ended_at))
 
     # --- one process, one instance: nothing is ever held elsewhere ------------------------------------------------
 

@@ -12,7 +12,7 @@ from server.stores.redis.server import PREFIX, Server
 
 logger = structlog.get_logger("sluiceway.stores")
 PAGE = 500  # logs that are read at once for a list
-FIELDS = ("beginning", "body", *FACTS)
+FIELDS = ("beginning", "body", "retention", *FACTS)
 
 Fields = Sequence[bytes | None]  # the values of FIELDS, each None if it is not there
 
@@ -40,7 +40,7 @@ class Catalog:
         (fields,) = await self._server.logs([log.beginning.id], FIELDS)
         if fields[0] is None:
             raise StoreError(f"stream {log.beginning.id} is gone")
-        self._update(log, fields[2:], asked)
+        self._update(log, fields[3:], asked)
 
     async def logs(self) -> AsyncIterator[RedisLog]:
         """Yield every log, oldest first. Raises StoreError."""
@@ -59,22 +59,22 @@ class Catalog:
         """Yield those of some logs that are there, and whose retention is not over."""
         asked = self._ownership.moment()
         read = await self._server.logs(ids, FIELDS)
-        over = self._server.now() - self._retention
+        now = self._server.now()
         logs = []
         for stream_id, fields in zip(ids, read, strict=True):
             try:
-                logs.append(self._log(stream_id, fields, asked, over))
+                logs.append(self._log(stream_id, fields, asked, now))
             except (ValueError, TypeError, KeyError) as error:  # one that cannot be read must not hide the others
                 logger.warning("log unreadable", stream_id=stream_id, error=type(error).__name__)
         for log in logs:
             if log is not None:
                 yield log
 
-    def _log(self, stream_id: str, fields: Fields, asked: int, over: float) -> RedisLog | None:
-        """Return the log of some fields; None if it is not there, or if it ended before `over`."""
-        beginning, body, *facts = fields
+    def _log(self, stream_id: str, fields: Fields, asked: int, now: float) -> RedisLog | None:
+        """Return the log of some fields; None if it is not there, or if its retention is over."""
+        beginning, body, own, *facts = fields
         ended = facts[FACTS.index("ended")]
-        if ended is not None and float(ended) <= over:
+        if ended is not None and float(ended) + (float(own) if own else self._retention) <= now:
             return None
         if beginning is None or body is None:
             self._ownership.gone(stream_id, asked)

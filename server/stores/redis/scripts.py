@@ -4,7 +4,8 @@ They are in `lua/`, one file each (https://redis.io/docs/latest/develop/programm
 
 Keys: `log:ID` (a hash), `records:ID` (a Redis Stream; one entry per append, its id the number of its last record),
 `key:OWNER:KEY` (the log of an idempotency key), `instance:NAME` (exists while its lease runs), and the sorted sets
-`logs` (by creation), `open` (without an ending) and `ended`; `total` counts bytes. Channels: `news:ID`, `claims`.
+`logs` (by creation), `open` (without an ending), `ended` (by ending) and `kept` (ended ones with a retention of their
+own, by the time when it is over); `total` counts bytes. Channels: `news:ID`, `claims`.
 """
 
 from importlib.resources import files
@@ -23,5 +24,6 @@ SCRIPTS = {
     **{name: _script(name) for name in ("give_back", "orphans", "ours", "release")},
     **{name: _TIME + _script(name) for name in ("append", "claim", "create")},
     "disown": _DELETE + _script("disown"),
+    "delete_ended": _DELETE + _script("delete_ended"),
     "sweep": _TIME + _DELETE + _script("sweep"),
 }

@@ -107,11 +107,12 @@ class RedisStore:
         values: list[Any] = [self._retention, self._lease.name, self._server.history]
         for creation in creations:
             key, stream_id = _key(creation.beginning)
-            values += (stream_id, key, creation.facts, creation.beginning.body)
+            own = creation.beginning.retention
+            values += (stream_id, key, creation.facts, creation.beginning.body, "" if own is None else own)
         return values
 
     def _records(self, writes: Sequence[Append[RedisLog]]) -> list[Any]:
-        return [round((self._retention + KEPT) * 1000), *map(argument, writes)]
+        return [self._retention, KEPT, *map(argument, writes)]
 
     # --- leases --------------------------------------------------------------------------------------------------
 
@@ -208,14 +209,22 @@ class RedisStore:
         at = await self._server.ask(lambda: self._server.redis.hget(log.key, "followed"))
         return at is not None and self._server.now() < float(at) + self._lease.seconds
 
+    async def delete(self, log: RedisLog) -> bool:
+        """Delete an ended log. Raises StoreError."""
+        deleted = bool(await self._server.script("delete_ended", log.beginning.id))
+        if deleted:
+            log.forget()
+        return deleted
+
     async def sweep(self, now: float) -> None:
         """Delete what is over. Raises StoreError.
 
         `now` is on the clock of this machine, and what ended on the server's. So only how far it is ahead counts.
         """
         self._marked = {one: at for one, at in self._marked.items() if at > self._server.now() - self._lease.seconds}
-        await self._server.script("sweep", self._retention - (now - time.time()), self._max_bytes, AT_ONCE)
-        self._ownership.forget(self._server.now() + (now - time.time()) - self._retention)
+        ahead = now - time.time()
+        await self._server.script("sweep", ahead, self._retention, self._max_bytes, AT_ONCE)
+        self._ownership.forget(self._server.now() + ahead, self._retention)
 
 
 def _key(beginning: Beginning) -> tuple[str, str]:

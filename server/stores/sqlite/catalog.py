@@ -36,10 +36,11 @@ class Row(NamedTuple):
     ended: float | None
     ending: bytes | None
     ending_crc: int
+    retention: float | None
 
 
 LOGS = """SELECT num, id, beginning, body, crc, epoch, target, tail, size, CAST(lost AS BLOB), lost_crc, active, ended,
-    ending, ending_crc FROM logs"""
+    ending, ending_crc, retention FROM logs"""
 
 
 class Catalog:
@@ -131,7 +132,8 @@ class Catalog:
                 return rows
 
     def _expired(self, row: Row) -> bool:
-        return row.ended is not None and time.time() >= row.ended + self._retention
+        retention = self._retention if row.retention is None else row.retention
+        return row.ended is not None and time.time() >= row.ended + retention
 
     def _log(self, row: Row, asked: int) -> SqliteLog:
         """Return the log of a row that was read after the moment `asked`. Raises StoreError."""

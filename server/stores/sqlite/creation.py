@@ -8,8 +8,8 @@ from server.stores.creation import Creation
 from server.stores.sqlite.database import Connection, checksum
 
 NOTHING_LOST = "[]"
-ROW = f", (?, ?, ?, ?, ?, ?, ?, ?, ?, 1, '{NOTHING_LOST}', {checksum(NOTHING_LOST.encode())})"
-COLUMNS = "id, owner, idempotency, beginning, body, crc, instance, boot, active, epoch, lost, lost_crc"
+ROW = f", (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 1, '{NOTHING_LOST}', {checksum(NOTHING_LOST.encode())})"
+COLUMNS = "id, owner, idempotency, beginning, body, crc, instance, boot, active, retention, epoch, lost, lost_crc"
 AT_ONCE = 1000  # logs; SQLite takes 32,766 values in a statement
 
 
@@ -34,9 +34,9 @@ class Creator:
         beginning = creation.beginning
         assert beginning.idempotency is not None
         owner, key = beginning.owner, beginning.idempotency[0]
-        over = time.time() - self._retention
-        query = "UPDATE logs SET idempotency = NULL WHERE owner = ? AND idempotency = ? AND ended <= ?"
-        db.execute(query, (owner, key, over))
+        query = """UPDATE logs SET idempotency = NULL
+            WHERE owner = ? AND idempotency = ? AND ended + coalesce(retention, ?) <= ?"""
+        db.execute(query, (owner, key, self._retention, time.time()))
         row = db.execute("SELECT id FROM logs WHERE owner = ? AND idempotency = ?", (owner, key)).fetchone()
         return str(row[0]) if row is not None else self._insert(db, [creation])[0]
 
@@ -64,4 +64,5 @@ class Creator:
             self._instance,
             self._boot,
             beginning.created,
+            beginning.retention,
         )

@@ -90,18 +90,36 @@ def put_into_chunks(db: Connection, laggards: Sequence[Laggard], now: float) -> 
     return put_row(db, now, row), len(row)
 
 
-def delete(db: Connection, over: float, boot: str, written: Mapping[int, float], lease: float) -> None:
-    """Delete the logs that ended before `over`, and those that nobody has taken over since then.
+KEPT = "SELECT num FROM logs WHERE retention IS NOT NULL AND ended + retention <= ? LIMIT ?"
+OTHER = "SELECT num FROM logs WHERE retention IS NULL AND ended <= ? LIMIT ?"
+ORPHANED = """SELECT num, coalesce(retention, ?1) FROM logs
+    WHERE ended IS NULL AND active + coalesce(retention, ?1) <= ?2 AND (instance IS NULL OR NOT EXISTS (
+        SELECT 1 FROM instances WHERE name = logs.instance AND boot = ?3 AND expires > ?4)) LIMIT ?5"""
 
-    `written`: when logs in the journal were appended to. Instances whose lease has run out are deleted, too, and so are
-    old claims: the instances that are left have seen them, and any other one looks at its logs themselves.
+
+def delete(db: Connection, now: float, retention: float, boot: str, written: Mapping[int, float]) -> None:
+    """Delete the logs whose retention is over, and those that nobody has taken over for as long.
+
+    `written`: when logs in the journal were appended to.
     """
-    query = "SELECT num FROM logs WHERE ended <= ? LIMIT ?"
-    _delete(db, [num for (num,) in db.execute(query, (over, AT_ONCE)).fetchall()])
-    query = """SELECT num FROM logs WHERE ended IS NULL AND active <= ? AND (instance IS NULL OR NOT EXISTS (
-        SELECT 1 FROM instances WHERE name = logs.instance AND boot = ? AND expires > ?)) LIMIT ?"""
-    rows = db.execute(query, (over, boot, time.monotonic(), AT_ONCE)).fetchall()
-    _delete(db, [num for (num,) in rows if written.get(num, 0.0) <= over])
+    for query, over in ((KEPT, now), (OTHER, now - retention)):
+        _delete(db, [num for (num,) in db.execute(query, (over, AT_ONCE)).fetchall()])
+    rows = db.execute(ORPHANED, (retention, now, boot, time.monotonic(), AT_ONCE)).fetchall()
+    _delete(db, [num for num, kept in rows if written.get(num, 0.0) + kept <= now])
+
+
+def delete_ended(log: int, db: Connection) -> bool:
+    """Delete one log, if it is there and has ended; return whether it was."""
+    found = db.execute("SELECT num FROM logs WHERE num = ? AND ended IS NOT NULL", (log,)).fetchall()
+    _delete(db, [num for (num,) in found])
+    return bool(found)
+
+
+def forget_instances(db: Connection, boot: str, lease: float) -> None:
+    """Delete the instances whose lease has run out, and old claims.
+
+    The instances that are left have seen these claims. Any other one looks at its logs themselves.
+    """
     old = time.time() - CLAIMS_KEPT * lease  # before the other clock is read: this process may stand still, too
     db.execute("DELETE FROM instances WHERE boot <> ? OR expires < ?", (boot, time.monotonic()))
     db.execute("DELETE FROM claims WHERE made < ?", (old,))

@@ -34,7 +34,8 @@ CREATE TABLE logs (
     followed REAL NOT NULL DEFAULT 0,  -- when another instance read it last, on the clock of `instances`
     ended REAL,
     ending BLOB,
-    ending_crc INTEGER NOT NULL DEFAULT 0  -- 0 is the checksum of nothing: there is no ending yet
+    ending_crc INTEGER NOT NULL DEFAULT 0, -- 0 is the checksum of nothing: there is no ending yet
+    retention REAL              -- seconds that the log is kept after its ending; NULL: as the settings say
 );
 CREATE UNIQUE INDEX logs_idempotency ON logs (owner, idempotency) WHERE idempotency IS NOT NULL;
 CREATE INDEX logs_ended ON logs (ended);
@@ -60,6 +61,13 @@ CREATE TABLE chunks (           -- many records of one log that follow each othe
 );
 CREATE UNIQUE INDEX chunks_place ON chunks (log, first);
 """
+# A database of an earlier version has no retentions yet. That version reads this one's: it does not ask for them.
+ADD_RETENTION = "ALTER TABLE logs ADD COLUMN retention REAL"
+# What the sweep looks for every second, with and without a retention of its own.
+SWEPT = """
+CREATE INDEX IF NOT EXISTS logs_kept ON logs (ended + retention) WHERE retention IS NOT NULL;
+CREATE INDEX IF NOT EXISTS logs_other ON logs (ended) WHERE ended IS NOT NULL AND retention IS NULL
+"""
 
 
 def prepare(connection: sqlite3.Connection, path: Path) -> None:
@@ -73,6 +81,11 @@ def prepare(connection: sqlite3.Connection, path: Path) -> None:
             for statement in SCHEMA.split(";\n"):
                 connection.execute(statement)
             connection.execute(f"PRAGMA user_version = {VERSION}")
+        columns = connection.execute("SELECT name FROM pragma_table_info('logs')").fetchall()
+        if ("retention",) not in columns:
+            connection.execute(ADD_RETENTION)
+        for statement in SWEPT.split(";\n"):
+            connection.execute(statement)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

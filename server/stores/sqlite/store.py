@@ -154,6 +154,13 @@ class SqliteStore:
 
     # --- deleting ------------------------------------------------------------------------------------------------
 
+    async def delete(self, log: SqliteLog) -> bool:
+        """Delete an ended log. Raises StoreError."""
+        deleted: bool = await self._writer.call(partial(maintenance.delete_ended, log.num))
+        if deleted:
+            log.forget()
+        return deleted
+
     async def sweep(self, now: float) -> None:
         """Put laggards into chunks, delete what is over, and give its space back to the disk. Raises StoreError."""
         await self._catalog.catch_up()
@@ -162,8 +169,8 @@ class SqliteStore:
 
         def work(db: Connection) -> tuple[int, int]:
             row = maintenance.put_into_chunks(db, laggards, now)
-            over, written = now - self._retention, self.mirror.written
-            maintenance.delete(db, over, self._lease.boot, written, self._lease.seconds)
+            maintenance.delete(db, now, self._retention, self._lease.boot, self.mirror.written)
+            maintenance.forget_instances(db, self._lease.boot, self._lease.seconds)
             maintenance.shrink(db, self._max_bytes)
             return row
 
@@ -171,7 +178,7 @@ class SqliteStore:
         if at and self.mirror.note(at, size):
             for num, _, tail, _ in laggards:
                 self.mirror.drop(num, tail + 1)
-        self._ownership.forget(now - self._retention)
+        self._ownership.forget(now, self._retention)
         await self._forget_ended()
         await self._db.maintain(maintenance.vacuum)
 

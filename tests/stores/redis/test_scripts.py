@@ -28,4 +28,4 @@ def test_each_says_what_it_does() -> None:
     """Each script begins with a comment, and those that delete have the function for it."""
     for name, text in SCRIPTS.items():
         assert text.startswith("-- ")
-        assert ("local function delete(" in text) == (name in ("disown", "sweep"))
+        assert ("local function delete(" in text) == (name in ("delete_ended", "disown", "sweep"))

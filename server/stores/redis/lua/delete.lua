@@ -10,5 +10,6 @@ local function delete(id)
   redis.call('ZREM', prefix .. 'logs', id)
   redis.call('ZREM', prefix .. 'open', id)
   redis.call('ZREM', prefix .. 'ended', id)
+  redis.call('ZREM', prefix .. 'kept', id)
   if known[2] then redis.call('DECRBY', prefix .. 'total', known[2]) end
 end

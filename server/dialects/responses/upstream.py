@@ -1,0 +1,165 @@
+"""An upstream that speaks Responses: how it is asked, and what its events mean.
+
+For a client that speaks Responses, too, request and events go through as they are. Numbers and the id of the response
+are the gateway's, because another attempt may have to go on where this one breaks off.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from server.core.body import Body
+from server.core.errors import Kind, UpstreamError
+from server.core.generation import Generation
+from server.core.openai.chunks import DONE_DATA, Chunk
+from server.core.openai.frames import says_something, value_of
+from server.core.openai.sse import Event
+from server.core.recovery.classify import in_band
+from server.core.upstream_api import Piece, Translator, UpstreamApi
+from server.core.wide_json import dumps
+from server.dialects.responses import events
+from server.dialects.responses.from_chat import responses_body
+from server.dialects.responses.reader import Chunks, finish_reason
+from server.dialects.responses.request import EARLIER, chat_body
+from server.dialects.responses.tools import chat_name
+
+NOTHING: Chunk = {"choices": []}
+MAX_COUNT = 1 << 53
+
+
+class ResponsesApi(UpstreamApi):
+    """OpenAI's Responses (https://platform.openai.com/docs/api-reference/responses)."""
+
+    name = events.API
+    path = "/responses"
+
+    def body(
+        self,
+        generation: Generation,
+        model: str,
+        *,
+        ask_usage: bool,  # noqa: ARG002 — Responses always has it
+        drop_usage: bool,  # noqa: ARG002
+        changes: dict[str, Any] | None,
+    ) -> bytes:
+        """Return the client's own request, or the chat request in the words of Responses."""
+        if changes or not _is_own(generation):
+            return dumps(responses_body({**generation.body, **(changes or {})}, model, stream=generation.stream))
+        source = generation.logged
+        fields: dict[str, Any] = {"model": model, "stream": True}
+        if earlier := source.get(EARLIER):
+            given = source.get("input") or []
+            fields["input"] = [*earlier, *([{"role": "user", "content": given}] if isinstance(given, str) else given)]
+        # The response that this one goes on from is the gateway's, and so is one that outlives its client.
+        left_out = {EARLIER, "previous_response_id", "background"}
+        return dumps({**{name: source[name] for name in source if name not in left_out}, **fields})
+
+    def translator(self) -> Translator | None:
+        """Return what reads the events of one attempt."""
+        return ResponsesTranslator()
+
+    def whole(self, answer: Chunk) -> Chunk:
+        """Return a response as a chat completion. Raises UpstreamError if it failed."""
+        reason = finish_reason(answer)
+        if reason is None:
+            raise _failure(answer)
+        message: Chunk = {"role": "assistant", "content": None}
+        for item in answer.get("output") or ():
+            _add_to_message(message, item)
+        choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
+        identity = {"id": answer.get("id"), "object": "chat.completion", "created": _created(answer)}
+        return {**identity, "model": answer.get("model"), "choices": [choice], "usage": chat_usage(answer)}
+
+
+def _is_own(generation: Generation) -> bool:
+    """Whether the client speaks Responses, and no function of the operator's has changed its chat request."""
+    source = generation.source
+    if generation.dialect != events.API or source is None:
+        return False
+    return Body(chat_body(source).body).data == generation.kept.data
+
+
+class ResponsesTranslator(Translator):
+    """Reads events as chunks. `done`: the response is over."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._head: Chunk = {}
+        self._chunks = Chunks()
+
+    def read(self, event: Event) -> Sequence[Piece]:
+        """Return one piece for each event. Raises UpstreamError if it is an error, or no event of Responses."""
+        if event.data.startswith(DONE_DATA):
+            self.done = True
+            return ()
+        value = value_of(event)
+        if event.type == b"error" or (isinstance(value, dict) and value.get("type") == "error"):
+            nested = value.get("error") if isinstance(value, dict) else None
+            raise in_band({"error": nested} if says_something(nested) else value)
+        kind = value.get("type") if isinstance(value, dict) else None
+        if not isinstance(kind, str):
+            return ()
+        try:
+            return [Piece(event.data, self._chunk(kind, value), events.API)]
+        except (LookupError, TypeError, AttributeError) as error:
+            raise UpstreamError(Kind.UNUSABLE, f"The upstream's event {kind[:100]!r} cannot be read.") from error
+
+    def _chunk(self, kind: str, event: dict[str, Any]) -> Chunk:
+        if kind == events.CREATED:
+            response = event["response"]
+            identity = {"id": response["id"], "created": _created(response), "model": response.get("model")}
+            self._head = {"object": "chat.completion.chunk", **identity}
+        elif kind in events.TERMINAL:
+            reason = finish_reason(event["response"])
+            if reason is None:
+                raise _failure(event["response"])
+            self.done = True
+            chunk = self._of({}, reason)
+            usage = chat_usage(event["response"])
+            return {**chunk, "usage": usage} if usage else chunk
+        delta = self._chunks.delta(kind, event)
+        return NOTHING if delta is None else self._of(delta)
+
+    def _of(self, delta: Chunk, reason: str | None = None) -> Chunk:
+        return {**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]}
+
+
+def chat_usage(response: Chunk) -> dict[str, Any] | None:
+    """Return the `usage` of a response as a chat completion has it."""
+    usage = response.get("usage")
+    if not isinstance(usage, dict):
+        return None
+    counts = {
+        "prompt_tokens": usage.get("input_tokens"),
+        "completion_tokens": usage.get("output_tokens"),
+        "total_tokens": usage.get("total_tokens"),
+        "prompt_tokens_details": usage.get("input_tokens_details"),
+        "completion_tokens_details": usage.get("output_tokens_details"),
+    }
+    return {name: value for name, value in counts.items() if value is not None}
+
+
+def _add_to_message(message: Chunk, item: Any) -> None:
+    match item.get("type") if isinstance(item, dict) else None:
+        case "message" | "reasoning" as kind:
+            for part in item.get("content") or ():
+                name = "refusal" if part.get("type") == "refusal" else "content"
+                if kind == "reasoning":
+                    name = "reasoning_content"
+                message[name] = (message.get(name) or "") + str(part.get("refusal") or part.get("text") or "")
+        case "function_call" | "custom_tool_call" as kind:
+            arguments = item["arguments"] if kind == "function_call" else dumps({"input": item["input"]}).decode()
+            function = {"name": chat_name(item["name"], item.get("namespace")), "arguments": arguments}
+            call = {"id": item["call_id"], "type": "function", "function": function}
+            message.setdefault("tool_calls", []).append(call)
+
+
+def _failure(response: Chunk) -> UpstreamError:
+    error = response.get("error")
+    if says_something(error):
+        return in_band({"error": error})
+    return UpstreamError(Kind.IN_BAND, f"The upstream's response ended as {str(response.get('status'))[:50]!r}.")
+
+
+def _created(response: Chunk) -> int:
+    created = response.get("created_at")
+    return int(created) if isinstance(created, int | float) and 0 <= created < MAX_COUNT else 0
