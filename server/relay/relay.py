@@ -114,7 +114,7 @@ class Relay:
             raise replace(self.stopped)
         if not self._stream.log.tail:
             await self._stream.append(self._writer.begin())
-        async with Deadline() as deadline:
+        with Deadline() as deadline:
             deadline.set(self.progress.ends)
             plan = await self._first_plan(owes_results=owes_results)
             while plan is not None:
