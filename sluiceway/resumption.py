@@ -17,8 +17,9 @@ from sluiceway.outage import Outage, Patience
 from sluiceway.sse import Decoder, Event, frame
 
 STREAM_PATH = re.compile(r"/v1/streams/[^/]+")
+RESPONSE_PATH = re.compile(r"/v1/responses/[^/]+")  # reads a stream if its query says so
 # Paths that create streams, by their last part. The value replaces that part in the path that reads the stream.
-CREATING = {"/chat/completions": "/streams/", "/api/stream": "/v1/streams/"}
+CREATING = {"/chat/completions": "/streams/", "/responses": "/streams/", "/api/stream": "/v1/streams/"}
 OWN_TO_POST = ("content-length", "content-type", "transfer-encoding", "idempotency-key", "x-on-disconnect", "accept")
 AWAY = frozenset({502, 503, 504})  # a proxy sends these, and a gateway that is starting or stopping
 LOST = {
@@ -65,6 +66,8 @@ def can_resume(request: Request) -> bool:
         return False  # such an address never answers, so there is nothing to wait for
     if request.method == "POST":
         return path.endswith(tuple(CREATING))
+    if RESPONSE_PATH.search(path) is not None:
+        return request.method == "GET" and request.url.params.get("stream", "").lower() == "true"
     wants_json = "application/json" in request.headers.get("accept", "")
     return request.method == "GET" and STREAM_PATH.search(path) is not None and not wants_json
 
@@ -87,8 +90,8 @@ class Resumption:
         session = _session(request)
         self.last_id = request.headers.get("last-event-id") or request.url.params.get("after", "") or session or ""
         self._request: Any = request  # its type makes the requests that follow
-        self._native = request.url.path.endswith("/api/stream")
-        self._creates = request.method == "POST" and session is None
+        self._form = "native" if request.url.path.endswith("/api/stream") else "chat"  # until an event says more
+        self._creates = request.method == "POST" and session is None and not _in_background(request)
         self._url: Any = None  # the library's URL, once the stream has answered
         self._decoder = Decoder()
         self._reason = "the connection was lost"
@@ -128,9 +131,22 @@ class Resumption:
             return False
         if event.id is not None and self._is_repeated(event.id.decode("ascii", "replace")):
             return False
-        self._native = self._native or bool(event.type)
-        self.ended = _is_terminal(event)
+        if event.type.startswith(b"response."):
+            self._form = "responses"
+        elif event.type and event.type != b"error":
+            self._form = "native"
+        self.ended = self._is_terminal(event)
         return True
+
+    def _is_terminal(self, event: Event) -> bool:
+        """Whether this event ends the stream.
+
+        That is `[DONE]`, an error in the chat form, `done` in the native one. In the form of Responses an error that is
+        a record is followed by others; one that is none has no id.
+        """
+        if event.type == b"error" and event.id is None and self._form == "responses":
+            return True
+        return _is_terminal(event)
 
     def _is_repeated(self, event_id: str) -> bool:
         """Whether this event has come before. If not, note its id."""
@@ -189,8 +205,12 @@ class Resumption:
         where = f"after event {self.last_id}" if self.last_id else "before its first event"
         message = f"The stream was lost {where}: {self._reason}."
         error: dict[str, Any] = {"message": message, "type": "api_error", "param": None, "code": "stream_lost"}
-        if not self._native:
+        if self._form == "chat":
             return frame(Event(b"", _json({"error": error}), None))
+        if self._form == "responses":
+            number = int(self.last_id) if self.last_id.isdigit() else 0  # of a record: one more than its event's
+            flat = {"type": "error", "sequence_number": number, "code": "stream_lost", "message": message}
+            return frame(Event(b"error", _json({**flat, "param": None, "error": error}), None))
         event = {"type": "error", "message": message, "code": "stream_lost", "retryable": True, "resumable": False}
         done = {"type": "done", "status": "failed", "reason": "stream_lost"}
         return frame(Event(b"error", _json(event), None)) + frame(Event(b"done", _json(done), None))
@@ -206,7 +226,7 @@ class Resumption:
             return url
         for end, replacement in CREATING.items():
             if url.path.endswith(end):
-                query = b"format=native" if self._native else None
+                query = b"format=native" if end == "/api/stream" else None
                 return url.copy_with(path=url.path.removesuffix(end) + replacement + stream_id, query=query)
         raise AssertionError("can_resume() lets only these paths through")
 
@@ -222,6 +242,17 @@ def _session(request: Request) -> str | None:
     if not isinstance(body, dict) or body.get("session_id") is None:
         return None
     return str(body.get("last_event_id") or "")
+
+
+def _in_background(request: Request) -> bool:
+    """Whether a request asks for a response that goes on without its client."""
+    if b'"background"' not in request.content:
+        return False
+    try:
+        body = json.loads(request.content)
+    except ValueError:
+        return False
+    return isinstance(body, dict) and body.get("background") is True
 
 
 def _is_terminal(event: Event) -> bool:

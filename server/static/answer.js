@@ -1,22 +1,14 @@
 /**
  * Draws questions and answers. The output of models and tools goes into text nodes only, so it can never become markup.
+ * A model's text is drawn as Markdown (markdown.js), everything else as it is.
  *
  * @typedef {Record<string, any> & { type: string }} Part an event of the native protocol; texts in a row are one part
  */
 
-const TEXTS = ["token", "reasoning"];
+import { make } from "./elements.js";
+import { MarkdownView } from "./markdown.js";
 
-/**
- * @param {string} name
- * @param {string} [className]
- * @param {...(Node | string)} children
- */
-export function make(name, className = "", ...children) {
-  const element = document.createElement(name);
-  if (className) element.className = className;
-  element.append(...children);
-  return element;
-}
+const TEXTS = ["token", "reasoning"];
 
 /** @param {string} content */
 export function questionView(content) {
@@ -27,7 +19,8 @@ export function questionView(content) {
 export class AnswerView {
   #body = make("div", "text");
   #foot = make("p", "foot");
-  /** @type {{ type: string, node: Text } | null} the last text; more text of the same type is appended to it */
+  #actions = make("p", "actions");
+  /** @type {{ type: string, node: Text | MarkdownView } | null} the last text; more of the same type is appended to it */
   #text = null;
   /** @type {Map<string, HTMLElement>} tool calls by id */
   #calls = new Map();
@@ -37,14 +30,21 @@ export class AnswerView {
   /** @param {Part[]} parts the events so far; `add` appends to it */
   constructor(parts) {
     this.parts = parts;
-    this.element = make("li", "answer", this.#body, this.#foot);
+    this.element = make("li", "answer", this.#body, this.#foot, this.#actions);
     for (const part of parts) this.#render(part);
+    this.#flush();
+  }
+
+  /** @param {...HTMLElement} buttons what can be done with the answer now */
+  offer(...buttons) {
+    this.#actions.replaceChildren(...buttons);
   }
 
   /** @param {boolean} busy */
   busy(busy) {
     this.element.classList.toggle("busy", busy);
     this.element.setAttribute("aria-busy", String(busy));
+    if (!busy) this.#flush();
   }
 
   /** @param {Part} part */
@@ -72,11 +72,18 @@ export class AnswerView {
    */
   #append(type, content) {
     if (this.#text?.type !== type) {
-      const node = document.createTextNode("");
-      this.#body.append(type === "token" ? node : this.#thinking(node));
+      this.#flush();
+      const node = type === "token" ? new MarkdownView() : document.createTextNode("");
+      this.#body.append(node instanceof MarkdownView ? node.element : this.#thinking(node));
       this.#text = { type, node };
     }
-    this.#text?.node.appendData(content);
+    const { node } = this.#text;
+    if (node instanceof MarkdownView) node.append(content);
+    else node.appendData(content);
+  }
+
+  #flush() {
+    if (this.#text?.node instanceof MarkdownView) this.#text.node.flush();
   }
 
   /** @param {Text} node */
@@ -86,6 +93,9 @@ export class AnswerView {
 
   /** @param {HTMLElement} mark */
   #insert(mark) {
+    // A recovery in the middle of a text stands where it happened, and the text goes on around it.
+    if (mark.classList.contains("recovery") && this.#text?.node instanceof MarkdownView) return this.#text.node.mark(mark);
+    this.#flush();
     this.#text = null;
     this.#body.append(mark);
   }

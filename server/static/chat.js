@@ -1,32 +1,27 @@
-/** The chat: its turns, which are kept in this tab, and the one answer that may be under way. */
+/** The chat: the conversation that this tab shows, the list of the others, and the one answer that may be under way. */
 
 import { askForKey, getJson, keyHeaders } from "./access.js";
 import { AnswerView, questionView } from "./answer.js";
+import * as conversations from "./conversations.js";
+import { byId, make } from "./elements.js";
 import { StreamEvents } from "./events.js";
 import { randomKey } from "./resume.js";
 
 /**
- * An answer is saved together with the id of its last event. After a reload, reading goes on after that id: nothing is
- * missing, and nothing comes twice.
- *
- * @typedef {import("./answer.js").Part} Part
- * @typedef {{ role: "user", content: string }} Question
- * @typedef {{ role: "assistant", parts: Part[], key: string, id: string, lastEventId: string, over: boolean }} Answer
- * @typedef {{ model: string, turns: (Question | Answer)[] }} Chat
+ * @typedef {import("./conversations.js").Question} Question
+ * @typedef {import("./conversations.js").Answer} Answer
  */
 
-const STORED = "sluiceway.chat";
 const SAVE_EVERY = 250; // milliseconds
 const NAMES = ["start", "token", "reasoning", "tool_call", "tool_result", "recovery", "error", "gap", "done"];
 
-const element = (/** @type {string} */ id) => /** @type {HTMLElement} */ (document.getElementById(id));
-const messages = element("messages");
-const prompt = /** @type {HTMLTextAreaElement} */ (element("prompt"));
-const model = /** @type {HTMLInputElement} */ (element("model"));
-const connection = element("connection");
+const messages = byId("messages");
+const prompt = /** @type {HTMLTextAreaElement} */ (byId("prompt"));
+const model = /** @type {HTMLInputElement} */ (byId("model"));
+const system = /** @type {HTMLTextAreaElement} */ (byId("system"));
+const connection = byId("connection");
 
-/** @type {Chat} */
-let chat = load();
+let chat = conversations.current();
 /** @type {StreamEvents | null} */
 let events = null;
 let requestHeaders = keyHeaders(); // those of `events`
@@ -35,15 +30,11 @@ let saving;
 let following = true; // keep the end in view, unless the reader has scrolled away from it
 
 export function startChat() {
-  for (const turn of chat.turns) show(turn);
-  model.value = chat.model;
-  const last = chat.turns.at(-1);
-  if (last?.role === "assistant" && !last.over) listen(last);
-  follow();
+  showChat();
   messages.addEventListener("scroll", () => { following = isNear(); });
   new ResizeObserver(() => { if (following) follow(); }).observe(messages);
 
-  element("composer").addEventListener("submit", (event) => {
+  byId("composer").addEventListener("submit", (event) => {
     event.preventDefault();
     ask();
   });
@@ -55,8 +46,8 @@ export function startChat() {
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape" && !document.querySelector("dialog[open]")) stop();
   });
-  element("stop").addEventListener("click", stop);
-  element("clear").addEventListener("click", clear);
+  byId("stop").addEventListener("click", stop);
+  byId("clear").addEventListener("click", begin);
   window.addEventListener("pagehide", save);
   window.addEventListener("online", () => say(""));
   window.addEventListener("offline", () => say("Offline: the answer goes on when the network is back"));
@@ -64,27 +55,130 @@ export function startChat() {
 }
 
 async function offerModels() {
-  const { data } = await getJson("v1/models").catch(() => ({ data: [] }));
-  const names = data.map((/** @type {{ id: string }} */ { id }) => id);
-  element("models").replaceChildren(...names.map((/** @type {string} */ name) => new Option(name, name)));
+  /** @type {string[]} */
+  let names = [];
+  let problem = "";
+  try {
+    const { data } = await getJson("v1/models");
+    names = data.map((/** @type {{ id: string }} */ { id }) => id);
+    problem = names.length ? "" : "The upstreams list no models: type a model's name.";
+  } catch {
+    problem = "The models cannot be listed now: type a model's name.";
+  }
+  byId("models").replaceChildren(...names.map((name) => new Option(name, name)));
+  byId("models-note").textContent = problem;
   model.value ||= names[0] ?? "";
 }
+
+// --- conversations --------------------------------------------------------------------------------------------------
+
+/** Show the conversation `chat`. If its last answer was interrupted, go on with it. */
+function showChat() {
+  events?.close(); // of another conversation; its stream goes on for `linger` seconds
+  events = null;
+  underWay(false);
+  messages.replaceChildren();
+  for (const turn of chat.turns) show(turn);
+  model.value = chat.model || model.value;
+  system.value = chat.system ?? "";
+  /** @type {HTMLDetailsElement} */ (byId("system-box")).open = Boolean(chat.system);
+  const last = chat.turns.at(-1);
+  if (last?.role === "assistant") {
+    if (last.over) offerAgain(last);
+    else listen(last);
+  }
+  follow();
+  showList();
+}
+
+function showList() {
+  const entries = conversations.list();
+  byId("chats").replaceChildren(...entries.map(({ id, title, updated }) => {
+    const open = make("button", "open", title);
+    open.setAttribute("aria-current", String(id === chat.id));
+    open.title = `${title}\n${new Date(updated).toLocaleString()}`;
+    open.addEventListener("click", () => go(id));
+    const remove = make("button", "remove", "×");
+    remove.setAttribute("aria-label", `Delete “${title}”`);
+    remove.addEventListener("click", () => forget(id));
+    return make("li", "", open, remove);
+  }));
+}
+
+/** @param {string} id */
+function go(id) {
+  save();
+  chat = conversations.open(id) ?? conversations.fresh(model.value, "");
+  showChat();
+  prompt.focus();
+  document.dispatchEvent(new CustomEvent("chat-chosen"));
+}
+
+/** @param {string} id */
+function forget(id) {
+  if (id === chat.id) {
+    events?.close();
+    chat = conversations.fresh(model.value, "");
+    conversations.remove(id);
+    showChat();
+  } else {
+    conversations.remove(id);
+    showList();
+  }
+}
+
+/** Begin a new conversation, with the same model and system prompt. */
+function begin() {
+  save();
+  chat = conversations.fresh(model.value.trim(), system.value);
+  conversations.save(chat); // so that a reload shows this one
+  showChat();
+  prompt.focus();
+}
+
+// --- one answer -----------------------------------------------------------------------------------------------------
 
 function ask() {
   const content = prompt.value.trim();
   if (!content || events) return;
   if (!model.value.trim()) return model.focus();
-  chat.model = model.value.trim();
   prompt.value = "";
   /** @type {Question} */
   const question = { role: "user", content };
-  /** @type {Answer} */
-  const answer = { role: "assistant", parts: [], key: `console-${randomKey()}`, id: "", lastEventId: "", over: false };
-  chat.turns.push(question, answer);
-  save();
+  chat.turns.push(question);
   show(question);
-  listen(answer);
+  answer();
+}
+
+/** Ask the model for an answer to the turns so far. */
+function answer() {
+  chat.model = model.value.trim();
+  chat.system = system.value;
+  /** @type {Answer} */
+  const next = { role: "assistant", parts: [], key: `console-${randomKey()}`, id: "", lastEventId: "", over: false };
+  chat.turns.push(next);
+  save();
+  showList();
+  listen(next);
   follow();
+}
+
+/** @param {Answer} last */
+function again(last) {
+  if (events || chat.turns.at(-1) !== last) return;
+  if (!model.value.trim()) return model.focus();
+  chat.turns.pop();
+  messages.lastElementChild?.remove();
+  answer();
+}
+
+/** @param {Answer} last */
+function offerAgain(last) {
+  const button = /** @type {HTMLButtonElement} */ (make("button", "again", "↻ Regenerate"));
+  button.type = "button";
+  button.addEventListener("click", () => again(last));
+  messages.querySelectorAll(".actions button").forEach((old) => old.remove());
+  messages.lastElementChild?.querySelector(".actions")?.append(button);
 }
 
 /** @param {Answer} answer a new one, or one that a reload has interrupted */
@@ -100,21 +194,23 @@ function listen(answer) {
   events = reading;
   for (const name of NAMES) {
     reading.addEventListener(name, (event) => {
+      if (events !== reading) return; // another conversation is shown
       const { data, lastEventId } = /** @type {MessageEvent} */ (event);
       view.add({ ...data, type: name });
       answer.lastEventId = lastEventId;
       answer.over ||= name === "done";
       saveSoon();
-      if (following) follow();
+      if (following) requestAnimationFrame(() => { if (following) follow(); });
     });
   }
   reading.addEventListener("open", () => {
+    if (events !== reading) return;
     answer.id = reading.id;
     say("");
     saveSoon();
   });
-  reading.addEventListener("cut", () => say("Connection lost, resuming…"));
-  reading.addEventListener("end", () => finished(answer, view));
+  reading.addEventListener("cut", () => { if (events === reading) say("Connection lost, resuming…"); });
+  reading.addEventListener("end", () => { if (events === reading) finished(answer, view); });
 }
 
 /** @param {Answer} answer */
@@ -136,10 +232,11 @@ function open(answer) {
 /** @param {Answer} answer whose earlier turns are returned in the form that a model takes */
 function messagesBefore(answer) {
   const before = chat.turns.slice(0, chat.turns.indexOf(answer));
-  return before.flatMap((turn) => {
+  const said = before.flatMap((turn) => {
     const content = turn.role === "user" ? turn.content : textOf(turn);
     return content ? [{ role: turn.role, content }] : [];
   });
+  return chat.system?.trim() ? [{ role: "system", content: chat.system }, ...said] : said;
 }
 
 /** @param {Answer} answer */
@@ -163,24 +260,18 @@ function finished(answer, view) {
   underWay(false);
   say("");
   save();
+  offerAgain(answer);
 }
 
 /** @param {boolean} answering */
 function underWay(answering) {
-  element("stop").hidden = !answering;
-  element("send").hidden = answering;
-  /** @type {HTMLButtonElement} */ (element("clear")).disabled = answering;
+  byId("stop").hidden = !answering;
+  byId("send").hidden = answering;
+  if (answering) messages.querySelectorAll(".actions button").forEach((button) => button.remove());
 }
 
 function stop() {
   events?.stop().catch(() => say("The gateway could not be told to stop."));
-}
-
-function clear() {
-  chat = { model: chat.model, turns: [] };
-  messages.replaceChildren();
-  save();
-  prompt.focus();
 }
 
 /** @param {Question | Answer} turn */
@@ -207,17 +298,6 @@ function follow() {
   messages.scrollTop = messages.scrollHeight;
 }
 
-/** @returns {Chat} */
-function load() {
-  try {
-    const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "");
-    if (Array.isArray(stored.turns)) return stored;
-  } catch {
-    // There is none yet, or another version of the console has stored it.
-  }
-  return { model: "", turns: [] };
-}
-
 function saveSoon() {
   saving ??= setTimeout(save, SAVE_EVERY);
 }
@@ -225,9 +305,5 @@ function saveSoon() {
 function save() {
   clearTimeout(saving);
   saving = undefined;
-  try {
-    sessionStorage.setItem(STORED, JSON.stringify(chat));
-  } catch {
-    say("This chat is too long: it will be lost at a reload.");
-  }
+  if (chat.turns.length && !conversations.save(chat)) say("The browser has no room left: delete a conversation.");
 }

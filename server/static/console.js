@@ -1,6 +1,7 @@
-/** The console: a chat on the left, the gateway's figures on the right. */
+/** The console: the conversations, a chat, and the gateway's figures. */
 
 import { startChat } from "./chat.js";
+import { byId } from "./elements.js";
 import { startGateway } from "./gateway.js";
 
 const main = /** @type {HTMLElement} */ (document.querySelector("main"));
@@ -13,21 +14,55 @@ function show(theme) {
 }
 
 show(localStorage.getItem("sluiceway.theme") ?? "system");
-document.getElementById("theme")?.addEventListener("click", () => {
+byId("theme").addEventListener("click", () => {
   const next = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "") + 1) % THEMES.length];
   localStorage.setItem("sluiceway.theme", next);
   show(next);
 });
 
-const views = ["chat", "gateway"]; // a narrow screen shows one at a time
-for (const view of views) {
-  document.getElementById(`show-${view}`)?.addEventListener("click", () => {
-    main.dataset.view = view;
-    for (const other of views) {
-      document.getElementById(`show-${other}`)?.setAttribute("aria-pressed", String(other === view));
-    }
-  });
+// The gateway's figures are a panel beside the chat, which can be closed, and a page of their own at #gateway.
+const PANEL = "sluiceway.panel";
+const NARROW = matchMedia("(max-width: 56rem)");
+
+function route() {
+  const view = location.hash === "#gateway" ? "gateway" : "chat";
+  main.dataset.view = view;
+  for (const other of ["chat", "gateway"]) byId(`show-${other}`).setAttribute("aria-pressed", String(other === view));
+  document.title = view === "gateway" ? "Gateway · Sluiceway" : "Sluiceway";
 }
+
+/** @param {boolean} open */
+function panel(open) {
+  main.dataset.panel = open ? "open" : "closed";
+  localStorage.setItem(PANEL, main.dataset.panel);
+}
+
+/** @param {boolean} open */
+function sidebar(open) {
+  main.dataset.chats = open ? "open" : "closed";
+  byId("show-chats").setAttribute("aria-expanded", String(open));
+}
+
+byId("show-chat").addEventListener("click", () => {
+  if (main.dataset.view === "chat" && !NARROW.matches) panel(main.dataset.panel === "closed");
+  location.hash = "";
+});
+byId("show-gateway").addEventListener("click", () => { location.hash = "gateway"; });
+byId("close-panel").addEventListener("click", () => {
+  if (main.dataset.view === "gateway") location.hash = "";
+  else panel(false);
+});
+byId("show-chats").addEventListener("click", () => {
+  if (main.dataset.view === "gateway") location.hash = "";
+  sidebar(main.dataset.chats === "closed");
+});
+document.addEventListener("chat-chosen", () => { if (NARROW.matches) sidebar(false); });
+byId("clear").addEventListener("click", () => { if (NARROW.matches) sidebar(false); });
+window.addEventListener("hashchange", route);
+NARROW.addEventListener("change", () => sidebar(!NARROW.matches));
+panel(localStorage.getItem(PANEL) !== "closed");
+sidebar(!NARROW.matches);
+route();
 
 startChat();
 startGateway();

@@ -1,9 +1,11 @@
 /** Two plots as SVG. The style sheet colours them. Times are in milliseconds. */
 
+import { make } from "./elements.js";
+
 const SVG = "http://www.w3.org/2000/svg";
-const WIDTHS = [320, 480, 640]; // least, usual (if the plot is hidden) and most; a unit is about a pixel
+const WIDTHS = [280, 480, 1000]; // least, usual (if the plot is hidden) and most; a unit is about a pixel
 const LINES = ["p99", "p95", "p50"];
-const MINUTES = 60;
+const SPANS = [5, 10, 20, 30, 60]; // minutes; the plot shows the first of them that has all the data
 export const PHASES = ["dns", "connect", "tls", "headers", "first_token"];
 
 /**
@@ -36,7 +38,8 @@ function fit(available) {
 /**
  * @param {{ at: number, p50: number, p95: number, p99: number, count: number }[]} minutes
  * @param {number} available width in pixels
- * @returns {Element} percentiles over the last hour; the scale is logarithmic, as a first token may take 10 ms or 10 s
+ * @returns {Element} percentiles since the first request of the last hour. The scale is logarithmic, as a first token may
+ *   take 10 ms or 10 s.
  */
 export function ttftPlot(minutes, available) {
   const [width, left, top, bottom, height] = [fit(available), 52, 8, 124, 148];
@@ -45,7 +48,9 @@ export function ttftPlot(minutes, available) {
   const low = Math.floor(Math.log10(Math.max(0.1, Math.min(...values, 100))));
   const high = Math.max(Math.ceil(Math.log10(Math.max(...values, 100))), low + 1);
   const now = Date.now() / 60_000;
-  const x = (/** @type {number} */ at) => left + (width - left - 8) * (1 - Math.min(1, (now - at / 60) / MINUTES));
+  const first = minutes.length ? now - Math.min(...minutes.map(({ at }) => at)) / 60 : 0;
+  const span = SPANS.find((some) => some >= first) ?? 60;
+  const x = (/** @type {number} */ at) => left + (width - left - 8) * (1 - Math.min(1, (now - at / 60) / span));
   const y = (/** @type {number} */ value) => bottom - (bottom - top) * (Math.log10(Math.max(value, 10 ** low)) - low) / (high - low);
   for (let power = low; power <= high; power += 1) {
     const at = y(10 ** power);
@@ -54,13 +59,14 @@ export function ttftPlot(minutes, available) {
       svg("text", { class: "tick", x: left - 6, y: at + 4, "text-anchor": "end" }, unit(10 ** power)),
     );
   }
-  for (const ago of width < 400 ? [60, 30, 0] : [60, 45, 30, 15, 0]) {
+  for (const part of width < 400 ? [1, 0.5, 0] : [1, 0.75, 0.5, 0.25, 0]) {
+    const ago = span * part;
     const text = ago ? `−${ago} min` : "now";
-    const anchor = ago === MINUTES ? "start" : ago ? "middle" : "end";
+    const anchor = part === 1 ? "start" : ago ? "middle" : "end";
     plot.append(svg("text", { class: "tick", x: x((now - ago) * 60), y: height - 6, "text-anchor": anchor }, text));
   }
   for (const name of /** @type {("p50" | "p95" | "p99")[]} */ (LINES)) {
-    const points = minutes.map((minute) => [x(minute.at + 30), y(minute[name])]);
+    const points = minutes.map((minute) => [x(Math.min(minute.at + 30, now * 60)), y(minute[name])]);
     plot.append(svg("polyline", { class: `line ${name}`, points: points.map((point) => point.join(",")).join(" ") }));
     for (const [cx, cy] of points) plot.append(svg("circle", { class: `dot ${name}`, cx, cy, r: 2.5 }));
   }
@@ -71,31 +77,29 @@ export function ttftPlot(minutes, available) {
 /**
  * @param {any[]} recent attempts, newest first
  * @param {number} available width in pixels
- * @returns {Element} one bar per attempt, with its phases side by side
+ * @returns {Element} one bar per attempt, with its phases side by side, below the name of its target
  */
 export function phasesPlot(recent, available) {
-  const width = fit(available);
-  const [left, right, row] = [Math.round(width * 0.3), 60, 18];
-  const plot = canvas(width, Math.max(1, recent.length) * row + 4, "Phases of the last requests");
+  const [width, right, row] = [fit(available), 64, 14];
   const totals = recent.map((attempt) => PHASES.reduce((sum, name) => sum + (attempt[name] ?? 0), 0));
-  const scale = (width - left - right) / Math.max(...totals, 1);
-  recent.forEach((attempt, index) => {
-    const y = 2 + index * row;
-    let x = left;
-    const fits = Math.floor(left / 6.5);
-    const name = attempt.target.length > fits ? `…${attempt.target.slice(1 - fits)}` : attempt.target;
-    plot.append(svg("text", { class: "tick", x: left - 8, y: y + 12, "text-anchor": "end" }, name));
+  const scale = (width - right) / Math.max(...totals, 1);
+  const bars = recent.map((attempt, index) => {
+    const plot = canvas(width, row, `Phases of a request to ${attempt.target}`);
+    let x = 0;
     for (const phase of PHASES) {
       const length = (attempt[phase] ?? 0) * scale;
       if (length <= 0) continue;
       const label = svg("title", {}, `${phase.replace("_", " ")}: ${unit(attempt[phase])}`);
-      plot.append(svg("rect", { class: `bar ${phase}`, x, y, width: Math.max(length, 1), height: row - 5 }, label));
+      plot.append(svg("rect", { class: `bar ${phase}`, x, y: 1, width: Math.max(length, 1), height: row - 2 }, label));
       x += Math.max(length, 1);
     }
-    const end = totals[index] ? { class: "tick", x: x + 6, y: y + 12 } : { class: "tick failed", x, y: y + 12 };
+    const end = totals[index] ? { class: "tick", x: x + 6, y: 11 } : { class: "tick failed", x, y: 11 };
     plot.append(svg("text", end, totals[index] ? unit(totals[index]) : "no answer"));
+    return make("li", "", make("span", "target", attempt.target), plot);
   });
-  if (!recent.length) plot.append(empty(width / 2, 14));
+  if (recent.length) return make("ul", "bars", ...bars);
+  const plot = canvas(width, 22, "Phases of the last requests");
+  plot.append(empty(width / 2, 14));
   return plot;
 }
 

@@ -20,8 +20,9 @@
 import { Decoder, frame } from "./sse.js";
 
 // Paths that create streams, by their last part, and what replaces that part in the path that reads the stream.
-const CREATING = [["/chat/completions", "/streams/"], ["/api/stream", "/v1/streams/"]];
+const CREATING = [["/chat/completions", "/streams/"], ["/responses", "/streams/"], ["/api/stream", "/v1/streams/"]];
 const STREAM_PATH = /\/v1\/streams\/[^/]+$/;
+const RESPONSE_PATH = /\/v1\/responses\/[^/]+$/; // reads a stream if its query says so
 const OWN_TO_POST = ["content-length", "content-type", "idempotency-key", "x-on-disconnect", "accept"];
 const AWAY = [502, 503, 504]; // a proxy sends these, and a gateway that is starting or stopping
 const LEAVING = 10_000; // milliseconds to wait for the head of a stream that will be aborted
@@ -64,9 +65,10 @@ export function randomKey() {
 
 /** @param {Request} request */
 function canResume(request) {
-  const { pathname, protocol } = new URL(request.url);
+  const { pathname, protocol, searchParams } = new URL(request.url);
   if (!protocol.startsWith("http")) return false; // such an address never answers
   if (request.method === "POST") return CREATING.some(([end]) => pathname.endsWith(end));
+  if (RESPONSE_PATH.test(pathname)) return request.method === "GET" && searchParams.get("stream") === "true";
   const wantsJson = (request.headers.get("accept") ?? "").includes("application/json");
   return request.method === "GET" && STREAM_PATH.test(pathname) && !wantsJson;
 }
@@ -86,10 +88,25 @@ function sessionOf(body) {
   }
 }
 
+/**
+ * @param {ArrayBuffer | undefined} body
+ * @returns {boolean} whether it asks for a response that goes on without its client
+ */
+function isInBackground(body) {
+  const text = new TextDecoder().decode(body);
+  if (!text.includes('"background"')) return false;
+  try {
+    return JSON.parse(text).background === true;
+  } catch {
+    return false; // the gateway will report what is wrong with it
+  }
+}
+
 /** One stream over as many connections as it takes. */
 class Resumption {
   #ended = false;
-  #native;
+  /** @type {"chat" | "native" | "responses"} until an event says more */
+  #form;
   #creates; // whether this request creates the stream, and does not only read it
   #url = "";
   #lastId;
@@ -119,9 +136,9 @@ class Resumption {
     this.settings = settings;
     this.headers = new Headers(request.headers);
     const url = new URL(request.url);
-    this.#native = url.pathname.endsWith("/api/stream");
+    this.#form = url.pathname.endsWith("/api/stream") ? "native" : "chat";
     const session = sessionOf(body);
-    this.#creates = request.method === "POST" && session === null;
+    this.#creates = request.method === "POST" && session === null && !isInBackground(body);
     this.#lastId = this.headers.get("last-event-id") ?? url.searchParams.get("after") ?? session ?? "";
     if (request.method === "POST") {
       if (!this.headers.has("idempotency-key")) this.headers.set("idempotency-key", `resume-${randomKey()}`);
@@ -270,8 +287,11 @@ class Resumption {
   #isNew(event) {
     if (this.#ended) return false;
     if (event.id !== null && this.#isRepeated(event.id)) return false;
-    this.#native ||= event.type !== "";
-    this.#ended = isTerminal(event);
+    if (event.type.startsWith("response.")) this.#form = "responses";
+    else if (event.type !== "" && event.type !== "error") this.#form = "native";
+    // In the form of Responses an error that is a record is followed by others. One that is none has no id.
+    const lost = this.#form === "responses" && event.type === "error" && event.id === null;
+    this.#ended = lost || isTerminal(event);
     return true;
   }
 
@@ -369,7 +389,12 @@ class Resumption {
     const where = this.#lastId ? `after event ${this.#lastId}` : "before its first event";
     const message = `The stream was lost ${where}: ${this.#reason}.`;
     const code = "stream_lost";
-    if (!this.#native) return write("", { error: { message, type: "api_error", param: null, code } });
+    const error = { message, type: "api_error", param: null, code };
+    if (this.#form === "chat") return write("", { error });
+    if (this.#form === "responses") {
+      const number = Number(this.#lastId) || 0; // of a record: one more than its event's
+      return write("error", { type: "error", sequence_number: number, code, message, param: null, error });
+    }
     return write("error", { type: "error", message, code, retryable: true, resumable: false })
       + write("done", { type: "done", status: "failed", reason: code });
   }

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 from typing import Any
 
 import aiohttp
@@ -42,7 +43,7 @@ async def test_a_reload_goes_on_where_it_was(provider: Provider, model: str) -> 
     assert said["final"] == said["kept"] == TEXT
     assert said["questions"] == 1
     assert len(await provider.seen(model)) == 1
-    resumed = [one for one in said["requests"] if one.startswith("GET /v1/streams/")]
+    resumed = [one for one in said["requests"] if re.match(r"GET /v1/streams/.*\?format=native", one)]
     assert len(resumed) == 2
 
 
@@ -187,6 +188,127 @@ async def test_light_dark_phone_and_keyboard(provider: Provider, model: str) -> 
     assert {"skip", "theme", "messages", "summary", "prompt", "model", "clear", "send", "scroll"} <= set(
         said["reached"]
     )
+
+
+MARKDOWN = """# A heading
+
+Some **bold**, `code` and a [link](https://example.com/a?b=c), but [not this](javascript:alert(1)) or
+<img src=x onerror=alert(1)> or ![a picture](https://example.com/x.png), and &lt;tags&gt;.
+
+- one <script>alert(1)</script>
+- [ ] two
+
+| a | b |
+|---|--:|
+| 1 | <b>2</b> |
+
+```html
+<b>not bold</b>
+```
+
+<div onclick="alert(1)">html</div>
+"""
+# Elements that a model's text may become, all without a way to run or load anything.
+HARMLESS = {
+    "a", "button", "code", "div", "h3", "li", "p", "pre", "span", "strong", "table", "tbody", "td", "th", "thead", "tr",
+    "ul",
+}  # fmt: skip
+
+
+async def test_markdown_is_drawn_and_nothing_of_it_is_active(provider: Provider, model: str) -> None:
+    """Headings, lists, tables and code are elements; HTML, images and other links are text. Code can be copied."""
+    await provider.script(model, {"pieces": [MARKDOWN[at : at + 7] for at in range(0, len(MARKDOWN), 7)], "rate": 400})
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "markdown", model)
+    check(said)
+    assert said["heading"] == ["A heading"]
+    assert said["strong"] == ["bold"]
+    assert said["cells"] == ["1", "<b>2</b>"]
+    assert said["code"] == ["<b>not bold</b>"]
+    assert said["clipboard"] == "<b>not bold</b>"
+    assert said["items"] == ["one <script>alert(1)</script>", "☐ two"]
+    safe = ["noopener noreferrer nofollow", "_blank"]
+    assert said["links"] == [
+        ["link", "https://example.com/a?b=c", *safe], ["a picture", "https://example.com/x.png", *safe],
+    ]  # fmt: skip
+    assert set(said["names"]) <= HARMLESS
+    assert set(said["attributes"]) <= {"class", "href", "rel", "target", "title", "type"}
+    for shown in ("<img src=x onerror=alert(1)>", "(javascript:alert(1))", "<tags>", '<div onclick="alert(1)">'):
+        assert shown in said["text"]
+
+
+async def test_conversations_are_kept_and_listed(provider: Provider, model: str) -> None:
+    """Each is in a list by its first question, can be shown again, survives a reload, and can be deleted."""
+    await provider.script(model, {"text": "Yes."})
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "conversations", model)
+    check(said)
+    assert said["titles"] == ["Second question", "First question"]
+    assert said["first"] == said["kept"] == "First question"
+    assert said["left"] == ["First question"] or said["left"] == ["Second question"]
+
+
+async def test_an_answer_goes_on_while_another_conversation_is_shown(provider: Provider, model: str) -> None:
+    """A new chat begins empty in the middle of an answer. Back in the first one, the answer is whole, from one call."""
+    await provider.script(model, PACED)
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "another_conversation_meanwhile", model)
+    check(said)
+    assert (said["empty"], said["final"]) == (0, TEXT)
+    assert len(await provider.seen(model)) == 1
+
+
+async def test_regenerates_with_the_system_prompt(provider: Provider, model: str) -> None:
+    """The last answer is asked for once more, with the same turns before it. Both requests have the system prompt."""
+    await provider.script(model, {"text": "One."}, {"text": "Two."})
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "regenerate", model)
+    check(said)
+    assert (said["first"], said["second"]) == ("One.", "Two.")
+    assert (said["count"], said["system"]) == (2, "Be brief.")
+    wanted = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Tell me."}]
+    assert [one["body"]["messages"] for one in await provider.seen(model)] == [wanted, wanted]
+
+
+async def test_the_list_of_models(provider: Provider, model: str) -> None:
+    """The configured names are offered. If nothing can be listed, the console says so."""
+    async with in_process(provider.url, models=[{"name": "small", "targets": [f"local/{model}"]}]) as gateway:
+        said = await console(gateway.root, "models")
+    check(said)
+    assert (said["note"], said["names"]) == ("", ["small"])
+    away = [{"name": "local", "base_url": "http://127.0.0.1:9/v1"}]
+    models = [{"name": "*", "targets": ["local/*"]}]
+    async with in_process(provider.url, upstreams=away, models=models) as gateway:
+        said = await console(gateway.root, "models")
+    check(said)
+    assert (said["note"], said["names"]) == ("The upstreams list no models: type a model's name.", [])
+
+
+async def test_details_of_a_stream(provider: Provider, model: str) -> None:
+    """A row has its time and tokens. Enter shows the rest: target, attempts, recoveries with their causes, usage."""
+    await provider.script(model, {"pieces": WORDS, "cut_after": 30}, {"pieces": WORDS})
+    async with in_process(provider.url, recovery={"strategy": "auto", "backoff": 0.01}) as gateway:
+        said = await console(gateway.root, "details", model)
+    check(said)
+    assert said["cells"][1] == model
+    assert said["cells"][5].removeprefix("≈ ") == "80"
+    for words in (f"local/{model}", "restart at", "upstream_cut", "80 completion tokens", "strm_", "first token"):
+        assert words in said["words"]
+    assert (said["open"], said["found"]) == (1, 1)
+    assert said["none"] == "No stream fits the filter."
+    assert said["first"] == "−5 min"  # the plot begins with the data, not an hour ago
+
+
+async def test_the_panel(provider: Provider) -> None:
+    """The figures can be closed, which is kept, and are a page of their own with an address. So can the list."""
+    async with in_process(provider.url) as gateway:
+        said = await console(gateway.root, "panel")
+    check(said)
+    assert said["begin"] == said["opened"] == ["sidebar", "chat", "gateway"]
+    assert said["closed"] == said["kept"] == said["back"] == ["sidebar", "chat"]
+    assert said["page"] == said["again"] == ["gateway"]
+    assert said["title"] == "Gateway · Sluiceway"
+    assert said["alone"] == ["chat", "gateway"]
 
 
 async def test_the_policy_is_strict(provider: Provider) -> None:

@@ -94,8 +94,11 @@ const scenarios = {
   async cuts() {
     await ask(argument, "Tell me.");
     await over({ timeout: 90_000 }); // each cut costs a second, and a new gateway several on a busy machine
-    const final = await page.evaluate(() => [...document.querySelector("#messages li.answer:last-child .text").childNodes]
-      .filter((node) => node.nodeName === "#text").map((node) => node.textContent).join(""));
+    const final = await page.evaluate(() => {
+      const copy = document.querySelector("#messages li.answer:last-child .text").cloneNode(true);
+      for (const mark of copy.querySelectorAll(".mark")) mark.remove();
+      return copy.textContent;
+    });
     return { final, marks: await page.locator("#messages .mark.recovery").count() };
   },
 
@@ -112,8 +115,11 @@ const scenarios = {
     const running = await page.textContent("#messages details:has(code)");
     await over();
     await page.locator("#messages details").first().evaluate((details) => { details.open = true; });
-    const order = () => page.evaluate(() =>
-      [...document.querySelector("#messages li.answer:last-child .text").childNodes].map((node) => node.nodeName));
+    const order = () => page.evaluate(() => {
+      const flat = (node) => (["DIV", "P"].includes(node.nodeName) || node.nodeName === "SPAN" && !node.className
+        ? [...node.childNodes].flatMap(flat) : [node.nodeName]);
+      return flat(document.querySelector("#messages li.answer:last-child .text"));
+    });
     const said = {
       running,
       marks: await page.locator("#messages .mark").allTextContents(),
@@ -187,16 +193,122 @@ const scenarios = {
     await page.click("#theme");
     found.chosen = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     await page.setViewportSize({ width: 1280, height: 800 });
+    await picture("page");
+    await page.click("#show-chat");
     await page.reload();
     await page.waitForFunction(() => document.querySelectorAll("#ttft circle").length >= 3);
     await picture("ended");
     const reached = [];
-    for (let count = 0; count < 16; count += 1) {
+    for (let count = 0; count < 30; count += 1) {
       await page.keyboard.press("Tab");
       reached.push(await page.evaluate(() => document.activeElement.id || document.activeElement.className
         || document.activeElement.tagName.toLowerCase()));
     }
     return { ...found, reached };
+  },
+
+  async markdown() {
+    await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+    await ask(argument, "Show me everything.");
+    await over();
+    await page.click("#messages .copy");
+    const clipboard = await page.evaluate(() => navigator.clipboard.readText());
+    return { clipboard, ...await page.evaluate(() => {
+      const root = document.querySelector("#messages .markdown");
+      const texts = (selector) => [...root.querySelectorAll(selector)].map((one) => one.textContent);
+      const attributes = (one) => [...one.attributes].map(({ name }) => name);
+      return {
+        heading: texts("h3"), items: texts("ul > li"), strong: texts("strong"), cells: texts("td"), code: texts("pre code"),
+        links: [...root.querySelectorAll("a")].map((link) => [link.textContent, link.href, link.rel, link.target]),
+        names: [...new Set([...root.querySelectorAll("*")].map((one) => one.localName))].sort(),
+        attributes: [...new Set([...root.querySelectorAll("*")].flatMap(attributes))].sort(),
+        text: root.textContent,
+      };
+    }) };
+  },
+
+  async conversations() {
+    await ask(argument, "First question");
+    await over();
+    await page.click("#clear");
+    await ask(argument, "Second question");
+    await over();
+    const titles = await page.locator("#chats .open").allTextContents();
+    await page.click("#chats li:nth-child(2) .open");
+    const first = await page.textContent("#messages .question");
+    await page.reload();
+    const kept = await page.textContent("#messages .question");
+    await page.click("#chats li:nth-child(2) .remove");
+    return { titles, first, kept, left: await page.locator("#chats .open").allTextContents() };
+  },
+
+  async another_conversation_meanwhile() {
+    await ask(argument, "Tell me.");
+    await shows("w5 ");
+    await page.click("#clear");
+    const empty = await page.locator("#messages li").count();
+    await page.click("#chats .open");
+    await over();
+    return { empty, final: await text() };
+  },
+
+  async regenerate() {
+    await page.click("#system-box summary");
+    await page.fill("#system", "Be brief.");
+    await ask(argument, "Tell me.");
+    await over();
+    const first = await text();
+    await page.click("#messages .again");
+    await page.waitForFunction((before) => document.querySelector("#messages li.answer:last-child .text")?.textContent !== before, first);
+    await over();
+    const second = await text();
+    await page.reload();
+    return { first, second, count: await page.locator("#messages li").count(), system: await page.inputValue("#system") };
+  },
+
+  async models() {
+    await page.waitForFunction(() => document.getElementById("models-note").textContent || document.querySelector("#models option"));
+    return { note: await page.textContent("#models-note"), names: await page.locator("#models option").evaluateAll((all) => all.map(({ value }) => value)) };
+  },
+
+  async details() {
+    await ask(argument, "Tell me.");
+    await over();
+    await page.waitForFunction(() => /\d/.test(document.querySelector("#streams tr:not(.live) td:nth-child(6)")?.textContent ?? ""));
+    const cells = await page.locator("#streams tr:first-child td").allTextContents();
+    await page.focus("#streams tr:first-child button");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector("#streams .details dl");
+    const words = await page.textContent("#streams .details");
+    await page.waitForResponse((response) => response.url().includes("api/stats")); // the table is drawn again meanwhile
+    const open = await page.locator("#streams .details dl").count();
+    await page.fill("#filter", "no such model");
+    const none = await page.textContent("#streams");
+    await page.fill("#filter", `${argument} complete`);
+    const found = await page.locator("#streams tr[data-id]").count();
+    const first = await page.locator("#ttft .tick[text-anchor=start]").textContent();
+    return { cells, words, open, none, found, first };
+  },
+
+  async panel() {
+    const seen = () => page.evaluate(() => ["sidebar", "chat", "gateway"].filter((id) => document.getElementById(id).checkVisibility()));
+    const said = { begin: await seen() };
+    await page.click("#close-panel");
+    said.closed = await seen();
+    await page.reload();
+    said.kept = await seen();
+    await page.click("#show-gateway");
+    said.page = await seen();
+    said.title = await page.title();
+    await page.reload();
+    said.again = await seen();
+    await page.click("#show-chat");
+    said.back = await seen();
+    await page.click("#show-chat");
+    said.opened = await seen();
+    await page.click("#show-chats");
+    said.alone = await seen();
+    return said;
   },
 
   async policy() {

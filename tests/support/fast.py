@@ -12,6 +12,7 @@ STARTERS = frozenset(
     {
         *("module subprocess", "module multiprocessing", "create_subprocess_exec"),
         *("TestServer", "LocalModel", "module lab.places", "module lab.provider", "module fault_test.kills"),
+        "module generate_clients",
     }
 )
 FIXTURES = frozenset({"fixture provider", "fixture gateway", "fixture redis", "fixture installed"})
