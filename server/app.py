@@ -42,7 +42,7 @@ from server.upstreams.pool import Upstreams
 
 STOP_MARGIN = 15.0  # seconds for closing readers, tools and stores after the grace
 ACCEPTED_GRACE = 2.0  # seconds for the first request of a connection that was accepted last: it comes soon or never
-PATTERN = re.compile(r":[^/{}]*.*\}$")  # of a part of a path
+PATTERN = re.compile(r"\{(\w+):.*?\}(?=/|,|$)")  # a part of a path that takes any text of some form
 READERS_GRACE = 2.0  # seconds for readers to fetch the endings that a shutdown wrote
 log = structlog.get_logger("sluiceway")
 
@@ -138,7 +138,7 @@ class Gateway:
         paths = {route.path: dialect for dialect, own_routes in by_dialect.items() for route in own_routes}
         routes = [route for own_routes in by_dialect.values() for route in own_routes]
         routes += [route for resource in resources for route in resource.routes()]
-        served = ", ".join(f"{route.method} {PATTERN.sub('}', route.path)}" for route in routes)
+        served = PATTERN.sub(r"{\1}", ", ".join(f"{route.method} {route.path}" for route in routes))
         # aiohttp's limit of a body is for `request.read()`, which nothing calls. server/api/requests.py has our own.
         cors = Cors(self.settings.server.cors_origins)
         app = web.Application(middlewares=[middleware(self._access, cors, served, paths)])

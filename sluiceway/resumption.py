@@ -17,6 +17,7 @@ from sluiceway.outage import Outage, Patience
 from sluiceway.sse import Decoder, Event, frame
 
 STREAM_PATH = re.compile(r"/v1/streams/[^/]+")
+RESPONSE_PATH = re.compile(r"/v1/responses/[^/]+")  # reads a stream if its query says so
 # Paths that create streams, by their last part. The value replaces that part in the path that reads the stream.
 CREATING = {
     "/chat/completions": "/streams/",
@@ -73,6 +74,8 @@ def can_resume(request: Request) -> bool:
         return False  # such an address never answers, so there is nothing to wait for
     if request.method == "POST":
         return path.endswith(tuple(CREATING))
+    if RESPONSE_PATH.search(path) is not None:
+        return request.method == "GET" and request.url.params.get("stream", "").lower() == "true"
     wants_json = "application/json" in request.headers.get("accept", "")
     return request.method == "GET" and STREAM_PATH.search(path) is not None and not wants_json
 
@@ -97,7 +100,7 @@ class Resumption:
         self._request: Any = request  # its type makes the requests that follow
         path = request.url.path if request.method == "POST" else ""
         self._dialect = next((name for end, name in DIALECTS.items() if path.endswith(end)), "chat")
-        self._creates = request.method == "POST" and session is None
+        self._creates = request.method == "POST" and session is None and not _in_background(request)
         self._url: Any = None  # the library's URL, once the stream has answered
         self._decoder = Decoder()
         self._reason = "the connection was lost"
@@ -137,7 +140,7 @@ class Resumption:
             return False
         if event.id is not None and self._is_repeated(event.id.decode("ascii", "replace")):
             return False
-        if event.type and self._dialect == "chat":
+        if event.type not in (b"", b"error") and self._dialect == "chat":
             self._dialect = next((name for start, name in EVENTS.items() if event.type.startswith(start)), "native")
         self.ended = _is_terminal(event, self._dialect)
         return True
@@ -204,7 +207,7 @@ class Resumption:
             answer = {"type": "error", "error": {"type": "api_error", "message": f"{message} (stream_lost)"}}
             return frame(Event(b"error", _json(answer), None))
         if self._dialect == "responses":
-            number = int(self.last_id or 0)  # a record's number is one more than its event's
+            number = int(self.last_id) if self.last_id.isdigit() else 0  # of a record: one more than its event's
             answer = {**error, "type": "error", "sequence_number": number, "error": error}
             return frame(Event(b"error", _json(answer), None))
         if self._dialect == "chat":
@@ -224,7 +227,7 @@ class Resumption:
             return url
         for end, replacement in CREATING.items():
             if url.path.endswith(end):
-                query = b"format=native" if self._dialect == "native" else None
+                query = b"format=native" if end == "/api/stream" else None
                 return url.copy_with(path=url.path.removesuffix(end) + replacement + stream_id, query=query)
         raise AssertionError("can_resume() lets only these paths through")
 
@@ -240,6 +243,17 @@ def _session(request: Request) -> str | None:
     if not isinstance(body, dict) or body.get("session_id") is None:
         return None
     return str(body.get("last_event_id") or "")
+
+
+def _in_background(request: Request) -> bool:
+    """Whether a request asks for a response that goes on without its client."""
+    if b'"background"' not in request.content:
+        return False
+    try:
+        body = json.loads(request.content)
+    except ValueError:
+        return False
+    return isinstance(body, dict) and body.get("background") is True
 
 
 def _is_terminal(event: Event, dialect: str) -> bool:

@@ -28,6 +28,7 @@ _names = itertools.count()
 
 # Tests that share something costly, such as what pip has built or a model that is loaded, run in one worker.
 TOGETHER = (
+    "tests/e2e/test_real_model.py",
     "tests/examples/",
     "tests/packages/",
     "tests/recovery/test_sixteen_faults.py",

@@ -57,25 +57,25 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
-async def run(strategy: str, kills: int, seed: int) -> Tally:
-    """Kill the model once in each of `kills` streams, at a random content chunk, under one strategy."""
+async def run(strategy: str, kills: int, seed: int, tokens: int = TOKENS) -> Tally:
+    """Kill the model once in each of `kills` streams of `tokens`, at a random content chunk, under one strategy."""
     chance, tally = random.Random(seed), Tally()  # noqa: S311 — a repeatable experiment
     async with LocalModel() as model, gateway(tables(strategy, model.url)) as root:
-        plain = await ask(root, NAME, messages=PROMPT, temperature=0, max_tokens=TOKENS)
+        plain = await ask(root, NAME, messages=PROMPT, temperature=0, max_tokens=tokens)
         while tally.kills < kills:
             after = chance.randrange(1, len(plain.chunks) - MARGIN)
-            answer, before, recoveries = await _kill_mid_stream(root, model, after)
+            answer, before, recoveries = await _kill_mid_stream(root, model, after, tokens)
             if not recoveries:
                 continue  # the whole answer was under way already
             tally.kills += 1
             tally.recoveries += recoveries
             tally.same += answer.text == plain.text
-            if problem := await _problem(model.url, strategy, plain, answer, before):
+            if problem := await _problem(model.url, strategy, plain, answer, before, tokens):
                 tally.wrong.append(f"killed after {after} chunks: {problem}")
     return tally
 
 
-async def _kill_mid_stream(root: str, model: LocalModel, after: int) -> tuple[Answer, int, int]:
+async def _kill_mid_stream(root: str, model: LocalModel, after: int, tokens: int) -> tuple[Answer, int, int]:
     """Read a stream, and kill the model after `after` chunks.
 
     Return the answer, the number of its chunks from before the kill, and the number of its recoveries.
@@ -99,7 +99,7 @@ async def _kill_mid_stream(root: str, model: LocalModel, after: int) -> tuple[An
                 await asyncio.sleep(0.005)
             before = state["records"]
 
-        answer = await read(root, _body(), watch)
+        answer = await read(root, _body(max_tokens=tokens), watch)
         recoveries = (await _state(session, path))["recoveries"]
     await model.restarted(pid)
     return answer, before, recoveries
@@ -112,21 +112,21 @@ async def _state(session: aiohttp.ClientSession, path: str) -> dict[str, Any]:
 
 
 def _body(**changes: Any) -> dict[str, Any]:
-    return {"model": NAME, "messages": PROMPT, "temperature": 0, "max_tokens": TOKENS, "stream": True, **changes}
+    return {"model": NAME, "messages": PROMPT, "temperature": 0, "stream": True, **changes}
 
 
-async def _problem(url: str, strategy: str, plain: Answer, answer: Answer, before: int) -> str:
+async def _problem(url: str, strategy: str, plain: Answer, answer: Answer, before: int, tokens: int) -> str:
     """Return what is wrong with an answer, or an empty text."""
     if answer.error or not answer.done or answer.finish is None:
         return f"no ending: {answer.error}"
     if strategy == "restart":
         return "" if answer.text == plain.text else f"another text: {answer.text!r}"
     pieces = [chunk["choices"][0]["delta"].get("content") or "" for chunk in answer.chunks[:before]]
-    delivered, tokens = "".join(pieces), sum(map(bool, pieces))
+    delivered, told = "".join(pieces), sum(map(bool, pieces))
     if not plain.text.startswith(delivered) or not answer.text.startswith(delivered):
         return f"what was delivered is not the beginning: {delivered!r}"
     prefill = delivered.rstrip()
-    continuation = await _continued(url, prefill, TOKENS - tokens)
+    continuation = await _continued(url, prefill, tokens - told)
     stripped = delivered[len(prefill) :]
     expected = prefill + continuation if continuation.startswith(stripped) else delivered + continuation
     return "" if answer.text == expected else f"the model goes on with {expected!r}, but the answer is {answer.text!r}"

@@ -26,11 +26,8 @@ from ports import free_port
 from .hostile_upstream import KEY, MODES
 
 TOKENS = {name: f"{name}-token-0123456789abcdef" for name in ("victim", "mallory", "bystander")}
-KEYS = "".join(
-    f'[[keys]]\nname = "{name}"\nsha256 = "{hashlib.sha256(token.encode()).hexdigest()}"\n'
-    f"max_streams = 100\nrequests_per_minute = 100000\n"
-    for name, token in TOKENS.items()
-)
+KEYS = [{"name": name, "sha256": hashlib.sha256(token.encode()).hexdigest()} for name, token in TOKENS.items()]
+KEY_TABLE = '[[keys]]\nname = "%(name)s"\nsha256 = "%(sha256)s"\nrequests_per_minute = 100000\n'
 TABLES = """
 [store]
 kind = "sqlite"
@@ -63,7 +60,7 @@ KILOBYTE, MEGABYTE = 1 << 10, 1 << 20
 def tables(folder: Path, port: int) -> str:
     """Return what the gateway's configuration needs beside the load's own."""
     os.environ["HOSTILE_KEY"] = KEY  # which the gateway inherits
-    return TABLES % {"folder": folder, "port": port} + KEYS
+    return TABLES % {"folder": folder, "port": port} + "".join(KEY_TABLE % key for key in KEYS)
 
 
 # --- one request ------------------------------------------------------------------------------------------------------

@@ -95,20 +95,21 @@ class Access:
         if origin is not None and origin not in self._origins and origin != f"http://{request.headers['Host']}":
             raise Rejected(403, "This origin may not use the gateway.", "forbidden_origin")
         served = request.match_info.http_exception is None  # else the answer is 404 or 405, whatever the body
-        if request.method == "POST" and served and not _is_no_form(request):
-            raise Rejected(415, "The body must be application/json.", "unsupported_media_type")
+        if request.method == "POST" and served and request.content_type != "application/json":
+            _no_form(request)
 
 
-def _is_no_form(request: web.Request) -> bool:
-    """Whether the page of another site could not have sent a body without being asked before (Fetch Standard, CORS).
+def _no_form(request: web.Request) -> None:
+    """Refuse what a form of another site can send, without a preflight (Fetch Standard, CORS protocol).
 
-    Uploads have a type that a form can send. For them the origin, which browsers send with every POST, says enough;
-    `Sec-Fetch-Site` says it again.
+    Some paths take uploads, of a type that forms have. There the origin, which browsers send with every POST, has said
+    enough; `Sec-Fetch-Site` says it again. Raises Rejected 403 or 415.
     """
     resource = request.match_info.route.resource
-    if request.content_type == "multipart/form-data" and resource is not None and resource.canonical in PATHS:
-        return request.headers.get("Sec-Fetch-Site", "none") in ("none", "same-origin")
-    return request.content_type == "application/json"
+    if request.content_type != "multipart/form-data" or resource is None or resource.canonical not in PATHS:
+        raise Rejected(415, "The body must be application/json.", "unsupported_media_type")
+    if "Origin" not in request.headers and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
+        raise Rejected(403, "This origin may not use the gateway.", "forbidden_origin")
 
 
 def owner_of(key: Key) -> str:

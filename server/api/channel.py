@@ -13,9 +13,17 @@ from contextlib import suppress
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from server.aio.aiohttp_internals.writing import CHUNK, forget_head, stop_idle_clock, takes_chunks, write_now
+from server.aio.aiohttp_internals.writing import (
+    CHUNK,
+    end_now,
+    forget_head,
+    stop_idle_clock,
+    takes_chunks,
+    write_now,
+)
 from server.aio.timers import timer_wheel
-from server.api.tcp import AckClock, leave_timeouts_to_us, unanswered
+from server.api.connection import Connection
+from server.api.tcp import AckClock, cut, unanswered
 from server.config.settings import Flow
 from server.core.openai.sse import HEARTBEAT, retry
 from server.relay.stream import Stream
@@ -30,14 +38,19 @@ class StalledClientError(Exception):
 
 
 class Channel:
-    """Writes a stream's response."""
+    """Writes a stream's response. Between `_open` and `_close` it is a timer, which writes heartbeats.
+
+    That is a timer and not a task, which would cost a request a twentieth, and an idle stream 2 KB.
+    """
 
     __slots__ = (
+        "_due",
         "_flow",
         "_in_chunks",
         "_is_open",
         "_loop",
         "_metrics",
+        "_opened_at",
         "_protocol",
         "_request",
         "_stream",
@@ -54,6 +67,8 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._writer: AbstractStreamWriter  # once it is open
         self._is_open = False
+        self._opened_at = 0.0
+        self._due = 0  # the slot of the timer; 0: it does not run
         self._in_chunks = False
         self._wrote_at = 0.0  # 0: nothing has been written
 
@@ -63,7 +78,16 @@ class Channel:
         self._writer, self._is_open = writer, True
         forget_head(response)
         stop_idle_clock(self._protocol)
-        leave_timeouts_to_us(self._request.transport)
+        assert isinstance(self._protocol, Connection)
+        self._protocol.leave_timeouts_to_us()
+        self._opened_at = self._loop.time()
+        self._due_after(self._flow.heartbeat_interval)
+
+    def _close(self) -> None:
+        """Stop the timer."""
+        if self._due:
+            timer_wheel().drop(self._due, self)
+            self._due = 0
 
     def _write(self, data: bytes) -> None:
         """Hand data to the transport. Raises ConnectionError if the client has gone."""
@@ -76,6 +100,13 @@ class Channel:
         else:
             write_now(self._writer, data)
             self._in_chunks = takes_chunks(self._writer)  # the head has gone out with the first write
+
+    async def _end(self, response: web.StreamResponse) -> None:
+        """Write the end of the body. Raises StalledClientError, or ConnectionError if the client has gone."""
+        if not end_now(self._writer):
+            await self._patiently(response.write_eof())
+        elif self._protocol.writing_paused:
+            await self._patiently(self._writer.drain())
 
     async def _drain(self) -> None:
         """Wait for the transport to take more. After a timeout do not call it again: aiohttp's next `drain()` misfires.
@@ -105,23 +136,32 @@ class Channel:
         except TimeoutError:
             raise StalledClientError from None
 
-    async def _heartbeat(self) -> None:
-        """Write a comment when nothing has been written for an interval: between events, and never while blocked.
+    def _due_after(self, seconds: float) -> None:
+        self._due = timer_wheel().put(self._loop.time() + min(seconds, WATCH_INTERVAL), self)
 
-        Raises ConnectionError if the client has vanished.
+    def due(self) -> None:
+        """Write a comment if nothing has been written for an interval: between events, and never while blocked.
+
+        A client that has vanished is cut off. aiohttp then cancels the task that delivers.
         """
-        interval, opened_at = self._flow.heartbeat_interval, self._loop.time()
-        while True:
-            silence = self._loop.time() - (self._wrote_at or opened_at)
+        if not self._due:
+            return  # it was stopped in this tick
+        transport, interval = self._request.transport, self._flow.heartbeat_interval
+        silence = self._loop.time() - (self._wrote_at or self._opened_at)
+        try:
+            if unanswered(transport) >= VANISHED:
+                raise ConnectionResetError("the client has vanished")
             if silence >= interval:
-                if self._request.protocol.writing_paused:
+                silence = 0.0
+                if self._protocol.writing_paused:
                     self._wrote_at = self._loop.time()  # the client has plenty to read
                 else:
                     self._write(HEARTBEAT)
-                silence = 0.0
-            await timer_wheel().sleep(min(interval - silence, WATCH_INTERVAL))
-            if unanswered(self._request.transport) >= VANISHED:
-                raise ConnectionResetError("the client has vanished")
+        except ConnectionError:
+            self._due = 0
+            cut(transport)
+        else:
+            self._due_after(interval - silence)
 
     async def hang_up(self, milliseconds: int) -> None:
         """Tell the client when to come back. Then cut the connection without an end, so that the client does."""

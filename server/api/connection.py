@@ -13,6 +13,7 @@ from aiohttp.abc import AbstractStreamWriter
 
 from server.aio.aiohttp_internals.queues import use_small_request_queue
 from server.api.errors import new_request_id
+from server.api.tcp import leave_timeouts_to_us
 from server.core.errors import error_body
 from server.telemetry.logs import LineLimit, cause
 
@@ -39,12 +40,13 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 class Connection(web.RequestHandler):
     """aiohttp's protocol with the write-buffer marks at zero: the kernel's bounded buffer is the only one below us."""
 
-    __slots__ = ("_delivering", "_head_timer", "_unended", "fresh")
+    __slots__ = ("_delivering", "_head_timer", "_timeouts_are_ours", "_unended", "fresh")
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.fresh = True  # no request has come yet
         self._delivering = False  # a stream's response is under way
+        self._timeouts_are_ours = False
         self._unended = b""  # of the first request's head: its last three bytes, which may begin the head's end
         use_small_request_queue(self)
 
@@ -64,19 +66,33 @@ class Connection(web.RequestHandler):
         if self._delivering:
             self._stay_in_sight()
 
-    @contextmanager
-    def delivering(self) -> Iterator[None]:
-        """Close the connection if its client cannot be seen to leave while the block runs.
+    def begin_delivery(self) -> None:
+        """Close the connection if its client cannot be seen to leave. Call `end_delivery` later.
 
         A client may send more requests before the answer to this one has ended. When many wait, aiohttp stops reading,
         and nobody would learn that the client has gone: its stream would go on.
         """
         self._delivering = True
         self._stay_in_sight()
+
+    def end_delivery(self) -> None:
+        """Note that the stream's response is over."""
+        self._delivering = False
+
+    @contextmanager
+    def delivering(self) -> Iterator[None]:
+        """Deliver while the block runs."""
+        self.begin_delivery()
         try:
             yield
         finally:
-            self._delivering = False
+            self.end_delivery()
+
+    def leave_timeouts_to_us(self) -> None:
+        """Have a client that vanishes noticed by the gateway, and not by the kernel, from its first stream on."""
+        if not self._timeouts_are_ours:
+            self._timeouts_are_ours = True
+            leave_timeouts_to_us(self.transport)
 
     def _stay_in_sight(self) -> None:
         transport = self.transport

@@ -1,6 +1,5 @@
 """Delivery: the response of one client. It reads the stream's log and writes to the client, at the client's pace."""
 
-import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import ClassVar, Literal
@@ -47,8 +46,7 @@ class Delivery(Channel):
     async def run(self, response: web.StreamResponse) -> Leaving:
         """Open the response, deliver to the stream's ending, close it; return how it ended.
 
-        One task group holds this connection's tasks. If one fails, the group ends the others. When the client closes
-        its side, aiohttp cancels this task and thus the group.
+        When the client closes its side, aiohttp cancels this task.
 
         Raises:
             StoreError: the log cannot be read. Nothing was written yet.
@@ -57,23 +55,16 @@ class Delivery(Channel):
         self.offset = await self._stream.log.offset(self.cursor)
         leaving: Leaving = "ended"
         try:
-            async with asyncio.TaskGroup() as group:
-                await self._open(response)
-                heartbeat = group.create_task(self._heartbeat())
-                await self._follow_safely()
-                heartbeat.cancel()
-                await self._patiently(response.write_eof())
-                self.whole = True
-        # A frame of TaskGroup's keeps the error that it raises, and so does one with `except*`. The error knows these
-        # frames, and by them this stream: it would stay until a collection.
-        except asyncio.CancelledError as error:
-            error.with_traceback(None)
-            raise
-        except BaseExceptionGroup as errors:
-            errors.with_traceback(None)
-            if (how := _how_left(errors)) is None:
-                raise
-            leaving = how
+            await self._open(response)
+            await self._follow_safely()
+            await self._end(response)
+            self.whole = True
+        except StalledClientError:
+            leaving = "stalled"
+        except ConnectionError:
+            leaving = "gone"
+        finally:
+            self._close()
         if leaving != "ended":
             cut(self._request.transport)
         return leaving
@@ -176,14 +167,6 @@ class Delivery(Channel):
         self.wake.clear()
         await self.wake.wait()
         self.live = False
-
-
-def _how_left(errors: BaseExceptionGroup[BaseException]) -> Leaving | None:
-    """Return how the client has left, by the errors of its connection's tasks. None: they have another cause."""
-    left, other = errors.split((StalledClientError, ConnectionError))
-    if left is None or other is not None:
-        return None
-    return "gone" if left.subgroup(ConnectionError) else "stalled"
 
 
 class ProjectedDelivery(Delivery):

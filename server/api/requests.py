@@ -43,7 +43,7 @@ async def read_json(request: web.Request, max_bytes: int, max_values: int = MAX_
         if len(body) > max_bytes:
             raise too_large(max_bytes)
         use_small_queues(request.content)  # aiohttp keeps them as long as the response
-        value = parse(body, max_values)
+        value = await parse(body, max_values)
     if not isinstance(value, dict):
         raise Rejected(400, "The body must be a JSON object.", "invalid_json")
     return value

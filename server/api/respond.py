@@ -8,6 +8,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from server.aio.aiohttp_internals.writing import LateHeadResponse
+from server.aio.deadline import Deadline
 from server.aio.pacing import StartPacer
 from server.api.connection import Connection
 from server.api.delivery import Delivery, Leaving, ProjectedDelivery, WholeDelivery
@@ -77,15 +78,17 @@ class Responder:
         self.open.add(delivery)
         self.idle.clear()
         leaving: Leaving = "gone"
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.begin_delivery()
         try:
-            assert isinstance(request.protocol, Connection)
-            with request.protocol.delivering():
-                response = await self._answer(request, stream, dialect, wait=wait, whole=whole)
-                leaving = await delivery.run(response) if isinstance(response, EventStream) else "ended"
+            response = await self._answer(request, stream, dialect, wait=wait, whole=whole)
+            leaving = await delivery.run(response) if isinstance(response, EventStream) else "ended"
         except (StoreError, StreamError) as error:  # only before the response opens; later the client gets it in-band
             words, sent = "The log of this stream is out of reach.", wait and bool(stream.label)
             raise Rejected(502 if sent else 503, words, "store_unavailable", retry_after=1.0) from error
         finally:
+            connection.end_delivery()
             self.open.discard(delivery)
             if not self.open:
                 self.idle.set()
@@ -140,7 +143,8 @@ class Responder:
         if stream.opened.is_set():
             return False
         try:
-            async with asyncio.timeout(max(0.0, self._flow.early_open_after - stream.age)):
+            with Deadline() as deadline:
+                deadline.set(time.monotonic() + max(0.0, self._flow.early_open_after - stream.age))
                 await stream.opened.wait()
         except TimeoutError:
             return True

@@ -67,25 +67,41 @@ class LoggedTurn:
                 self._texts[index, "parts"].append(dumps(text).decode())
 
 
-def replay(reader: Reader, records: Iterable[Record], choices: int = 1) -> list[LoggedTurn]:
-    """Return the turns of a log, at least one. The last one is under way unless it has calls.
+class Replay:
+    """The turns of a log, at least one, as far as its records were fed. The last one is under way unless it has calls.
 
     A turn's calls are logged together, before any of their results. Whatever follows belongs to the next turn.
     """
-    turns = [LoggedTurn(Transcript(choices))]
-    for record in records:
-        for entry in reader.read(record):
-            if isinstance(entry, ToolResult):
-                turns[-1].results[entry.id] = entry.text
-            elif isinstance(entry, LoggedCall):
-                if turns[-1].results:
-                    turns.append(LoggedTurn(Transcript(choices)))
-                turns[-1].calls.append(entry.call)
-            else:
-                if turns[-1].calls:
-                    turns.append(LoggedTurn(Transcript(choices)))
-                turns[-1].add(entry.chunk)
-    return turns
+
+    def __init__(self, reader: Reader, choices: int = 1) -> None:
+        self._reader = reader
+        self._choices = choices
+        self.turns = [LoggedTurn(Transcript(choices))]
+
+    def feed(self, records: Iterable[Record]) -> None:
+        """Take the next records."""
+        for record in records:
+            for entry in self._reader.read(record):
+                if isinstance(entry, ToolResult):
+                    self.turns[-1].results[entry.id] = entry.text
+                elif isinstance(entry, LoggedCall):
+                    if self.turns[-1].results:
+                        self._next()
+                    self.turns[-1].calls.append(entry.call)
+                else:
+                    if self.turns[-1].calls:
+                        self._next()
+                    self.turns[-1].add(entry.chunk)
+
+    def _next(self) -> None:
+        self.turns.append(LoggedTurn(Transcript(self._choices)))
+
+
+def replay(reader: Reader, records: Iterable[Record], choices: int = 1) -> list[LoggedTurn]:
+    """Return the turns of a log that is small: a large one would hold the event loop up."""
+    whole = Replay(reader, choices)
+    whole.feed(records)
+    return whole.turns
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,16 +11,45 @@ def most_values(data: bytes | bytearray) -> int:
     return 1 + data.count(b"[") + data.count(b"{") + data.count(b",")
 
 
-def shape(data: bytes | bytearray, most: int) -> tuple[int, int]:
-    """Return how many values a JSON text has at most, and how many levels deep they are nested.
+class Shape:
+    """Counts a JSON text piece by piece. What is in texts does not count. It takes a few ns per byte.
 
-    What is in texts does not count. If there are more than `most` values, the depth is 0. Takes a few ns per byte.
+    `values` is the most values that it can have, and `depth` how many levels deep they are nested. Past `most` values
+    only these are counted, roughly.
     """
-    # Without escapes, a quote always begins or ends a text. In a run of backslashes the pairs begin at its first one.
-    plain = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, IRRELEVANT)
-    if (texts := plain.count(b'"') // 2) > 2 * most:  # each is a value, or the name of one
-        return texts // 2, 0
-    outside = b"".join(plain.split(b'"')[::2])
-    if (values := most_values(outside)) > most:
-        return values, 0
-    return values, max(accumulate(map(STEPS.__getitem__, outside.translate(None, b","))), default=0)
+
+    def __init__(self, most: int) -> None:
+        self.values = 1
+        self.depth = 0
+        self._most = most
+        self._level = 0
+        self._quotes = 0
+        self._rest = b""  # a backslash whose other half is in the next piece
+
+    @property
+    def too_many(self) -> bool:
+        """Whether there are more than `most` values. The depth is not known then."""
+        return self.values > self._most
+
+    def feed(self, data: bytes | bytearray) -> None:
+        """Count the next piece."""
+        data = self._rest + data
+        run = len(data) - len(data.rstrip(b"\\"))
+        self._rest = b"\\" * (run % 2)  # in a run of backslashes the pairs begin at its first one
+        if run % 2:
+            data = data[:-1]
+        # Without escapes, a quote always begins or ends a text.
+        plain = data.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, IRRELEVANT)
+        in_text = self._quotes % 2
+        quotes = plain.count(b'"')
+        self._quotes += quotes
+        if (texts := self._quotes // 2) > 2 * self._most:  # each is a value, or the name of one
+            self.values = max(self.values, texts // 2)
+            return
+        outside = b"".join(plain.split(b'"')[in_text::2])
+        self.values += most_values(outside) - 1
+        if not self.too_many:
+            steps = map(STEPS.__getitem__, outside.translate(None, b","))
+            levels = list(accumulate(steps, initial=self._level))
+            deepest, self._level = max(levels), levels[-1]
+            self.depth = max(self.depth, deepest)

@@ -101,7 +101,7 @@ class Attempt:
 
         """
         try:
-            async with Deadline() as deadline:
+            with Deadline() as deadline:
                 deadline.set(self.phases.started + self.ttft_timeout)
                 response = self._response = await self.target.client.post(body, self.phases, headers)
                 self.phases.headers = time.monotonic()
@@ -142,7 +142,7 @@ class Attempt:
         """
         assert self._response is not None
         try:
-            async with Deadline() as deadline:
+            with Deadline() as deadline:
                 label, limit = self.target.label, self.idle_timeout
                 pump = Pump(self._stream, self._writer, self._intake, deadline, self._metrics, label, limit)
                 more = pump.relay(self._pieces)
@@ -212,10 +212,9 @@ class Attempt:
         if self._response.content.is_eof():
             return  # nearly always: a deadline would cost a hundredth of a request
         read_on(self._response)
-        with suppress(TimeoutError):
-            async with Deadline() as deadline:
-                deadline.set(time.monotonic() + TIDY)
-                await _read_to_end(self._response)
+        with suppress(TimeoutError), Deadline() as deadline:
+            deadline.set(time.monotonic() + TIDY)
+            await _read_to_end(self._response)
 
     def release(self) -> None:
         """Let the connection go. At the end of its body it is kept; before that it is closed."""

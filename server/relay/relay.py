@@ -15,7 +15,7 @@ from server.core.errors import Kind, StoreError, StreamError, UpstreamError
 from server.core.generation import Generation
 from server.core.lifecycle import State, state_of
 from server.core.records import Ending, dump_ending, writable
-from server.core.replay import inherited, replay
+from server.core.replay import inherited
 from server.relay.idle import IdleRecords
 from server.relay.plan import Plan, Rules
 from server.relay.progress import Progress
@@ -114,7 +114,7 @@ class Relay:
             raise replace(self.stopped)
         if not self._stream.log.tail:
             await self._stream.append(self._writer.begin())
-        async with Deadline() as deadline:
+        with Deadline() as deadline:
             deadline.set(self.progress.ends)
             plan = await self._first_plan(owes_results=owes_results)
             while plan is not None:
@@ -162,7 +162,7 @@ class Relay:
         records = await self._stream.records()
         self._writer.resume(records)
         choices = self._turn.generation.choices
-        turns = replay(self._stream.dialect.reader(self._stream.beginning), records, choices)
+        turns = await self._stream.replayed(records, choices)
         if self._tool_loop is not None:
             self._tool_loop.resume(turns)
             self.progress.bill = Bill(self._tool_loop.generation.body)

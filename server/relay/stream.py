@@ -4,6 +4,7 @@ The log is the only buffer. The relay appends to it. Every client connection is 
 far the tail is ahead of the fastest reader, in bytes. Above the high water the relay stops reading the upstream.
 """
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -14,9 +15,11 @@ from server.core.errors import StreamError
 from server.core.lifecycle import State, advance
 from server.core.ports import Log, PendingAppend
 from server.core.records import Beginning, Ending, Record, size_of
-from server.core.replay import LoggedTurn, replay
+from server.core.replay import LoggedTurn, Replay
 
 READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
+READ_STEP = 65_536  # bytes of a log that are read in one turn of the event loop
+REPLAY_STEP = 250  # records of it that are read as an answer in one turn
 
 
 class Reader(Protocol):
@@ -176,13 +179,33 @@ class Stream:
 
     async def turns(self, choices: int) -> list[LoggedTurn]:
         """Return what the log says, turn by turn, for a request of so many choices. Raises StoreError."""
-        return replay(self.dialect.reader(self.beginning), await self.records(), choices)
+        return await self.replayed(await self.records(), choices)
 
     async def records(self) -> Sequence[Record]:
-        """Return everything that was logged so far. Raises StoreError."""
+        """Return everything that was logged so far. Raises StoreError.
+
+        A log may be large. So this reads it in steps, between which the tokens of other streams have their turn.
+        """
         if self._pending is not None:
             await self._pending.decided()
-        return await self.log.read(0, READ_ALL)
+        if self.log.lost:
+            return await self.log.read(0, READ_ALL)
+        records = list(await self.log.read(0, READ_STEP))
+        while len(records) < self.log.tail:
+            await asyncio.sleep(0)
+            if not (more := await self.log.read(len(records), READ_STEP)):
+                break  # the log was deleted
+            records += more
+        return records
+
+    async def replayed(self, records: Sequence[Record], choices: int) -> list[LoggedTurn]:
+        """Return what these records say, in steps as well."""
+        replay = Replay(self.dialect.reader(self.beginning), choices)
+        for at in range(0, len(records), REPLAY_STEP):
+            if at:
+                await asyncio.sleep(0)
+            replay.feed(records[at : at + REPLAY_STEP])
+        return replay.turns
 
     async def append(self, records: Sequence[Record]) -> None:
         """Log records and show them.

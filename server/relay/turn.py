@@ -6,8 +6,7 @@ One routine drives the first attempt and every later one. After each failure a s
 import asyncio
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 
 import structlog
@@ -143,10 +142,13 @@ class Turn:
             for loser in self._unsettled - {attempt}:  # both had a first token in the same moment
                 self._account(loser, ok=None)
             has_token = True
-            with self._judging(attempt):
+            try:
                 self._note_first_token(attempt)
                 self._allow_time(attempt)
                 await attempt.rest()
+            except BaseException as error:
+                self._judge(attempt, error)
+                raise
         except BaseException as error:
             if isinstance(error, UpstreamError):
                 delivered_more = self.transcript.tokens > before  # this failure comes after a recovery that worked
@@ -193,8 +195,11 @@ class Turn:
             attempt.span = self._progress.span.attempt(target.name)
         self._stream.label = target.label
         self._allow_time(attempt)
-        with self._judging(attempt):
+        try:
             await self._until_first_token(attempt, plan)
+        except BaseException as error:
+            self._judge(attempt, error)
+            raise
         return attempt
 
     async def _until_first_token(self, attempt: Attempt, plan: Plan) -> None:
@@ -237,13 +242,10 @@ class Turn:
 
     # --- what becomes of an attempt ------------------------------------------------------------------------------
 
-    @contextmanager
-    def _judging(self, attempt: Attempt) -> Iterator[None]:
-        """If the attempt fails or is cancelled in the block, account for it."""
+    def _judge(self, attempt: Attempt, error: BaseException) -> None:
+        """Account for an attempt that has failed or was cancelled, and say in `error` whose failure it is."""
         target = attempt.target
-        try:
-            yield
-        except UpstreamError as error:
+        if isinstance(error, UpstreamError):
             self._name_silence(error, attempt)
             self._metrics.errors.labels(target.label, error.kind.value).inc()
             self._account(attempt, ok=False if error.trait.breaks else None, failure=error.kind)
@@ -253,13 +255,10 @@ class Turn:
             error.upstream = target.settings.name, target.name
             self._log_failure(target, error)
             self.tries.fail(attempt.number, error)
-            raise
-        except BaseException:
-            if self._ran_out_of_time(attempt):
-                self._account(attempt, ok=False, failure=Kind.TTFT_TIMEOUT)
-            else:
-                self._account(attempt, ok=None)
-            raise
+        elif self._ran_out_of_time(attempt):
+            self._account(attempt, ok=False, failure=Kind.TTFT_TIMEOUT)
+        else:
+            self._account(attempt, ok=None)
 
     def _log_failure(self, target: Target, error: UpstreamError) -> None:
         """Log a failure of the upstream or of the gateway, without the upstream's words: they may quote a prompt."""

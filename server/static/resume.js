@@ -27,6 +27,7 @@ const CREATING = [
 const DIALECTS = [["/responses", "responses"], ["/messages", "messages"], ["/api/stream", "native"]];
 const EVENTS = [["response.", "responses"], ["message_", "messages"], ["content_block_", "messages"], ["ping", "messages"]];
 const STREAM_PATH = /\/v1\/streams\/[^/]+$/;
+const RESPONSE_PATH = /\/v1\/responses\/[^/]+$/; // reads a stream if its query says so
 const OWN_TO_POST = ["content-length", "content-type", "idempotency-key", "x-on-disconnect", "accept"];
 const AWAY = [502, 503, 504]; // a proxy sends these, and a gateway that is starting or stopping
 const LEAVING = 10_000; // milliseconds to wait for the head of a stream that will be aborted
@@ -69,9 +70,10 @@ export function randomKey() {
 
 /** @param {Request} request */
 function canResume(request) {
-  const { pathname, protocol } = new URL(request.url);
+  const { pathname, protocol, searchParams } = new URL(request.url);
   if (!protocol.startsWith("http")) return false; // such an address never answers
   if (request.method === "POST") return CREATING.some(([end]) => pathname.endsWith(end));
+  if (RESPONSE_PATH.test(pathname)) return request.method === "GET" && searchParams.get("stream") === "true";
   const wantsJson = (request.headers.get("accept") ?? "").includes("application/json");
   return request.method === "GET" && STREAM_PATH.test(pathname) && !wantsJson;
 }
@@ -88,6 +90,20 @@ function sessionOf(body) {
     return session ? String(last || "") : null;
   } catch {
     return null; // the gateway will report what is wrong with it
+  }
+}
+
+/**
+ * @param {ArrayBuffer | undefined} body
+ * @returns {boolean} whether it asks for a response that goes on without its client
+ */
+function isInBackground(body) {
+  const text = new TextDecoder().decode(body);
+  if (!text.includes('"background"')) return false;
+  try {
+    return JSON.parse(text).background === true;
+  } catch {
+    return false; // the gateway will report what is wrong with it
   }
 }
 
@@ -127,7 +143,7 @@ class Resumption {
     const path = request.method === "POST" ? url.pathname : "";
     this.#dialect = DIALECTS.find(([end]) => path.endsWith(end))?.[1] ?? "chat";
     const session = sessionOf(body);
-    this.#creates = request.method === "POST" && session === null;
+    this.#creates = request.method === "POST" && session === null && !isInBackground(body);
     this.#lastId = this.headers.get("last-event-id") ?? url.searchParams.get("after") ?? session ?? "";
     if (request.method === "POST") {
       if (!this.headers.has("idempotency-key")) this.headers.set("idempotency-key", `resume-${randomKey()}`);
@@ -276,7 +292,7 @@ class Resumption {
   #isNew(event) {
     if (this.#ended) return false;
     if (event.id !== null && this.#isRepeated(event.id)) return false;
-    if (event.type && this.#dialect === "chat") {
+    if (!["", "error"].includes(event.type) && this.#dialect === "chat") {
       this.#dialect = EVENTS.find(([start]) => event.type.startsWith(start))?.[1] ?? "native";
     }
     this.#ended = isTerminal(event, this.#dialect);
@@ -382,7 +398,7 @@ class Resumption {
       return write("error", { type: "error", error: { type: "api_error", message: `${message} (${code})` } });
     }
     if (this.#dialect === "responses") {
-      const sequence_number = Number(this.#lastId); // a record's number is one more than its event's
+      const sequence_number = Number(this.#lastId) || 0; // a record's number is one more than its event's
       return write("error", { ...error, type: "error", sequence_number, error });
     }
     if (this.#dialect === "chat") return write("", { error });

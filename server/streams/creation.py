@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import orjson
 
 from server.aio.cancelling import cancel
+from server.aio.threads import run_in_thread
 from server.core.dialect import unopened
 from server.core.errors import Rejected, StoreError
 from server.core.generation import Generation, asks_usage, with_changes
@@ -26,17 +27,23 @@ from server.streams.preprocess import Preprocessing
 from server.streams.routes import Routes, unknown_model
 from server.upstreams.pool import Target
 
+LARGE = 262_144  # bytes
 ID_BYTES = 18  # 144 random bits
 Result = TypeVar("Result")
 
 
-def _digest(generation: Generation) -> str:
+async def _digest(generation: Generation) -> str:
     """Return a digest of a request's body as parsed: neither spaces nor the order of fields make a difference."""
-    body = orjson.dumps(orjson.loads(generation.logged.data), option=orjson.OPT_SORT_KEYS)
+    data = generation.logged.data
+    if len(data) > LARGE:
+        await asyncio.sleep(0)  # it takes some 10 ms, and follows on as much
+    body = orjson.dumps(orjson.loads(data), option=orjson.OPT_SORT_KEYS)
+    if len(data) > LARGE:
+        return await run_in_thread(lambda: hashlib.sha256(body).hexdigest(), name="digest")
     return hashlib.sha256(body).hexdigest()
 
 
-def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginning:
+async def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginning:
     """Return the facts that a stream starts with."""
     return Beginning(
         id=f"{STREAM_PREFIX}{secrets.token_urlsafe(ID_BYTES)}",
@@ -47,7 +54,7 @@ def _beginning(generation: Generation, owner: Owner, key: str | None) -> Beginni
         body=generation.logged.data,
         stream=generation.stream,
         policy=generation.policy,
-        idempotency=(key, _digest(generation)) if key else None,
+        idempotency=(key, await _digest(generation)) if key else None,
         request_id=generation.request_id,
         choices=generation.choices,
         asks_usage=asks_usage(generation.body),
@@ -98,7 +105,7 @@ class Creation:
 
         """
         self.check_model(generation.model, owner)
-        beginning = _beginning(generation, owner, key)
+        beginning = await _beginning(generation, owner, key)
         if key is not None:
             stream = await self._finding.with_key(owner.name, key)
             if stream is not None:

@@ -183,7 +183,7 @@ class LiveStreams:
             self._keys[stream.beginning.owner, stream.beginning.idempotency[0]] = live
         self._owners[stream.beginning.owner] += 1
         self._bodies.hold(stream.beginning.owner, len(stream.beginning.body))
-        self._metrics.active.inc()
+        self._metrics.active += 1
         self.idle.clear()
         task.add_done_callback(lambda _: self._done(live))
         return live
@@ -227,7 +227,7 @@ class LiveStreams:
             if ending is None:  # not even that could be written: nobody else tells the readers
                 stream.fail(StreamError("The gateway failed on this stream.", "internal_error", 500))
         if ending is not None:
-            self._metrics.streams.labels(ending.state.value).inc()
+            self._metrics.ended[ending.state.value] += 1
         account(stream, live.relay, ending, live.route[0].served.name if live.route else "")
 
     def _forget(self, live: Live) -> None:
@@ -239,6 +239,6 @@ class LiveStreams:
         self._owners -= Counter({beginning.owner: 1})
         self._bodies.release(beginning.owner, len(beginning.body))
         self._upstreams.release(live.route)
-        self._metrics.active.dec()
+        self._metrics.active -= 1
         if not self._relayed:
             self.idle.set()

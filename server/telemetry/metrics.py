@@ -1,16 +1,14 @@
 """The Prometheus metrics of a gateway. Those that every token touches are counted in plain integers."""
 
 import asyncio
-from bisect import bisect_left
 from collections import Counter as Counts
 from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.registry import Collector
 
 from server.core.records import Beginning
 from server.core.timing import Phases
+from server.telemetry.histogram import PlainHistogram
 from server.telemetry.stats import BOUNDS, Stats, bucket_of
 
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -19,42 +17,20 @@ PHASE_BUCKETS = (0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.
 FINE = sorted({*GAP_BUCKETS, *BOUNDS})  # the buckets in which gaps are counted
 
 
-class Gaps:
-    """The gaps between the tokens of one target, counted in buckets."""
-
-    __slots__ = ("counts", "total")
-
-    def __init__(self) -> None:
-        self.counts = [0] * (len(FINE) + 1)
-        self.total = 0.0  # seconds
-
-    def observe(self, seconds: float) -> None:
-        """Count one gap."""
-        self.counts[bisect_left(FINE, seconds)] += 1
-        self.total += seconds
-
-
-class GapHistogram(Collector):
+class GapHistogram(PlainHistogram):
     """Inter-token gaps by target.
 
-    prometheus_client takes a lock per observation, which a single event loop does not need. A gap is counted once, in
-    buckets that are fine enough for the percentiles of `Stats`; Prometheus gets coarser ones.
+    A gap is counted once, in buckets that are fine enough for the percentiles of `Stats`; Prometheus gets coarser ones.
     """
 
     def __init__(self) -> None:
-        self._series: dict[str, Gaps] = {}
+        text = "Seconds between two tokens."
+        super().__init__("sluiceway_inter_token_seconds", text, GAP_BUCKETS, ["target"], FINE)
         self._settled: dict[str, list[int]] = {}  # the counts at the last call of `settle`
-
-    def of(self, target: str) -> Gaps:
-        """Return the counter of one target's gaps."""
-        series = self._series.get(target)
-        if series is None:
-            series = self._series[target] = Gaps()
-        return series
 
     def settle(self) -> Iterator[tuple[str, Counts[int]]]:
         """Yield the gaps since the last call, as pairs of a target and the counts in `Stats`' buckets."""
-        for target, gaps in self._series.items():
+        for (target,), gaps in self.series.items():
             counts = gaps.counts
             previous = self._settled.get(target)
             if previous != counts:
@@ -64,17 +40,6 @@ class GapHistogram(Collector):
                         increase[bucket_of(bound)] += count - old
                 self._settled[target] = counts.copy()
                 yield target, increase
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Yield the histogram in the form of prometheus_client."""
-        family = HistogramMetricFamily(
-            "sluiceway_inter_token_seconds", "Seconds between two tokens.", labels=["target"]
-        )
-        for target, gaps in self._series.items():
-            counts = gaps.counts
-            buckets = [(str(bound), float(sum(counts[: FINE.index(bound) + 1]))) for bound in GAP_BUCKETS]
-            family.add_metric([target], [*buckets, ("+Inf", float(sum(counts)))], gaps.total)
-        yield family
 
 
 class Metrics:
@@ -86,37 +51,45 @@ class Metrics:
         def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Histogram:
-            return Histogram(name, text, labels, buckets=buckets, registry=registry)
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            return Histogram(name, text, buckets=buckets, registry=registry)
 
-        self.active = Gauge("sluiceway_streams_active", "Live streams.", registry=registry)
+        def plain(name: str, text: str, buckets: Sequence[float], labels: Sequence[str]) -> PlainHistogram:
+            own = PlainHistogram(name, text, buckets, labels)
+            registry.register(own)
+            return own
+
+        self._active = Gauge("sluiceway_streams_active", "Live streams.", registry=registry)
+        self.active = 0
         self.buffered = Gauge("sluiceway_buffered_bytes", "Bytes logged but not yet written to the fastest reader.",
                               registry=registry)  # fmt: skip
         self.breaker = Gauge("sluiceway_breaker_state", "Circuit: 0 closed, 1 half open, 2 open.", ["target"],
                              registry=registry)  # fmt: skip
-        self.streams = counter("sluiceway_streams_total", "Streams by how they ended.", ["status"])
+        self._streams = counter("sluiceway_streams_total", "Streams by how they ended.", ["status"])
+        self.ended: Counts[str] = Counts()  # streams by status, since the last call of `text`
         self._tokens = counter("sluiceway_tokens_total", "Chunks delivered.")
         self.delivered = 0  # counted here first: a counter with a lock is too expensive per token
         self.disconnects = counter("sluiceway_client_disconnects_total", "Readers that left early.", ["reason"])
         self.recoveries = counter("sluiceway_recoveries_total", "Recoveries after content.", ["strategy", "outcome"])
         self.takeovers = counter("sluiceway_takeovers_total", "Takeovers of orphaned streams.", ["strategy", "outcome"])
         self.errors = counter("sluiceway_upstream_errors_total", "Failed attempts.", ["target", "kind"])
-        self.ttft = histogram("sluiceway_ttft_seconds", "Seconds from acceptance to the first token.", TTFT_BUCKETS,
-                              ["target"])  # fmt: skip
-        self.phases = histogram("sluiceway_upstream_phase_seconds", "Seconds of an attempt's phases.", PHASE_BUCKETS,
-                                ["phase", "target"])  # fmt: skip
+        self._ttft = plain("sluiceway_ttft_seconds", "Seconds from acceptance to the first token.", TTFT_BUCKETS,
+                           ["target"])  # fmt: skip
+        self._phase = plain("sluiceway_upstream_phase_seconds", "Seconds of an attempt's phases.", PHASE_BUCKETS,
+                            ["phase", "target"])  # fmt: skip
         self._drain = histogram("sluiceway_client_drain_seconds", "Seconds that a write to a client was blocked.",
                                 TTFT_BUCKETS)  # fmt: skip
-        self._overhead = histogram("sluiceway_overhead_seconds", "Seconds of the gateway's own before its request.",
-                                   PHASE_BUCKETS, ["target"])  # fmt: skip
+        self._overhead = plain("sluiceway_overhead_seconds", "Seconds of the gateway's own before its request.",
+                               PHASE_BUCKETS, ["target"])  # fmt: skip
         self._loop_lag = histogram("sluiceway_loop_lag_seconds", "Seconds that the event loop's timers were late.",
                                PHASE_BUCKETS)  # fmt: skip
         self._usage = counter("sluiceway_usage_tokens_total", "Tokens of all attempts, counted or estimated.",
                               ["key", "model", "kind"])  # fmt: skip
+        self._used: Counts[tuple[str, str, str]] = Counts()  # since the last call of `text`
         self._requests = counter("sluiceway_plain_requests_total", "Requests of plain paths by how they ended.",
                                  ["path", "outcome"])  # fmt: skip
-        self._request_time = histogram("sluiceway_plain_seconds", "Seconds of whole requests of plain paths.",
-                                       TTFT_BUCKETS, ["path"])  # fmt: skip
+        self._request_time = plain("sluiceway_plain_seconds", "Seconds of whole requests of plain paths.",
+                                   TTFT_BUCKETS, ["path"])  # fmt: skip
         self.tools_given_up = counter(
             "sluiceway_tool_calls_given_up_total", "Calls of tools that were given up and did not end."
         )
@@ -125,7 +98,6 @@ class Metrics:
         # Tasks, memory and descriptors must not grow while streams come and go. ProcessCollector has the latter two.
         self.tasks = Gauge("sluiceway_tasks", "Tasks of the event loop.", registry=registry)
         ProcessCollector(registry=registry)
-        self._series: dict[tuple[Histogram, tuple[str, ...]], Histogram] = {}
         self.stats = Stats()
         self.gaps = GapHistogram()
         registry.register(self.gaps)
@@ -134,19 +106,19 @@ class Metrics:
         """Return all metrics in Prometheus' text format."""
         self._tokens.inc(self.delivered)
         self.delivered = 0
+        self._active.set(self.active)
+        for status, count in self.ended.items():
+            self._streams.labels(status).inc(count)
+        self.ended.clear()
+        for labels, count in self._used.items():
+            self._usage.labels(*labels).inc(count)
+        self._used.clear()
         self.tasks.set(len(asyncio.all_tasks()))
         return generate_latest(self.registry)
 
-    def _of(self, histogram: Histogram, *labels: str) -> Histogram:
-        """Return the series of a histogram. `Histogram.labels` takes a lock and makes texts of its arguments."""
-        series = self._series.get((histogram, labels))
-        if series is None:
-            series = self._series[histogram, labels] = histogram.labels(*labels)
-        return series
-
     def observe_ttft(self, target: str, seconds: float) -> None:
         """Count one time to first token."""
-        self._of(self.ttft, target).observe(seconds)
+        self._ttft.of(target).observe(seconds)
         self.stats.count("ttft", seconds, target)
 
     def observe_drain(self, target: str, seconds: float) -> None:
@@ -168,7 +140,7 @@ class Metrics:
         """Count the phases of one attempt. `beginning` is that of its stream."""
         durations = self._phases(target, phases)
         if (overhead := phases.overhead) is not None:
-            self._of(self._overhead, target).observe(overhead)
+            self._overhead.of(target).observe(overhead)
             self.stats.count("overhead", overhead, target)
         self.stats.attempt(beginning.id, beginning.owner, target, durations)
 
@@ -179,12 +151,12 @@ class Metrics:
     def count_request(self, path: str, outcome: str, seconds: float) -> None:
         """Count one request of a plain path. `path` is the name of its route."""
         self._requests.labels(path, outcome).inc()
-        self._of(self._request_time, path).observe(seconds)
+        self._request_time.of(path).observe(seconds)
 
     def count_usage(self, key: str, model: str, tokens: Mapping[str, int]) -> None:
         """Count tokens by kind. `key` and `model` are names of the configuration: clients must not add series."""
         for kind, count in tokens.items():
-            self._usage.labels(key, model, kind).inc(count)
+            self._used[key, model, kind] += count
 
     def observe_connecting(self, upstream: str, phases: Phases) -> None:
         """Count the phases of a connection that was opened ahead, and not by an attempt."""
@@ -193,6 +165,6 @@ class Metrics:
     def _phases(self, target: str, phases: Phases) -> dict[str, float]:
         durations = phases.durations()
         for phase, seconds in durations.items():
-            self._of(self.phases, phase, target).observe(seconds)
+            self._phase.of(phase, target).observe(seconds)
             self.stats.count(phase, seconds, target)
         return durations

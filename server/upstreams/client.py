@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 import httpx2
 
+from server.aio.aiohttp_internals.heads import forget_heads
 from server.aio.aiohttp_internals.upstream import can_connect_ahead
 from server.config.settings import Upstream
 from server.core.errors import UpstreamError
@@ -85,7 +86,9 @@ class UpstreamClient:
             UpstreamError: the request failed, or the answer is an error.
 
         """
-        return await self._answered(self._sdk.complete(body, headers), phases)
+        response = await self._answered(self._sdk.complete(body, headers), phases)
+        forget_heads(response)
+        return response
 
     async def relay(
         self, path: str, body: bytes | AsyncIterable[bytes], phases: Phases, headers: Mapping[str, str]

@@ -13,6 +13,7 @@ from typing import Any, cast
 import httpx2
 import openai
 from openai import AsyncOpenAI, AsyncStream
+from yarl import URL
 
 from server.aio.private_part import PrivatePart, expect
 from server.config.settings import Upstream
@@ -62,7 +63,7 @@ class Sdk:
             http_client=_DirectClient(transport),
         )
         self._settings = settings
-        self._url = address(settings, path)
+        self._url = _url(settings, path)
         self._models_url = address(settings, MODELS_PATH)
         self._transport = transport
         self.headers = _headers(settings, key, organization, secret_headers)
@@ -79,7 +80,7 @@ class Sdk:
 
         Raises what the SDK raises.
         """
-        return await self._send(Outgoing(address(self._settings, path), {**self.headers, **headers}, body))
+        return await self._send(Outgoing(_url(self._settings, path), {**self.headers, **headers}, body))
 
     async def _send(self, outgoing: Outgoing) -> httpx2.Response:
         sending = _Sending(outgoing)
@@ -102,6 +103,10 @@ class Sdk:
 def address(settings: Upstream, path: str) -> str:
     """Return the URL of a path below an upstream's `base_url`, with the configured query, encoded."""
     return str(httpx2.URL(settings.base_url + path, params=settings.query or None))
+
+
+def _url(settings: Upstream, path: str) -> URL:
+    return URL(address(settings, path), encoded=True)
 
 
 def _headers(
@@ -162,11 +167,30 @@ class QuickOpenAI(PlainOpenAI):
     def _build_request(self, *_args: object, **_options: object) -> httpx2.Request:
         return self._request
 
+    # The SDK's own versions of these look for a provider, a workload identity and a key to be fetched. There is none.
+
+    async def _prepare_options(self, options: Any) -> Any:
+        return options
+
+    async def _prepare_request(self, request: httpx2.Request) -> None:
+        pass
+
+    @property
+    def custom_auth(self) -> None:
+        """There is no further authentication: the headers of `Outgoing` have all."""
+
+    async def _send_request(self, request: httpx2.Request, *, stream: bool, **options: Any) -> httpx2.Response:
+        return await self._client.send(request, stream=stream, **options)
+
 
 def _check_build_request() -> None:
     build: Any = vars(openai._base_client.BaseClient).get("_build_request")
     expect(callable(build), "the SDK builds requests elsewhere")
     expect(inspect.signature(build).return_annotation == "httpx2.Request", "the SDK builds requests of another type")
+    hooks = vars(openai._base_client.AsyncAPIClient)
+    for name in ("_prepare_options", "_prepare_request", "_send_request"):
+        expect(inspect.iscoroutinefunction(hooks.get(name)), f"the SDK has no {name}")
+    expect(isinstance(vars(AsyncOpenAI).get("custom_auth"), property), "the SDK has no custom_auth")
 
 
 BUILD_REQUEST = PrivatePart("openai requests", _check_build_request, instead="more CPU per request")

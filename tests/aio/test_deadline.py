@@ -40,7 +40,7 @@ async def expires(body: Callable[[Deadline], Awaitable[None]]) -> float:
 
 
 async def within(body: Callable[[Deadline], Awaitable[None]]) -> None:
-    async with Deadline() as deadline:
+    with Deadline() as deadline:
         await body(deadline)
 
 
@@ -139,7 +139,7 @@ def test_moves_cost_nothing(run) -> None:
 
         deadline = Deadline()
         internals.set_wheel(deadline, Counting(asyncio.get_running_loop()))
-        async with deadline:
+        with deadline:
             deadline.set(time.monotonic() + FAR)
             for number in range(1000):
                 deadline.at = time.monotonic() + FAR + number

@@ -1,5 +1,6 @@
 """The bounds on the shape of a client's JSON, and what a body of any shape costs a running gateway."""
 
+import asyncio
 import hashlib
 import json
 from typing import Any
@@ -10,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import Client, call, complete, completion, request
 
-from server.api.bounded_json import MAX_DEPTH, MAX_VALUES, parse
+from server.api.bounded_json import MAX_DEPTH, MAX_VALUES, PIECE, parse
 from server.core.errors import Rejected
+from server.core.shape import Shape
 
 PATH = "/v1/chat/completions"
 MEGABYTE = 1 << 20
@@ -29,6 +31,7 @@ SHAPES: dict[str, tuple[int, bytes]] = {
     "deep arrays": (400, b'{"x":' + b"[" * 240 + b"]" * 240 + b"}"),
     "deep objects": (400, b'{"x":' * 240 + b"1" + b"}" * 240),
     "deep, again and again": (400, b'{"x":[' + b",".join([b"[" * 240 + b"]" * 240] * 100) + b"]}"),
+    "many fields": (400, b"{" + b",".join(b'"%d":0' % n for n in range(1001)) + b"}"),
     "never closed": (400, b"[" * 90_000),
     "deep behind a text": (400, b'{"a":"]]]]]\\"","x":' + b"[" * 101 + b"]" * 101 + b"}"),
 }
@@ -39,7 +42,7 @@ def test_refused(shape: str) -> None:
     """A body with too many values or levels is refused with 413 or 400."""
     status, body = SHAPES[shape]
     with pytest.raises(Rejected) as refused:
-        parse(body)
+        asyncio.run(parse(body))
     assert refused.value.status == status
 
 
@@ -56,13 +59,42 @@ def test_refused(shape: str) -> None:
 )
 def test_accepted(value: Any) -> None:
     """What is in texts does not count, and bodies below the bounds are parsed."""
-    assert parse(json.dumps(value).encode()) == value
+    assert asyncio.run(parse(json.dumps(value).encode())) == value
 
 
 @given(st.recursive(st.text(st.sampled_from('[{}],"\\a')), st.lists, max_leaves=20))
 def test_texts_do_not_count(value: Any) -> None:
     """Brackets, quotes and backslashes in texts never make a body deep."""
-    assert parse(json.dumps([value, "[" * 200]).encode()) == [value, "[" * 200]
+    assert asyncio.run(parse(json.dumps([value, "[" * 200]).encode())) == [value, "[" * 200]
+
+
+@given(st.recursive(st.text(st.sampled_from('[{}],"\\a')), st.lists, max_leaves=20), st.integers(1, 9))
+def test_pieces_make_the_same_shape(value: Any, size: int) -> None:
+    """However a text is cut into pieces, also inside an escape, its values and levels are the same."""
+    text = json.dumps(value).encode()
+    whole, cut = Shape(1000), Shape(1000)
+    whole.feed(text)
+    for at in range(0, len(text), size):
+        cut.feed(text[at : at + size])
+    assert (cut.values, cut.depth) == (whole.values, whole.depth)
+
+
+async def test_others_have_turns_while_a_large_body_is_read() -> None:
+    """While a body of 8 MB is counted, parsed and kept, the event loop has many turns for others."""
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    body = json.dumps({"x": "\n" * 3_900_000}).encode()
+    beside = asyncio.create_task(others())
+    value = await parse(body)
+    beside.cancel()
+    assert turns >= len(body) // PIECE
+    assert len(value["x"]) == 3_900_000
 
 
 def eight_megabytes(piece: bytes) -> bytes:

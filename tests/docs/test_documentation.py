@@ -41,6 +41,10 @@ NOT_RUN = {
     ): "would install into this environment; tests/examples does it elsewhere",
     ("docs/extending.md", "# from tests/support/contract.py"): "tests/examples/test_example_store.py is this class",
     ("docs/clients.md", "sluiceway chat"): "test_snippets.py runs it, with somebody who types",
+    (
+        "docs/messages.md",
+        "export ANTHROPIC_BASE_URL",
+    ): "Claude Code is a program of 200 MB; what it sends is in tests/dialects/messages",
     ("docs/tools.md", "from mcp.server"): "does not end; test_snippets.py runs it as a server",
     ("docs/tools.md", "[project.entry-points"): "is a pyproject.toml's; test_snippets.py compares it",
 }

@@ -3,7 +3,9 @@
 import asyncio
 import sqlite3
 import subprocess
+import sys
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import wire
@@ -12,6 +14,7 @@ from ports import free_port
 from redis_server import RedisServer, running
 from terminal import run
 
+SUPPORT = Path(__file__).parents[1] / "support"
 SLOW = 200  # microseconds that Redis takes for each key while it loads
 KEYS = 20_000
 
@@ -54,8 +57,8 @@ async def first_refused(provider, path, namespace, fault, over):
     unshare = ("unshare", *namespace)
     if await asyncio.to_thread(subprocess.call, [*unshare, "true"], stderr=subprocess.DEVNULL):
         pytest.skip("there are no namespaces here")
-    script = f'{fault}; "$@"; echo "status $?" >&2; {over}; exec "$@"'
-    command = (*unshare, "sh", "-c", script, str(path.parent))
+    twice = (sys.executable, str(SUPPORT / "twice.py"), over, str(path.parent))
+    command = (*unshare, "sh", "-c", f'{fault}; exec "$@"', str(path.parent), *twice)
     async with own_process(provider.url, store={"kind": "sqlite", "path": str(path)}, command=command) as gateway:
         assert await is_ready(gateway)
         said, status = gateway.lines[:2]

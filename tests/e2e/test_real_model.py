@@ -6,6 +6,7 @@ from typing import Any
 
 import openai
 import pytest
+import pytest_asyncio
 from gateway import in_process
 from local_model import NAME, LocalModel
 
@@ -13,7 +14,10 @@ STORY: Any = [{"role": "user", "content": "Tell me a short story about a river."
 SAMPLING: dict[str, Any] = {"temperature": 0, "max_tokens": 24, "seed": 1, "extra_body": {"cache_prompt": False}}
 
 
-@pytest.fixture
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the one model
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def served() -> AsyncIterator[LocalModel]:
     async with LocalModel() as running:
         yield running

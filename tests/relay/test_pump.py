@@ -82,7 +82,7 @@ async def relayed(reads: list[bytes], holds: set[int]) -> tuple[Stream, LiveRead
     intake = Intake(Transcript(), show_usage=True, parsed=False)
 
     async def relay() -> None:
-        async with Deadline() as deadline:
+        with Deadline() as deadline:
             pump = Pump(stream, ChatWriter(show_usage=True), intake, deadline, Metrics(), "a", 60.0)
             while not intake.over and await push(response, pump):
                 await pump.pause()

@@ -12,6 +12,7 @@ from pathlib import Path
 import aiohttp
 import local_model
 import pytest
+import pytest_asyncio
 from local_model import NAME, LocalModel
 from openai import APIConnectionError, AsyncOpenAI
 from processes import until_ended
@@ -20,13 +21,16 @@ SCRIPT = Path(local_model.__file__)
 STORY = [{"role": "user", "content": "Tell me a short story about a river."}]
 
 
-@pytest.fixture
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # of the one model
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def model():
     async with LocalModel() as model:
         yield model
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def client(model):
     # It closes the connection after each stream without announcing it: a second request on it would race with that.
     headers = {"Connection": "close"}

@@ -7,6 +7,7 @@ from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import openai
 import pytest
 from aiohttp import http_writer, streams, web
@@ -14,6 +15,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import BaseConnector
 from aiohttp.http_writer import StreamWriter
 
+from server.aio.aiohttp_internals.heads import HEADS
 from server.aio.aiohttp_internals.queues import SMALL_QUEUES
 from server.aio.aiohttp_internals.upstream import CONNECT_AHEAD, UPSTREAM_PROTOCOL
 from server.aio.aiohttp_internals.writing import CHUNKS, HEAD_AS_BYTES, IDLE_CLOCK, LATE_HEAD, WRITE_NOW
@@ -119,6 +121,12 @@ def headers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(StreamWriter, "_headers_buf", property(get, put), raising=False)
 
 
+def answer_heads(patch: pytest.MonkeyPatch) -> None:
+    """Tell the headers as they came by those that were read."""
+    told = property(lambda self: tuple((name.encode(), value.encode()) for name, value in self.headers.items()))
+    patch.setattr(aiohttp.ClientResponse, "raw_headers", told)
+
+
 def idle_clock(patch: pytest.MonkeyPatch) -> None:
     """Keep the timer of an idle connection."""
     patch.setattr(web.RequestHandler, "keep_alive", lambda self, val: setattr(self, "_keepalive", val))
@@ -143,6 +151,7 @@ CHANGES = {
     "writing": (writing, WRITE_NOW),
     "chunks": (chunks, CHUNKS),
     "headers": (headers, HEAD_AS_BYTES),
+    "heads of answers": (answer_heads, HEADS),
     "idle clock": (idle_clock, IDLE_CLOCK),
     "requests": (requests, sdk.BUILD_REQUEST),
 }

@@ -7,8 +7,11 @@ import pytest
 from behind_tls import behind_tls
 from certificates import certify
 from gateway import in_process
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from wire import Client, call, complete
+
+from server.telemetry.histogram import PlainHistogram
 
 # Kind and labels of what section 5 of the contract names; `le` of a histogram's buckets is left out.
 CONTRACT = {
@@ -24,6 +27,7 @@ CONTRACT = {
     "sluiceway_breaker_state": ("gauge", {"target"}),
     "sluiceway_buffered_bytes": ("gauge", set()),
     "sluiceway_tokens": ("counter", set()),
+    "sluiceway_usage_tokens": ("counter", {"key", "model", "kind"}),
 }
 
 
@@ -72,3 +76,16 @@ async def test_linter(scraped) -> None:
     command = ["promtool", "check", "metrics"]
     checked = await asyncio.to_thread(subprocess.run, command, input=scraped, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
+
+
+def test_a_histogram_without_locks() -> None:
+    """It counts as prometheus_client's own does, on the bounds of the buckets and past the last one too."""
+    registries = CollectorRegistry(), CollectorRegistry()
+    theirs = Histogram("h_seconds", "A text.", ["target"], buckets=(0.01, 0.5, 10.0), registry=registries[0])
+    ours = PlainHistogram("h_seconds", "A text.", (0.01, 0.5, 10.0), ["target"])
+    registries[1].register(ours)
+    for seconds in (0.0, 0.01, 0.011, 0.5, 9.0, 11.0, 0.2):
+        theirs.labels("a").observe(seconds)
+        ours.of("a").observe(seconds)
+    expected, text = (generate_latest(registry).decode() for registry in registries)
+    assert [line for line in expected.splitlines() if "_created" not in line] == text.splitlines()

@@ -48,7 +48,7 @@ async def test_what_is_sent(way) -> None:
     assert (await sdk.complete(b"one", HEADERS)).status_code == 200
     assert (await sdk.complete(b"two", {})).status_code == 200
     one, two = transport.sent
-    assert (one.url, one.body, two.body) == ("http://127.0.0.1:1/v1/chat/completions", b"one", b"two")
+    assert (str(one.url), one.body, two.body) == ("http://127.0.0.1:1/v1/chat/completions", b"one", b"two")
     assert two.headers == {
         "accept": "application/json",
         "accept-encoding": "identity",

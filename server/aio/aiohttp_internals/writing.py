@@ -48,6 +48,17 @@ def write_now(writer: AbstractStreamWriter, data: bytes) -> None:
         raise RuntimeError("aiohttp waits before it writes")
 
 
+def end_now(writer: AbstractStreamWriter) -> bool:
+    """Hand the end of a body to the transport. Return False if only aiohttp's own `write_eof` can do that.
+
+    Without waiting, as `write_now`, and with the same error.
+    """
+    if not (isinstance(writer, StreamWriter) and CHUNKS.usable):
+        return False
+    writer.set_eof()
+    return True
+
+
 CHUNK = b"%x\r\n%b\r\n"  # of HTTP/1.1 (RFC 9112, section 7.1): the length of the data, and the data
 
 

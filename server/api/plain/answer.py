@@ -86,7 +86,7 @@ class Answer:
         """
         body, passing, silence = self._attempt.response.content, self.passing, self._attempt.silence
         try:
-            async with Deadline() as deadline:
+            with Deadline() as deadline:
                 passing.last = time.monotonic()
                 deadline.follow(passing, silence)
                 while data := await _read(body):

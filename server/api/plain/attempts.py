@@ -91,7 +91,7 @@ class Attempt:
         if sent.size is not None:
             headers["content-length"] = str(sent.size)
         try:
-            async with Deadline() as deadline:
+            with Deadline() as deadline:
                 if patience is not None:
                     deadline.set(min(asking.ends, time.monotonic() + patience))
                 else:

@@ -50,9 +50,12 @@ class Exchange:
             self._status = answer.response.status
             self.outcome = await answer.run(watched=self._outgoing.whole)
         except UpstreamError as error:
-            failure = dataclasses.replace(error)  # a copy, which knows no frames
-            attempt.failed(failure)
-            self.outcome, self._reason = "cut", failure.kind.value
+            if (fault := self._outgoing.fault) is not None:  # the rest of its body: the upstream could not go on
+                self.outcome, self._reason = "rejected", fault.code
+            else:
+                failure = dataclasses.replace(error)  # a copy, which knows no frames
+                attempt.failed(failure)
+                self.outcome, self._reason = "cut", failure.kind.value
         finally:
             attempt.settle(ok=True if self.outcome == "answered" else None)
             if self._answer is not None:

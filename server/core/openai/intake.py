@@ -24,6 +24,8 @@ from server.core.wide_json import dumps_like
 
 MAX_HELD = 1024  # frames that are held before an attempt's first token
 MAX_HELD_BYTES = 1024 * 1024  # of those frames together
+PARSED_ALONE = 8  # frames of an attempt that are parsed one by one, although more have come, to learn the pattern
+WORTH_A_RUN = 4  # plain tokens: after fewer, all that a read brought is parsed at once
 
 
 # NamedTuple's own constructor is a Python function. This one saves that call per token.
@@ -51,6 +53,7 @@ class Intake:
         "_decoder",
         "_held",
         "_held_bytes",
+        "_parsed_alone",
         "_plain",
         "_seam",
         "_show_usage",
@@ -81,6 +84,7 @@ class Intake:
         self._stencil = None if parsed else Stencil()
         self._translator = translator
         self._plain = False  # chunks go out as they are: the first token is there, no seam, no translation
+        self._parsed_alone = PARSED_ALONE
         self._held: list[Piece] = []
         self._held_bytes = 0
         self.at_seam = False  # the last feed went through the seam: it may hold only what the client has
@@ -110,23 +114,52 @@ class Intake:
         if self.over:
             return pieces
         try:
-            for event in self._decoder.feed(data):
-                if self._plain and not event.type and self._stencil is not None and self._stencil.fits(event.data):
-                    self.transcript.tokens += 1
-                    self.goes_on = True
-                    pieces.append(_piece(Piece, (event.data, {}, CHAT)))
-                    continue
-                if self._translator is None:
-                    self._read(event, pieces)
-                else:
-                    self._translate(self._translator, event, pieces)
-                if self.over:
-                    break
+            while data and not self.over:
+                part, data = self._take_run(data, pieces)
+                self._parse(part, pieces)
         except EventTooLargeError as error:
             self._fail(UpstreamError(Kind.UNUSABLE, f"The upstream's answer cannot be used: {error}."))
         except UpstreamError as error:
             self._fail(error)
         return pieces
+
+    def _take_run(self, data: bytes, pieces: list[Piece]) -> tuple[bytes, bytes]:
+        """Take the plain tokens that `data` begins with. Return what is to be parsed next, and what comes after that.
+
+        A frame that interrupts such a run is parsed alone, and so are the first frames, until the pattern is known.
+        """
+        stencil = self._stencil
+        if stencil is None:
+            return data, b""
+        texts, size = stencil.leading(data) if self._plain and self._decoder.at_rest else ([], 0)
+        if texts:
+            self.transcript.tokens += len(texts)
+            self.goes_on = True
+            before, after = stencil.before, stencil.after
+            pieces += [_piece(Piece, (b"%b%b%b" % (before, text, after), {}, CHAT)) for text in texts]
+            data = data[size:]
+            if len(texts) < WORTH_A_RUN:
+                return data, b""
+        elif stencil.before or not self._parsed_alone:
+            return data, b""
+        else:
+            self._parsed_alone -= 1
+        end = data.find(b"\n\n") + 2
+        return (data[:end], data[end:]) if end > 1 else (data, b"")
+
+    def _parse(self, data: bytes, pieces: list[Piece]) -> None:
+        for event in self._decoder.feed(data):
+            if self._plain and not event.type and self._stencil is not None and self._stencil.fits(event.data):
+                self.transcript.tokens += 1
+                self.goes_on = True
+                pieces.append(_piece(Piece, (event.data, {}, CHAT)))
+                continue
+            if self._translator is None:
+                self._read(event, pieces)
+            else:
+                self._translate(self._translator, event, pieces)
+            if self.over:
+                return
 
     def _alone(self, data: bytes) -> list[Piece]:
         """Return the piece of a read that is one plain token. For any other read return nothing, and change nothing."""

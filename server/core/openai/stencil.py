@@ -46,6 +46,20 @@ class Stencil:
         # Not b"".join: it could make a whole character of two halves.
         return texts if b"" not in texts and _plain(b" ".join(texts)) else []
 
+    def leading(self, read: bytes) -> tuple[list[bytes], int]:
+        """Return the texts of the frames that a read begins with, if they fit, and how many bytes those frames take.
+
+        A frame that does not fit may follow. If it comes between frames that fit, none is returned.
+        """
+        before, after = self.before, self.after
+        start, end = len(DATA) + len(before), read.rfind(after + BLANK)
+        if not before or start >= end or not read.startswith(DATA + before):
+            return [], 0
+        texts = read[start:end].split(after + BLANK + DATA + before)
+        if b"" in texts or not _plain(b" ".join(texts)):
+            return [], 0
+        return texts, end + len(after) + len(BLANK)
+
     def fits(self, data: bytes) -> bool:
         """Whether the data of one frame fits the pattern."""
         before, after = self.before, self.after

@@ -46,6 +46,9 @@ class Messages(ServedDialect):
 
     def frames(self, first: int, records: Sequence[Record]) -> bytes:
         """Return the bytes that a client gets for records: `event:`, `id:` and `data:`."""
+        if len(records) == 1:  # a single token does not need a list
+            kind, data = records[0]
+            return b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), first, data)
         frames = [
             b"event: %b\nid: %d\ndata: %b\n\n" % (kind.encode(), seq, data)
             for seq, (kind, data) in enumerate(records, first)

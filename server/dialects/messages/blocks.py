@@ -14,7 +14,7 @@ import orjson
 from server.core.openai.tool_calls import PartialCall
 from server.core.records import Record
 from server.core.wide_json import paired
-from server.dialects.messages.events import BLOCK_START, BLOCK_STOP, delta_event, event
+from server.dialects.messages.events import BLOCK_START, BLOCK_STOP, delta_event, event, text_head
 
 NOTHING = ("", "{}", "n", "nu", "nul", "null")  # arguments that may still become others
 MAX_CHECKED = 65_536  # characters of arguments up to which it is found out whether they are whole
@@ -49,10 +49,10 @@ class Blocks:
         self._checks = 0
 
     @property
-    def text_is_open(self) -> bool:
-        """Whether a piece of text can be written at once."""
+    def text_head(self) -> bytes:
+        """How the event of a piece of text begins that can be written at once; empty if none can."""
         queue = self._queue
-        return len(queue) == 1 and queue[0].open and queue[0].kind == TEXT
+        return text_head(self.index) if len(queue) == 1 and queue[0].open and queue[0].kind == TEXT else b""
 
     # --- what comes ------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from server.dialects.messages.request import chat_body
 from server.dialects.messages.upstream import BETAS, NAME
 
 BETA_HEADER = "anthropic-beta"
+NO_HEADERS: Mapping[str, str] = {}
 
 
 def generation_of(
@@ -19,13 +20,12 @@ def generation_of(
     unsaid: Unsaid,
     policy: Policy,
     *,
-    version: str | None = None,
-    betas: str | None = None,
+    headers: Mapping[str, str] = NO_HEADERS,
     request_id: str = "",
     trace: tuple[tuple[str, str], ...] = (),
     received: float | None = None,
 ) -> Generation:
-    """Return the generation that a request asks for. `version` and `betas` are the client's headers.
+    """Return the generation that a request asks for. `headers` are for an upstream that speaks Messages.
 
     Raises:
         Rejected: 400, with the place of what is wrong, or, by `unsaid`, of what cannot be said.
@@ -33,7 +33,7 @@ def generation_of(
     """
     body = chat_body(source, unsaid)
     check_fields(body)
-    headers = (("anthropic-version", version), (BETA_HEADER, betas))
+    betas = headers.get(BETA_HEADER)
     return Generation(
         dialect=NAME,
         model=body["model"],
@@ -45,7 +45,7 @@ def generation_of(
         received=received,
         # What takes the stream over must ask for the same betas.
         source=Body({**source, BETAS: betas} if betas else source),
-        headers=tuple((name, value) for name, value in headers if value),
+        headers=tuple(headers.items()),
     )
 
 

@@ -11,12 +11,14 @@ from server.api.access import OWNER
 from server.api.errors import REQUEST_ID, json_response
 from server.api.requests import idempotency_key, passed_on, policy, read_json
 from server.api.respond import Responder
+from server.core.body import Body
 from server.core.dialect import Dialect
 from server.core.errors import Rejected
+from server.dialects.messages.counting import counted
 from server.dialects.messages.fields import Unsaid, pass_over, refuse
 from server.dialects.messages.generation import BETA_HEADER, generation_of
 from server.dialects.messages.request import chat_body
-from server.dialects.messages.upstream import NAME
+from server.dialects.messages.upstream import NAME, VERSION
 from server.dialects.messages.usage import estimated_input
 from server.streams.streams import Streams
 
@@ -45,8 +47,7 @@ class MessagesPaths:
             source,
             self._unsaid(source),
             policy(request, settings),
-            version=_header(request, "anthropic-version"),
-            betas=_header(request, BETA_HEADER),
+            headers=upstream_headers(request),
             request_id=request[REQUEST_ID],
             trace=passed_on(request),
             received=received or time.monotonic(),
@@ -61,7 +62,20 @@ class MessagesPaths:
         source = await read_json(request, settings.server.max_body_bytes)
         body = chat_body(source, pass_over, counting=True)
         self._streams.check_model(body["model"], request[OWNER])
+        count = await self._counted(Body(source), body["model"], upstream_headers(request))
+        if count is not None:
+            return json_response({"input_tokens": count})
         return json_response({"input_tokens": estimated_input(body)}, headers=ESTIMATED)
+
+    async def _counted(self, source: Body, name: str, headers: Mapping[str, str]) -> int | None:
+        upstreams, model = self._streams.upstreams, self._streams.settings.resolve(name)
+        assert model is not None  # it was checked in this turn
+        route = upstreams.route(model, name)
+        upstreams.hold(route)
+        try:
+            return await counted(source, route, headers)
+        finally:
+            upstreams.release(route)
 
     def _unsaid(self, source: Mapping[str, Any]) -> Unsaid:
         """Return what to do about what no chat upstream can be told: pass it over if all upstreams speak Messages."""
@@ -73,12 +87,15 @@ class MessagesPaths:
         return pass_over if apis == {NAME} else refuse
 
 
-def _header(request: web.Request, name: str) -> str | None:
-    """Return a header of the client's that goes upstream, all of its values as one. Raises Rejected 400."""
-    values = request.headers.getall(name, [])
-    value = ",".join(values)
-    if not values:
-        return None
-    if not SANE.fullmatch(value):
-        raise Rejected(400, f"{name}: at most 1,024 visible ASCII characters.", "invalid_value", name)
-    return value
+def upstream_headers(request: web.Request) -> dict[str, str]:
+    """Return the headers for an upstream that speaks Messages: the client's own version and betas.
+
+    Raises Rejected 400 if one cannot be passed on.
+    """
+    headers = {"anthropic-version": VERSION}
+    for name in ("anthropic-version", BETA_HEADER):
+        if values := request.headers.getall(name, []):
+            headers[name] = ",".join(values)
+            if not SANE.fullmatch(headers[name]):
+                raise Rejected(400, f"{name}: at most 1,024 visible ASCII characters.", "invalid_value", name)
+    return headers

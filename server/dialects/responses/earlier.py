@@ -30,10 +30,10 @@ class Earlier:
         self._outputs: dict[str, Sequence[dict[str, Any]]] = {}  # by the stream's id
 
     async def recall(self, source: dict[str, Any]) -> None:
-        """Put the items that a request names into the request.
+        """Put the items that a request names into the request. A name that is unknown here is left to the upstream.
 
         Raises:
-            Rejected: 400, there is no such response or item.
+            Rejected: 400, there is no such response.
             StoreError: the store is away.
 
         """
@@ -46,7 +46,7 @@ class Earlier:
                 raise Rejected(400, text, "previous_response_not_found", "previous_response_id")
             source[EARLIER] = items
         if isinstance(given, list) and any(_names(item) for item in given):
-            source["input"] = [await self._item(item, index) for index, item in enumerate(given)]
+            source["input"] = [await self._item(item) for item in given]
 
     async def _stream(self, identity: str) -> Stream | None:
         """Return a response of this owner that is stored and has ended. Raises StoreError."""
@@ -58,8 +58,8 @@ class Earlier:
         ours = beginning.owner == self._owner.name and beginning.dialect == events.API
         return stream if ours and beginning.retention is not None and stream.log.ending is not None else None
 
-    async def _item(self, item: Any, index: int) -> Any:
-        """Return an item of the input, or the one that it names."""
+    async def _item(self, item: Any) -> Any:
+        """Return an item of the input, or the one that it names. Raises StoreError."""
         if not _names(item):
             return item
         identity = item["id"]
@@ -68,10 +68,7 @@ class Earlier:
             stream = await self._stream(stream_id)
             final = None if stream is None else await final_response(stream)
             self._outputs[stream_id] = () if final is None else final["output"]
-        for known in self._outputs[stream_id]:
-            if known.get("id") == identity:
-                return known
-        raise Rejected(400, f"Item with id '{identity}' not found.", "item_not_found", f"input[{index}].id")
+        return next((known for known in self._outputs[stream_id] if known.get("id") == identity), item)
 
 
 def _names(item: Any) -> bool:

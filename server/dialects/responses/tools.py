@@ -97,8 +97,8 @@ class Tools:
         self.functions.append({"type": "function", "function": {"name": name, **function}})
 
     def _refuse(self, tool: Mapping[str, Any], kind: str, path: str) -> None:
-        if kind == "web_search" and tool.get("external_web_access") is False:
-            return  # Codex sends it with every request, and nobody has asked for the web
+        if kind == "web_search" and "external_web_access" in tool:
+            return  # Codex offers it in every request, and marks it so. To refuse it would be to refuse Codex
         self.refusal = self.refusal or refused(path, f"a tool of the type {kind!r}")
 
     def _unique(self, name: str, tool: Tool) -> str:

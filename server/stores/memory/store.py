@@ -19,6 +19,9 @@ SLOW = 0.25  # seconds since the last record: there is time to pack, and a whole
 UNPACKED_OVERHEAD = 41  # bytes of a record that is an object of its own
 LOG_OVERHEAD = 2048  # bytes of a log beside its records: its own objects, its beginning's
 
+# NamedTuple's own constructor is a Python function. This one saves that call per record.
+_record = tuple.__new__
+
 
 class MemoryLog:
     """One log. Nearly all records are of the kind of the record before them, so kinds are kept as runs."""
@@ -109,16 +112,20 @@ class MemoryLog:
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`; never suspends."""
+        if after >= self.tail:
+            return []
         unpacked = self._unpacked[max(0, after - self._packed.tail) :]
         records: list[Record] = []
-        run = bisect_right(self._run_starts, after + 1) - 1
         starts, kinds = self._run_starts, self._run_kinds
+        run = bisect_right(starts, after + 1) - 1
+        kind, following = kinds[run], starts[run + 1] if run + 1 < len(starts) else 0
         for number, data in enumerate(chain(self._packed.read(after), unpacked), after + 1):
-            if records and len(data) > max_bytes:
+            if len(data) > max_bytes and records:
                 break
-            if run + 1 < len(starts) and starts[run + 1] == number:
+            if number == following:
                 run += 1
-            records.append(Record(kinds[run], data))
+                kind, following = kinds[run], starts[run + 1] if run + 1 < len(starts) else 0
+            records.append(_record(Record, (kind, data)))
             max_bytes -= len(data)
         return records
 

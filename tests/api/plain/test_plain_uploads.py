@@ -210,8 +210,8 @@ FORMS = {
     "no browser": ({}, 200),
     "another site": ({"Origin": "https://evil.example"}, 403),
     "a page without an origin": ({"Origin": "null"}, 403),
-    "another site, told by the browser alone": ({"Sec-Fetch-Site": "cross-site"}, 415),
-    "another port": ({"Sec-Fetch-Site": "same-site"}, 415),
+    "another site, told by the browser alone": ({"Sec-Fetch-Site": "cross-site"}, 403),
+    "another port": ({"Sec-Fetch-Site": "same-site"}, 403),
     "the address bar": ({"Sec-Fetch-Site": "none"}, 200),
 }
 

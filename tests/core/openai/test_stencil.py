@@ -51,6 +51,22 @@ def test_a_read_of_several_frames() -> None:
     assert not stencil.match(b": hb\n" + read)
 
 
+@pytest.mark.parametrize("rest", [b"", b"data: [DONE]\n\n", b"data: " + HEAD, b": hb\n", b"\n", b"data: {}\n\n"])
+def test_the_frames_that_a_read_begins_with(rest: bytes) -> None:
+    """The frames that fit come out, whatever follows them; none if another frame is between them or before them."""
+    stencil = stencil_of()
+    run = b"".join(b"data: " + HEAD + text + TAIL + b"\n\n" for text in (b"a", "字".encode()))
+    assert stencil.leading(run + rest) == ([b"a", "字".encode()], len(run))
+    for odd in (
+        b"data: {}\n\n",
+        b"data: " + HEAD + TAIL + b"\n\n",
+        b"data: " + HEAD + b"\\n" + TAIL + b"\n\n",
+        b": hb\n",
+    ):
+        assert stencil.leading(odd + run) == stencil.leading(run + odd + run) == ([], 0)
+    assert Stencil().leading(run) == stencil.leading(b"") == stencil.leading(run[: len(HEAD)]) == ([], 0)
+
+
 def test_another_frame_does_not_fit() -> None:
     """A frame is no token if one byte around its text differs or is missing, or if the two ends overlap."""
     stencil = stencil_of()

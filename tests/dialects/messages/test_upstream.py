@@ -357,3 +357,17 @@ async def test_a_preprocessor_changes_what_goes_upstream(upstream: MessagesUpstr
     async with in_process(upstream.url, upstream=SPEAKS, preprocess=shout) as gateway:
         await messages.ask(gateway.root, "m")
     assert upstream.seen["m"][0].body["messages"][0]["content"] == [{"type": "text", "text": "SAY IT."}]
+
+
+async def test_the_upstream_counts(upstream: MessagesUpstream) -> None:
+    """The upstream's own count of tokens is passed on. If it cannot count, there is an estimate that says so."""
+    upstream.script("m", Answer(json={"input_tokens": 123}), Answer(status=404, json={"error": {"message": "no"}}))
+    sent = {"model": "m", "messages": [{"role": "user", "content": "x" * 400}], "tools": [{"type": "bash_20250124"}]}
+    async with in_process(upstream.url, upstream=SPEAKS) as gateway:
+        path = "/v1/messages/count_tokens?beta=true"
+        own = await wire.call(gateway.root, "POST", path, sent, {"anthropic-beta": "one"})
+        estimated = await wire.call(gateway.root, "POST", path, sent)
+    assert (own.json, own.headers.get("x-sluiceway-estimated")) == ({"input_tokens": 123}, None)
+    assert (estimated.json, estimated.headers["x-sluiceway-estimated"]) == ({"input_tokens": 100}, "true")
+    first, _ = upstream.seen["m"]
+    assert (first.path, first.body, first.headers["anthropic-beta"]) == ("/v1/messages/count_tokens", sent, "one")

@@ -215,8 +215,9 @@ def test_what_a_chat_upstream_cannot_be_told(fields: dict[str, Any], param: str)
 
 
 def test_the_search_that_nobody_asked_for() -> None:
-    """Codex offers a search of the web without the web in every request. That is no reason to refuse it."""
-    assert "tools" not in body(tools=[{"type": "web_search", "external_web_access": False}])
+    """Codex offers a search of the web in every request. That is no reason to refuse it."""
+    for access in (False, True):
+        assert "tools" not in body(tools=[{"type": "web_search", "external_web_access": access}])
 
 
 @pytest.mark.parametrize(
