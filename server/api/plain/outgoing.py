@@ -219,7 +219,8 @@ class Upload:
                     data = await content.readany()
             except TimeoutError:
                 raise Rejected(408, "The body did not arrive in time.", "request_timeout") from None
-            except (web.RequestPayloadError, ConnectionError):  # the latter: the client has gone
+            except (web.RequestPayloadError, ConnectionError) as error:  # the latter: the client has gone
+                error.with_traceback(None)  # aiohttp keeps it in the body; its frames know the body and this upload
                 raise Rejected(400, "The body could not be read.", "invalid_body") from None
             self.received += len(data)
             if self.received > self._max_bytes:
