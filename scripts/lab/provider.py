@@ -66,9 +66,11 @@ class Provider:
     async def all_over(self, model: str) -> list[dict[str, Any]]:
         """Wait until no answer for the model is under way any more; return the requests. Raises TimeoutError."""
         async with asyncio.timeout(CLOSE):
-            while any(seen["open"] for seen in (requests := await self.seen(model))):
+            while True:
+                requests = await self.seen(model)
+                if not any(seen["open"] for seen in requests):
+                    return requests
                 await asyncio.sleep(0.01)
-        return requests
 
     async def clear(self) -> None:
         """Forget the requests seen so far; scripts and their call counters stay."""
