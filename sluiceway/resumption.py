@@ -19,7 +19,15 @@ from sluiceway.sse import Decoder, Event, frame
 STREAM_PATH = re.compile(r"/v1/streams/[^/]+")
 RESPONSE_PATH = re.compile(r"/v1/responses/[^/]+")  # reads a stream if its query says so
 # Paths that create streams, by their last part. The value replaces that part in the path that reads the stream.
-CREATING = {"/chat/completions": "/streams/", "/responses": "/streams/", "/api/stream": "/v1/streams/"}
+CREATING = {
+    "/chat/completions": "/streams/",
+    "/responses": "/streams/",
+    "/messages": "/streams/",
+    "/api/stream": "/v1/streams/",
+}
+# What tells a stream's dialect: the path that created it, or else the beginning of its first named event.
+DIALECTS = {"/responses": "responses", "/messages": "messages", "/api/stream": "native"}
+EVENTS = {b"response.": "responses", b"message_": "messages", b"content_block_": "messages", b"ping": "messages"}
 OWN_TO_POST = ("content-length", "content-type", "transfer-encoding", "idempotency-key", "x-on-disconnect", "accept")
 AWAY = frozenset({502, 503, 504})  # a proxy sends these, and a gateway that is starting or stopping
 LOST = {
@@ -90,7 +98,8 @@ class Resumption:
         session = _session(request)
         self.last_id = request.headers.get("last-event-id") or request.url.params.get("after", "") or session or ""
         self._request: Any = request  # its type makes the requests that follow
-        self._form = "native" if request.url.path.endswith("/api/stream") else "chat"  # until an event says more
+        path = request.url.path if request.method == "POST" else ""
+        self._dialect = next((name for end, name in DIALECTS.items() if path.endswith(end)), "chat")
         self._creates = request.method == "POST" and session is None and not _in_background(request)
         self._url: Any = None  # the library's URL, once the stream has answered
         self._decoder = Decoder()
@@ -131,22 +140,10 @@ class Resumption:
             return False
         if event.id is not None and self._is_repeated(event.id.decode("ascii", "replace")):
             return False
-        if event.type.startswith(b"response."):
-            self._form = "responses"
-        elif event.type and event.type != b"error":
-            self._form = "native"
-        self.ended = self._is_terminal(event)
+        if event.type not in (b"", b"error") and self._dialect == "chat":
+            self._dialect = next((name for start, name in EVENTS.items() if event.type.startswith(start)), "native")
+        self.ended = _is_terminal(event, self._dialect)
         return True
-
-    def _is_terminal(self, event: Event) -> bool:
-        """Whether this event ends the stream.
-
-        That is `[DONE]`, an error in the chat form, `done` in the native one. In the form of Responses an error that is
-        a record is followed by others; one that is none has no id.
-        """
-        if event.type == b"error" and event.id is None and self._form == "responses":
-            return True
-        return _is_terminal(event)
 
     def _is_repeated(self, event_id: str) -> bool:
         """Whether this event has come before. If not, note its id."""
@@ -205,12 +202,16 @@ class Resumption:
         where = f"after event {self.last_id}" if self.last_id else "before its first event"
         message = f"The stream was lost {where}: {self._reason}."
         error: dict[str, Any] = {"message": message, "type": "api_error", "param": None, "code": "stream_lost"}
-        if self._form == "chat":
-            return frame(Event(b"", _json({"error": error}), None))
-        if self._form == "responses":
+        answer: dict[str, Any]
+        if self._dialect == "messages":
+            answer = {"type": "error", "error": {"type": "api_error", "message": f"{message} (stream_lost)"}}
+            return frame(Event(b"error", _json(answer), None))
+        if self._dialect == "responses":
             number = int(self.last_id) if self.last_id.isdigit() else 0  # of a record: one more than its event's
-            flat = {"type": "error", "sequence_number": number, "code": "stream_lost", "message": message}
-            return frame(Event(b"error", _json({**flat, "param": None, "error": error}), None))
+            answer = {**error, "type": "error", "sequence_number": number, "error": error}
+            return frame(Event(b"error", _json(answer), None))
+        if self._dialect == "chat":
+            return frame(Event(b"", _json({"error": error}), None))
         event = {"type": "error", "message": message, "code": "stream_lost", "retryable": True, "resumable": False}
         done = {"type": "done", "status": "failed", "reason": "stream_lost"}
         return frame(Event(b"error", _json(event), None)) + frame(Event(b"done", _json(done), None))
@@ -255,12 +256,17 @@ def _in_background(request: Request) -> bool:
     return isinstance(body, dict) and body.get("background") is True
 
 
-def _is_terminal(event: Event) -> bool:
-    """Whether this event ends the stream: `[DONE]` or an error in the chat dialect, `done` in the native one."""
-    if event.type:
-        return event.type == b"done"
+def _is_terminal(event: Event, dialect: str) -> bool:
+    """Whether this event ends the stream in its dialect.
+
+    That is `[DONE]` or an error in chat completions, `[DONE]` in Responses (its errors are followed by that, but for
+    one that is no record of the log), `message_stop` or an error in Messages, and `done` in the native dialect.
+    """
     if event.data == b"[DONE]":
         return True
+    if event.type:
+        failed = event.type == b"error" and (dialect == "messages" or (dialect == "responses" and event.id is None))
+        return failed or event.type == {"messages": b"message_stop", "native": b"done"}.get(dialect)
     if b'"error"' not in event.data:
         return False
     try:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from .relays import STORES, missing
+from .relays import STORES, Running, missing
 from .report import plain, table
 from .run import Outcome, run
 from .scenarios import ROWS, SCENARIOS, Scenario
@@ -27,7 +27,7 @@ def main() -> int:
     present = {name for name in options.relays if not missing(name)}
     outcomes: list[Outcome] = []
     try:
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder, Running(Path(folder) / "quick") as shared:
             for name in options.only:
                 row = _with_store(SCENARIOS[name], options.store)
                 if why := missing(row.subject):
@@ -35,7 +35,11 @@ def main() -> int:
                     continue
                 taking_part = [each for each in row.contestants if ("gateway" if each in STORES else each) in present]
                 rounds = options.rounds or (1 if options.quick else row.rounds)
-                outcomes.append(run(row, taking_part, rounds, quick=options.quick, folder=Path(folder) / name))
+                if options.quick:  # its figures mean nothing, so rows need no processes of their own
+                    outcomes.append(run(row, taking_part, rounds, shared, quick=True))
+                    continue
+                with Running(Path(folder) / name) as own:
+                    outcomes.append(run(row, taking_part, rounds, own, quick=False))
     except (BenchError, RuntimeError) as failure:
         print(f"bench: {failure}", file=sys.stderr)
         return 1

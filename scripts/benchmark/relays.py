@@ -1,10 +1,11 @@
 """How each relay is started: nginx, the gateway with one of its stores, the bare relay; and the upstream."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 from lab import places
 from lab.processes import Child
@@ -35,11 +36,41 @@ def missing(name: str) -> str:
     return ""
 
 
-@contextmanager
-def upstream(folder: Path) -> Iterator[Relay]:
-    """Start the benchmark upstream."""
-    with places.module("benchmark.upstream", [], folder) as child:
-        yield Relay("upstream", child, folder)
+class Running:
+    """The upstream and the relays that were asked for, each started once. It is a context manager that ends them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = ExitStack()
+        self._relays: dict[str, Relay] = {}
+
+    def __enter__(self) -> Self:
+        self._folder.mkdir()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def upstream(self) -> Relay:
+        """The benchmark upstream."""
+        if "upstream" not in self._relays:
+            child = self._stack.enter_context(places.module("benchmark.upstream", [], self._folder))
+            self._relays["upstream"] = Relay("upstream", child, self._folder)
+        return self._relays["upstream"]
+
+    def relay(self, name: str) -> Relay:
+        """Return the relay of this name."""
+        if name not in self._relays:
+            self._relays[name] = self._stack.enter_context(self.fresh(name, name))
+        return self._relays[name]
+
+    @contextmanager
+    def fresh(self, name: str, folder: str = "fresh") -> Iterator[Relay]:
+        """Run a new relay of this name until the end of the block."""
+        with contestant(name, self.upstream.port, self._folder / folder) as relay:
+            yield relay
+        shutil.rmtree(self._folder / folder)
 
 
 @contextmanager

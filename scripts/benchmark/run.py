@@ -1,15 +1,11 @@
 """Runs one scenario: a warm-up, then every relay in turn, round after round, so that noise meets all alike."""
 
-import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
 from .machine import Machine
-from .relays import Relay, contestant, upstream
+from .relays import Running
 from .scenarios import Sample, Scenario, Setting
 
 QUIET = 0.15  # cores that other processes may keep busy in a round that counts
@@ -57,34 +53,25 @@ class Outcome:
         return quiet or samples
 
 
-def run(scenario: Scenario, names: list[str], rounds: int, *, quick: bool, folder: Path) -> Outcome:
+def run(scenario: Scenario, names: list[str], rounds: int, running: Running, *, quick: bool) -> Outcome:
     """Measure the scenario on the relays of these names."""
     samples: dict[str, list[Sample]] = {name: [] for name in names}
-    folder.mkdir()
-    with ExitStack() as stack:
-        provider = stack.enter_context(upstream(folder))
-
-        @contextmanager
-        def start(name: str) -> Iterator[Relay]:
-            with contestant(name, provider.port, folder / name) as relay:
-                yield relay
-            shutil.rmtree(folder / name)
-
-        setting = Setting(provider, quick)
-        if not scenario.fresh:
-            relays = {name: stack.enter_context(start(name)) for name in names}
-            for relay in relays.values() if not quick else ():
-                scenario.measure(relay, Setting(provider, quick=True))  # warm-up
-        machine, others = Machine(), []
-        for number in range(rounds):
-            for name in names:
-                if scenario.fresh:
-                    with start(name) as relay:
-                        sample = scenario.measure(relay, setting)
-                else:
-                    sample = scenario.measure(relays[name], setting)
-                samples[name].append(sample)
-                figures = " / ".join(f"{figure:.3g}" for figure in sample)
-                print(f"{scenario.name} {number + 1}/{rounds} {name}: {figures} {scenario.unit}", file=sys.stderr)
-            others.append(machine.others())
+    setting = Setting(running.upstream, quick)
+    if not scenario.fresh:
+        for name in names:
+            relay = running.relay(name)
+            if not quick:
+                scenario.measure(relay, Setting(running.upstream, quick=True))  # warm-up
+    machine, others = Machine(), []
+    for number in range(rounds):
+        for name in names:
+            if scenario.fresh:
+                with running.fresh(name) as relay:
+                    sample = scenario.measure(relay, setting)
+            else:
+                sample = scenario.measure(running.relay(name), setting)
+            samples[name].append(sample)
+            figures = " / ".join(f"{figure:.3g}" for figure in sample)
+            print(f"{scenario.name} {number + 1}/{rounds} {name}: {figures} {scenario.unit}", file=sys.stderr)
+        others.append(machine.others())
     return Outcome(scenario, samples, others)

@@ -20,6 +20,7 @@ import aiohttp
 from chaos_test.client import Client, Verdict
 from chaos_test.cluster import Cluster
 from chaos_test.faults import answers, break_processes
+from chaos_test.responses_client import ResponsesClient
 
 MUST_BE_ZERO = ("lost", "repeated", "altered", "truncated", "unfinished")
 
@@ -85,8 +86,10 @@ async def _one(session: aiohttp.ClientSession, cluster: Cluster, chance: random.
     address = f"http://127.0.0.1:{cluster.provider.port}/_script"
     async with session.post(address, json={"model": model, "calls": calls}) as answer:
         answer.raise_for_status()
-    client = Client(session, f"http://127.0.0.1:{cluster.nginx.port}", model, text, chance)
+    kind = chance.choice((Client, ResponsesClient))
+    client = kind(session, f"http://127.0.0.1:{cluster.nginx.port}", model, text, chance)
     client.verdict.faults.update(faults)
+    client.verdict.path = kind.path
     return await client.run()
 
 
@@ -100,6 +103,8 @@ def _report(verdicts: list[Verdict], broken: Counter[str]) -> int:
     faults = sum((verdict.faults for verdict in verdicts), Counter[str]())
     print("\n| what | count |\n|---|---|")
     print(f"| streams | {len(verdicts)} |")
+    for path, count in sorted(Counter(verdict.path for verdict in verdicts).items()):
+        print(f"| streams of {path} | {count} |")
     print(f"| streams with a fault of their own | {sum(1 for verdict in verdicts if verdict.faults)} |")
     for name, count in sorted((broken + faults).items()):
         print(f"| {name} | {count} |")

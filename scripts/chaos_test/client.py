@@ -6,6 +6,7 @@ It cuts its connection or stalls at random, and resumes with `Last-Event-ID` whe
 import asyncio
 import random
 from collections import Counter
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ class Verdict:
     """
 
     model: str
+    path: str = ""
     records: int = 0
     faults: Counter[str] = field(default_factory=Counter)
     lost: int = 0
@@ -43,6 +45,8 @@ class DeliberateCut(Exception):  # it is no error
 
 class Client:
     """Reads one stream from its creation to its ending. `text` is what it must be shown in all."""
+
+    path = "/v1/chat/completions"
 
     def __init__(self, session: aiohttp.ClientSession, root: str, model: str, text: str, chance: random.Random) -> None:
         self._session = session
@@ -84,14 +88,10 @@ class Client:
         return self.verdict
 
     async def _connect(self) -> None:
-        if self._stream_id:
-            url = f"{self._root}/v1/streams/{self._stream_id}"
-            request = self._session.get(url, headers={"Last-Event-ID": str(self._last)})
-        else:
-            body = {"model": self.verdict.model, "stream": True, "messages": [{"role": "user", "content": "Say it."}]}
-            # If the answer to this is lost, the same request joins the stream that it created.
-            headers = {"Idempotency-Key": self.verdict.model}
-            request = self._session.post(f"{self._root}/v1/chat/completions", json=body, headers=headers)
+        # If the answer to a POST is lost, the same request joins the stream that it created.
+        headers = {"Idempotency-Key": self.verdict.model}
+        post = self._session.post
+        request = self._again() if self._stream_id else post(self._root + self.path, json=self._body(), headers=headers)
         async with request as response:
             if response.status == 200:
                 self._stream_id = response.headers["X-Stream-Id"]
@@ -100,6 +100,14 @@ class Client:
                 self.verdict.words = f"{response.status} {self._stream_id} at {self._last}: {await response.text()}"
                 self.verdict.unfinished = 1
                 self._ended = True
+
+    def _again(self) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Ask for what comes after the last record."""
+        url = f"{self._root}/v1/streams/{self._stream_id}"
+        return self._session.get(url, headers={"Last-Event-ID": str(self._last)})
+
+    def _body(self) -> dict[str, Any]:
+        return {"model": self.verdict.model, "stream": True, "messages": [{"role": "user", "content": "Say it."}]}
 
     async def _read(self, response: aiohttp.ClientResponse) -> None:
         decoder = Decoder()
@@ -119,12 +127,7 @@ class Client:
             self.verdict.faults[f"told {error.get('code')}"] += 1
             self.verdict.lost += error.get("code") == "gap"
             return
-        seq = int(identity)
-        self.verdict.lost += max(0, seq - self._last - 1)
-        self.verdict.repeated += seq <= self._last
-        if seq != self._last + 1:
-            self.verdict.words = self.verdict.words or f"{self._stream_id}: {seq} after {self._last}"
-        self._last = max(seq, self._last)
+        self._count(int(identity))
         if error or data == b"[DONE]":
             self._ended = True
             self.verdict.words = self.verdict.words or (f"{self._stream_id} ended: {error}" if error else "")
@@ -132,6 +135,14 @@ class Client:
             return
         for choice in chunk.get("choices") or ():
             self._pieces.append((choice.get("delta") or {}).get("content") or "")
+
+    def _count(self, seq: int) -> None:
+        """Note the number of a record: it must be the next one."""
+        self.verdict.lost += max(0, seq - self._last - 1)
+        self.verdict.repeated += seq <= self._last
+        if seq != self._last + 1:
+            self.verdict.words = self.verdict.words or f"{self._stream_id}: {seq} after {self._last}"
+        self._last = max(seq, self._last)
 
     async def _misbehave(self, response: aiohttp.ClientResponse, size: int) -> None:  # noqa: ARG002
         after, what = self._fault

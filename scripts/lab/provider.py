@@ -63,6 +63,15 @@ class Provider:
                     return seen
                 await asyncio.sleep(0.01)
 
+    async def all_over(self, model: str) -> list[dict[str, Any]]:
+        """Wait until no answer for the model is under way any more; return the requests. Raises TimeoutError."""
+        async with asyncio.timeout(CLOSE):
+            while True:
+                requests = await self.seen(model)
+                if not any(seen["open"] for seen in requests):
+                    return requests
+                await asyncio.sleep(0.01)
+
     async def clear(self) -> None:
         """Forget the requests seen so far; scripts and their call counters stay."""
         await self._call("DELETE", "/_seen")

@@ -19,6 +19,7 @@ class Bill:
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self._request = request
+        self._prompt: int | None = None  # bytes of its texts, once they were counted: a prompt may have 8 MB
         self._settled: list[Usage] = []
         self._earlier_turns: list[Usage] = []  # as shown, one for each turn that is over
         self._tokens_at_start = 0  # tokens delivered when the running attempt began
@@ -45,7 +46,7 @@ class Bill:
     def next_turn(self, transcript: Transcript, request: Mapping[str, Any]) -> None:
         """Note that a turn is over. The next one sends `request` and has a transcript of its own."""
         self._earlier_turns.append(self._turn_usage(transcript))
-        self._request = request
+        self._request, self._prompt = request, None
         self._continued = False
 
     def shown(self, transcript: Transcript) -> Usage:
@@ -69,7 +70,9 @@ class Bill:
         return {**_sum(parts), "attempts": len(parts), "measured": all(part.get("measured", True) for part in parts)}
 
     def _estimate(self, completion: int) -> Usage:
-        return estimate(prompt_bytes(self._request), completion)
+        if self._prompt is None:
+            self._prompt = prompt_bytes(self._request)
+        return estimate(self._prompt, completion)
 
 
 def _sum(parts: Sequence[Usage]) -> Usage:

@@ -1,6 +1,6 @@
 """The JSON object of a request, kept as bytes: as Python objects it takes up to twenty times as much memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, Self
 
 import orjson
@@ -52,12 +52,12 @@ class Body(Mapping[str, Any]):
     def __contains__(self, name: object) -> bool:
         return name in self._places()
 
-    def changed(self, changes: Mapping[str, Any], without: str | None = None) -> bytes:
-        """Return the object with other values for some fields, and `without` one. Nothing else is parsed."""
+    def changed(self, changes: Mapping[str, Any], without: Collection[str] = ()) -> bytes:
+        """Return the object with other values for some fields, and `without` others. Nothing else is parsed."""
         data = memoryview(self.data)
         parts: list[bytes | memoryview] = []
         for name, place in self._places().items():
-            if name not in changes and name != without:
+            if name not in changes and name not in without:
                 parts += (b",", orjson.dumps(name), b":", data[place])
         for name, value in changes.items():
             parts += (b",", orjson.dumps(name), b":", orjson.dumps(value))

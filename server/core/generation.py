@@ -1,5 +1,6 @@
 """A client's request for a generation, and the bodies that go upstream for it."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ GRAMMARS = (
     "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
     "regex", "ebnf", "grammar", "json_schema",
 )  # fmt: skip
+# OpenAI's reasoning models, which refuse `max_tokens`; many other servers do not know `max_completion_tokens`
+# (https://platform.openai.com/docs/api-reference/chat/create). A client of chat completions knows its model.
+OTHER_LIMIT = re.compile(r"(?:.*/)?(?:o[1-9]|gpt-[5-9])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +73,21 @@ class Generation:
         `drop_usage`: the upstream refuses to be asked for usage, also by the client. The gateway estimates it.
         """
         fields = {"model": model, **(changes or {})}
+        without: list[str] = []
+        if self.source is not None and "max_tokens" in self.body and OTHER_LIMIT.match(model):
+            fields["max_completion_tokens"] = fields.pop("max_tokens", self.body["max_tokens"])
+            without.append("max_tokens")
         options = self.body.get("stream_options")
         options = dict(options) if isinstance(options, dict) else {}
         if self.stream and drop_usage and "include_usage" in options:
             del options["include_usage"]
-            if not options:
-                return self.kept.changed(fields, without="stream_options")
-            fields["stream_options"] = options
+            if options:
+                fields["stream_options"] = options
+            else:
+                without.append("stream_options")
         elif self.stream and ask_usage and not drop_usage:
             fields["stream_options"] = {**options, "include_usage": True}
-        return self.kept.changed(fields)
+        return self.kept.changed(fields, without)
 
 
 def logged_generation(beginning: Beginning, *, show_usage: bool = False) -> Generation:

@@ -75,6 +75,9 @@ class Relay:
             await self._run()
         finally:
             self._idle.stop()
+            # The task keeps the error that it ends with, and the error knows the frames that it has passed: together
+            # with this object they would stay until a collection.
+            self._task = None
 
     async def _run(self) -> None:
         """Relay until the log has its ending. Raises as `run` does."""

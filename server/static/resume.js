@@ -2,8 +2,8 @@
  * A `fetch` whose streams survive lost connections, restarts and deploys of the gateway.
  *
  * Only whole events go through. If a cut leaves an event unfinished, it is dropped, and `GET /v1/streams/{id}` with
- * `Last-Event-ID` brings what is missing. A body that ends without a terminal event (`[DONE]`, an error, the native
- * `done`) was cut, even if it ended cleanly. If a stream cannot go on, it ends with an error event of code
+ * `Last-Event-ID` brings what is missing. A body that ends without a terminal event (`[DONE]`, an error, `message_stop`,
+ * the native `done`) was cut, even if it ended cleanly. If a stream cannot go on, it ends with an error event of code
  * `stream_lost`.
  *
  * @typedef {object} Options all times are in milliseconds
@@ -20,7 +20,12 @@
 import { Decoder, frame } from "./sse.js";
 
 // Paths that create streams, by their last part, and what replaces that part in the path that reads the stream.
-const CREATING = [["/chat/completions", "/streams/"], ["/responses", "/streams/"], ["/api/stream", "/v1/streams/"]];
+const CREATING = [
+  ["/chat/completions", "/streams/"], ["/responses", "/streams/"], ["/messages", "/streams/"], ["/api/stream", "/v1/streams/"],
+];
+// What tells a stream's dialect: the path that created it, or else the beginning of its first named event.
+const DIALECTS = [["/responses", "responses"], ["/messages", "messages"], ["/api/stream", "native"]];
+const EVENTS = [["response.", "responses"], ["message_", "messages"], ["content_block_", "messages"], ["ping", "messages"]];
 const STREAM_PATH = /\/v1\/streams\/[^/]+$/;
 const RESPONSE_PATH = /\/v1\/responses\/[^/]+$/; // reads a stream if its query says so
 const OWN_TO_POST = ["content-length", "content-type", "idempotency-key", "x-on-disconnect", "accept"];
@@ -105,8 +110,7 @@ function isInBackground(body) {
 /** One stream over as many connections as it takes. */
 class Resumption {
   #ended = false;
-  /** @type {"chat" | "native" | "responses"} until an event says more */
-  #form;
+  #dialect;
   #creates; // whether this request creates the stream, and does not only read it
   #url = "";
   #lastId;
@@ -136,7 +140,8 @@ class Resumption {
     this.settings = settings;
     this.headers = new Headers(request.headers);
     const url = new URL(request.url);
-    this.#form = url.pathname.endsWith("/api/stream") ? "native" : "chat";
+    const path = request.method === "POST" ? url.pathname : "";
+    this.#dialect = DIALECTS.find(([end]) => path.endsWith(end))?.[1] ?? "chat";
     const session = sessionOf(body);
     this.#creates = request.method === "POST" && session === null && !isInBackground(body);
     this.#lastId = this.headers.get("last-event-id") ?? url.searchParams.get("after") ?? session ?? "";
@@ -287,11 +292,10 @@ class Resumption {
   #isNew(event) {
     if (this.#ended) return false;
     if (event.id !== null && this.#isRepeated(event.id)) return false;
-    if (event.type.startsWith("response.")) this.#form = "responses";
-    else if (event.type !== "" && event.type !== "error") this.#form = "native";
-    // In the form of Responses an error that is a record is followed by others. One that is none has no id.
-    const lost = this.#form === "responses" && event.type === "error" && event.id === null;
-    this.#ended = lost || isTerminal(event);
+    if (!["", "error"].includes(event.type) && this.#dialect === "chat") {
+      this.#dialect = EVENTS.find(([start]) => event.type.startsWith(start))?.[1] ?? "native";
+    }
+    this.#ended = isTerminal(event, this.#dialect);
     return true;
   }
 
@@ -390,11 +394,14 @@ class Resumption {
     const message = `The stream was lost ${where}: ${this.#reason}.`;
     const code = "stream_lost";
     const error = { message, type: "api_error", param: null, code };
-    if (this.#form === "chat") return write("", { error });
-    if (this.#form === "responses") {
-      const number = Number(this.#lastId) || 0; // of a record: one more than its event's
-      return write("error", { type: "error", sequence_number: number, code, message, param: null, error });
+    if (this.#dialect === "messages") {
+      return write("error", { type: "error", error: { type: "api_error", message: `${message} (${code})` } });
     }
+    if (this.#dialect === "responses") {
+      const sequence_number = Number(this.#lastId) || 0; // a record's number is one more than its event's
+      return write("error", { ...error, type: "error", sequence_number, error });
+    }
+    if (this.#dialect === "chat") return write("", { error });
     return write("error", { type: "error", message, code, retryable: true, resumable: false })
       + write("done", { type: "done", status: "failed", reason: code });
   }
@@ -408,10 +415,18 @@ function write(type, data) {
   return frame({ type, data: JSON.stringify(data), id: null });
 }
 
-/** @param {import("./sse.js").ServerEvent} event */
-function isTerminal({ type, data }) {
-  if (type) return type === "done";
+/**
+ * Whether this event ends the stream in its dialect. That is `[DONE]` or an error in chat completions, `[DONE]` in
+ * Responses (its errors are followed by that, but for one that is no record of the log), `message_stop` or an error in
+ * Messages, and `done` in the native dialect.
+ *
+ * @param {import("./sse.js").ServerEvent} event
+ * @param {string} dialect
+ */
+function isTerminal({ type, data, id }, dialect) {
   if (data === "[DONE]") return true;
+  if (type === "error" && (dialect === "messages" || (dialect === "responses" && id === null))) return true;
+  if (type) return (dialect === "messages" && type === "message_stop") || (dialect === "native" && type === "done");
   if (!data.includes('"error"')) return false;
   try {
     return Boolean(JSON.parse(data)?.error);

@@ -250,6 +250,7 @@ class Append(Write, Generic[LogT]):
         if log.failed is None and not self._answered and not self.outdated and (self._waiter is None or log.in_doubt):
             log.failed = error
         super().fail(error)
+        self.shown = None  # it knows the stream, which keeps its last append to learn of the failure
 
 
 def placed(batch: Iterable[Append[LogT]]) -> list[Append[LogT]]:

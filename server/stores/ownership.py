@@ -76,6 +76,10 @@ class Ownership(Generic[LogT]):
             if ending is not None and beginning.body and ending.at + beginning.kept_for(retention) <= now:
                 log.forget()
 
+    def ended_logs(self) -> list[LogT]:
+        """Return the ended logs that something here still uses. Another instance may delete them, or a bound on all."""
+        return [log for log in self._objects.values() if log.ending is not None and log.beginning.body]
+
     def moment(self) -> int:
         """Return a number that is larger than every one before. What is read is as old as the moment it was asked."""
         self._moment += 1

@@ -173,6 +173,7 @@ class Takeover:
             stream = await self._live.lost.get()
             if stream.readers and stream.id not in self._live:
                 self.follow(stream)
+            del stream  # the next one may be hours away
 
     # --- streams that nobody may ask for -------------------------------------------------------------------------
 

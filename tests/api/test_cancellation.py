@@ -30,11 +30,7 @@ async def leave_after(gateway: InProcess, client: Client, turns: int) -> None:
 async def nothing_is_left(gateway: InProcess, provider: Provider, model: str) -> None:
     """Wait until no stream is live, no response open, no upstream socket in use; every stream has its one ending."""
     await gateway.idle()
-
-    async def closed() -> bool:
-        return not any(seen["open"] for seen in await provider.seen(model))
-
-    await until(closed)
+    await provider.all_over(model)
     for stream in (await call(gateway.root, "GET", "/v1/streams")).json["data"]:
         assert stream["state"] in ("cancelled", "complete", "failed")
         assert stream["records"] >= 1

@@ -296,8 +296,7 @@ async def test_abort_before_opening(gateway, provider, model, script) -> None:
         answer = await client.answer()
         assert (answer.status, answer.error["code"]) == (499, "cancelled")
         assert answer.headers["x-stream-id"] == live["id"]
-        [seen] = await provider.seen(model)
-        assert not seen["open"]
+        assert len(await provider.all_over(model)) == 1
 
 
 async def test_abort_while_paused(provider, model) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
+from server.core.body import Body
 from server.core.generation import Generation, logged_generation
 from server.core.records import Beginning
 
@@ -14,6 +15,28 @@ def generation(body: dict[str, Any], *, stream: bool = True) -> Generation:
 
 
 BODY = {"model": "m", "messages": [{"role": "user", "content": "é"}], "stream": True, "new_field": {"a": [1]}}
+
+
+LIMITS = [
+    ("gpt-5.1-mini", {"max_completion_tokens": 9}),
+    ("openai/o3", {"max_completion_tokens": 9}),
+    ("gpt-4.1", {"max_tokens": 9}),
+    ("local", {"max_tokens": 9}),
+]
+
+
+@pytest.mark.parametrize(("model", "limit"), LIMITS)
+def test_the_name_of_the_limit(model: str, limit: dict[str, int]) -> None:
+    """A translated request has the limit under the name that the target's model takes; a chat client's stays."""
+    body = {"model": "m", "messages": [], "max_tokens": 9}
+    translated = Generation("other", "m", body, stream=True, policy="cancel", source=Body({}))
+    expected = {"model": model, "messages": [], **limit}
+    sent = orjson.loads(translated.upstream_body(model, ask_usage=False))
+    assert sent == expected
+    shrunk = orjson.loads(translated.upstream_body(model, ask_usage=False, changes={"max_tokens": 5}))
+    assert shrunk == {**expected, **dict.fromkeys(limit, 5)}
+    own = Generation("chat", "m", body, stream=True, policy="cancel")
+    assert orjson.loads(own.upstream_body(model, ask_usage=False)) == {**body, "model": model}
 
 
 def test_passed_on() -> None:

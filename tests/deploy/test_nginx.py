@@ -17,8 +17,9 @@ import internals
 import pytest
 from certificates import certify
 from gateway import in_process, own_process
+from plain_upstream import form
 from timing import until_fast
-from wire import Client, CutError, call, completion, texts, until
+from wire import Client, CutError, call, completion, request, texts, until
 
 from server.api.connection import KEEPALIVE_TIMEOUT
 from server.config.settings import Flow, Server, Streams
@@ -153,7 +154,8 @@ def test_numbers_fit_the_gateway() -> None:
     assert read > 3 * Flow().heartbeat_interval
     assert read > Streams().total_timeout  # an answer that is not streamed is silent for so long
     assert float(re.search(r"send_timeout (\d+)s;", text)[1]) > Flow().drain_timeout - 1
-    assert int(re.search(r"client_max_body_size (\d+)m;", text)[1]) << 20 == Server().max_body_bytes
+    sizes = [int(found) << 20 for found in re.findall(r"client_max_body_size (\d+)m;", text)]
+    assert sizes == [Server().max_body_bytes, Server().max_upload_bytes]
     assert all(float(found) < KEEPALIVE_TIMEOUT for found in re.findall(r"keepalive_timeout (\d+)s;", text))
 
 
@@ -325,6 +327,10 @@ async def test_limits(nginx, provider, model) -> None:
         await client.ask("POST", "/v1/chat/completions", large)
         answer = await client.answer()
     assert (answer.status, answer.error["code"]) == (413, "request_too_large")
+    async with nginx.client() as client:
+        await client.send(request("POST", "/v1/audio/transcriptions", *form(size=Server().max_body_bytes)))
+        answer = await client.answer()
+    assert answer.error["upstream"]["target"] == "local/m"  # it has no such path, but it was asked
     async with nginx.client() as client:
         for _ in range(600):  # on one connection, faster than fifty a second by far
             await client.ask("GET", "/healthz")

@@ -230,8 +230,8 @@ async def test_altered_in_one_place(provider, model, path):
 
 @pytest.mark.parametrize("how", ["deleted", "replaced"])
 async def test_gone(provider, model, path, how):
-    """The file is deleted or replaced: running streams end whole, new ones are refused, and it is said."""
-    await provider.script(model, *[{**QUICK, "rate": 150}] * STREAMS)
+    """The file is deleted or replaced: running streams stop, as none of it would be there tomorrow, and it is said."""
+    await provider.script(model, *[LONG] * STREAMS)
     async with gateway(provider, path) as running:
         clients = await start_streams(running.root, model)
         if how == "replaced":
@@ -239,9 +239,17 @@ async def test_gone(provider, model, path, how):
             path.with_name("copy").replace(path)
         else:
             path.unlink()
+        await check_stopped(clients)
         await check_unready(running.root, "streams.db was deleted or replaced", running.logged)
-        for client in clients:
-            await client.rest()
-            client.check()
-            assert (len(client.events), client.faults) == (len(SENT), [])
     assert len(running.logged("database gone")) == 1
+
+
+async def test_moved_away_and_back(provider, model, path):
+    """If the same files come back, every stream goes on where it had stopped."""
+    await provider.script(model, *[LONG] * STREAMS, QUICK)
+    async with gateway(provider, path) as running:
+        clients = await start_streams(running.root, model)
+        path.parent.rename(path.parent.with_name("away"))
+        await check_stopped(clients)
+        path.parent.with_name("away").rename(path.parent)
+        await check_resumed(running.root, model, clients)

@@ -52,5 +52,5 @@ async def together(provider, model, stall: float) -> int:
         listed = json.loads((await call(gateway.root, "GET", "/v1/streams")).body)["data"]
         assert {one["state"] for one in listed} == {"complete"}
         assert len(listed) == STREAMS
-    assert not any(seen["open"] for seen in await provider.seen(model))
+    assert len(await provider.all_over(model)) == STREAMS
     return live

@@ -102,8 +102,7 @@ async def test_python_leaves_a_stream(gateway: InProcess, provider, model) -> No
             await stream.close()
             left = time.monotonic()
             await gateway.idle()
-        [seen] = await provider.seen(name)
-        return seen["closed_by_client_at"] - left
+        return (await provider.closed(name))["closed_by_client_at"] - left
 
     await until_fast(leave, 0.1)
 
@@ -129,5 +128,4 @@ async def test_javascript(impatient: InProcess, provider, model) -> None:
     assert said["middle"] == ["tok0 tok1 tok2 ", "APIError", "upstream_cut"]
     assert said["left"] == "tok0 tok1 tok2 tok3 "
     await impatient.idle()
-    assert len(await provider.seen(model)) == len(scripts) + 4
-    assert not (await provider.seen(model))[-1]["open"]
+    assert len(await provider.all_over(model)) == len(scripts) + 4

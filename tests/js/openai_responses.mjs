@@ -1,8 +1,12 @@
-// OpenAI's SDK and its helper for Responses: node openai_responses.mjs BASE_URL MODEL [REQUEST]; prints what came.
+// OpenAI's SDK and its helper for Responses: node openai_responses.mjs BASE_URL MODEL [REQUEST [resuming]].
+// It prints what came.
 import OpenAI from "openai";
 
-const [baseURL, model, request = "{}"] = process.argv.slice(2);
-const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0 });
+import { makeResumingFetch } from "../../server/static/client.js";
+
+const [baseURL, model, request = "{}", resuming] = process.argv.slice(2);
+const fetch = resuming ? makeResumingFetch({ firstWait: 10, longestWait: 100 }) : globalThis.fetch;
+const client = new OpenAI({ baseURL, apiKey: "none", maxRetries: 0, fetch });
 const body = { model, input: "Tell me.", ...JSON.parse(request) };
 const said = { numbers: [], text: "" };
 try {

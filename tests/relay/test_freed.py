@@ -9,11 +9,13 @@ import gc
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway import in_process
-from redis_server import running
+from contract import ending
+from gateway import in_process, settings
+from redis_server import RedisServer, running
 from wire import Client, call, completion
 
 from server.relay.plan import Planner
@@ -21,6 +23,8 @@ from server.relay.progress import Progress
 from server.relay.relay import Relay
 from server.relay.stream import Stream
 from server.relay.turn import Turn
+from server.stores.redis import RedisStore
+from server.stores.sqlite import SqliteStore
 from server.tools.loop import ToolLoop
 
 WATCHED = (Stream, Relay, Turn, Planner, Progress, ToolLoop)
@@ -204,3 +208,54 @@ async def test_freed(provider, model, store, made, scripts, tables, client, dial
             await gateway.idle()
             assert made
             assert await left(made) == []
+
+
+# --- the store fails, or gives the log away ---------------------------------------------------------------------------
+
+
+async def breaks(store: dict[str, str], stream_id: str, server: RedisServer | None) -> None:
+    """Let the store fail: its files are gone, or its server is."""
+    if server is not None:
+        server.kill()
+    else:
+        await asyncio.to_thread(Path(store["path"]).unlink)
+
+
+async def claims(store: dict[str, str], stream_id: str, server: RedisServer | None) -> None:
+    """Let another instance claim the log: the relay here is fenced."""
+    other = (RedisStore if store["kind"] == "redis" else SqliteStore)(settings("http://127.0.0.1:1/v1", store=store))
+    await other.open()
+    log = await other.find(stream_id)
+    assert log is not None
+    assert await other.claim(log, force=True)
+    await log.append([], ending())
+    await other.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+@pytest.mark.parametrize("happens", [breaks, claims])
+@pytest.mark.parametrize("dialect", PATHS)
+async def test_freed_by_its_store(provider, model, tmp_path, made, happens, kind, dialect) -> None:
+    """A stream whose store fails, or whose relay is fenced, leaves nothing alive when its reader has been told."""
+    await provider.script(model, {"tokens": 400, "rate": 50})
+    server = RedisServer(tmp_path) if kind == "redis" else None
+    if server is not None:
+        await asyncio.to_thread(server.start)
+    store = {"kind": kind, "path": str(tmp_path / "streams.db"), **({"url": server.url} if server else {})}
+    try:
+        async with in_process(provider.url, store={**store, "lease": 30.0}) as gateway:
+            with without_collector():
+                async with Client(gateway.root) as client:
+                    await client.ask("POST", PATHS[dialect], completion(model))
+                    _, headers = await client.head()
+                    await client.events(3)
+                    await happens(store, headers["x-stream-id"], server)
+                    while await client.more():
+                        pass
+                    assert client.body.count(b"\nid: ") < 400
+                await gateway.idle()
+                assert made
+                assert await left(made) == []
+    finally:
+        if server is not None:
+            server.kill()

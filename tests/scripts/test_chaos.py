@@ -15,7 +15,7 @@ MUST_BE_ZERO = ("lost", "repeated", "altered", "truncated", "unfinished")
 @pytest.mark.parametrize("store", ["sqlite", "redis"])
 def test_nothing_is_lost(store):
     """Through nginx and two gateways that are killed, stopped and restarted, every text comes whole and once."""
-    command = [CHAOS, "--seconds", "12", "--streams", "20", "--pause", "2", "--store", store, "--seed", "11"]
+    command = [CHAOS, "--seconds", "8", "--streams", "20", "--pause", "1.5", "--store", store, "--seed", "11"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     rows = dict(re.findall(r"\| \**([^|*]+?)\** \| \**(\d+)\** \|", ran.stdout))
     assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -52,6 +52,7 @@ async def victim(root: str, model: str) -> None:
     assert answer.events[-1].data == b"[DONE]"
 
 
+@pytest.mark.filterwarnings("ignore:Sending a large body")  # aiohttp's; here they would be errors
 @pytest.mark.parametrize("kind", ["memory", "sqlite"])
 @pytest.mark.parametrize("name", hostile.ATTACKS)
 async def test_attack(provider: Provider, model: str, evil: int, tmp_path, monkeypatch, name, kind) -> None:

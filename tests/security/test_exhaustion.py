@@ -8,6 +8,7 @@ import zlib
 from contextlib import suppress
 
 import pytest
+import redis_server
 from gateway import in_process, own_process
 from wire import Client, call, complete, completion, request, until
 
@@ -207,12 +208,25 @@ async def test_large_requests_one_after_the_other(provider, model, script) -> No
         assert gateway.rss() - before < 4 * 8 * MEGABYTE
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-async def test_readers_of_a_deleted_log(provider, model, tmp_path, kind) -> None:
+@pytest.fixture
+def store(request, tmp_path):
+    """The table of a store: of the kind that is the fixture's parameter."""
+    if request.param == "redis":
+        with redis_server.running(tmp_path) as server:
+            yield {"kind": "redis", "url": server.url}
+    else:
+        yield {"kind": request.param, "path": str(tmp_path / "streams.db")}
+
+
+@pytest.mark.parametrize("store", ["memory", "sqlite", "redis"], indirect=True)
+@pytest.mark.parametrize("why", ["retention", "size"])
+async def test_readers_of_a_deleted_log(provider, model, store, why) -> None:
     """Readers that stand still do not keep a log that is deleted, nor its request. They are told when they read on."""
-    store = {"kind": kind, "path": str(tmp_path / "streams.db")}
     await provider.script(model, {"tokens": 12_000, "big": 1000})
-    async with in_process(provider.url, store=store, streams={"retention": 2.0}) as gateway:
+    store |= {"max_bytes": 20 * MEGABYTE} if why == "size" else {}
+    async with in_process(
+        provider.url, store=store, streams={"retention": 2.0 if why == "retention" else 600.0}
+    ) as gateway:
         prompt = [{"role": "user", "content": "x" * (MEGABYTE // 2)}]
         answer = await complete(gateway.root, model, messages=prompt)
         path = f"/v1/streams/{answer.headers['x-stream-id']}"
@@ -221,8 +235,10 @@ async def test_readers_of_a_deleted_log(provider, model, tmp_path, kind) -> None
             await client.head()
             client.pause_reading()
             stream = await gateway.app.streams.find(answer.headers["x-stream-id"], Owner())
-            await until(lambda: forgotten(stream.log))
             (reader,) = gateway.app.responder.open  # it keeps the log as long as it reads
+            if why == "size":
+                await complete(gateway.root, model)  # there is no room for both
+            await until(lambda: forgotten(stream.log))
             assert reader.cursor < stream.log.tail
             client.resume_reading()
             while await client.more():

@@ -75,7 +75,7 @@ class MessagesApi(UpstreamApi):
         """Return the client's request as it is, but for the model's name, or the one that a chat request means."""
         own = generation.dialect == NAME and generation.source is not None
         if own and generation.source is not None and not changes and not generation.changed:
-            return generation.source.changed({"model": model}, without=BETAS)
+            return generation.source.changed({"model": model}, without=(BETAS,))
         return dumps(messages_body({**generation.body, **(changes or {})}, model))
 
     def translator(self) -> Translator:

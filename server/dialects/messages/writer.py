@@ -22,6 +22,7 @@ from server.dialects.messages.usage import estimated_input, messages_usage
 from server.dialects.messages.whole import message_of
 
 PING_AFTER = 10.0  # seconds of silence; Claude Code says after 20 that the answer stalls, and gives up after 180
+BEGIN_AFTER = 6  # silences of that length; until then a failure can still be told by an HTTP status
 # NamedTuple's own constructor is a Python function. This one saves that call per token.
 _record = tuple.__new__
 STOPS = ("stop_reason", "matched_stop")  # where vLLM and SGLang name the text that stopped a choice
@@ -43,6 +44,8 @@ class MessagesWriter(Writer):
         self._reasons: tuple[str, ...] = ()  # the finish reason: the last one counts
         self._sequence: object = None  # what stopped the answer, as the upstream names it
         self._refused = False
+        self._silences = 0
+        self._begun_alone = False  # `message_start` is not the upstream's own, so that its counts are missing there
         self._held: list[bytes] = []  # an upstream's own `message_delta`
         self._whole: Piece | None = None
         self._head = b""  # how an event with more of the open text begins; empty: no text is open
@@ -167,8 +170,14 @@ class MessagesWriter(Writer):
         records.append(Record(kind, data))
 
     def idle(self) -> list[Record]:
-        """Return a ping, once the message has begun."""
-        return [events.PING_RECORD] if self._started else []
+        """Return a ping, once the message has begun. After a minute without a token it begins without one."""
+        self._silences += 1
+        if self._started:
+            return [events.PING_RECORD]
+        if self._silences < BEGIN_AFTER:
+            return []
+        self._started = self._begun_alone = True
+        return [self._message_start({}), events.PING_RECORD]
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -196,10 +205,18 @@ class MessagesWriter(Writer):
             self._take({}, records)
         records += self.end_turn()
         if self._held:
-            records += [Record(events.MESSAGE_DELTA, data) for data in self._held]
+            records += [Record(events.MESSAGE_DELTA, self._with_counts(data, ending)) for data in self._held]
         else:
             records.append(self._message_delta(ending))
         return [*records, events.STOP_RECORD]
+
+    def _with_counts(self, data: bytes, ending: Ending) -> bytes:
+        """Return an upstream's `message_delta`, with the counts that its own `message_start` would have had."""
+        if not self._begun_alone or not ending.usage:
+            return data
+        event = loads(data)
+        own = event.get("usage")
+        return dumps({**event, "usage": {**messages_usage(ending.usage), **(own if isinstance(own, dict) else {})}})
 
     def _message_delta(self, ending: Ending) -> Record:
         usage = messages_usage(ending.usage or {"completion_tokens": ending.tokens})

@@ -46,6 +46,7 @@ class Output:
         self._items: list[dict[str, Any]] = []
         self._done: set[int] = set()
         self._texts: dict[tuple[str, int, int], bytearray] = {}  # that grow, by kind, item and part
+        self._whole: set[tuple[str, int, int]] = set()  # the texts that are done
 
     def __len__(self) -> int:
         return len(self._items)
@@ -143,11 +144,12 @@ class Output:
                 part.setdefault("logprobs", []).extend(event["logprobs"])
         elif step == "done":
             self._texts.pop(key, None)
+            self._whole.add(key)
             self._set_text(*key, event[name])
 
-    def text(self, kind: str, item: int, part: int = 0) -> str:
-        """Return a text that grows, as it is now."""
-        return paired(self._texts.get((kind, item, part), bytearray()).decode("utf-8", "surrogatepass"))
+    def is_whole(self, kind: str, item: int, part: int = 0) -> bool:
+        """Whether a text is done. A log may end behind that event, and before the end of the part or item."""
+        return (kind, item, part) in self._whole
 
 
 def encoded(text: str) -> bytes:

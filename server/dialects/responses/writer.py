@@ -253,7 +253,8 @@ class ResponsesWriter(Writer):
         place = {"item_id": item["id"], "output_index": part.item, "content_index": part.index}
         name = "refusal" if part.kind == events.REFUSAL else "text"
         probabilities = {"logprobs": content["logprobs"]} if part.kind == events.TEXT else {}
-        self._emit(records, f"{part.kind}.done", **place, **{name: content[name]}, **probabilities)
+        if not self._output.is_whole(part.kind, part.item, part.index):
+            self._emit(records, f"{part.kind}.done", **place, **{name: content[name]}, **probabilities)
         if probabilities:
             content = {**content, "logprobs": [with_bytes(one) for one in content["logprobs"]]}
         self._emit(records, events.PART_DONE, **place, part=content)
@@ -299,7 +300,9 @@ class ResponsesWriter(Writer):
             self._close_part(records)
         item = self._output.item(index)
         place = {"item_id": item["id"], "output_index": index}
-        if item["type"] == "function_call":
+        if self._output.is_whole(events.ARGUMENTS, index) or self._output.is_whole(events.INPUT, index):
+            pass
+        elif item["type"] == "function_call":
             self._emit(records, f"{events.ARGUMENTS}.done", **place, arguments=item["arguments"])
         elif item["type"] == "custom_tool_call":
             self._emit(records, f"{events.INPUT}.done", **place, input=item["input"])

@@ -225,6 +225,9 @@ class RedisStore:
         ahead = now - time.time()
         await self._server.script("sweep", ahead, self._retention, self._max_bytes, AT_ONCE)
         self._ownership.forget(self._server.now() + ahead, self._retention)
+        for log in self._ownership.ended_logs():  # a slow reader may keep a deleted one for long
+            if not await self._server.ask(partial(self._server.redis.exists, log.key)):
+                log.forget()
 
 
 def _key(beginning: Beginning) -> tuple[str, str]:

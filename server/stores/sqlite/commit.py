@@ -81,6 +81,11 @@ class Commit:
         return bool(self.row) and not self._chunks and not self._targets
 
     @property
+    def ends(self) -> bool:
+        """Whether a stream ends with it."""
+        return any(write.ending is not None for write in self.writes)
+
+    @property
     def nums(self) -> list[int]:
         """The logs that are appended to."""
         return [write.log.num for write in self.writes]

@@ -104,11 +104,23 @@ class Database:
 
     async def look(self) -> None:
         """Look whether the files are still there. If not, `gone` says so, and so does the log, once."""
-        missing = await self._reading.run(self._files.missing)
-        gone = None if missing is None else f"The database {self.path} is gone: {missing.name} was deleted or replaced."
+        gone = await self._reading.run(self._missing)
         if gone is not None and gone != self.gone:
             logger.error("database gone", error=gone)
         self.gone = gone
+
+    def _missing(self) -> str | None:
+        missing = self._files.missing()
+        return None if missing is None else f"The database {self.path} is gone: {missing.name} was deleted or replaced."
+
+    def check_there(self, *, closely: bool) -> None:
+        """Raise StoreError if the files are not there any more: what is written now would be gone at the next start.
+
+        In the writer's thread. `closely`: look again. Otherwise it is known from the last `look`, up to a moment ago.
+        """
+        gone = self._missing() if closely else self.gone
+        if gone is not None:
+            raise StoreError(gone)
 
     async def version(self) -> int:
         """Return a number that is another one if anything was committed since. Raises StoreError."""

@@ -8,6 +8,8 @@ what the others write by the file's data version (`following.py`).
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
+import orjson
+
 from server.config.settings import Settings
 from server.core.errors import StoreError
 from server.core.records import Beginning
@@ -180,7 +182,17 @@ class SqliteStore:
                 self.mirror.drop(num, tail + 1)
         self._ownership.forget(now, self._retention)
         await self._forget_ended()
+        await self._forget_deleted()
         await self._db.maintain(maintenance.vacuum)
+
+    async def _forget_deleted(self) -> None:
+        """Have deleted logs let go of what they hold: a slow reader may keep them for long. Raises StoreError."""
+        used = {log.num: log for log in self._ownership.ended_logs()}
+        if used:
+            query = "SELECT num FROM logs WHERE num IN (SELECT value FROM json_each(?))"
+            left = {num for (num,) in await self._db.rows(query, orjson.dumps(list(used)).decode())}
+            for num in used.keys() - left:
+                used[num].forget()
 
     async def _forget_ended(self) -> None:
         """Drop from the mirror what other processes have ended, and what is deleted. Raises StoreError."""

@@ -151,7 +151,11 @@ class Writer:
 
         Nearly always a batch is nothing but a row: one statement. It does nothing if there are claims to look at. It
         also does nothing if this process has been forgotten, as it stood still since it looked at its lease.
+
+        Nothing is written to files that are not there any more. No stream ends as if it were safe in them.
         """
+        if commit.writes or creations:
+            self._db.check_there(closely=commit.ends)
         if commit.is_row and not (creations or calls or floor or self._lease.lapsed):
             values = (*commit.values, self._lease.claims_seen, self._lease.name)
             commit.at = self._db.insert(UNCLAIMED_ROW, values) or 0

@@ -8,6 +8,7 @@ from typing import Any
 import openai
 import pytest
 from gateway import InProcess, in_process
+from node import node
 from openai import AsyncOpenAI
 from plain_upstream import PlainUpstream, Seen, refuses, says, sends, streams
 
@@ -189,6 +190,29 @@ async def test_errors(monkeypatch) -> None:
                 await unnamed
             assert nameless.value.param == "model"
     assert len(upstream.seen) == 3
+
+
+async def test_javascript(monkeypatch) -> None:
+    """OpenAI's JavaScript SDK on every path. It writes the model of a recording behind the file."""
+    choice = {"index": 0, "text": "Hi", "finish_reason": "stop", "logprobs": None}
+    vectors = {"object": "list", "data": [{"index": 0, "embedding": [0.5]}], "usage": {}}
+    chunks = [b'data: {"choices": [{"text": "%b"}]}\n\n' % text for text in (b"a", b"b")]
+    answers = (
+        says(vectors), says({"choices": [choice]}), streams([*chunks, b"data: [DONE]\n\n"]),
+        says({"results": [{"flagged": True}]}), says(IMAGE), says(IMAGE), says({"text": "hello"}),
+        sends(b"s" * 70_000, "audio/mpeg"),
+    )  # fmt: skip
+    size = 5_000_000
+    async with PlainUpstream(*answers) as upstream, through(upstream, monkeypatch) as gateway:
+        said = await node("openai_plain.mjs", gateway.url, "ours", str(size))
+        assert said == {
+            "embedding": [0.5], "completion": "Hi", "streamed": "ab", "flagged": True, "image": "aGk=",
+            "edited": "aGk=", "text": "hello", "sound": 70_000, "error": ["NotFoundError", 404, "model_not_found"],
+        }  # fmt: skip
+        recording = upstream.seen[6]
+        assert (recording.path, recording.whole) == ("/v1/audio/transcriptions", True)
+        assert recording.size > size
+    assert len(upstream.seen) == len(answers)
 
 
 async def test_an_image_of_no_model(monkeypatch) -> None:

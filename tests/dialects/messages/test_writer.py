@@ -294,6 +294,24 @@ def test_pings() -> None:
     assert made.idle() == [Record("ping", b'{"type":"ping"}')]
 
 
+def test_a_long_silence_before_the_first_token() -> None:
+    """After a minute the message begins without a token. The upstream's own beginning is dropped, its count not."""
+    made = writer()
+    assert [made.idle() for _ in range(5)] == [[]] * 5
+    assert [kind for kind, _ in made.idle()] == ["message_start", "ping"]
+    start = {"type": "message_start", "message": {"id": "msg_up", "usage": {"input_tokens": 4}}}
+    delta = {
+        "type": "message_delta",
+        "delta": {"stop_reason": "stop_sequence", "stop_sequence": "x"},
+        "usage": {"output_tokens": 3},
+    }
+    pieces = [Piece(dumps(event), {"choices": []}, "messages") for event in (start, delta)]
+    assert made.pieces(pieces) == []
+    event = json.loads(made.ending(ended(), Transcript())[0].data)
+    assert event["delta"] == delta["delta"]
+    assert (event["usage"]["input_tokens"], event["usage"]["output_tokens"]) == (4, 3)
+
+
 def test_a_whole_answer() -> None:
     """An answer that is not streamed is a message, with all of its blocks."""
     said = {

@@ -8,8 +8,11 @@ import openai
 import pytest
 import strict_responses
 import wire
+from cutting_proxy import cutting, random_cuts
 from gateway import in_process
 from pydantic import BaseModel
+
+from sluiceway import Patience, resuming_http_client
 
 TEXT = "Water finds its own level."
 TWO = [{"name": "pair", "targets": ["local/one", "local/two"]}]
@@ -252,3 +255,21 @@ async def test_openai_sdk_sees_a_failure(provider, model, gateway) -> None:
         stream = await client.responses.create(model=model, input="Say it.", stream=True)
         with pytest.raises(openai.APIError, match="stream"):
             [event async for event in stream]
+
+
+async def test_openai_sdk_survives_cuts(provider, model, gateway) -> None:
+    """Over the resuming client, OpenAI's SDK gets every event once, although its connection is cut at random bytes."""
+    text = " ".join(f"w{n}é☃" for n in range(100))
+    await provider.script(model, {"text": text, "rate": 400})
+    quick = Patience(first_wait=0.01, longest_wait=0.1, give_up_after=10.0)
+    async with (
+        cutting(gateway.port, random_cuts(12, seed=4)) as proxy,
+        resuming_http_client(base_url=proxy.url, patience=quick) as http,
+    ):
+        client = openai.AsyncOpenAI(api_key="none", http_client=http, max_retries=0)
+        stream = await client.responses.create(model=model, input="Say it.", stream=True)
+        found = [event async for event in stream]
+        assert proxy.made == 12
+    assert [event.sequence_number for event in found] == list(range(len(found)))
+    assert found[-1].response.output_text == text
+    assert len(await provider.seen(model)) == 1

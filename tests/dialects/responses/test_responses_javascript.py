@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+from cutting_proxy import cutting, random_cuts
 from node import node
 
 TEXT = "Water finds its own level."
+LONG = " ".join(f"w{n}é☃" for n in range(60))
 TOOLS: list[dict[str, Any]] = [
     {"type": "function", "name": "look", "parameters": {"type": "object", "properties": {}}, "strict": False},
     {"type": "custom", "name": "patch"},
@@ -40,6 +42,17 @@ async def test_a_failure(provider, model, gateway) -> None:
     await provider.script(model, {"text": TEXT, "cut_after": 2})
     said = await node("openai_responses.mjs", gateway.url, model)
     assert said["error"]["code"] == "upstream_cut"
+
+
+async def test_cuts(provider, model, gateway) -> None:
+    """Over the resuming `fetch`, connections that are cut at random bytes are not noticed."""
+    await provider.script(model, {"text": LONG, "rate": 400})
+    async with cutting(gateway.port, random_cuts(8, seed=3)) as proxy:
+        said = await node("openai_responses.mjs", proxy.url, model, "{}", "resuming")
+        assert proxy.made == 8
+    assert "error" not in said
+    assert said["numbers"] == list(range(len(said["numbers"])))
+    assert said["final"]["output_text"] == said["whole"]["output_text"] == LONG
 
 
 async def test_a_silence(provider, model, gateway, monkeypatch) -> None:

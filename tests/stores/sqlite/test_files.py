@@ -121,7 +121,7 @@ def replace_folder(path):
     "kind", [delete, delete_wal, delete_index, replace, replace_with_a_link, delete_folder, replace_folder]
 )
 async def test_gone(path, new, kind):
-    """It is said, and nothing new is begun. What is running goes on in what is still open."""
+    """It is said, nothing new is begun, and nothing more is logged: no stream ends as if it were safe."""
     store = new()
     await store.open()
     log = await store.create(beginning())
@@ -131,9 +131,22 @@ async def test_gone(path, new, kind):
     assert "was deleted or replaced" in (await store.problem() or "")
     with pytest.raises(StoreError, match="was deleted or replaced"):
         await store.create(beginning())
-    await log.append(tokens(1, first=3))
-    await log.append(DONE, ending())
-    assert await everything(log) == tokens(3) + DONE
+    with pytest.raises(StoreError, match="was deleted or replaced"):
+        await log.append(tokens(1, first=3))
+    assert await everything(log) == tokens(2)
+    await store.close()
+
+
+@pytest.mark.parametrize("kind", [delete, replace])
+async def test_an_ending_looks_again(path, new, kind):
+    """An ending is not logged even if nobody has noticed yet that the file is gone."""
+    store = new()
+    await store.open()
+    log = await store.create(beginning())
+    kind(path)
+    with pytest.raises(StoreError, match="was deleted or replaced"):
+        await log.append(DONE, ending())
+    assert log.ending is None
     await store.close()
 
 
