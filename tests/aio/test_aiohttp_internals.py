@@ -3,13 +3,16 @@
 import asyncio
 from collections import deque
 
+import aiohttp
 import internals
 import pytest
 from aiohttp import web
 from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.test_utils import TestServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from server.aio.aiohttp_internals.heads import forget_heads
 from server.aio.aiohttp_internals.queues import FakeTransport, SmallDeque, use_small_queues
 from server.aio.aiohttp_internals.upstream import UpstreamProtocol
 from server.aio.aiohttp_internals.writing import CHUNK
@@ -143,3 +146,19 @@ def test_chunks_are_read_as_they_were_written(pieces) -> None:
         return read
 
     assert asyncio.run(scenario()) == b"".join(pieces)
+
+
+async def test_the_heads_of_an_answer_are_forgotten() -> None:
+    """The headers of the answer and of its request are gone, also those that were read; the body comes."""
+
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(text="body", headers={"X-Name": "value"})
+
+    app = web.Application()
+    app.router.add_get("/", answer)
+    async with TestServer(app) as server, aiohttp.ClientSession() as session, session.get(server.make_url("/")) as got:
+        assert got.headers["X-Name"] == "value"
+        assert all((got.raw_headers, got.request_info.headers))
+        forget_heads(got)
+        assert not any((got.headers, got.raw_headers, got.request_info.headers))
+        assert await got.content.read() == b"body"
