@@ -37,10 +37,17 @@ function panel(open) {
   localStorage.setItem(PANEL, main.dataset.panel);
 }
 
+// Beside the chat the list is open until it is closed. On a narrow screen it stands in the chat's place when asked for.
+const listKey = () => (NARROW.matches ? "drawer" : "chats");
+
 /** @param {boolean} open */
 function sidebar(open) {
-  main.dataset.chats = open ? "open" : "closed";
-  byId("show-chats").setAttribute("aria-expanded", String(open));
+  main.dataset[listKey()] = open ? "open" : "closed";
+  tellSidebar();
+}
+
+function tellSidebar() {
+  byId("show-chats").setAttribute("aria-expanded", String(main.dataset[listKey()] === "open"));
 }
 
 byId("show-chat").addEventListener("click", () => {
@@ -54,14 +61,16 @@ byId("close-panel").addEventListener("click", () => {
 });
 byId("show-chats").addEventListener("click", () => {
   if (main.dataset.view === "gateway") location.hash = "";
-  sidebar(main.dataset.chats === "closed");
+  sidebar(main.dataset[listKey()] === "closed");
 });
 document.addEventListener("chat-chosen", () => { if (NARROW.matches) sidebar(false); });
 byId("clear").addEventListener("click", () => { if (NARROW.matches) sidebar(false); });
 window.addEventListener("hashchange", route);
-NARROW.addEventListener("change", () => sidebar(!NARROW.matches));
+NARROW.addEventListener("change", tellSidebar);
 panel(localStorage.getItem(PANEL) !== "closed");
-sidebar(!NARROW.matches);
+main.dataset.chats = "open";
+main.dataset.drawer = "closed";
+tellSidebar();
 route();
 
 startChat();

@@ -12,6 +12,8 @@ SERVED = {
     ("POST", "/v1/messages"),
     ("POST", "/v1/messages/count_tokens"),
     ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/models/{id}"),
+    ("POST", "/v1/responses"), ("GET", "/v1/responses/{id}"), ("DELETE", "/v1/responses/{id}"),
+    ("POST", "/v1/responses/{id}/cancel"), ("GET", "/v1/responses/{id}/input_items"),
     ("POST", "/v1/embeddings"), ("POST", "/v1/completions"), ("POST", "/v1/moderations"), ("POST", "/v1/rerank"),
     ("POST", "/v1/images/{operation}"), ("POST", "/v1/audio/{operation}"),
     ("GET", "/v1/streams"), ("GET", "/v1/streams/{id}"),

@@ -33,8 +33,12 @@ log = structlog.get_logger("sluiceway")
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Whose request it is, and where it goes. `ends` is when its time is over (time.monotonic())."""
+    """Whose request it is, and where it goes. `ends` is when its time is over (time.monotonic()).
 
+    A circuit knows it by `id`: a client may have many requests with one `request_id`, which it has chosen.
+    """
+
+    id: str
     request_id: str
     owner: str
     path: str  # below the upstream's `base_url`
@@ -139,7 +143,7 @@ class Attempt:
         fault = None
         if kind is not None:
             body = self._outgoing.mark if TRAITS[kind].suspect else None
-            fault = Fault(kind.value, self._asking.request_id, self._asking.owner, body, early=not self._opened)
+            fault = Fault(kind.value, self._asking.id, self._asking.owner, body, early=not self._opened)
         self._permit.settle(ok, fault)
         self._metrics.observe_plain_phases(self.target.label, self.phases)
 
@@ -194,7 +198,7 @@ class Attempts:
         except UpstreamError as error:
             if self._outgoing.fault is not None:
                 attempt.settle(ok=None)
-                raise self._outgoing.fault from None
+                raise dataclasses.replace(self._outgoing.fault) from None
             attempt.failed(error)
             self._tries.fail(number, error)
             raise

@@ -4,6 +4,9 @@ Nobody waits until an upload is whole. It is read while it is sent, as far as it
 """
 
 import asyncio
+import dataclasses
+import itertools
+import re
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -11,6 +14,7 @@ from typing import Protocol
 
 from aiohttp import web
 
+from server.aio.cancelling import cancel
 from server.api.plain.kept import Kept
 from server.api.plain.multipart import FormScanner
 from server.api.requests import BODY_TIMEOUT, too_large
@@ -18,6 +22,8 @@ from server.core.body import Body
 from server.core.errors import Rejected
 
 ENDS = 32_768  # bytes
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110, section 5.6.2
+_numbers = itertools.count()
 
 
 @dataclass(slots=True)
@@ -103,7 +109,8 @@ class Upload:
     stream = False  # fields other than the model are not read
 
     def __init__(self, request: web.Request, boundary: str, kept: Kept, max_bytes: int) -> None:
-        self.content_type = f'multipart/form-data; boundary="{boundary}"'
+        quoted = boundary if TOKEN.fullmatch(boundary) else f'"{boundary}"'
+        self.content_type = f"multipart/form-data; boundary={quoted}"
         self.fault: Rejected | None = None
         self.whole = False
         self.last = time.monotonic()
@@ -115,6 +122,8 @@ class Upload:
         self._passed = 0  # bytes that may be sent, kept or not
         self._piece = b""  # the last of them
         self._pulling: asyncio.Task[None] | None = None
+        self._raised: Rejected | None = None
+        self._number = next(_numbers)
 
     @property
     def model(self) -> str | None:
@@ -129,19 +138,21 @@ class Upload:
     @property
     def mark(self) -> int:
         """A number of this request alone: nobody knows whether another one has the same body."""
-        return id(self)
+        return self._number
 
     async def begin(self) -> None:
         """Read to the model's name, or to the end of a body without one. Raises Rejected."""
         while self._scanner.model is None and not self.whole:
             await self._pull()
+            self._check()
         self._kept.spill = False
 
     async def close(self) -> None:
-        """Stop reading."""
+        """Stop reading, and let what was raised know no frames: one of aiohttp's, which sent the body, knows it."""
+        if self._raised is not None:
+            self._raised.__traceback__ = None
         if self._pulling is not None:
-            self._pulling.cancel()
-            await asyncio.wait([self._pulling])
+            await cancel([self._pulling])
 
     def body(self, model: str) -> Sent:
         """Return the body with another name for its model."""
@@ -158,11 +169,7 @@ class Upload:
         """Yield the body, with `insertion` at its place."""
         at, inserted = 0, False
         while True:
-            try:
-                data = await self._read(at)
-            except Rejected as fault:
-                self.fault = fault
-                raise
+            data = await self._read(at)
             if not inserted and (at + len(data) >= insert_at):
                 cut = insert_at - at
                 at, inserted, data = at + len(data), True, data[:cut] + insertion + data[cut:]
@@ -179,14 +186,31 @@ class Upload:
             # An attempt may be cancelled while it waits, but what it waits for belongs to the next one as well.
             self._pulling = self._pulling or asyncio.create_task(self._pull(), name="read upload")
             await asyncio.wait([self._pulling])
-            pulled, self._pulling = self._pulling, None
-            pulled.result()
+            self._pulling = None
+            self._check()
         last_at = self._passed - len(self._piece)
         if at >= last_at:
             return self._piece[at - last_at :]
-        return await self._kept.get(at)
+        try:
+            return await self._kept.get(at)
+        except Rejected as fault:
+            self.fault = dataclasses.replace(fault)
+            raise
+
+    def _check(self) -> None:
+        """Raise Rejected if something is wrong with the body."""
+        if self.fault is not None:
+            self._raised = dataclasses.replace(self.fault)
+            raise self._raised
 
     async def _pull(self) -> None:
+        """Read what comes next from the client, or note what is wrong with it."""
+        try:
+            await self._next_piece()
+        except Rejected as fault:
+            self.fault = dataclasses.replace(fault)
+
+    async def _next_piece(self) -> None:
         """Read what comes next from the client. Raises Rejected."""
         content, piece = self._request.content, b""
         while not piece and not self.whole:
@@ -195,8 +219,9 @@ class Upload:
                     data = await content.readany()
             except TimeoutError:
                 raise Rejected(408, "The body did not arrive in time.", "request_timeout") from None
-            except web.RequestPayloadError as error:
-                raise Rejected(400, "The body could not be read.", "invalid_body") from error
+            except (web.RequestPayloadError, ConnectionError) as error:  # the latter: the client has gone
+                error.with_traceback(None)  # aiohttp keeps it in the body; its frames know the body and this upload
+                raise Rejected(400, "The body could not be read.", "invalid_body") from None
             self.received += len(data)
             if self.received > self._max_bytes:
                 raise too_large(self._max_bytes)

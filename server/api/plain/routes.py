@@ -1,5 +1,6 @@
 """The plain paths: from a request to an exchange with a target. No stream, no log, one line at the end."""
 
+import itertools
 import re
 import time
 from contextlib import AsyncExitStack
@@ -26,6 +27,7 @@ from server.telemetry.metrics import Metrics
 
 MAX_VALUES = 500_000  # of JSON: OpenAI takes 300,000 tokens in one request for embeddings, and clients send numbers
 ON_DISK = 8  # times the largest upload is the bound of all temporary files together
+_numbers = itertools.count()
 ACCEPTED = re.compile(r"[ -~]{1,256}")
 
 
@@ -61,6 +63,7 @@ class PlainPaths:
             self._streams.check_model(model, owner)
             route = stack.enter_context(self._streams.route(model))
             asking = Asking(
+                id=f"plain_{next(_numbers)}",
                 request_id=request[REQUEST_ID],
                 owner=owner.name,
                 path=request.path.removeprefix("/v1"),

@@ -10,8 +10,11 @@ import strict_responses
 import wire
 from cutting_proxy import cutting, random_cuts
 from gateway import in_process
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from server.dialects.responses.request import FIELDS
 from sluiceway import Patience, resuming_http_client
 
 TEXT = "Water finds its own level."
@@ -203,6 +206,28 @@ async def test_concurrent_requests(provider, model, gateway) -> None:
     found = await asyncio.gather(*(events(gateway.root, model) for _ in range(20)))
     assert len({stream[0]["response"]["id"] for stream in found}) == 20
     assert {stream[-1]["response"]["output"][0]["content"][0]["text"] for stream in found} == {TEXT}
+
+
+ANY = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+ITEM = st.fixed_dictionaries({}, optional={"type": ANY, "role": ANY, "content": ANY, "id": ANY, "call_id": ANY})
+REQUEST = st.fixed_dictionaries(
+    {"input": st.lists(ITEM, max_size=3) | ANY}, optional=dict.fromkeys(FIELDS.keys() - {"input"}, ANY)
+)
+
+
+@settings(max_examples=8)
+@given(requests=st.lists(REQUEST, min_size=10, max_size=10))
+async def test_anything_that_can_be_sent(requests: list[dict[str, Any]]) -> None:
+    """Whatever is sent is 400 in OpenAI's shape, or goes to the upstream, which is not there: never 500."""
+    async with in_process("http://127.0.0.1:1/v1") as gateway:
+        for fields in requests:
+            answer = await wire.call(gateway.root, "POST", "/v1/responses", {**fields, "model": "m"})
+            assert answer.status in (400, 502), answer.body
+            assert answer.error["message"]
 
 
 # --- OpenAI's own SDK ------------------------------------------------------------------------------------------------
