@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 import aiohttp
 import openai
+from aiohttp.http_exceptions import HttpProcessingError
 
 from server.core.errors import Kind, UpstreamError
 from server.core.recovery.classify import from_status
@@ -22,8 +23,9 @@ SANE_VALUE = re.compile(r"[ -~]{1,128}")
 SANE_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}")
 # Headers with the id of a request: OpenAI and most others; Anthropic; Azure; AWS; Cloudflare, which is before many.
 REQUEST_IDS = ("x-request-id", "request-id", "apim-request-id", "x-ms-request-id", "x-amzn-requestid", "cf-ray")
-# The exceptions that an attempt can raise. Both libraries raise RuntimeError and ValueError for broken input.
-FOREIGN = (openai.OpenAIError, aiohttp.ClientError, OSError, RuntimeError, ValueError)
+# The exceptions that an attempt can raise. Both libraries raise RuntimeError and ValueError for broken input. What
+# aiohttp's parser raises is no ClientError.
+FOREIGN = (openai.OpenAIError, aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError, ValueError)
 
 Table = tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Kind, str], ...]
 # The first row with the type of an exception counts. {the} becomes: the upstream "name".

@@ -73,7 +73,7 @@ async def test_bad_chunk_header(provider, model) -> None:
     """Broken HTTP in the middle, after which aiohttp's parser may stay silent for ever, is absorbed all the same."""
     await provider.script(f"{model}-1", {"tokens": 60, "bad_chunk_header_at": 20})
     await provider.script(f"{model}-2", {"tokens": 60})
-    async with gateway_with_targets(provider, model, one={"idle_timeout": 0.2}) as gateway:
+    async with gateway_with_targets(provider, model) as gateway:
         check_whole(await complete(gateway.root, model), TEXT60)
     assert (await requests_per_target(provider, model))[0] <= 3
 

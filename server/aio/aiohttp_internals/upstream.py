@@ -86,6 +86,16 @@ class UpstreamProtocol(ResponseHandler):
         use_small_queues(body, chunked=message.chunked)
         super().feed_data(data, size)
 
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        """Note that the connection cannot be used any more, and tell the reader of the body that was broken off.
+
+        aiohttp tells only who waits for a head, if the parser fails. The reader of a body would wait for ever.
+        """
+        super().set_exception(exc, *cause)
+        body = self._payload
+        if self.sink is None and body is not None and not body._eof and body.exception() is None:
+            body.set_exception(exc, *cause)
+
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Go on reading after a pause. The parser keeps something back only if it was paused."""
         if self._reading_paused or self._buffer_paused:
@@ -241,6 +251,13 @@ def _check_pausing() -> None:
         expect(transport.reading, "a connection that was paused is not resumed")
     protocol.data_received(b"0\r\n\r\n")
     expect(body.is_eof(), "the end of a body is missed")
+    broken: Any = UpstreamProtocol(NO_LOOP)
+    broken.transport = FakeTransport()
+    broken.set_response_params(read_bufsize=64)
+    broken.data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+    _, body = completed(broken.read())
+    broken.data_received(b"no chunk\r\n")
+    expect(body.exception() is not None, "a body that breaks off tells nobody")
 
 
 def _check_idle_connection() -> None:
