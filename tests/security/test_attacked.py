@@ -17,7 +17,7 @@ from wire import call, completion, texts, until
 
 VICTIMS = 4
 PIECES = [f"word{n} " for n in range(40)]
-UNITS = 3.0  # a unit takes 10 ms: tokens of others wait for no more than a few of them
+UNITS = 5.0  # a unit takes 10 ms; the largest single step, a parse of 8 MB of escapes, takes about three
 
 
 @pytest.fixture(scope="module")
