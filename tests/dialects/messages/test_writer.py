@@ -270,6 +270,34 @@ def test_the_input_is_known_from_the_start() -> None:
     assert [(start["input_tokens"], start["cache_read_input_tokens"]) for start in starts] == [(4, 12), (10, 0)]
 
 
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": None}}, (5, 0, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": [3]}, (5, 0, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 9}}, (0, 9, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": None}, (5, 0, 0)),
+        ({"prompt_tokens": "5", "completion_tokens": 2.5}, (10, 0, 0)),
+        ({"prompt_tokens": None, "completion_tokens": -1}, (10, 0, 0)),
+        ({"prompt_tokens": True, "completion_tokens": {}}, (10, 0, 0)),
+        ([5, 2], (10, 0, 0)),
+        (None, (10, 0, 0)),
+    ],
+    ids=repr,
+)
+def test_any_usage(usage: Any, counts: tuple[int, int, int]) -> None:
+    """Whatever an upstream's `usage` is, the message has counts. SGLang and others send null for what they skip."""
+    counted = piece(TEXT)
+    counted.chunk["usage"] = usage
+    start = json.loads(written([counted])[0].data)["message"]["usage"]
+    answer = {"choices": [{"index": 0, "message": {"content": "Yes."}, "finish_reason": "stop"}], "usage": usage}
+    made = writer()
+    made.whole_answer(Piece(dumps(answer), answer))
+    whole = json.loads(made.ending(ended(), Transcript())[0].data)["usage"]
+    for found in (start, whole):
+        assert (found["input_tokens"], found["cache_read_input_tokens"], found["output_tokens"]) == counts
+
+
 def test_failure() -> None:
     """A failure is the event `error`, in Anthropic's shape, and nothing follows it."""
     error = {"error": {"message": "gone", "type": "api_error", "param": None, "code": "upstream_cut"}}
@@ -348,6 +376,45 @@ def test_a_whole_answer() -> None:
             "output_tokens": 3,
         },
     }
+
+
+def thought(text: str, signature: str = "") -> dict[str, Any]:
+    """Return a block of thinking."""
+    return {"type": "thinking", "thinking": text, "signature": signature}
+
+
+def called(identity: str, **given: Any) -> dict[str, Any]:
+    """Return a block of a call of `f`."""
+    return {"type": "tool_use", "id": identity, "name": "f", "input": given}
+
+
+F = {"name": "f", "arguments": '{"x":1}'}
+
+
+@pytest.mark.parametrize(
+    ("said", "blocks"),
+    [
+        ({"content": None}, []),
+        ({"reasoning": "Hm.", "reasoning_details": [{"text": "Hm.", "signature": "S"}]}, [thought("Hm.", "S")]),
+        ({"reasoning_details": [{"text": "a", "signature": "S"}, {"text": "b"}]}, [thought("a", "S"), thought("b")]),
+        ({"reasoning_details": [{"text": "a"}, {"signature": "S"}, {"data": "D"}]},
+         [thought("a", "S"), {"type": "redacted_thinking", "data": "D"}]),
+        ({"reasoning_content": "a", "thinking_blocks": [{"thinking": "a", "signature": "S"}]}, [thought("a", "S")]),
+        ({"content": [{"thinking": [{"type": "text", "text": "a"}]}, {"type": "text", "text": "b"}]},
+         [thought("a"), {"type": "text", "text": "b"}]),
+        ({"refusal": "No."}, [{"type": "text", "text": "No."}]),
+        ({"function_call": F}, [called("toolu_abc_0", x=1)]),
+        ({"tool_calls": [{"id": "a", "function": F}, {"id": "a", "function": F}, {"id": 3, "function": F}, 4]},
+         [called("a", x=1), called("toolu_abc_1", x=1), called("toolu_abc_2", x=1)]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_blocks_of_a_whole_answer(said: dict[str, Any], blocks: list[Any]) -> None:
+    """Thoughts keep their signatures, also where an upstream has them in parts or details alone; ids are unique."""
+    answer = {"choices": [{"index": 0, "message": said, "finish_reason": "stop"}]}
+    made = writer()
+    made.whole_answer(Piece(dumps(answer), answer))
+    assert json.loads(made.ending(ended(), Transcript())[0].data)["content"] == blocks
 
 
 # --- what holds for every stream -------------------------------------------------------------------------------------
