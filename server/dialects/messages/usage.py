@@ -32,10 +32,12 @@ def counts_prompt(usage: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(usage, dict) and _count(usage, "prompt_tokens") > 0
 
 
-def chat_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Anthropic's counts in OpenAI's form. Of a count that is no number, 0 is left."""
+def chat_usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return Anthropic's counts in OpenAI's form; None if nothing is counted. A count that is no number is 0."""
     read, written, output = (_count(usage, name) for name in (READ, WRITTEN, "output_tokens"))
     prompt = _count(usage, "input_tokens") + read + written
+    if not prompt and not output:
+        return None
     counts: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": output,

@@ -58,7 +58,7 @@ class MessagesWriter(Writer):
         for kind, data in records:
             if kind == events.MESSAGE_START:
                 self._started = True
-            elif kind in (events.BLOCK_START, events.BLOCK_STOP):
+            elif kind != events.BLOCK_DELTA or events.SIGNATURE.encode() in data:
                 self._follow(kind, loads(data))
 
     def begin_attempt(self) -> None:
@@ -70,6 +70,11 @@ class MessagesWriter(Writer):
         """Note which block is open, by an event that is in the log."""
         if kind == events.BLOCK_STOP:
             self._blocks.restore_closed()
+        elif kind == events.BLOCK_DELTA:
+            delta = event.get("delta")
+            if isinstance(delta, dict) and delta.get("type") == events.SIGNATURE:
+                self._blocks.restore_signed()
+        if kind != events.BLOCK_START:
             return
         index, block = event.get("index"), event.get("content_block")
         block = block if isinstance(block, dict) else {}
@@ -165,9 +170,13 @@ class MessagesWriter(Writer):
             return
         if kind == events.MESSAGE_STOP or (kind == events.MESSAGE_START and self._started):
             return
-        if kind in (events.BLOCK_START, events.BLOCK_STOP):
-            self._follow(kind, event)
-        self._started = self._started or kind == events.MESSAGE_START
+        if not self._started and kind != events.MESSAGE_START:
+            if kind == events.PING:
+                return  # clients take nothing before the message has begun
+            self._begun_alone = True
+            records.append(self._message_start({}))
+        self._started = True
+        self._follow(kind, event)
         records.append(Record(kind, data))
 
     def idle(self) -> list[Record]:

@@ -1,6 +1,7 @@
 """Chunks become the events of a message: golden transcripts, and what holds for every stream."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,6 +140,11 @@ def test_the_golden_transcript() -> None:
     assert [record.data.decode() for record in written(pieces, ended("tool_calls"))] == GOLDEN.splitlines()
 
 
+def signed(signature: str) -> dict[str, Any]:
+    """Return a delta with a signature alone."""
+    return {"reasoning_details": [{"type": "reasoning.text", "signature": signature}]}
+
+
 ORDERS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
     "two calls take turns": (
         [
@@ -197,6 +203,15 @@ ORDERS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
     "LiteLLM's signature": (
         [{"reasoning_content": "Hm."}, {"thinking_blocks": [{"type": "thinking", "thinking": "", "signature": "S"}]}],
         [(0, "thinking", None), (0, "Hm."), (0, "S"), ("stop", 0)],
+    ),
+    "a signature that is too late": (
+        [{"reasoning_content": "Hm."}, {"content": "Yes."}, signed("S"), {"content": "No."}],
+        [(0, "thinking", None), (0, "Hm."), ("stop", 0), (1, "text", None), (1, "Yes."), (1, "No."), ("stop", 1)],
+    ),
+    "thoughts that are not shown": (
+        [signed("S"), {"content": "Yes."}, signed("T")],
+        [(0, "thinking", None), (0, "S"), ("stop", 0), (1, "text", None), (1, "Yes."), ("stop", 1),
+         (2, "thinking", None), (2, "T"), ("stop", 2)],
     ),
     "nothing": ([{"role": "assistant"}], []),
 }  # fmt: skip
@@ -260,6 +275,21 @@ def test_usage() -> None:
     }
     event = json.loads(written([piece(TEXT)], ended(usage=None))[-2].data)
     assert event["usage"]["output_tokens"] == 2
+
+
+def test_an_upstream_that_begins_in_the_middle() -> None:
+    """An upstream's own events follow a `message_start`, if need be the gateway's; a ping before it is dropped."""
+    ping, stop = {"type": "ping"}, {"type": "message_stop"}
+    begin = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    end = {"type": "content_block_stop", "index": 0}
+    over = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}}
+    made = writer()
+    events = [ping, begin, end, ping, over, stop]
+    records = made.pieces([Piece(dumps(event), {"choices": []}, "messages") for event in events])
+    records += made.ending(ended(), Transcript())
+    kinds = ["message_start", "content_block_start", "content_block_stop", "ping", "message_delta", "message_stop"]
+    assert [kind for kind, _ in records] == kinds
+    assert json.loads(records[-2].data)["usage"]["output_tokens"] == 3
 
 
 def test_the_input_is_known_from_the_start() -> None:
@@ -479,6 +509,7 @@ def test_every_stream_is_a_message(deltas: list[dict[str, Any]]) -> None:
     reader = MessagesReader(BEGINNING)
     for delta in deltas:
         gathered.feed(delta)
+    begun = len(gathered.partial)
     for record in records:
         for entry in reader.read(record):
             assert not isinstance(entry, LoggedCall)
@@ -486,7 +517,9 @@ def test_every_stream_is_a_message(deltas: list[dict[str, Any]]) -> None:
                 read_back.feed(entry.chunk["choices"][0]["delta"])
     expected = [(one.name, one.arguments) for one in gathered.take(whole=True) if one.error is None]
     told_calls = [(one.name, one.arguments) for one in read_back.take(whole=True) if one.error is None]
-    assert sorted(map(str, told_calls)) == sorted(map(str, expected))
+    # Of arguments that are an empty object and another one, the writer tells the other one: they can be read then.
+    assert not Counter(map(str, expected)) - Counter(map(str, told_calls))
+    assert len(told_calls) <= begun
 
 
 @given(st.lists(SPOKEN, max_size=10), st.data())
