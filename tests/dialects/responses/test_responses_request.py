@@ -124,6 +124,14 @@ def test_a_turn_with_calls() -> None:
     assert messages(USER, *turn, USER) == [USER, answer, *outputs, USER]
 
 
+def test_reasoning_without_an_answer() -> None:
+    """Reasoning of an answer that broke off belongs to no answer of a later turn."""
+    reasoning = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "I thought."}]}
+    call = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+    found = messages(USER, reasoning, USER, call)
+    assert "reasoning_content" not in found[-1]
+
+
 def test_refusals_go_back() -> None:
     """What the assistant refused is said back as a refusal."""
     found = messages(USER, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, USER)
@@ -196,7 +204,10 @@ def test_long_names() -> None:
         ({"tools": [{"type": "file_search", "vector_store_ids": []}]}, "tools[0]"),
         ({"tools": [LOOK], "tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"input": [USER, {"type": "web_search_call", "id": "ws_1", "status": "completed"}]}, "input[1].type"),
-        ({"input": [USER, {"type": "item_reference", "id": "msg_1"}]}, "input[1].type"),
+        ({"input": [USER, {"type": "item_reference", "id": "msg_1"}]}, "input[1].id"),
+        ({"input": [USER, {"id": "msg_1"}]}, "input[1].id"),
+        ({"input": [{"role": "assistant", "content": [{"type": "input_image", "image_url": "u"}]}]},
+         "input[0].content"),
         ({"input": [USER, {"type": "nobody_knows"}]}, "input[1].type"),
         ({"input": [user({"type": "input_image", "file_id": "f"})]}, "input[0].content[0].file_id"),
         ({"input": [user({"type": "input_file", "file_url": "u"})]}, "input[0].content[0].file_url"),
@@ -251,7 +262,16 @@ def test_the_search_that_nobody_asked_for() -> None:
         ({"truncation": "x"}, "truncation"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "n", "schema": {}, "strict": "yes"}}},
+            "text.format.strict",
+        ),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "n", "schema": {}, "description": 3}}},
+            "text.format.description",
+        ),
         ({"reasoning": {"effort": 3}}, "reasoning.effort"),
+        ({"reasoning": {"summary": 3}}, "reasoning.summary"),
         ({"tools": [3]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [{**LOOK, "parameters": []}]}, "tools[0].parameters"),
