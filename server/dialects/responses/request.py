@@ -109,7 +109,7 @@ def chat_body(source: Mapping[str, Any]) -> Translation:
     for index, item in enumerate(items):
         messages.add(item, f"input[{index}]" if isinstance(given, list) else "input")
     told = messages.take()
-    if not told and messages.refusal is None:
+    if not told and messages.refusal is None and not source.get("prompt"):
         raise invalid("input", "a string, or an array with at least one message")
     body: dict[str, Any] = {"model": source["model"], "messages": told}
     functions, choice = tools.choice(source.get("tool_choice"))
@@ -137,7 +137,7 @@ def check(source: Mapping[str, Any]) -> None:
         raise invalid("model", "a string of 1 to 256 characters, none of them a control character")
     _check_fields(source)
     given = source.get("input")
-    if given is None and not source.get("previous_response_id"):
+    if given is None and not source.get("previous_response_id") and not source.get("prompt"):
         raise Rejected(400, "Missing required parameter: 'input'.", "missing_required_parameter", "input")
     if isinstance(given, list) and len(given) > MAX_ITEMS:
         raise Rejected(400, f"Invalid 'input': at most {MAX_ITEMS} items.", "array_above_max_length", "input")

@@ -214,6 +214,7 @@ def test_long_names() -> None:
         ({"input": [user({"type": "odd"})]}, "input[0].content[0].type"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
+        ({"prompt": {"id": "p"}, "input": None}, "prompt"),
         ({"truncation": "auto"}, "truncation"),
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
     ],
