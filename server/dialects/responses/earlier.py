@@ -94,7 +94,9 @@ async def context_of(stream: Stream) -> list[dict[str, Any]] | None:
         return None
     output = final["output"]
     if final["status"] != "completed":
-        output = [item for item in output if not str(item.get("type")).endswith("_call")]
+        output = [
+            item for item in output if item.get("result") or not str(item.get("type")).endswith("_call")
+        ]  # the result of a call is an image, which is whole
     context: list[dict[str, Any]] = storable([*input_items(stream), *output])
     return context
 

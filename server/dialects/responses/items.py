@@ -9,6 +9,8 @@ from typing import Any
 from server.core.errors import Rejected
 from server.core.openai.request import invalid
 from server.core.wide_json import dumps
+from server.dialects.responses import events
+from server.dialects.responses.delta import image_part
 from server.dialects.responses.tools import Tools, refused
 
 MAX_ITEMS = 10_000
@@ -31,8 +33,7 @@ class Messages:
 
     def add(self, item: object, path: str) -> None:
         """Add one item. Raises Rejected 400 if it is malformed."""
-        if isinstance(item, str):
-            item = {"role": "user", "content": item}
+        item = {"role": "user", "content": item} if isinstance(item, str) else item
         if not isinstance(item, dict):
             raise invalid(path, "an object")
         kind = item.get("type")
@@ -48,6 +49,8 @@ class Messages:
                 self._add_output(item, path)
             case "reasoning":
                 self._add_reasoning(item, path)
+            case events.IMAGE:
+                self._add_image(item, path)
             case "additional_tools":
                 pass  # `added_tools` has them
             case str():
@@ -117,6 +120,14 @@ class Messages:
         if content is not None:
             parts = self._parts(content, f"{path}.content", texts=("reasoning_text", "text"))
             self._reasoning += "".join(part["text"] for part in parts if part["type"] == "text")
+
+    def _add_image(self, item: dict[str, Any], path: str) -> None:
+        """Add an image that the assistant has made, as one of the user's: servers take images from nobody else."""
+        image = item.get("result")
+        if not isinstance(image, str | None):
+            raise invalid(f"{path}.result", "a string")
+        if image:
+            self._messages.append({"role": "user", "content": [image_part(image)]})
 
     def _parts(self, content: object, path: str, texts: tuple[str, ...] = TEXT_PARTS) -> list[dict[str, Any]]:
         if isinstance(content, str):

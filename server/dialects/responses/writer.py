@@ -15,7 +15,7 @@ from server.core.upstream_api import Piece
 from server.core.wide_json import dumps, loads
 from server.dialects.responses import events
 from server.dialects.responses.calls import Call, Calls
-from server.dialects.responses.delta import annotations_of, logprobs_of, texts_of, with_bytes
+from server.dialects.responses.delta import annotations_of, images_of, logprobs_of, texts_of, with_bytes
 from server.dialects.responses.output import Output, encoded
 from server.dialects.responses.request import asks_logprobs
 from server.dialects.responses.resource import request_of, response, settled
@@ -185,6 +185,8 @@ class ResponsesWriter(Writer):
             index = len(self._output)
             self._emit(records, events.ITEM_ADDED, output_index=index, item=item)
             self._emit(records, events.ITEM_DONE, output_index=index, item=item)
+        for image in () if delta.get("output_items") else images_of(delta):  # otherwise they are in these items
+            self._show_image(records, image)
         if delta.get("tool_calls") or delta.get("function_call"):
             self._take_calls(records, delta)
 
@@ -256,6 +258,15 @@ class ResponsesWriter(Writer):
         count = len(self._output.item(part.item)["content"][part.index]["annotations"])
         place = {"item_id": self._id_of(part.item), "output_index": part.item, "content_index": part.index}
         self._emit(records, events.ANNOTATION, **place, annotation_index=count, annotation=annotation)
+
+    def _show_image(self, records: list[Record], image: str) -> None:
+        if self._output.open_item is not None:
+            self._finish(records, self._output.open_item, "completed")
+        index = len(self._output)
+        item = {"id": f"ig_{self._identity}_{index}", "type": events.IMAGE, "status": "in_progress", "result": None}
+        self._emit(records, events.ITEM_ADDED, output_index=index, item=item)
+        item = {**item, "status": "completed", "result": image}
+        self._emit(records, events.ITEM_DONE, output_index=index, item=item)
 
     def _close_part(self, records: list[Record]) -> None:
         """End the part that is open, if there is one."""

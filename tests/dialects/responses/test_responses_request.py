@@ -124,6 +124,16 @@ def test_a_turn_with_calls() -> None:
     assert messages(USER, *turn, USER) == [USER, answer, *outputs, USER]
 
 
+def test_images_of_the_assistant_go_back() -> None:
+    """An image that was made comes back as one of the user's, whatever its format. One that failed says nothing."""
+    made = [{"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": text} for text in
+            ("iVBORw0=", "/9j/AA==", None)]  # fmt: skip
+    _, *found = messages(USER, *made)
+    urls = [message["content"][0]["image_url"]["url"] for message in found]
+    assert urls == ["data:image/png;base64,iVBORw0=", "data:image/jpeg;base64,/9j/AA=="]
+    assert [message["role"] for message in found] == ["user", "user"]
+
+
 def test_reasoning_without_an_answer() -> None:
     """Reasoning of an answer that broke off belongs to no answer of a later turn."""
     reasoning = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "I thought."}]}
@@ -250,6 +260,7 @@ def test_the_search_that_nobody_asked_for() -> None:
         ({"input": [{"type": "function_call", "name": "x", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call", "call_id": "c", "name": "x", "arguments": {}}]}, "input[0].arguments"),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
+        ({"input": [{"type": "image_generation_call", "result": 3}]}, "input[0].result"),
         ({"messages": [USER]}, "messages"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"max_output_tokens": 0}, "max_output_tokens"),

@@ -9,7 +9,7 @@ import pytest
 import strict_responses
 import wire
 from gateway import InProcess, in_process
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from raw_upstream import RawUpstream, refusal
 from tcp_server import listening
@@ -292,6 +292,8 @@ def test_any_event(found: list[tuple[str, Any]]) -> None:
 
 
 @given(JUNK)
+@example({"type": "function_call"})
+@example({"type": "message", "content": [3]})
 def test_any_whole_answer(value: Any) -> None:
     """Whatever an upstream answers is read, or is an error of the upstream's."""
     answer = {"status": "completed", "output": [value], "usage": value}

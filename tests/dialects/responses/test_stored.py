@@ -380,6 +380,30 @@ async def test_halves_of_surrogate_pairs(provider, model, client, by) -> None:
     assert [message["content"] for message in seen["body"]["messages"]][-2:] == ["Bl\ufffd", "Sure?"]
 
 
+async def test_an_image(provider, model) -> None:
+    """An answer that is an image has it, once also after a cut, and the next turn sees it."""
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0="}}
+    chunks = [
+        json.dumps({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+        for delta, reason in (({"images": [part]}, None), ({"content": "There."}, None), ({}, "stop"))
+    ]
+    await provider.script(model, {"chunks": chunks, "cut_after": 1}, {"chunks": chunks}, {"text": "Nice."})
+    async with (
+        in_process(provider.url, recovery={"strategy": "restart", "backoff": 0.0}) as gateway,
+        openai.AsyncOpenAI(api_key="none", base_url=gateway.url, max_retries=0) as client,
+    ):
+        events = strict_responses.sequence(
+            await read(await client.responses.create(model=model, input="Draw.", stream=True))
+        )
+        final = events[-1]["response"]
+        assert [item["type"] for item in final["output"]] == ["image_generation_call", "message"]
+        assert final["output"][0]["result"] == "iVBORw0="
+        await client.responses.create(model=model, input="And?", previous_response_id=final["id"])
+    *_, seen = await provider.seen(model)
+    contents = [message["content"] for message in seen["body"]["messages"]]
+    assert contents == ["Draw.", [part], "There.", "And?"]
+
+
 async def test_the_id_that_was_gone_on_from(provider, model, client) -> None:
     """A response that was named by its stream's id is shown by its own id."""
     await provider.script(model, {"text": "Yes."}, {"text": "Yes."})
