@@ -59,6 +59,12 @@ ECHOED: dict[str, Any] = {
     "safety_identifier": None,
     "prompt_cache_key": None,
 }
+# Fields of the resource that the gateway decides about, also where the upstream speaks Responses: what outlives an
+# attempt, and what the upstream was not told or was told otherwise.
+OURS = frozenset({
+    "id", "object", "created_at", "completed_at", "status", "error", "incomplete_details", "model", "output", "usage",
+    "previous_response_id", "instructions", "metadata", "store", "background",
+})  # fmt: skip
 
 
 def response_id(stream_id: str) -> str:
@@ -97,6 +103,12 @@ def response(
         "text": {"verbosity": "medium", **_without_null(source.get("text")), "format": _format(source.get("text"))},
         "tools": [_tool(tool) for tool in source.get("tools") or ()],
     }
+
+
+def settled(resource: object) -> dict[str, Any]:
+    """Return what an upstream's response says beside `OURS`: what it has settled on, such as its service tier."""
+    fields = resource.items() if isinstance(resource, dict) else ()
+    return {name: value for name, value in fields if name not in OURS and value is not None}
 
 
 def request_of(generation: Generation) -> Mapping[str, Any]:
