@@ -10,6 +10,7 @@ from typing import Any
 from server.core.generation import Generation
 from server.core.lifecycle import State
 from server.core.records import STREAM_PREFIX, Beginning, Ending
+from server.dialects.responses import events
 
 PREFIX = "resp_"
 STATUSES = {
@@ -112,7 +113,7 @@ def settled(resource: object) -> dict[str, Any]:
 
 def request_of(generation: Generation) -> Mapping[str, Any]:
     """Return the client's request. Of a request in another dialect: what the resource can repeat of it."""
-    if generation.source is not None:
+    if generation.source is not None and generation.dialect == events.API:
         return generation.source
     chat = generation.body
     names = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "parallel_tool_calls", "user")
