@@ -121,6 +121,7 @@ def test_nothing_private_is_inherited_from_a_library() -> None:
         "_buffer_paused",
         "_exception",
         "_pause_transport_reading",
+        "_payload",
         "_resume_transport_reading",
     }
     assert inherited == {"server/aio/aiohttp_internals/upstream.py": own_room}

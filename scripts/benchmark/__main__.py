@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from .relays import STORES, Running, missing
+from .relays import GATEWAYS, STORES, Running, missing
 from .report import plain, table
 from .run import Outcome, run
 from .scenarios import ROWS, SCENARIOS, Scenario
@@ -33,7 +33,7 @@ def main() -> int:
                 if why := missing(row.subject):
                     print(f"{name}: not run, {why}", file=sys.stderr)
                     continue
-                taking_part = [each for each in row.contestants if ("gateway" if each in STORES else each) in present]
+                taking_part = [each for each in row.contestants if ("gateway" if each in GATEWAYS else each) in present]
                 rounds = options.rounds or (1 if options.quick else row.rounds)
                 if options.quick:  # its figures mean nothing, so rows need no processes of their own
                     outcomes.append(run(row, taking_part, rounds, shared, quick=True))

@@ -1,6 +1,7 @@
 """Checks every token of a received answer. A relay that loses or repeats one gets no figure."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -83,19 +84,30 @@ def _unchunk(raw: bytes, start: int, parts: list[tuple[float, bytes]]) -> tuple[
 
 
 def _read(body: bytes) -> tuple[list[str], list[str], bool]:
-    """Return the texts, the finish reasons, and whether the last event was [DONE]."""
+    """Return the texts, the finish reasons in chat's words, and whether the last event was that of its dialect."""
     texts: list[str] = []
     finishes: list[str] = []
     done = False
     for line in body.split(b"\n"):
         if not line.startswith(b"data: "):
             continue
-        done = line == b"data: [DONE]"
-        if done:
-            continue
-        for choice in orjson.loads(line[6:]).get("choices", ()):
-            if text := choice["delta"].get("content"):
-                texts.append(text)
-            if reason := choice["finish_reason"]:
-                finishes.append(reason)
+        done = line in (b"data: [DONE]", b'data: {"type":"message_stop"}')
+        if not done:
+            text, finish = _said(orjson.loads(line[6:]))
+            texts += [text] if text else []
+            finishes += [finish] if finish else []
     return texts, finishes, done
+
+
+def _said(event: dict[str, Any]) -> tuple[str, str]:
+    """Return the text of an event of any dialect, and why the answer ends, in chat's words; both may be empty."""
+    match event:
+        case {"choices": [{"delta": delta, "finish_reason": finish}]}:
+            return delta.get("content") or "", finish or ""
+        case {"type": "response.output_text.delta", "delta": text}:
+            return text, ""
+        case {"type": "content_block_delta", "delta": {"type": "text_delta", "text": text}}:
+            return text, ""
+        case {"type": "response.completed"} | {"type": "message_delta", "delta": {"stop_reason": "end_turn"}}:
+            return "", "stop"
+    return "", ""

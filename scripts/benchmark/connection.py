@@ -2,25 +2,25 @@
 
 import asyncio
 from time import monotonic
-from typing import cast
+from typing import Any, cast
 
 import orjson
 
 from .script import LAST_CHUNK
 
+QUESTION = [{"role": "user", "content": "Tell me about the weather on the sea."}]
+FIELDS: dict[str, dict[str, Any]] = {  # the question, in the dialect of each path
+    "/v1/chat/completions": {"messages": QUESTION},
+    "/v1/responses": {"input": QUESTION},
+    "/v1/messages": {"messages": QUESTION, "max_tokens": 100_000},
+}
 
-def request(port: int, model: str, tag: str = "") -> bytes:
-    """Build a whole streaming chat request."""
-    body = orjson.dumps(
-        {
-            "model": model,
-            "stream": True,
-            "messages": [{"role": "user", "content": "Tell me about the weather on the sea."}],
-            **({"user": tag} if tag else {}),
-        }
-    )
+
+def request(port: int, path: str, model: str, tag: str = "") -> bytes:
+    """Build a whole streaming request in the dialect of the path."""
+    body = orjson.dumps({"model": model, "stream": True, **FIELDS[path], **({"user": tag} if tag else {})})
     head = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
         f"Accept: text/event-stream\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -32,7 +32,7 @@ async def streams(options: Options) -> Result:
         connection.transport.close()
         return answers
 
-    told, message = script(options.model), request(options.port, options.model)
+    told, message = script(options.model), request(options.port, options.path, options.model)
     began = monotonic()
     collected = await asyncio.gather(*(one() for _ in range(options.connections)))
     seconds = monotonic() - began
@@ -64,7 +64,7 @@ async def first_token(options: Options) -> Result:
     async def one(port: int) -> None:
         connection = idle[port].pop() if idle[port] else await ClientConnection.open(port)
         began = monotonic()
-        parts = await connection.exchange(request(port, options.model))
+        parts = await connection.exchange(request(port, options.path, options.model))
         idle[port].append(connection)
         found[port].append(next(arrival for arrival, data in parts if has_token(data)) - began)
         check(parts, told)
@@ -79,7 +79,7 @@ async def first_token(options: Options) -> Result:
 
 async def hold(options: Options) -> Result:
     """Hold streams open that have got one token. Print a line when all have, and end when the input is closed."""
-    message = request(options.port, options.model)
+    message = request(options.port, options.path, options.model)
     connections: list[ClientConnection] = []
     for _ in range(options.connections):
         connection = await ClientConnection.open(options.port)
@@ -110,7 +110,7 @@ def _leave(options: Options) -> dict[str, float]:
     for number in range(options.requests):
         tag = f"{options.port}-{monotonic()}-{number}"
         with socket.create_connection(("127.0.0.1", options.port), timeout=10) as connection:
-            connection.sendall(request(options.port, options.model, tag))
+            connection.sendall(request(options.port, options.path, options.model, tag))
             received = b""
             while not has_token(received):
                 data = connection.recv(65536)
@@ -149,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--port", type=int, required=True, help="port of the relay")
+    parser.add_argument("--path", default="/v1/chat/completions", help="path of the requests: it says the dialect")
     parser.add_argument("--direct", type=int, default=0, help="port of the upstream")
     parser.add_argument("--model", default="", help="name of a model, which stands for a script of the upstream")
     parser.add_argument("--connections", type=int, default=1)

@@ -12,6 +12,8 @@ from lab.processes import Child
 
 Store = Literal["memory", "sqlite", "redis"]
 STORES: tuple[Store, ...] = get_args(Store)
+PATHS = {"responses": "/v1/responses", "messages": "/v1/messages"}  # of a gateway that is asked in another dialect
+GATEWAYS = (*STORES, *PATHS)
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class Relay:
     def port(self) -> int:
         """Where it listens."""
         return self.process.port
+
+    @property
+    def path(self) -> str:
+        """Where it is asked."""
+        return PATHS.get(self.name, "/v1/chat/completions")
 
 
 def missing(name: str) -> str:
@@ -75,7 +82,7 @@ class Running:
 
 @contextmanager
 def contestant(name: str, upstream_port: int, folder: Path) -> Iterator[Relay]:
-    """Run ``nginx``, ``bare``, or the gateway by the name of its store, until the end of the block."""
+    """Run ``nginx``, ``bare``, or the gateway by the name of its store or dialect, until the end of the block."""
     folder.mkdir(parents=True)
     address = f"127.0.0.1:{upstream_port}"
     with ExitStack() as stack:
@@ -84,7 +91,7 @@ def contestant(name: str, upstream_port: int, folder: Path) -> Iterator[Relay]:
         elif name == "bare":
             child = places.module("benchmark.bare_relay", [f"http://{address}"], folder)
         else:
-            tables = gateway_tables(name, f"http://{address}/v1", folder)
+            tables = gateway_tables("memory" if name in PATHS else name, f"http://{address}/v1", folder)
             if name == "redis":
                 tables["store"]["url"] = f"redis://127.0.0.1:{stack.enter_context(places.redis(folder)).port}/0"
             child = places.gateway(tables, folder)

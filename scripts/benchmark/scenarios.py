@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 from time import monotonic, sleep
 
-from .relays import Relay
+from .relays import PATHS, Relay
 from .script import frame_size
 from .work import BenchError, core_to_itself, cpu_of, load, memory_of_idle
 
@@ -32,7 +32,7 @@ class Scenario:
     ratio: float | None = None  # goal: at most so many times the baseline, by the last figure
     bare: float | None = None  # goal: also at most so many times the bare relay
     limits: Sample = ()  # goal: each figure is below this, in the unit
-    subject: str = "memory"  # the relay that the goal is for: the gateway, by its store
+    subject: str = "memory"  # the relay that the goal is for: the gateway, by its store or dialect
     baseline: str = "nginx"  # the relay that its ratio is to
     others: tuple[str, ...] = ("nginx", "bare")  # the relays measured beside it
     fresh: bool = False  # start a new process for each measurement: the first one changes it
@@ -231,4 +231,10 @@ STORE_ROWS = [
         _store_row(store, "resume", "first byte of a 10,000-record stream read again", "ms", resume, limits=(50,)),
     )
 ]
-SCENARIOS = {row.name: row for row in (*ROWS, *STORE_ROWS)}
+DIALECT_ROWS = [
+    Scenario(
+        name, f"{name}: {PACED}, beside chat's", "µs", paced, ratio=1.5, subject=name, baseline="memory", others=()
+    )
+    for name in PATHS
+]
+SCENARIOS = {row.name: row for row in (*ROWS, *STORE_ROWS, *DIALECT_ROWS)}

@@ -77,7 +77,7 @@ def memory_of_idle(relay: Relay, count: int, model: str) -> float:
 
 @contextmanager
 def _load_process(kind: str, relay: Relay, options: dict[str, object]) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "benchmark.load", kind, "--port", str(relay.port)]
+    command = [sys.executable, "-m", "benchmark.load", kind, "--port", str(relay.port), "--path", relay.path]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
     process = subprocess.Popen(
         command,

@@ -20,8 +20,10 @@ import aiohttp
 from chaos_test.client import Client, Verdict
 from chaos_test.cluster import Cluster
 from chaos_test.faults import answers, break_processes
+from chaos_test.messages_client import MessagesClient
 from chaos_test.responses_client import ResponsesClient
 
+CLIENTS = (Client, ResponsesClient, MessagesClient)
 MUST_BE_ZERO = ("lost", "repeated", "altered", "truncated", "unfinished")
 
 
@@ -86,7 +88,7 @@ async def _one(session: aiohttp.ClientSession, cluster: Cluster, chance: random.
     address = f"http://127.0.0.1:{cluster.provider.port}/_script"
     async with session.post(address, json={"model": model, "calls": calls}) as answer:
         answer.raise_for_status()
-    kind = chance.choice((Client, ResponsesClient))
+    kind = chance.choice(CLIENTS)
     client = kind(session, f"http://127.0.0.1:{cluster.nginx.port}", model, text, chance)
     client.verdict.faults.update(faults)
     client.verdict.path = kind.path

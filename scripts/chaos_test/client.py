@@ -119,22 +119,27 @@ class Client:
             await self._misbehave(response, len(data))
 
     def _take(self, identity: bytes | None, data: bytes) -> None:
-        error: dict[str, Any] = {}
-        if data != b"[DONE]":
-            chunk = orjson.loads(data)
-            error = chunk.get("error") or {}
-        if identity is None:  # an error that is not in the log: the stream goes on
-            self.verdict.faults[f"told {error.get('code')}"] += 1
-            self.verdict.lost += error.get("code") == "gap"
+        chunk: dict[str, Any] = {} if data == b"[DONE]" else orjson.loads(data)
+        error = chunk.get("error") or {}
+        if identity is None:
+            self._told(error.get("code"))
             return
         self._count(int(identity))
-        if error or data == b"[DONE]":
-            self._ended = True
-            self.verdict.words = self.verdict.words or (f"{self._stream_id} ended: {error}" if error else "")
-            self.verdict.truncated += bool(error)
-            return
+        if error:
+            self._failed(data)
+        self._ended = bool(error) or not chunk
         for choice in chunk.get("choices") or ():
             self._pieces.append((choice.get("delta") or {}).get("content") or "")
+
+    def _told(self, code: object) -> None:
+        """Note an error that is not in the log: the stream goes on."""
+        self.verdict.faults[f"told {code}"] += 1
+        self.verdict.lost += code == "gap"
+
+    def _failed(self, data: bytes) -> None:
+        """Note an event that ends the stream before its text is whole."""
+        self.verdict.words = self.verdict.words or f"{self._stream_id} ended: {data[:200]!r}"
+        self.verdict.truncated = 1
 
     def _count(self, seq: int) -> None:
         """Note the number of a record: it must be the next one."""

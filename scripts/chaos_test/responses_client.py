@@ -32,9 +32,8 @@ class ResponsesClient(Client):
             return
         event = json.loads(data)
         kind = event["type"]
-        if identity is None:  # an error that is not in the log: the stream goes on
-            self.verdict.faults[f"told {event.get('code')}"] += 1
-            self.verdict.lost += event.get("code") == "gap"
+        if identity is None:
+            self._told(event.get("code"))
             return
         self._count(event["sequence_number"] + 1)
         self._response_id = event.get("response", {}).get("id", self._response_id)
@@ -43,8 +42,7 @@ class ResponsesClient(Client):
         if kind in ENDINGS:
             self._whole = True
             if kind != "response.completed":
-                self.verdict.words = self.verdict.words or f"{self._stream_id} ended: {data[:200]!r}"
-                self.verdict.truncated += kind != "error"
+                self._failed(data)
             elif event["response"]["output"][0]["content"][0]["text"] != self._text:
                 self.verdict.altered += 1
                 self.verdict.words = self.verdict.words or f"{self._stream_id}: another text in the final response"

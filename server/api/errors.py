@@ -83,7 +83,10 @@ def _in_dialect(
 ) -> Mapping[str, Any]:
     """Return OpenAI's error object in the shape of the dialect that the requested path belongs to."""
     resource = request.match_info.route.resource
-    dialect = dialects.get(request.path if resource is None else resource.canonical)  # None: a method that it lacks
+    path = request.path if resource is None else resource.canonical  # None: a path or method that is not served
+    # What is below a dialect's path is asked for by its clients, too, such as /v1/messages/batches.
+    found = (dialect for known, dialect in dialects.items() if path == known or path.startswith(f"{known}/"))
+    dialect = next(found, None)
     return body if dialect is None else dialect.error(body, status, request[REQUEST_ID])
 
 
@@ -141,5 +144,6 @@ def _routing_error(
         )
     if error.status == 404:
         code = "unknown_endpoint" if request.path.startswith("/v1/") else "not_found"
-        return json_response(error_body(f"Not found. Served here: {served}.", code, "invalid_request_error"), 404)
+        body = error_body(f"Not found. Served here: {served}.", code, "invalid_request_error")
+        return json_response(_in_dialect(request, body, 404, dialects), 404)
     return json_response(error_body(error.reason, "bad_request", "invalid_request_error"), error.status)

@@ -103,6 +103,8 @@ async def traffic(provider, root: str, model: str) -> None:
     assert (await wire.complete(root, model)).status == 200
     assert (await wire.complete(root, f"{model}-cut")).events[-1].data == b"[DONE]"
     assert (await wire.complete(root, f"{model}-down")).status == 500
+    # This upstream has no embeddings, which it says.
+    assert (await wire.call(root, "POST", "/v1/embeddings", {"model": model, "input": "a"})).status == 404
     async with wire.Client(root) as leaving:
         await leaving.complete(f"{model}-long")
         await leaving.head()

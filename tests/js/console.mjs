@@ -10,7 +10,7 @@ page.setDefaultTimeout(40_000);
 const problems = [];
 page.on("pageerror", (error) => problems.push(error.message));
 page.on("console", (message) => {
-  const expected = /ERR_INTERNET_DISCONNECTED|ERR_CONNECTION|ERR_EMPTY|ERR_INCOMPLETE|ERR_NETWORK|ERR_FAILED|status of 4/;
+  const expected = /ERR_INTERNET_DISCONNECTED|ERR_CONNECTION|ERR_EMPTY|ERR_INCOMPLETE|ERR_CONTENT_LENGTH_MISMATCH|ERR_NETWORK|ERR_FAILED|status of 4/;
   if (message.type() === "error" && !expected.test(message.text())) problems.push(message.text());
 });
 const requests = [];

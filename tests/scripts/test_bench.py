@@ -7,7 +7,7 @@ from time import monotonic_ns
 
 import pytest
 from benchmark.answer import LostTokenError, check
-from benchmark.script import script, stamped
+from benchmark.script import HEAD, LAST_CHUNK, script, stamped, word
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,6 +75,46 @@ def test_a_quick_run_measures_every_row(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert all(set(row["samples"]) >= {"memory", "bare"} for row in rows)
     assert bench.stdout.count("\n| ") == len(rows)
+
+
+CHUNK = b"%x\r\ndata: %b\n\n\r\n"
+DIALECTS = {
+    "responses": (
+        '{"type":"response.output_text.delta","delta":"%s"}',
+        '{"type":"response.completed"}',
+        "[DONE]",
+    ),
+    "messages": (
+        '{"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"%s"}}',
+        '{"type":"message_delta","delta":{"stop_reason":"end_turn"}}',
+        '{"type":"message_stop"}',
+    ),
+}
+
+
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_an_answer_in_another_dialect_is_checked_as_well(dialect: str) -> None:
+    text, *ending = DIALECTS[dialect]
+    told = script("short-16")
+    events = [*(text % word(number) for number in range(16)), *ending]
+
+    def answer(events: list[str]) -> bytes:
+        return HEAD + b"".join(CHUNK % (len(event) + 8, event.encode()) for event in events) + LAST_CHUNK
+
+    assert len(check([(0.0, answer(events))], told).texts) == 16
+    for damaged in (events[1:], [*events[:15], *events[16:]], [events[0], *events], events[:-2], events[:-1]):
+        with pytest.raises(LostTokenError):
+            check([(0.0, answer(damaged))], told)
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(300)
+def test_a_quick_run_measures_the_dialects(tmp_path: Path) -> None:
+    found = tmp_path / "bench.json"
+    bench = run("--quick", "--only", "responses,messages", "--json", found)
+    assert bench.returncode == 0, bench.stderr
+    rows = {row["name"]: row["samples"] for row in json.loads(found.read_text())}
+    assert {name: set(samples) for name, samples in rows.items()} == {name: {"memory", name} for name in DIALECTS}
 
 
 def test_an_unknown_row_is_named() -> None:

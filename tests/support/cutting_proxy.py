@@ -43,6 +43,7 @@ class CuttingProxy:
         self.connections = 0
         self.on_cut: Callable[[int], Awaitable[None]] | None = None
         self._open: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # of its connections
         self._lock = asyncio.Lock()
         self._server: asyncio.Server
 
@@ -57,7 +58,10 @@ class CuttingProxy:
         """Stop listening, and cut every connection."""
         self._server.close()
         self.drop()
-        await asyncio.sleep(0)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a transport that is aborted closes its socket in the next turn of the loop
 
     def drop(self) -> None:
         """Cut every connection now."""
@@ -66,28 +70,36 @@ class CuttingProxy:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._open.add(writer)
+        try:
+            await self._relay(reader, writer)
+        finally:
+            self._tasks.discard(task)
+            self._open.discard(writer)
+            writer.transport.abort()
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async with self._lock:  # during `on_cut`, which may restart the gateway, new connections wait
             port = self.to_port
         if self.refusing:
-            writer.transport.abort()
             return
         try:
             up_reader, up_writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
-            writer.transport.abort()
             return
-        self._open |= {writer, up_writer}
+        self._open.add(up_writer)
         exchange = Exchange()
+        forward = asyncio.ensure_future(self._forward(reader, up_writer, exchange))
         try:
-            forward = asyncio.ensure_future(self._forward(reader, up_writer, exchange))
             await self._back(up_reader, writer, up_writer, exchange)
-            forward.cancel()
-            with suppress(asyncio.CancelledError):
-                await forward
         finally:
-            self._open -= {writer, up_writer}
-            for one in (writer, up_writer):
-                one.transport.abort()
+            forward.cancel()
+            await asyncio.gather(forward, return_exceptions=True)
+            self._open.discard(up_writer)
+            up_writer.transport.abort()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, exchange: "Exchange") -> None:
         with suppress(ConnectionError):

@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TextIO
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["server.cli", "server.cli.check", "server.cli.serve", "server.cli.terminal"])
+_context.set_forkserver_preload(["server.cli", "server.cli.check", "server.cli.serve", "sluiceway.commands.terminal"])
 # The exit status of a child can be read only once, and a start reads those of all children: so one thread at a time.
 _looking = threading.Lock()
 Standard = tuple[str, str, str]  # files for standard input, output and error
@@ -61,7 +62,8 @@ class Forked:
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal, unless it has ended."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):  # it ends in this moment
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """Send SIGKILL, unless it has ended."""

@@ -59,7 +59,7 @@ class PlainPaths:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._streams.plain(owner))
             outgoing = await self._outgoing(request, owner, stack)
-            model = _model(request, outgoing)
+            model = self._model(request, outgoing)
             self._streams.check_model(model, owner)
             route = stack.enter_context(self._streams.route(model))
             asking = Asking(
@@ -83,6 +83,16 @@ class PlainPaths:
                 if exchange.tokens is not None:
                     self._metrics.count_usage(name, served, exchange.tokens)
 
+    def _model(self, request: web.Request, outgoing: Outgoing) -> str:
+        """Return the name of the model that is asked for. Raises Rejected 400."""
+        model, default = outgoing.model, DEFAULT_MODELS.get(_resource(request))
+        # Where no upstream may choose a model by itself, a request for "" would be told that there is no model ``.
+        if model is None and default is not None and (default or self._streams.settings.resolve("")):
+            return default
+        if not isinstance(model, str) or not MODEL.fullmatch(model):
+            raise invalid("model", "a string of 1 to 256 characters, none of them a control character")
+        return model
+
     async def _outgoing(self, request: web.Request, owner: Owner, stack: AsyncExitStack) -> Outgoing:
         """Return the body: JSON, or an upload that has been read to its model. Raises Rejected."""
         server = self._streams.settings.server
@@ -105,16 +115,6 @@ def _resource(request: web.Request) -> str:
     resource = request.match_info.route.resource
     assert resource is not None
     return resource.canonical
-
-
-def _model(request: web.Request, outgoing: Outgoing) -> str:
-    """Return the name of the model that is asked for. Raises Rejected 400."""
-    model, default = outgoing.model, DEFAULT_MODELS.get(_resource(request))
-    if model is None and default is not None:
-        return default
-    if not isinstance(model, str) or not MODEL.fullmatch(model):
-        raise invalid("model", "a string of 1 to 256 characters, none of them a control character")
-    return model
 
 
 def _headers(request: web.Request) -> dict[str, str]:

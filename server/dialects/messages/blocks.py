@@ -14,7 +14,7 @@ import orjson
 from server.core.openai.tool_calls import PartialCall
 from server.core.records import Record
 from server.core.wide_json import paired
-from server.dialects.messages.events import BLOCK_START, BLOCK_STOP, delta_event, event, text_head
+from server.dialects.messages.events import BLOCK_START, BLOCK_STOP, SIGNATURE, delta_event, event, text_head
 
 NOTHING = ("", "{}", "n", "nu", "nul", "null")  # arguments that may still become others
 MAX_CHECKED = 65_536  # characters of arguments up to which it is found out whether they are whole
@@ -31,6 +31,7 @@ class Block:
     fields: dict[str, Any] = field(default_factory=dict)  # of its start
     pending: list[str] = field(default_factory=list)
     signature: str = ""
+    signed: bool = False  # its signature is in the log
     call: PartialCall | None = None
     written: int = 0  # characters of the call's arguments
     open: bool = False
@@ -47,6 +48,7 @@ class Blocks:
         self._queue: deque[Block] = deque()
         self._ids: set[str] = set()
         self._checks = 0
+        self._unsigned = 0  # closed blocks of thinking that have no signature
 
     @property
     def text_head(self) -> bytes:
@@ -61,8 +63,15 @@ class Blocks:
         self._last(kind).pending.append(text)
 
     def sign(self, signature: str) -> None:
-        """Add a signature to the thinking that came last. It ends that block."""
+        """Add a signature to the thinking that came last. It ends that block.
+
+        If that block is closed, its signature is too late: alone it would be one of thoughts that say nothing, and
+        the next request with it would be refused. It comes so from a target that goes on where another broke off.
+        """
         block = next((one for one in reversed(self._queue) if one.kind == THINKING), None)
+        if block is None and self._unsigned:
+            self._unsigned -= 1
+            return
         (block or self._last(THINKING)).signature += signature
 
     def redacted(self, data: str) -> None:
@@ -85,8 +94,17 @@ class Blocks:
 
     def restore_closed(self) -> None:
         """Take over that the open block was closed in the log."""
+        self._note_unsigned(self._queue[0] if self._queue else None)
         self._queue.clear()
         self.index += 1
+
+    def restore_signed(self) -> None:
+        """Take over that the open block has its signature in the log."""
+        for block in self._queue:
+            block.signed = True
+
+    def _note_unsigned(self, closed: Block | None) -> None:
+        self._unsigned += closed is not None and closed.kind == THINKING and not closed.signed
 
     def _last(self, kind: str) -> Block:
         """Return the last block if it takes more of this kind, or a new one. Nothing comes after a signature."""
@@ -108,7 +126,9 @@ class Blocks:
             self._close(records)
 
     def _close(self, records: list[Record]) -> None:
-        if self._queue.popleft().open:
+        block = self._queue.popleft()
+        if block.open:
+            self._note_unsigned(block)
             records.append(event(BLOCK_STOP, index=self.index))
             self.index += 1
 
@@ -124,7 +144,8 @@ class Blocks:
             records.append(delta_event(self.index, name, "".join(block.pending)))
             block.pending.clear()
         if block.signature:
-            delta = {"type": "signature_delta", "signature": block.signature}
+            block.signed = True
+            delta = {"type": SIGNATURE, "signature": block.signature}
             records.append(event("content_block_delta", index=self.index, delta=delta))
 
     def _write_call(self, block: Block, call: PartialCall, records: list[Record], *, whole: bool) -> None:

@@ -96,7 +96,8 @@ class MessageChunks:
             if isinstance(delta.get("stop_sequence"), str):
                 choice["stop_reason"] = delta["stop_sequence"]  # in vLLM's place
             chunks.append({**self._head, "choices": [choice]})
-        return [*chunks, {**self._head, "choices": [], "usage": chat_usage(self._usage)}]
+        usage = chat_usage(self._usage)
+        return chunks if usage is None else [*chunks, {**self._head, "choices": [], "usage": usage}]
 
     def _deltas(self, delta: dict[str, Any]) -> list[Chunk]:
         return [{**self._head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]}] if delta else []

@@ -10,6 +10,7 @@ from server.core.wide_json import dumps
 
 MESSAGE_START, MESSAGE_DELTA, MESSAGE_STOP = "message_start", "message_delta", "message_stop"
 BLOCK_START, BLOCK_DELTA, BLOCK_STOP = "content_block_start", "content_block_delta", "content_block_stop"
+SIGNATURE = "signature_delta"
 PING, ERROR = "ping", "error"
 PING_RECORD = Record(PING, b'{"type":"ping"}')
 STOP_RECORD = Record(MESSAGE_STOP, b'{"type":"message_stop"}')

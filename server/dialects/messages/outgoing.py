@@ -37,7 +37,8 @@ def messages_body(body: Object, model: str) -> dict[str, Any]:
     made["max_tokens"] = body.get("max_completion_tokens") or body.get("max_tokens") or DEFAULT_MAX_TOKENS
     if body.get("stream") is not None:
         made["stream"] = body["stream"]
-    made |= _sampling(body) | _tools(body) | _thinking(body, made, model)
+    made |= _sampling(body) | _tools(body)
+    made |= _thinking(body, made, model)  # by what has been made
     form = body.get("response_format")
     kind = form.get("type") if isinstance(form, dict) else None
     if isinstance(form, dict) and kind == "json_schema":
@@ -71,9 +72,12 @@ def _thinking(body: Object, made: Object, model: str) -> dict[str, Any]:
     effort = body.get("reasoning_effort")
     if not isinstance(effort, str) or effort not in BUDGETS:
         return {}
+    # "Thinking may not be enabled when tool_choice forces tool use."
+    forced = _object(made.get("tool_choice")).get("type") in ("any", "tool")
     if ADAPTIVE.search(model):
-        return {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high" if effort == "xhigh" else effort}}
-    if _called_without_thoughts(made["messages"]) or _object(made.get("tool_choice")).get("type") in ("any", "tool"):
+        fields: dict[str, Any] = {"output_config": {"effort": "high" if effort == "xhigh" else effort}}
+        return fields if forced else {"thinking": {"type": "adaptive"}, **fields}
+    if forced or _called_without_thoughts(made["messages"]):
         return {}
     budget = min(BUDGETS[effort], made["max_tokens"] - 1)
     if body.get("max_completion_tokens") is None and body.get("max_tokens") is None:

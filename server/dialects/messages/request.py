@@ -17,7 +17,7 @@ EFFORTS = ((4_000, "low"), (16_000, "medium"))
 MOST = "high"
 WORDS = {"low": "low", "medium": "medium", "high": "high", "xhigh": "high", "max": "high"}
 CHOICES = {"auto": "auto", "any": "required", "none": "none"}
-SAMPLING = ("temperature", "top_p", "top_k")
+SAMPLING = {"temperature": 1, "top_p": 1, "top_k": None}  # with the most that each may be; none may be negative
 SERVER_SIDE = {"mcp_servers": "MCP servers", "container": "A container"}  # what Anthropic itself would run
 
 
@@ -36,7 +36,7 @@ def chat_body(source: Object, unsaid: Unsaid = refuse, *, counting: bool = False
         body["max_tokens"] = _max_tokens(source.get("max_tokens"))
     if source.get("stream") is not None:
         body["stream"] = _boolean(source["stream"], "stream")
-    body |= {name: _number(source[name], name) for name in SAMPLING if source.get(name) is not None}
+    body |= {name: _number(source[name], name, most) for name, most in SAMPLING.items() if source.get(name) is not None}
     if stops := source.get("stop_sequences"):
         body["stop"] = [text(stop, place) for place, stop in items(stops, "stop_sequences")]
     for name, what in SERVER_SIDE.items():
@@ -140,7 +140,13 @@ def _boolean(value: object, place: str) -> bool:
     return value
 
 
-def _number(value: object, place: str) -> int | float:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        raise invalid(place, "Input should be a valid number")
+def _number(value: object, place: str, most: int | None) -> int | float:
+    """Return a number from 0 to `most`; without such a bound an integer. NaN is in no range."""
+    kinds = int if most is None else int | float
+    if not isinstance(value, kinds) or isinstance(value, bool):
+        raise invalid(place, "Input should be a valid integer" if most is None else "Input should be a valid number")
+    if not value >= 0:
+        raise invalid(place, "Input should be greater than or equal to 0")
+    if most is not None and value > most:
+        raise invalid(place, f"Input should be less than or equal to {most}")
     return value

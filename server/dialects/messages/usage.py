@@ -4,7 +4,7 @@ OpenAI counts the tokens that a cache has read or written among those of the pro
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from server.core.openai.usage import estimate, prompt_bytes
 from server.core.wide_json import dumps
@@ -14,21 +14,30 @@ READ, WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
 
 
 def messages_usage(usage: Mapping[str, Any]) -> dict[str, int]:
-    """Return OpenAI's counts in Anthropic's form."""
-    details = usage.get("prompt_tokens_details") or {}
-    read, written = details.get("cached_tokens", 0), details.get("cache_write_tokens", 0)
+    """Return OpenAI's counts in Anthropic's form. Of a count that is no number, 0 is left."""
+    details = usage.get("prompt_tokens_details")
+    read, written = (
+        _count(details, name) if isinstance(details, dict) else 0 for name in ("cached_tokens", "cache_write_tokens")
+    )
     return {
-        "input_tokens": max(0, usage.get("prompt_tokens", 0) - read - written),
+        "input_tokens": max(0, _count(usage, "prompt_tokens") - read - written),
         WRITTEN: written,
         READ: read,
-        "output_tokens": usage.get("completion_tokens", 0),
+        "output_tokens": _count(usage, "completion_tokens"),
     }
 
 
-def chat_usage(usage: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Anthropic's counts in OpenAI's form. Of a count that is no number, 0 is left."""
+def counts_prompt(usage: object) -> TypeGuard[dict[str, Any]]:
+    """Whether a `usage` of an upstream says how many tokens the prompt has."""
+    return isinstance(usage, dict) and _count(usage, "prompt_tokens") > 0
+
+
+def chat_usage(usage: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return Anthropic's counts in OpenAI's form; None if nothing is counted. A count that is no number is 0."""
     read, written, output = (_count(usage, name) for name in (READ, WRITTEN, "output_tokens"))
     prompt = _count(usage, "input_tokens") + read + written
+    if not prompt and not output:
+        return None
     counts: dict[str, Any] = {
         "prompt_tokens": prompt,
         "completion_tokens": output,

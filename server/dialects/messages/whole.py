@@ -7,7 +7,9 @@ import orjson
 
 from server.core.openai.chunks import text_of
 from server.core.wide_json import dumps, loads
+from server.dialects.messages.blocks import REDACTED, TEXT, THINKING, TOOL
 from server.dialects.messages.chunks import FORMAT
+from server.dialects.messages.said import details_of, texts_of
 from server.dialects.messages.stop_reasons import finish_reason, stop_reason
 from server.dialects.messages.usage import chat_usage, messages_usage
 
@@ -37,7 +39,7 @@ def message_of(
     reason = choice.get("finish_reason")
     stopped = stop_reason(
         (reason,) if isinstance(reason, str) else (),
-        calls=any(block["type"] == "tool_use" for block in content),
+        calls=any(block["type"] == TOOL for block in content),
         refused=bool(said.get("refusal")),
         sequence=sequence,
     )
@@ -55,34 +57,48 @@ def message_of(
 
 
 def _thoughts(said: Object) -> list[dict[str, Any]]:
-    details = [item for item in _list(said.get("reasoning_details")) if isinstance(item, dict)]
-    thought = text_of(dict(said), "reasoning")
+    """Return the thoughts: those with a detail of their own, each with its signature, or else all of them as one."""
     blocks: list[dict[str, Any]] = []
-    if isinstance(thought, str):
-        signature = next((item["signature"] for item in details if isinstance(item.get("signature"), str)), "")
-        blocks.append({"type": "thinking", "thinking": thought, "signature": signature})
-    hidden = [item["data"] for item in details if isinstance(item.get("data"), str)]
-    return blocks + [{"type": "redacted_thinking", "data": data} for data in hidden]
+    signature = ""
+    for field, value in details_of(said):
+        if field == "text":
+            blocks.append({"type": THINKING, "thinking": value, "signature": ""})
+        elif field == "data":
+            blocks.append({"type": REDACTED, "data": value})
+        elif blocks and blocks[-1].get("signature") == "":
+            blocks[-1]["signature"] = value
+        else:
+            signature = signature or value
+    if any(block["type"] == THINKING for block in blocks):
+        return blocks
+    plain = text_of(dict(said), "reasoning")
+    parts = "".join(text for kind, text in texts_of(said.get("content"), TEXT) if kind == THINKING)
+    if thought := plain if isinstance(plain, str) and plain else parts:
+        blocks.insert(0, {"type": THINKING, "thinking": thought, "signature": signature})
+    return blocks
 
 
 def _texts(said: Object) -> list[dict[str, Any]]:
-    content = said.get("content")
-    parts = [content] if isinstance(content, str) else [part.get("text") for part in _list(content) if _is(part)]
-    texts = [text for text in (*parts, said.get("refusal")) if isinstance(text, str) and text]
-    return [{"type": "text", "text": text} for text in texts]
+    texts = [text for kind, text in texts_of(said.get("content"), TEXT) if kind == TEXT]
+    refusal = said.get("refusal")
+    refusals = [refusal] if isinstance(refusal, str) and refusal else []
+    return [{"type": TEXT, "text": text} for text in (*texts, *refusals)]
 
 
 def _calls(said: Object, identity: str, name: Callable[[str], str]) -> list[dict[str, Any]]:
-    blocks = []
-    for index, call in enumerate(_list(said.get("tool_calls"))):
+    legacy = said.get("function_call")
+    blocks: list[dict[str, Any]] = []
+    for index, call in enumerate(_list(said.get("tool_calls")) or [{"function": legacy}]):
         function = call.get("function") if _is(call) else None
         if not _is(function):
             continue
         given, called = call.get("id"), function.get("name")
+        # Results name their call by its id, so no two calls may have the same.
+        unfit = not given or not isinstance(given, str) or any(block["id"] == given for block in blocks)
         blocks.append(
             {
-                "type": "tool_use",
-                "id": given if given and isinstance(given, str) else f"{identity.replace('msg_', 'toolu_')}_{index}",
+                "type": TOOL,
+                "id": f"{identity.replace('msg_', 'toolu_')}_{index}" if unfit else given,
                 "name": name(called) if isinstance(called, str) else "",
                 "input": _input(function.get("arguments")),
             }

@@ -1,6 +1,6 @@
 """Writes a stream of the Messages API into its log: the events of an upstream as they are, or those made of chunks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from server.core.dialect import Writer
@@ -16,9 +16,10 @@ from server.core.wide_json import dumps, loads
 from server.dialects.messages import events
 from server.dialects.messages.blocks import TEXT, THINKING, Blocks
 from server.dialects.messages.errors import error_event
+from server.dialects.messages.said import details_of, texts_of
 from server.dialects.messages.stop_reasons import stop_reason
 from server.dialects.messages.tool_names import long_names
-from server.dialects.messages.usage import estimated_input, messages_usage
+from server.dialects.messages.usage import counts_prompt, estimated_input, messages_usage
 from server.dialects.messages.whole import message_of
 
 PING_AFTER = 10.0  # seconds of silence; Claude Code says after 20 that the answer stalls, and gives up after 180
@@ -57,7 +58,7 @@ class MessagesWriter(Writer):
         for kind, data in records:
             if kind == events.MESSAGE_START:
                 self._started = True
-            elif kind in (events.BLOCK_START, events.BLOCK_STOP):
+            elif kind != events.BLOCK_DELTA or events.SIGNATURE.encode() in data:
                 self._follow(kind, loads(data))
 
     def begin_attempt(self) -> None:
@@ -69,6 +70,11 @@ class MessagesWriter(Writer):
         """Note which block is open, by an event that is in the log."""
         if kind == events.BLOCK_STOP:
             self._blocks.restore_closed()
+        elif kind == events.BLOCK_DELTA:
+            delta = event.get("delta")
+            if isinstance(delta, dict) and delta.get("type") == events.SIGNATURE:
+                self._blocks.restore_signed()
+        if kind != events.BLOCK_START:
             return
         index, block = event.get("index"), event.get("content_block")
         block = block if isinstance(block, dict) else {}
@@ -116,7 +122,7 @@ class MessagesWriter(Writer):
 
     def _take_delta(self, delta: dict[str, Any]) -> None:
         blocks = self._blocks
-        details = list(_details(delta))
+        details = list(details_of(delta))
         thought = text_of(delta, "reasoning") or "".join(text for kind, text in details if kind == "text")
         if isinstance(thought, str) and thought:
             blocks.say(THINKING, thought)
@@ -125,7 +131,7 @@ class MessagesWriter(Writer):
                 blocks.sign(value)
             elif kind == "data":
                 blocks.redacted(value)
-        for kind, text in _texts(delta.get("content"), TEXT):
+        for kind, text in texts_of(delta.get("content"), TEXT):
             blocks.say(kind, text)
         if isinstance(refusal := delta.get("refusal"), str) and refusal:
             self._refused = True
@@ -139,7 +145,7 @@ class MessagesWriter(Writer):
     def _message_start(self, chunk: Chunk) -> Record:
         model = chunk.get("model")
         usage = chunk.get("usage")
-        counts = messages_usage(usage) if isinstance(usage, dict) and usage.get("prompt_tokens") else None
+        counts = messages_usage(usage) if counts_prompt(usage) else None
         message: dict[str, Any] = {
             "id": events.message_id(self._log.beginning.id),
             "type": "message",
@@ -164,9 +170,13 @@ class MessagesWriter(Writer):
             return
         if kind == events.MESSAGE_STOP or (kind == events.MESSAGE_START and self._started):
             return
-        if kind in (events.BLOCK_START, events.BLOCK_STOP):
-            self._follow(kind, event)
-        self._started = self._started or kind == events.MESSAGE_START
+        if not self._started and kind != events.MESSAGE_START:
+            if kind == events.PING:
+                return  # clients take nothing before the message has begun
+            self._begun_alone = True
+            records.append(self._message_start({}))
+        self._started = True
+        self._follow(kind, event)
         records.append(Record(kind, data))
 
     def idle(self) -> list[Record]:
@@ -230,7 +240,6 @@ class MessagesWriter(Writer):
     def _whole_message(self, piece: Piece) -> bytes:
         if piece.api == "messages":
             return piece.data
-        usage = piece.chunk.get("usage")
         message = message_of(
             piece.chunk,
             identity=events.message_id(self._log.beginning.id),
@@ -238,7 +247,7 @@ class MessagesWriter(Writer):
             name=self._whole_name,
             stop_sequence=self._stop_sequence,
         )
-        if not isinstance(usage, dict):
+        if not counts_prompt(piece.chunk.get("usage")):
             message["usage"]["input_tokens"] = estimated_input(self._generation.body)
         return dumps(message)
 
@@ -257,25 +266,3 @@ class MessagesWriter(Writer):
         """Return the text that stopped the answer, if it is one that the request names."""
         stops = self._generation.body.get("stop")
         return stop if isinstance(stop, str) and isinstance(stops, list) and stop in stops else None
-
-
-def _texts(content: object, kind: str) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a delta's content with the kind of their block. Mistral sends parts, also for thoughts."""
-    if isinstance(content, str):
-        if content:
-            yield kind, content
-        return
-    for part in content if isinstance(content, list) else ():
-        if isinstance(part, dict):
-            yield from _texts(part.get("thinking"), THINKING)
-            yield from _texts(part.get("text"), kind)
-
-
-def _details(delta: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the texts, signatures and encrypted thoughts of OpenRouter's `reasoning_details`; also LiteLLM's form."""
-    for name in ("reasoning_details", "thinking_blocks"):
-        for item in items if isinstance(items := delta.get(name), list) else ():
-            if isinstance(item, dict):
-                for field in ("text", "signature", "data"):
-                    if isinstance(value := item.get(field), str) and value:
-                        yield field, value

@@ -3,10 +3,14 @@
 Sources: https://platform.openai.com/docs/api-reference/chat-streaming and …/responses-streaming.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from server.dialects.responses import events
+
+DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
+FORMATS = {"/9j/": "jpeg", "UklGR": "webp", "R0lGOD": "gif"}  # by how their Base64 begins
 
 
 def texts_of(content: object, kind: str = events.TEXT) -> Iterator[tuple[str, str]]:
@@ -41,6 +45,22 @@ def annotations_of(delta: dict[str, Any]) -> Iterator[dict[str, Any]]:
             "title": inner["title"] if isinstance(inner.get("title"), str) else "",
             "url": inner["url"],
         }
+
+
+def images_of(delta: dict[str, Any]) -> Iterator[str]:
+    """Yield the images of a delta in Base64. OpenRouter has a field for them. One at an address is passed over."""
+    listed = delta.get("images")
+    for image in listed if isinstance(listed, list) else ():
+        url = image.get("image_url") if isinstance(image, dict) else None
+        url = url.get("url") if isinstance(url, dict) else url
+        if isinstance(url, str) and (start := DATA_URL.match(url)):
+            yield url[start.end() :]
+
+
+def image_part(image: str) -> dict[str, Any]:
+    """Return an image in Base64 as chat completions have it."""
+    kind = next((name for start, name in FORMATS.items() if image.startswith(start)), "png")
+    return {"type": "image_url", "image_url": {"url": f"data:image/{kind};base64,{image}"}}
 
 
 def logprobs_of(choice: dict[str, Any]) -> list[dict[str, Any]]:

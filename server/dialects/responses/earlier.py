@@ -10,14 +10,15 @@ from typing import Any
 from server.core.errors import Deleted, Rejected
 from server.core.generation import logged_request
 from server.core.records import STREAM_PREFIX
-from server.core.wide_json import loads
+from server.core.wide_json import loads, sound
 from server.dialects.responses import events
+from server.dialects.responses.items import names_another
 from server.dialects.responses.request import EARLIER
+from server.dialects.responses.resource import response_id
 from server.relay.stream import READ_ALL, Stream
 from server.streams.admission import Owner
 from server.streams.streams import Streams
 
-REFERENCE = "item_reference"
 PREFIXES = {"message": "msg", "function_call": "fc", "custom_tool_call": "ctc", "reasoning": "rs"}
 
 
@@ -27,7 +28,7 @@ class Earlier:
     def __init__(self, streams: Streams, owner: Owner) -> None:
         self._streams = streams
         self._owner = owner
-        self._outputs: dict[str, Sequence[dict[str, Any]]] = {}  # by the stream's id
+        self._items: dict[str, Sequence[dict[str, Any]]] = {}  # by the stream's id
 
     async def recall(self, source: dict[str, Any]) -> None:
         """Put the items that a request names into the request. A name that is unknown here is left to the upstream.
@@ -41,11 +42,12 @@ class Earlier:
         if isinstance(previous, str) and previous:
             stream = await self._stream(previous)
             items = None if stream is None else await context_of(stream)
-            if items is None:
+            if stream is None or items is None:
                 text = f"Previous response with id '{previous}' not found."
                 raise Rejected(400, text, "previous_response_not_found", "previous_response_id")
             source[EARLIER] = items
-        if isinstance(given, list) and any(_names(item) for item in given):
+            source["previous_response_id"] = response_id(stream.id)  # it may have been named by the stream's id
+        if isinstance(given, list) and any(names_another(item) for item in given):
             source["input"] = [await self._item(item) for item in given]
 
     async def _stream(self, identity: str) -> Stream | None:
@@ -60,19 +62,16 @@ class Earlier:
 
     async def _item(self, item: Any) -> Any:
         """Return an item of the input, or the one that it names. Raises StoreError."""
-        if not _names(item):
+        if not names_another(item):
             return item
         identity = item["id"]
         stream_id = STREAM_PREFIX + identity.partition("_")[2].rpartition("_")[0]
-        if stream_id not in self._outputs:
+        if stream_id not in self._items:
             stream = await self._stream(stream_id)
             final = None if stream is None else await final_response(stream)
-            self._outputs[stream_id] = () if final is None else final["output"]
-        return next((known for known in self._outputs[stream_id] if known.get("id") == identity), item)
-
-
-def _names(item: Any) -> bool:
-    return isinstance(item, dict) and item.get("type") == REFERENCE and isinstance(item.get("id"), str)
+            known_items = () if stream is None or final is None else [*input_items(stream), *final["output"]]
+            self._items[stream_id] = storable(known_items)
+        return next((known for known in self._items[stream_id] if known.get("id") == identity), item)
 
 
 async def final_response(stream: Stream) -> dict[str, Any] | None:
@@ -95,8 +94,23 @@ async def context_of(stream: Stream) -> list[dict[str, Any]] | None:
         return None
     output = final["output"]
     if final["status"] != "completed":
-        output = [item for item in output if not str(item.get("type")).endswith("_call")]
-    return [*input_items(stream), *output]
+        output = [
+            item for item in output if item.get("result") or not str(item.get("type")).endswith("_call")
+        ]  # the result of a call is an image, which is whole
+    context: list[dict[str, Any]] = storable([*input_items(stream), *output])
+    return context
+
+
+def storable(value: Any) -> Any:
+    """Return a value of an answer as a request can have it: without halves of surrogate pairs."""
+    match value:
+        case str():
+            return sound(value)
+        case dict():
+            return {sound(name): storable(inner) for name, inner in value.items()}
+        case list() | tuple():
+            return [storable(inner) for inner in value]
+    return value
 
 
 def input_items(stream: Stream) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ PART_ADDED, PART_DONE = "response.content_part.added", "response.content_part.do
 TEXT, REFUSAL, REASONING = "response.output_text", "response.refusal", "response.reasoning_text"
 ARGUMENTS, INPUT = "response.function_call_arguments", "response.custom_tool_call_input"
 ANNOTATION = "response.output_text.annotation.added"
+IMAGE = "image_generation_call"  # the type of an item
 ERROR = "error"
 DONE = "done"  # the kind of the last record, which is no event
 DONE_RECORD = Record(DONE, b"[DONE]")

@@ -9,6 +9,8 @@ from typing import Any
 from server.core.errors import Rejected
 from server.core.openai.request import invalid
 from server.core.wide_json import dumps
+from server.dialects.responses import events
+from server.dialects.responses.delta import image_part
 from server.dialects.responses.tools import Tools, refused
 
 MAX_ITEMS = 10_000
@@ -31,12 +33,14 @@ class Messages:
 
     def add(self, item: object, path: str) -> None:
         """Add one item. Raises Rejected 400 if it is malformed."""
-        if isinstance(item, str):
-            item = {"role": "user", "content": item}
+        item = {"role": "user", "content": item} if isinstance(item, str) else item
         if not isinstance(item, dict):
             raise invalid(path, "an object")
         kind = item.get("type")
         match kind:
+            case _ if names_another(item):
+                text = f"Item with id '{str(item.get('id'))[:100]}' not found."
+                self.refusal = self.refusal or Rejected(400, text, "item_not_found", f"{path}.id")
             case "message" | None if kind or "role" in item:
                 self._add_message(item, path)
             case "function_call" | "custom_tool_call":
@@ -45,6 +49,8 @@ class Messages:
                 self._add_output(item, path)
             case "reasoning":
                 self._add_reasoning(item, path)
+            case events.IMAGE:
+                self._add_image(item, path)
             case "additional_tools":
                 pass  # `added_tools` has them
             case str():
@@ -61,8 +67,9 @@ class Messages:
             raise invalid(f"{path}.role", "'user', 'assistant', 'system' or 'developer'")
         parts = self._parts(item.get("content"), f"{path}.content")
         if role == "assistant":
-            self._add_answer(parts)
+            self._add_answer(parts, f"{path}.content")
         elif role == "user":
+            self._reasoning = ""  # it was of an answer that broke off before it said anything
             self._messages.append({"role": "user", "content": _shortest(parts)})
         else:
             # Servers of open models know `system` alone, and many of their templates want one text.
@@ -70,7 +77,9 @@ class Messages:
                 self._refuse(f"{path}.content", f"anything but text from the role {role!r}")
             self._messages.append({"role": "system", "content": "\n\n".join(part.get("text", "") for part in parts)})
 
-    def _add_answer(self, parts: list[dict[str, Any]]) -> None:
+    def _add_answer(self, parts: list[dict[str, Any]], path: str) -> None:
+        if any(part["type"] not in ("text", "refusal") for part in parts):
+            self._refuse(path, "anything but text from the role 'assistant'")
         texts = [part["text"] for part in parts if part["type"] == "text"]
         refusals = [part["refusal"] for part in parts if part["type"] == "refusal"]
         message: dict[str, Any] = {"role": "assistant", "content": "".join(texts) if texts or not refusals else None}
@@ -111,6 +120,14 @@ class Messages:
         if content is not None:
             parts = self._parts(content, f"{path}.content", texts=("reasoning_text", "text"))
             self._reasoning += "".join(part["text"] for part in parts if part["type"] == "text")
+
+    def _add_image(self, item: dict[str, Any], path: str) -> None:
+        """Add an image that the assistant has made, as one of the user's: servers take images from nobody else."""
+        image = item.get("result")
+        if not isinstance(image, str | None):
+            raise invalid(f"{path}.result", "a string")
+        if image:
+            self._messages.append({"role": "user", "content": [image_part(image)]})
 
     def _parts(self, content: object, path: str, texts: tuple[str, ...] = TEXT_PARTS) -> list[dict[str, Any]]:
         if isinstance(content, str):
@@ -174,6 +191,14 @@ class Messages:
     def take(self) -> list[dict[str, Any]]:
         """Return the messages."""
         return _current_reasoning(_one_system_message(self._messages))
+
+
+def names_another(item: object) -> bool:
+    """Whether an item of the input is only the id of another one. Its type may be left out (API reference)."""
+    if not isinstance(item, dict) or not isinstance(item.get("id"), str):
+        return False
+    kind = item.get("type")
+    return bool(kind == "item_reference" or (kind is None and "role" not in item))
 
 
 def added_tools(items: list[Any]) -> list[tuple[str, Any]]:

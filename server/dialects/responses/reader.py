@@ -9,6 +9,7 @@ from server.core.records import Beginning, Record
 from server.core.upstream_api import Piece
 from server.core.wide_json import dumps, loads
 from server.dialects.responses import events
+from server.dialects.responses.delta import image_part
 from server.dialects.responses.tools import chat_name
 
 FIELDS = {
@@ -73,7 +74,9 @@ def _hosted(kind: str, event: dict[str, Any]) -> Chunk | None:
         return None
     if kind == events.ITEM_ADDED:
         return {"begun_items": [event["item"]["type"]]}
-    return {"output_items": [event["item"]]}
+    item = event["item"]
+    image = item.get("result") if item["type"] == events.IMAGE else None
+    return {"output_items": [item], **({"images": [image_part(image)]} if image and isinstance(image, str) else {})}
 
 
 class ResponsesReader(Reader):

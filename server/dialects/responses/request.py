@@ -109,7 +109,7 @@ def chat_body(source: Mapping[str, Any]) -> Translation:
     for index, item in enumerate(items):
         messages.add(item, f"input[{index}]" if isinstance(given, list) else "input")
     told = messages.take()
-    if not told and messages.refusal is None:
+    if not told and messages.refusal is None and not source.get("prompt"):
         raise invalid("input", "a string, or an array with at least one message")
     body: dict[str, Any] = {"model": source["model"], "messages": told}
     functions, choice = tools.choice(source.get("tool_choice"))
@@ -137,7 +137,7 @@ def check(source: Mapping[str, Any]) -> None:
         raise invalid("model", "a string of 1 to 256 characters, none of them a control character")
     _check_fields(source)
     given = source.get("input")
-    if given is None and not source.get("previous_response_id"):
+    if given is None and not source.get("previous_response_id") and not source.get("prompt"):
         raise Rejected(400, "Missing required parameter: 'input'.", "missing_required_parameter", "input")
     if isinstance(given, list) and len(given) > MAX_ITEMS:
         raise Rejected(400, f"Invalid 'input': at most {MAX_ITEMS} items.", "array_above_max_length", "input")
@@ -199,10 +199,7 @@ def _text_fields(text: Mapping[str, Any]) -> dict[str, Any]:
         case "json_object":
             fields["response_format"] = {"type": "json_object"}
         case "json_schema":
-            if not isinstance(form.get("name"), str) or not form["name"]:
-                raise invalid("text.format.name", "a non-empty string")
-            if not isinstance(form.get("schema"), dict):
-                raise invalid("text.format.schema", "a JSON schema")
+            _check_schema(form)
             schema = {name: value for name, value in form.items() if name != "type" and value is not None}
             fields["response_format"] = {"type": "json_schema", "json_schema": schema}
         case _:
@@ -210,16 +207,28 @@ def _text_fields(text: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def _check_schema(form: Mapping[str, Any]) -> None:
+    if not isinstance(form.get("name"), str) or not form["name"]:
+        raise invalid("text.format.name", "a non-empty string")
+    if not isinstance(form.get("schema"), dict):
+        raise invalid("text.format.schema", "a JSON schema")
+    if not isinstance(form.get("description"), str | None):
+        raise invalid("text.format.description", "a string")
+    if not isinstance(form.get("strict"), bool | None):
+        raise invalid("text.format.strict", "a boolean")
+
+
 def _limits(source: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields for the length of the answer, its reasoning and its probabilities."""
     fields: dict[str, Any] = {}
     if source.get("max_output_tokens") is not None:
         fields["max_completion_tokens"] = source["max_output_tokens"]
-    effort = (source.get("reasoning") or {}).get("effort")
-    if not isinstance(effort, str | None):
-        raise invalid("reasoning.effort", "a string")
-    if effort is not None:
-        fields["reasoning_effort"] = effort
+    reasoning = source.get("reasoning") or {}
+    for name in ("effort", "summary", "generate_summary"):
+        if not isinstance(reasoning.get(name), str | None):
+            raise invalid(f"reasoning.{name}", "a string")
+    if reasoning.get("effort") is not None:
+        fields["reasoning_effort"] = reasoning["effort"]
     if asks_logprobs(source):
         fields["logprobs"] = True
         if source.get("top_logprobs"):

@@ -10,6 +10,7 @@ from typing import Any
 from server.core.generation import Generation
 from server.core.lifecycle import State
 from server.core.records import STREAM_PREFIX, Beginning, Ending
+from server.dialects.responses import events
 
 PREFIX = "resp_"
 STATUSES = {
@@ -58,6 +59,12 @@ ECHOED: dict[str, Any] = {
     "safety_identifier": None,
     "prompt_cache_key": None,
 }
+# Fields of the resource that the gateway decides about, also where the upstream speaks Responses: what outlives an
+# attempt, and what the upstream was not told or was told otherwise.
+OURS = frozenset({
+    "id", "object", "created_at", "completed_at", "status", "error", "incomplete_details", "model", "output", "usage",
+    "previous_response_id", "instructions", "metadata", "store", "background",
+})  # fmt: skip
 
 
 def response_id(stream_id: str) -> str:
@@ -98,9 +105,15 @@ def response(
     }
 
 
+def settled(resource: object) -> dict[str, Any]:
+    """Return what an upstream's response says beside `OURS`: what it has settled on, such as its service tier."""
+    fields = resource.items() if isinstance(resource, dict) else ()
+    return {name: value for name, value in fields if name not in OURS and value is not None}
+
+
 def request_of(generation: Generation) -> Mapping[str, Any]:
     """Return the client's request. Of a request in another dialect: what the resource can repeat of it."""
-    if generation.source is not None:
+    if generation.source is not None and generation.dialect == events.API:
         return generation.source
     chat = generation.body
     names = ("temperature", "top_p", "presence_penalty", "frequency_penalty", "parallel_tool_calls", "user")

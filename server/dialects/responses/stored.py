@@ -28,6 +28,8 @@ from server.relay.stream import Stream
 from server.streams.streams import Streams
 
 LISTED, MOST_LISTED = 20, 100  # input items on a page, as the API reference has it
+# Items that a client may send without a status, and whose status a list of items always has.
+STATED = ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
 LIMIT = re.compile(r"[1-9][0-9]{0,2}")
 
 
@@ -107,7 +109,8 @@ class StoredResponses:
         if stream.log.ending is not None:
             after = min(after, stream.log.tail - 1)  # `[DONE]` is there in any case
         elif after > stream.log.tail:
-            text = f"Invalid 'starting_after': the last event so far is {stream.log.tail - 1}."
+            last = f"the last event so far is {stream.log.tail - 1}" if stream.log.tail else "there is no event so far"
+            text = f"Invalid 'starting_after': {last}."
             raise Rejected(400, text, "invalid_cursor", "starting_after")
         return await self._responder.resume(request, stream, after, self._dialect)
 
@@ -145,7 +148,10 @@ class StoredResponses:
         stream = await self._find(request)
         if not stream.beginning.body:  # it was deleted meanwhile
             raise _not_found(request)
-        items = input_items(stream)
+        items = [
+            {**item, "status": item.get("status") or "completed"} if item["type"] in STATED else item
+            for item in input_items(stream)
+        ]
         if order == "desc":
             items.reverse()
         page, more = _page(items, request.query.get("after"), int(limit))

@@ -17,6 +17,7 @@ from server.core.recovery.classify import in_band
 from server.core.upstream_api import Piece, Translator, UpstreamApi
 from server.core.wide_json import dumps
 from server.dialects.responses import events
+from server.dialects.responses.delta import image_part
 from server.dialects.responses.from_chat import responses_body
 from server.dialects.responses.reader import Chunks, finish_reason
 from server.dialects.responses.request import EARLIER, chat_body
@@ -63,8 +64,11 @@ class ResponsesApi(UpstreamApi):
         if reason is None:
             raise _failure(answer)
         message: Chunk = {"role": "assistant", "content": None}
-        for item in answer.get("output") or ():
-            _add_to_message(message, item)
+        try:
+            for item in answer.get("output") or ():
+                _add_to_message(message, item)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise UpstreamError(Kind.UNUSABLE, "The upstream's response has an item that cannot be read.") from error
         choice = {"index": 0, "message": message, "finish_reason": reason, "logprobs": None}
         identity = {"id": answer.get("id"), "object": "chat.completion", "created": _created(answer)}
         return {**identity, "model": answer.get("model"), "choices": [choice], "usage": chat_usage(answer)}
@@ -151,6 +155,8 @@ def _add_to_message(message: Chunk, item: Any) -> None:
             function = {"name": chat_name(item["name"], item.get("namespace")), "arguments": arguments}
             call = {"id": item["call_id"], "type": "function", "function": function}
             message.setdefault("tool_calls", []).append(call)
+        case events.IMAGE if (image := item.get("result")) and isinstance(image, str):
+            message.setdefault("images", []).append(image_part(image))
 
 
 def _failure(response: Chunk) -> UpstreamError:

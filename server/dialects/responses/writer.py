@@ -15,10 +15,10 @@ from server.core.upstream_api import Piece
 from server.core.wide_json import dumps, loads
 from server.dialects.responses import events
 from server.dialects.responses.calls import Call, Calls
-from server.dialects.responses.delta import annotations_of, logprobs_of, texts_of, with_bytes
+from server.dialects.responses.delta import annotations_of, images_of, logprobs_of, texts_of, with_bytes
 from server.dialects.responses.output import Output, encoded
 from server.dialects.responses.request import asks_logprobs
-from server.dialects.responses.resource import request_of, response
+from server.dialects.responses.resource import request_of, response, settled
 
 IDLE_AFTER = 60.0  # seconds; Codex gives up after 300 s without an event, and a comment is none
 PARTS: dict[str, dict[str, Any]] = {
@@ -51,6 +51,8 @@ class ResponsesWriter(Writer):
         self._next = 0  # the next sequence number
         self._output = Output()
         self._calls = Calls(self._source)
+        self._settled: dict[str, Any] = {}  # fields of the resource, by an upstream that speaks Responses
+        self._heeded = not generation.changed  # otherwise the upstream was asked for something else
         self._closing: list[Record] | None = None  # the records before the last ones
         self._before: tuple[object, bytes] = (None, b"")  # the open part, and the start of the data of its deltas
 
@@ -66,7 +68,9 @@ class ResponsesWriter(Writer):
         self._output = Output()
         for kind, data in records:
             if kind != events.DONE:
-                self._output.add(kind, loads(data))
+                event = loads(data)
+                self._output.add(kind, event)
+                self._hear(event)
 
     def begin_attempt(self) -> None:
         """Forget the partial calls of an earlier attempt. If a client saw one, there is no other attempt."""
@@ -82,7 +86,8 @@ class ResponsesWriter(Writer):
     def _emit_state(self, records: list[Record], kind: str, ending: Ending | None = None) -> None:
         """Write an event with the whole resource."""
         items = self._output.items("incomplete" if ending is not None and kind != events.COMPLETED else None)
-        self._emit(records, kind, response=response(self._log.beginning, self._source, items, ending=ending))
+        whole = response(self._log.beginning, self._source, items, ending=ending)
+        self._emit(records, kind, response={**whole, **self._settled})
 
     def begin(self) -> list[Record]:
         """Return the first events of a response in the background: its client may go as soon as it has the id."""
@@ -130,16 +135,25 @@ class ResponsesWriter(Writer):
             StreamError: there are too many calls, or they are too large; or an event of the upstream is out of place.
 
         """
+        passed_on = [loads(piece.data) if piece.api == events.API else None for piece in pieces]
+        for event in passed_on:
+            if event is not None:
+                self._hear(event)
         records = self.opening()
-        for piece in pieces:
-            if piece.api == events.API:
-                self._pass_on(records, loads(piece.data))
+        for piece, event in zip(pieces, passed_on, strict=True):
+            if event is not None:
+                self._pass_on(records, event)
                 continue
             chunk = piece.chunk or loads(piece.data)
             for choice in chunk.get("choices") or ():
                 if not choice.get("index"):
                     self._take(choice, records)
         return records
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        """Note what an upstream says about the response as a whole."""
+        if event.get("type") in events.LIFECYCLE and self._heeded:
+            self._settled |= settled(event.get("response"))
 
     def _pass_on(self, records: list[Record], event: dict[str, Any]) -> None:
         """Write an event of an upstream that speaks Responses, with its number here.
@@ -171,6 +185,8 @@ class ResponsesWriter(Writer):
             index = len(self._output)
             self._emit(records, events.ITEM_ADDED, output_index=index, item=item)
             self._emit(records, events.ITEM_DONE, output_index=index, item=item)
+        for image in () if delta.get("output_items") else images_of(delta):  # otherwise they are in these items
+            self._show_image(records, image)
         if delta.get("tool_calls") or delta.get("function_call"):
             self._take_calls(records, delta)
 
@@ -242,6 +258,15 @@ class ResponsesWriter(Writer):
         count = len(self._output.item(part.item)["content"][part.index]["annotations"])
         place = {"item_id": self._id_of(part.item), "output_index": part.item, "content_index": part.index}
         self._emit(records, events.ANNOTATION, **place, annotation_index=count, annotation=annotation)
+
+    def _show_image(self, records: list[Record], image: str) -> None:
+        if self._output.open_item is not None:
+            self._finish(records, self._output.open_item, "completed")
+        index = len(self._output)
+        item = {"id": f"ig_{self._identity}_{index}", "type": events.IMAGE, "status": "in_progress", "result": None}
+        self._emit(records, events.ITEM_ADDED, output_index=index, item=item)
+        item = {**item, "status": "completed", "result": image}
+        self._emit(records, events.ITEM_DONE, output_index=index, item=item)
 
     def _close_part(self, records: list[Record]) -> None:
         """End the part that is open, if there is one."""

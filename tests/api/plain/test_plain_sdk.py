@@ -11,6 +11,7 @@ from gateway import InProcess, in_process
 from node import node
 from openai import AsyncOpenAI
 from plain_upstream import PlainUpstream, Seen, refuses, says, sends, streams
+from wire import call
 
 KEY = {"name": "web", "sha256": hashlib.sha256(b"token").hexdigest()}
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
@@ -223,3 +224,12 @@ async def test_an_image_of_no_model(monkeypatch) -> None:
         await sdk.images.edit(prompt="a cat", image=("a.png", PNG))
         assert b"model" not in bytes(upstream.seen[1].body)
         assert PNG in bytes(upstream.seen[1].body)
+
+
+async def test_an_image_of_no_model_and_no_default() -> None:
+    """Where every model has a name, a request has to name one."""
+    models = [{"name": "m", "targets": ["local/*"]}]
+    async with PlainUpstream(says(IMAGE)) as upstream, in_process(upstream.url, models=models) as gateway:
+        answer = await call(gateway.root, "POST", "/v1/images/generations", {"prompt": "a cat"})
+    assert (answer.status, answer.error["param"], answer.error["code"]) == (400, "model", "invalid_value")
+    assert upstream.seen == []

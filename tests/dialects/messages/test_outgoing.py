@@ -163,6 +163,7 @@ def test_what_cannot_be_said(body: dict[str, Any], place: str) -> None:
     assert (error.kind, error.http_status, error.param, error.trait.other) == (Kind.REFUSED, 400, place, True)
 
 
+FORCED = {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"}
 THINKING: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ("claude-opus-4-6", {}, {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}),
     ("claude-sonnet-5", {}, {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}),
@@ -173,7 +174,11 @@ THINKING: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     ("other", {"max_tokens": 5000}, {"thinking": {"type": "enabled", "budget_tokens": 4999}, "max_tokens": 5000}),
     ("other", {"max_tokens": 500}, {"max_tokens": 500}),
-]
+    ("claude-opus-4-6", FORCED, {"output_config": {"effort": "high"}}),
+    ("claude-opus-4-6", {**FORCED, "tool_choice": "auto"},
+     {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}}),
+    ("other", FORCED, {}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("model", "fields", "meant"), THINKING)

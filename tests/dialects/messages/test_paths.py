@@ -157,6 +157,7 @@ async def test_our_own_rejections(provider, model) -> None:
         ("POST", "/v1/messages", body, {**good, "anthropic-beta": "é"}, 400, "invalid_request_error"),
         ("POST", "/v1/messages", body, {**good, "X-On-Disconnect": "x"}, 400, "invalid_request_error"),
         ("GET", "/v1/messages", None, good, 405, "invalid_request_error"),
+        ("POST", "/v1/messages/batches", body, good, 404, "not_found_error"),
     ]
     async with in_process(provider.url, models=models, keys=[key], server={"max_body_bytes": 2000}) as gateway:
         for method, path, sent, headers, status, kind in cases:

@@ -132,6 +132,18 @@ class Heard:
             if reason:
                 self.ending = "incomplete" if reason == "length" else "complete"
 
+    def responses(self, event: dict[str, Any]) -> None:
+        item = event.get("item", {})
+        match event["type"]:
+            case "response.output_text.delta":
+                self.text += event["delta"]
+            case "response.reasoning_text.delta":
+                self.thoughts += event["delta"]
+            case "response.output_item.done" if item["type"] == "function_call":
+                self.calls[item["call_id"]] = [item["name"], item["arguments"]]
+            case "response.completed" | "response.incomplete" | "response.failed":
+                self.ending = event["type"].removeprefix("response.").replace("completed", "complete")
+
     def messages(self, event: dict[str, Any]) -> None:
         delta, block = event.get("delta", {}), event.get("content_block", {})
         self.text += delta.get("text", "")
@@ -157,19 +169,25 @@ def heard(events: list[wire.Event], form: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("script", SCRIPTS.values(), ids=SCRIPTS.keys())
 async def test_the_same_in_every_form(provider, model, script: dict[str, Any]) -> None:
-    """Created in one of the three dialects and read in any, a stream says the same."""
+    """Created in one of the dialects and read in any, a stream says the same."""
     await provider.script(model, script)
-    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    look = {"name": "look", "parameters": {"type": "object"}}
+    tools = [{"type": "function", "function": look}]
+    forms = ("messages", "chat", "native", "responses")
+    asked = {"model": model, "input": "Say it.", "stream": True, "tools": [{"type": "function", **look}]}
     async with in_process(provider.url) as gateway:
         created = {
-            "messages": await messages.ask(gateway.root, model),
-            "chat": await wire.complete(gateway.root, model),
+            "messages": await messages.ask(
+                gateway.root, model, tools=[{"name": "look", "input_schema": {"type": "object"}}]
+            ),
+            "chat": await wire.complete(gateway.root, model, tools=tools),
+            "responses": await wire.call(gateway.root, "POST", "/v1/responses", asked),
             "native": await native.ask(gateway.root, model, tools=tools),
         }
         found = {
             (made, form): heard(await read(gateway, answer.headers["x-stream-id"], form), form)
             for made, answer in created.items()
-            for form in ("messages", "chat", "native")
+            for form in forms
         }
     first = found["messages", "messages"]
     assert first["text"]

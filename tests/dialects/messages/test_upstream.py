@@ -135,6 +135,16 @@ def test_blocks(block: Any, deltas: list[dict[str, Any]]) -> None:
     assert found[1:-1] == deltas
 
 
+@pytest.mark.parametrize("usage", [None, {}, [], {"output_tokens": None}, {"input_tokens": "3"}, {"output_tokens": 0}])
+def test_no_counts(usage: Any) -> None:
+    """An upstream that counts nothing has no usage, so that it is estimated. It would be free of charge otherwise."""
+    start = {"type": "message_start", "message": {"id": "m", "usage": usage}}
+    over = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage}
+    chunks = [piece.chunk for piece in translated(start, over)]
+    assert [chunk for chunk in chunks if "usage" in chunk] == []
+    assert MessagesApi().whole({"content": [], "usage": usage})["usage"] is None
+
+
 STOPS = [
     ("end_turn", "stop"),
     ("stop_sequence", "stop"),

@@ -1,6 +1,7 @@
 """Chunks become the events of a message: golden transcripts, and what holds for every stream."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -139,6 +140,11 @@ def test_the_golden_transcript() -> None:
     assert [record.data.decode() for record in written(pieces, ended("tool_calls"))] == GOLDEN.splitlines()
 
 
+def signed(signature: str) -> dict[str, Any]:
+    """Return a delta with a signature alone."""
+    return {"reasoning_details": [{"type": "reasoning.text", "signature": signature}]}
+
+
 ORDERS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
     "two calls take turns": (
         [
@@ -197,6 +203,15 @@ ORDERS: dict[str, tuple[list[dict[str, Any]], list[Any]]] = {
     "LiteLLM's signature": (
         [{"reasoning_content": "Hm."}, {"thinking_blocks": [{"type": "thinking", "thinking": "", "signature": "S"}]}],
         [(0, "thinking", None), (0, "Hm."), (0, "S"), ("stop", 0)],
+    ),
+    "a signature that is too late": (
+        [{"reasoning_content": "Hm."}, {"content": "Yes."}, signed("S"), {"content": "No."}],
+        [(0, "thinking", None), (0, "Hm."), ("stop", 0), (1, "text", None), (1, "Yes."), (1, "No."), ("stop", 1)],
+    ),
+    "thoughts that are not shown": (
+        [signed("S"), {"content": "Yes."}, signed("T")],
+        [(0, "thinking", None), (0, "S"), ("stop", 0), (1, "text", None), (1, "Yes."), ("stop", 1),
+         (2, "thinking", None), (2, "T"), ("stop", 2)],
     ),
     "nothing": ([{"role": "assistant"}], []),
 }  # fmt: skip
@@ -262,12 +277,55 @@ def test_usage() -> None:
     assert event["usage"]["output_tokens"] == 2
 
 
+def test_an_upstream_that_begins_in_the_middle() -> None:
+    """An upstream's own events follow a `message_start`, if need be the gateway's; a ping before it is dropped."""
+    ping, stop = {"type": "ping"}, {"type": "message_stop"}
+    begin = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    end = {"type": "content_block_stop", "index": 0}
+    over = {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 3}}
+    made = writer()
+    events = [ping, begin, end, ping, over, stop]
+    records = made.pieces([Piece(dumps(event), {"choices": []}, "messages") for event in events])
+    records += made.ending(ended(), Transcript())
+    kinds = ["message_start", "content_block_start", "content_block_stop", "ping", "message_delta", "message_stop"]
+    assert [kind for kind, _ in records] == kinds
+    assert json.loads(records[-2].data)["usage"]["output_tokens"] == 3
+
+
 def test_the_input_is_known_from_the_start() -> None:
     """`message_start` has the count of an upstream that counts in each chunk, else an estimate that is not 0."""
     counted = piece(TEXT)
     counted.chunk["usage"] = USAGE
     starts = [json.loads(written(pieces)[0].data)["message"]["usage"] for pieces in ([counted], [piece(TEXT)])]
     assert [(start["input_tokens"], start["cache_read_input_tokens"]) for start in starts] == [(4, 12), (10, 0)]
+
+
+@pytest.mark.parametrize(
+    ("usage", "counts"),
+    [
+        ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": None}}, (5, 0, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": [3]}, (5, 0, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 9}}, (0, 9, 2)),
+        ({"prompt_tokens": 5, "completion_tokens": None}, (5, 0, 0)),
+        ({"prompt_tokens": "5", "completion_tokens": 2.5}, (10, 0, 0)),
+        ({"prompt_tokens": None, "completion_tokens": -1}, (10, 0, 0)),
+        ({"prompt_tokens": True, "completion_tokens": {}}, (10, 0, 0)),
+        ([5, 2], (10, 0, 0)),
+        (None, (10, 0, 0)),
+    ],
+    ids=repr,
+)
+def test_any_usage(usage: Any, counts: tuple[int, int, int]) -> None:
+    """Whatever an upstream's `usage` is, the message has counts. SGLang and others send null for what they skip."""
+    counted = piece(TEXT)
+    counted.chunk["usage"] = usage
+    start = json.loads(written([counted])[0].data)["message"]["usage"]
+    answer = {"choices": [{"index": 0, "message": {"content": "Yes."}, "finish_reason": "stop"}], "usage": usage}
+    made = writer()
+    made.whole_answer(Piece(dumps(answer), answer))
+    whole = json.loads(made.ending(ended(), Transcript())[0].data)["usage"]
+    for found in (start, whole):
+        assert (found["input_tokens"], found["cache_read_input_tokens"], found["output_tokens"]) == counts
 
 
 def test_failure() -> None:
@@ -350,6 +408,45 @@ def test_a_whole_answer() -> None:
     }
 
 
+def thought(text: str, signature: str = "") -> dict[str, Any]:
+    """Return a block of thinking."""
+    return {"type": "thinking", "thinking": text, "signature": signature}
+
+
+def called(identity: str, **given: Any) -> dict[str, Any]:
+    """Return a block of a call of `f`."""
+    return {"type": "tool_use", "id": identity, "name": "f", "input": given}
+
+
+F = {"name": "f", "arguments": '{"x":1}'}
+
+
+@pytest.mark.parametrize(
+    ("said", "blocks"),
+    [
+        ({"content": None}, []),
+        ({"reasoning": "Hm.", "reasoning_details": [{"text": "Hm.", "signature": "S"}]}, [thought("Hm.", "S")]),
+        ({"reasoning_details": [{"text": "a", "signature": "S"}, {"text": "b"}]}, [thought("a", "S"), thought("b")]),
+        ({"reasoning_details": [{"text": "a"}, {"signature": "S"}, {"data": "D"}]},
+         [thought("a", "S"), {"type": "redacted_thinking", "data": "D"}]),
+        ({"reasoning_content": "a", "thinking_blocks": [{"thinking": "a", "signature": "S"}]}, [thought("a", "S")]),
+        ({"content": [{"thinking": [{"type": "text", "text": "a"}]}, {"type": "text", "text": "b"}]},
+         [thought("a"), {"type": "text", "text": "b"}]),
+        ({"refusal": "No."}, [{"type": "text", "text": "No."}]),
+        ({"function_call": F}, [called("toolu_abc_0", x=1)]),
+        ({"tool_calls": [{"id": "a", "function": F}, {"id": "a", "function": F}, {"id": 3, "function": F}, 4]},
+         [called("a", x=1), called("toolu_abc_1", x=1), called("toolu_abc_2", x=1)]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_blocks_of_a_whole_answer(said: dict[str, Any], blocks: list[Any]) -> None:
+    """Thoughts keep their signatures, also where an upstream has them in parts or details alone; ids are unique."""
+    answer = {"choices": [{"index": 0, "message": said, "finish_reason": "stop"}]}
+    made = writer()
+    made.whole_answer(Piece(dumps(answer), answer))
+    assert json.loads(made.ending(ended(), Transcript())[0].data)["content"] == blocks
+
+
 # --- what holds for every stream -------------------------------------------------------------------------------------
 
 WORDS = st.text(min_size=1, max_size=4)
@@ -412,6 +509,7 @@ def test_every_stream_is_a_message(deltas: list[dict[str, Any]]) -> None:
     reader = MessagesReader(BEGINNING)
     for delta in deltas:
         gathered.feed(delta)
+    begun = len(gathered.partial)
     for record in records:
         for entry in reader.read(record):
             assert not isinstance(entry, LoggedCall)
@@ -419,7 +517,9 @@ def test_every_stream_is_a_message(deltas: list[dict[str, Any]]) -> None:
                 read_back.feed(entry.chunk["choices"][0]["delta"])
     expected = [(one.name, one.arguments) for one in gathered.take(whole=True) if one.error is None]
     told_calls = [(one.name, one.arguments) for one in read_back.take(whole=True) if one.error is None]
-    assert sorted(map(str, told_calls)) == sorted(map(str, expected))
+    # Of arguments that are an empty object and another one, the writer tells the other one: they can be read then.
+    assert not Counter(map(str, expected)) - Counter(map(str, told_calls))
+    assert len(told_calls) <= begun
 
 
 @given(st.lists(SPOKEN, max_size=10), st.data())

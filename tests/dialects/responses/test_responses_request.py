@@ -124,6 +124,24 @@ def test_a_turn_with_calls() -> None:
     assert messages(USER, *turn, USER) == [USER, answer, *outputs, USER]
 
 
+def test_images_of_the_assistant_go_back() -> None:
+    """An image that was made comes back as one of the user's, whatever its format. One that failed says nothing."""
+    made = [{"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": text} for text in
+            ("iVBORw0=", "/9j/AA==", None)]  # fmt: skip
+    _, *found = messages(USER, *made)
+    urls = [message["content"][0]["image_url"]["url"] for message in found]
+    assert urls == ["data:image/png;base64,iVBORw0=", "data:image/jpeg;base64,/9j/AA=="]
+    assert [message["role"] for message in found] == ["user", "user"]
+
+
+def test_reasoning_without_an_answer() -> None:
+    """Reasoning of an answer that broke off belongs to no answer of a later turn."""
+    reasoning = {"type": "reasoning", "summary": [], "content": [{"type": "reasoning_text", "text": "I thought."}]}
+    call = {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"}
+    found = messages(USER, reasoning, USER, call)
+    assert "reasoning_content" not in found[-1]
+
+
 def test_refusals_go_back() -> None:
     """What the assistant refused is said back as a refusal."""
     found = messages(USER, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}, USER)
@@ -196,13 +214,17 @@ def test_long_names() -> None:
         ({"tools": [{"type": "file_search", "vector_store_ids": []}]}, "tools[0]"),
         ({"tools": [LOOK], "tool_choice": {"type": "web_search"}}, "tool_choice"),
         ({"input": [USER, {"type": "web_search_call", "id": "ws_1", "status": "completed"}]}, "input[1].type"),
-        ({"input": [USER, {"type": "item_reference", "id": "msg_1"}]}, "input[1].type"),
+        ({"input": [USER, {"type": "item_reference", "id": "msg_1"}]}, "input[1].id"),
+        ({"input": [USER, {"id": "msg_1"}]}, "input[1].id"),
+        ({"input": [{"role": "assistant", "content": [{"type": "input_image", "image_url": "u"}]}]},
+         "input[0].content"),
         ({"input": [USER, {"type": "nobody_knows"}]}, "input[1].type"),
         ({"input": [user({"type": "input_image", "file_id": "f"})]}, "input[0].content[0].file_id"),
         ({"input": [user({"type": "input_file", "file_url": "u"})]}, "input[0].content[0].file_url"),
         ({"input": [user({"type": "odd"})]}, "input[0].content[0].type"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"prompt": {"id": "p"}}, "prompt"),
+        ({"prompt": {"id": "p"}, "input": None}, "prompt"),
         ({"truncation": "auto"}, "truncation"),
         ({"reasoning": {"mode": "pro"}}, "reasoning.mode"),
     ],
@@ -238,6 +260,7 @@ def test_the_search_that_nobody_asked_for() -> None:
         ({"input": [{"type": "function_call", "name": "x", "arguments": "{}"}]}, "input[0].call_id"),
         ({"input": [{"type": "function_call", "call_id": "c", "name": "x", "arguments": {}}]}, "input[0].arguments"),
         ({"input": [{"type": "function_call_output", "call_id": "c"}]}, "input[0].output"),
+        ({"input": [{"type": "image_generation_call", "result": 3}]}, "input[0].result"),
         ({"messages": [USER]}, "messages"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"max_output_tokens": 0}, "max_output_tokens"),
@@ -251,7 +274,16 @@ def test_the_search_that_nobody_asked_for() -> None:
         ({"truncation": "x"}, "truncation"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "n", "schema": {}, "strict": "yes"}}},
+            "text.format.strict",
+        ),
+        (
+            {"text": {"format": {"type": "json_schema", "name": "n", "schema": {}, "description": 3}}},
+            "text.format.description",
+        ),
         ({"reasoning": {"effort": 3}}, "reasoning.effort"),
+        ({"reasoning": {"summary": 3}}, "reasoning.summary"),
         ({"tools": [3]}, "tools[0]"),
         ({"tools": [{"type": "function"}]}, "tools[0].name"),
         ({"tools": [{**LOOK, "parameters": []}]}, "tools[0].parameters"),

@@ -9,7 +9,7 @@ import pytest
 import strict_responses
 import wire
 from gateway import InProcess, in_process
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from raw_upstream import RawUpstream, refusal
 from tcp_server import listening
@@ -135,6 +135,31 @@ async def test_hosted_tools_go_through() -> None:
     assert output[0] == SEARCH
     assert output[1]["content"][0]["text"] == "Found it."
     assert found[-1]["response"]["usage"]["input_tokens_details"]["cached_tokens"] == 1
+
+
+async def test_what_the_upstream_settled_on() -> None:
+    """The resource shows what the upstream says that it did; identity, state and storage are the gateway's."""
+    first, last = begun(), completed(service_tier="flex", temperature=0.5, store=False, previous_response_id="resp_z")
+    first["response"] |= {"reasoning": {"effort": "medium", "summary": None}, "temperature": 0.5, "top_p": None}
+    upstream = RawUpstream(sent(first, *text_at(0, "Hi."), last))
+    async with before(upstream) as gateway:
+        found = await events(gateway.root, service_tier="auto")
+        again = await wire.call(gateway.root, "GET", f"/v1/responses/{found[-1]['response']['id']}")
+    opened, ended = found[0]["response"], found[-1]["response"]
+    assert (opened["reasoning"]["effort"], opened["temperature"], opened["top_p"]) == ("medium", 0.5, 1.0)
+    assert ended["service_tier"] == "flex"
+    assert (ended["reasoning"]["effort"], ended["store"], ended["previous_response_id"]) == ("medium", True, None)
+    assert again.json == ended
+
+
+async def test_a_stored_prompt() -> None:
+    """A template that the upstream has needs no input."""
+    upstream = RawUpstream(sent(begun(), *text_at(0, "Hi."), completed()))
+    async with before(upstream) as gateway:
+        body = {"model": "m", "prompt": {"id": "pmpt_1"}, "stream": True}
+        answer = await wire.call(gateway.root, "POST", "/v1/responses", body)
+    assert strict_responses.events(answer.events)[-1]["response"]["status"] == "completed"
+    assert upstream.bodies == [body]
 
 
 async def test_a_cut_is_not_seen() -> None:
@@ -267,6 +292,8 @@ def test_any_event(found: list[tuple[str, Any]]) -> None:
 
 
 @given(JUNK)
+@example({"type": "function_call"})
+@example({"type": "message", "content": [3]})
 def test_any_whole_answer(value: Any) -> None:
     """Whatever an upstream answers is read, or is an error of the upstream's."""
     answer = {"status": "completed", "output": [value], "usage": value}

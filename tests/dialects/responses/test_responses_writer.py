@@ -216,6 +216,21 @@ def test_annotations() -> None:
     assert told == final(records)["output"][0]["content"][0]["annotations"] == [{"type": "url_citation", **inner}]
 
 
+def test_images() -> None:
+    """An image is an item, between the texts before and after it."""
+    url = {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,/9j/AA=="}}
+    away = {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}
+    deltas = [{"content": "See:"}, {"images": [url, away, 3, {"image_url": None}]}, {"content": "Good?"}]
+    records = written([piece(delta) for delta in deltas], ENDINGS[0])
+    events(records)
+    first, image, last = final(records)["output"]
+    assert (image["type"], image["status"], image["result"]) == ("image_generation_call", "completed", "/9j/AA==")
+    assert [item["content"][0]["text"] for item in (first, last)] == ["See:", "Good?"]
+    reader = ResponsesReader(beginning_of(SOURCE))
+    told = [piece.chunk["choices"][0]["delta"].get("images") for one in records for piece in reader.read(one)]  # type: ignore[union-attr]
+    assert [images for images in told if images] == [[url]]
+
+
 def test_logprobs() -> None:
     """Probabilities come with the deltas, and with their bytes in the finished part."""
     source = {**SOURCE, "include": ["message.output_text.logprobs"], "top_logprobs": 1}
@@ -305,7 +320,9 @@ CALLS = st.builds(
     st.booleans(),
 )
 CITATION = {"type": "url_citation", "url_citation": {"url": "u", "title": "t", "start_index": 0, "end_index": 1}}
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 DELTAS = st.one_of(
+    st.just({"content": "See:", "images": [IMAGE, IMAGE]}),
     TEXTS.map(lambda text: {"content": text}),
     TEXTS.map(lambda text: {"content": text}),
     TEXTS.map(lambda text: {"reasoning_content": text}),
@@ -330,6 +347,7 @@ def test_any_stream_is_valid(deltas: list[dict[str, Any]], ending: Ending) -> No
 
 TALK = st.lists(
     st.one_of(
+        st.just({"images": [IMAGE]}),
         TEXTS.map(lambda text: {"content": text}),
         TEXTS.map(lambda text: {"reasoning_content": text}),
         TEXTS.map(lambda text: {"refusal": text}),
@@ -410,7 +428,7 @@ def test_a_log_is_read_back(deltas: list[dict[str, Any]], ending: Ending) -> Non
     for kind, names in {"content": ("content",), "reasoning": ("reasoning_content",), "refusal": ("refusal",)}.items():
         said = paired("".join(delta[name] for delta in deltas for name in names if delta.get(name)))
         assert turn.texts.get((0, kind), "") == said
-    called = [item for item in final(records)["output"] if item["type"].endswith("call")]
+    called = [item for item in final(records)["output"] if item["type"] in ("function_call", "custom_tool_call")]
     assert turn.transcript.calls == bool(called)
     assert turn.transcript.finish[0] in ("stop", "tool_calls", "length", "content_filter")
 

@@ -352,8 +352,65 @@ async def test_items_by_their_ids(provider, model, client) -> None:
     _, seen = await provider.seen(model)
     assert seen["body"]["messages"][0] == {"role": "assistant", "content": "Blue."}
     unknown: Any = [{"type": "item_reference", "id": "msg_nothing_0"}]
-    status, _, param = await refused(client.responses.create(model=model, input=unknown))
-    assert (status, param) == (400, "input[0].type")
+    status, code, param = await refused(client.responses.create(model=model, input=unknown))
+    assert (status, code, param) == (400, "item_not_found", "input[0].id")
+
+
+async def test_a_reference_without_its_type(provider, model, client) -> None:
+    """The type of a reference may be left out, and items of the input have ids as well."""
+    await provider.script(model, {"text": "Blue."}, {"text": "Fine."})
+    first = await client.responses.create(model=model, input="Colour?")
+    (asked,) = (await client.responses.input_items.list(first.id)).data
+    both: Any = [{"id": asked.id}, {"id": first.output[0].id, "type": None}]
+    await client.responses.create(model=model, input=[*both, {"role": "user", "content": "Sure?"}])
+    _, seen = await provider.seen(model)
+    assert [message["content"] for message in seen["body"]["messages"]] == ["Colour?", "Blue.", "Sure?"]
+
+
+@pytest.mark.parametrize("by", ["previous_response_id", "reference"])
+async def test_halves_of_surrogate_pairs(provider, model, client, by) -> None:
+    """An answer that ends within a character can be gone on from. No request can hold the half: U+FFFD stands there."""
+    half = {"id": "c", "choices": [{"index": 0, "delta": {"content": "Bl\ud83d"}, "finish_reason": "stop"}]}
+    await provider.script(model, {"chunks": [json.dumps(half)]}, {"text": "Fine."})
+    first = await client.responses.create(model=model, input="Colour?")
+    asked: Any = {"previous_response_id": first.id} if by == "previous_response_id" else {}
+    before: Any = [] if asked else [{"type": "item_reference", "id": first.output[0].id}]
+    await client.responses.create(model=model, input=[*before, {"role": "user", "content": "Sure?"}], **asked)
+    _, seen = await provider.seen(model)
+    assert [message["content"] for message in seen["body"]["messages"]][-2:] == ["Bl\ufffd", "Sure?"]
+
+
+async def test_an_image(provider, model) -> None:
+    """An answer that is an image has it, once also after a cut, and the next turn sees it."""
+    part = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0="}}
+    chunks = [
+        json.dumps({"id": "c", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}]})
+        for delta, reason in (({"images": [part]}, None), ({"content": "There."}, None), ({}, "stop"))
+    ]
+    await provider.script(model, {"chunks": chunks, "cut_after": 1}, {"chunks": chunks}, {"text": "Nice."})
+    async with (
+        in_process(provider.url, recovery={"strategy": "restart", "backoff": 0.0}) as gateway,
+        openai.AsyncOpenAI(api_key="none", base_url=gateway.url, max_retries=0) as client,
+    ):
+        events = strict_responses.sequence(
+            await read(await client.responses.create(model=model, input="Draw.", stream=True))
+        )
+        final = events[-1]["response"]
+        assert [item["type"] for item in final["output"]] == ["image_generation_call", "message"]
+        assert final["output"][0]["result"] == "iVBORw0="
+        await client.responses.create(model=model, input="And?", previous_response_id=final["id"])
+    *_, seen = await provider.seen(model)
+    contents = [message["content"] for message in seen["body"]["messages"]]
+    assert contents == ["Draw.", [part], "There.", "And?"]
+
+
+async def test_the_id_that_was_gone_on_from(provider, model, client) -> None:
+    """A response that was named by its stream's id is shown by its own id."""
+    await provider.script(model, {"text": "Yes."}, {"text": "Yes."})
+    first = await client.responses.create(model=model, input="Go.")
+    named = first.id.replace("resp_", "strm_")
+    second = await client.responses.create(model=model, input="And?", previous_response_id=named)
+    assert second.previous_response_id == first.id
 
 
 async def test_visible_before_it_is_completed(provider, model, client) -> None:
@@ -421,6 +478,31 @@ async def test_input_items(provider, model, client) -> None:
             assert found == (expected if order == "asc" else expected[::-1])
     default = await client.responses.input_items.list(second.id)
     assert [item.id for item in default.data] == [item["id"] for item in reversed(items)]
+
+
+async def test_every_kind_of_input_item(provider, model, client) -> None:
+    """Items are listed with all that the SDK's types want, also what their client left out."""
+    await provider.script(model, {"text": "Yes."})
+    sent: Any = [
+        {
+            "role": "user",
+            "content": [{"type": "input_file", "filename": "a", "file_data": "data:text/plain;base64,AA=="}],
+        },
+        {"role": "developer", "content": "Be brief."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]},
+        {"type": "reasoning", "summary": []},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "e", "status": None},
+        {"type": "function_call", "call_id": "c1", "name": "look", "arguments": "{}"},
+        {"type": "function_call_output", "call_id": "c1", "output": [{"type": "input_text", "text": "seen"}]},
+        {"type": "custom_tool_call", "call_id": "c2", "name": "patch", "input": "x", "status": None},
+        {"type": "custom_tool_call_output", "call_id": "c2", "output": "done"},
+    ]
+    made = await client.responses.create(model=model, input=sent)
+    page = await client.responses.input_items.with_raw_response.list(made.id, order="asc")
+    items = json.loads(page.text)["data"]
+    for item in items:
+        strict_responses.check(item, ResponseItem)
+    assert [item["type"] for item in items] == [item.get("type", "message") for item in sent]
 
 
 @pytest.mark.parametrize("query", ["order=up", "limit=0", "limit=101", "limit=x", "after=nothing"])
