@@ -48,7 +48,7 @@ class Blocks:
         self._queue: deque[Block] = deque()
         self._ids: set[str] = set()
         self._checks = 0
-        self._unsigned = 0  # closed blocks of thinking that have no signature
+        self._unsigned = False  # a block of thinking was closed without a signature
 
     @property
     def text_head(self) -> bytes:
@@ -70,7 +70,6 @@ class Blocks:
         """
         block = next((one for one in reversed(self._queue) if one.kind == THINKING), None)
         if block is None and self._unsigned:
-            self._unsigned -= 1
             return
         (block or self._last(THINKING)).signature += signature
 
@@ -104,7 +103,8 @@ class Blocks:
             block.signed = True
 
     def _note_unsigned(self, closed: Block | None) -> None:
-        self._unsigned += closed is not None and closed.kind == THINKING and not closed.signed
+        if closed is not None and closed.kind == THINKING and not closed.signed:
+            self._unsigned = True
 
     def _last(self, kind: str) -> Block:
         """Return the last block if it takes more of this kind, or a new one. Nothing comes after a signature."""
