@@ -13,6 +13,7 @@ from .response import Response
 
 PAUSE = (0.05, 1.0)  # seconds between a cut and the request to resume
 CUTS = 3
+CHAT = "/v1/chat/completions"
 STALL_AFTER = 20  # events
 
 
@@ -38,7 +39,7 @@ class Streams:
 
         """
         plan, tag = self._plan, f"{kind}:{number}" if kind in ("leaves", "cut", "fails") else ""
-        message = self._known(request(self._port, plan.model(kind), tag))
+        message = self._known(request(self._port, CHAT, plan.model(kind), tag))
         expected = answer(plan.model(kind))
         match kind:
             case "slow":
