@@ -69,6 +69,7 @@ def logged(beginning: Beginning) -> Generation:
         trace=headers,
         request_id=beginning.request_id,
         source=source,
+        changed=changed is not None,
     )
 
 

@@ -7,7 +7,6 @@ are the gateway's, because another attempt may have to go on where this one brea
 from collections.abc import Sequence
 from typing import Any
 
-from server.core.body import Body
 from server.core.errors import Kind, UpstreamError
 from server.core.generation import Generation
 from server.core.openai.chunks import DONE_DATA, Chunk
@@ -20,7 +19,7 @@ from server.dialects.responses import events
 from server.dialects.responses.delta import image_part
 from server.dialects.responses.from_chat import responses_body
 from server.dialects.responses.reader import Chunks, finish_reason
-from server.dialects.responses.request import EARLIER, chat_body
+from server.dialects.responses.request import EARLIER
 from server.dialects.responses.tools import chat_name
 
 NOTHING: Chunk = {"choices": []}
@@ -76,10 +75,7 @@ class ResponsesApi(UpstreamApi):
 
 def _is_own(generation: Generation) -> bool:
     """Whether the client speaks Responses, and no function of the operator's has changed its chat request."""
-    source = generation.source
-    if generation.dialect != events.API or source is None:
-        return False
-    return Body(chat_body(source).body).data == generation.kept.data
+    return generation.dialect == events.API and generation.source is not None and not generation.changed
 
 
 class ResponsesTranslator(Translator):
