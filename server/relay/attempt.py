@@ -1,8 +1,8 @@
 """One attempt: one request to one target, relayed frame by frame until the answer is whole or it fails.
 
 It has steps. `first` connects, sends and reads to the first token, and so does `resume`. `rest` relays to the end of
-the answer. `tidy` reads the end of the body, so that the connection can be used again. `release` lets the connection go,
-after any step.
+the answer. `tidy` reads the end of the body, so that the connection can be used again. `release` lets the connection
+go, after any step.
 """
 
 import dataclasses

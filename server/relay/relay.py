@@ -88,11 +88,13 @@ class Relay:
             failure: UpstreamError | StreamError = StreamError(text, "total_timeout", 504, retryable=True)
         except asyncio.CancelledError:
             if self.stopped is None:
+                self._turn.running.leave()
                 raise
             failure = self.stopped
         except (UpstreamError, StreamError) as error:
             failure = replace(error)  # a copy: see `Turn.run`
         except StoreError:
+            self._turn.running.leave()
             raise  # the ending cannot be written either; the caller tells the readers
         except Exception:
             await self._fail(StreamError("The gateway failed on this stream.", "internal_error", 500))

@@ -83,6 +83,11 @@ class Running:
             target.client.cancel(target.api.cancelling(running))
         self._answers &= {*keep}
 
+    def leave(self) -> None:
+        """Leave a running answer to the next relay of the stream. One that it cannot know of is cancelled."""
+        known = self._stream.is_running_known
+        self.cancel(*[answer for answer in self._answers if known and answer[1] == self._stream.running])
+
     def broke_off(self, attempt: Attempt, seam: Seam | None, error: UpstreamError) -> Rest | None:
         """Return the rest of an answer that has just broken off, if its upstream goes on with it."""
         self.cut, self._in_vain = error, 0

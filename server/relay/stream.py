@@ -47,6 +47,7 @@ class Stream:
         "_accepted",
         "_max_bytes",
         "_max_lag",
+        "_noted",
         "_pending",
         "_room",
         "_under_way",
@@ -72,6 +73,7 @@ class Stream:
         self._accepted = time.monotonic() - max(0.0, time.time() - log.beginning.created)
         self._pending: PendingAppend | None = None  # the last append that was not waited for
         self._under_way = 0  # bytes of data of all such appends
+        self._noted = -1  # the tail when `log.target` was changed
         self.state = State.STREAMING if log.tail else State.STARTING
         self.recoveries = 0
         self.label = ""  # of the target that was asked last, as configured
@@ -132,9 +134,16 @@ class Stream:
     def asks(self, target: str, running: str = "") -> None:
         """Note which target is being asked, or answers, and the id of its answer if that goes on by itself.
 
-        The log has both, for another relay that has to go on.
+        The log has both with the next records, for another relay that has to go on.
         """
-        self.log.target = f"{target}{RUNNING}{running}" if running else target
+        noted = f"{target}{RUNNING}{running}" if running else target
+        if noted != self.log.target:
+            self.log.target, self._noted = noted, self.log.tail
+
+    @property
+    def is_running_known(self) -> bool:
+        """Whether the log has what was noted last, so that another relay knows of a running answer."""
+        return self.log.tail > self._noted
 
     @property
     def lag(self) -> int:

@@ -48,9 +48,7 @@ class BackgroundUpstream:
     `able`: it knows `background`. If not, it refuses it with 400, or ignores it if `able` is None.
     """
 
-    def __init__(
-        self, events: Sequence[dict[str, Any]], *readings: Reading, able: bool | None = True, path: str = ""
-    ) -> None:
+    def __init__(self, events: Sequence[dict[str, Any]], *readings: Reading, able: bool | None = True) -> None:
         self.asked: list[Asked] = []
         self.cancelled = asyncio.Event()
         self.silent = asyncio.Event()  # a connection has become silent
@@ -67,14 +65,19 @@ class BackgroundUpstream:
             web.get("/v1/responses/{id}", self._resume),
             web.post("/v1/responses/{id}/cancel", self._cancel),
         ])  # fmt: skip
-        self._runner = web.AppRunner(app, shutdown_timeout=1.0)
+        self._runner = web.AppRunner(app, shutdown_timeout=1.0, handler_cancellation=True)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        self._site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        await self._site.start()
         self.url = f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self._runner.cleanup()
+
+    async def stop_listening(self) -> None:
+        """Take no more connections."""
+        await self._site.stop()
 
     @property
     def resumed(self) -> list[str]:

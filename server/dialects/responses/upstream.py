@@ -146,11 +146,15 @@ class ResponsesTranslator(Translator):
         if self._resumed and number <= self._last:
             return ()
         try:
-            piece = Piece(event.data, self._chunk(kind, value), events.API)
+            pieces = [Piece(event.data, self._chunk(kind, value), events.API)]
+            # A chat completion has the usage in a chunk of its own: a client that adds usages up would count it twice.
+            if kind in events.TERMINAL and (usage := chat_usage(value["response"])):
+                chunk = {**self._head, "choices": [], "usage": usage}
+                pieces.append(Piece(dumps(chunk), chunk))
         except (LookupError, TypeError, AttributeError) as error:
             raise UpstreamError(Kind.UNUSABLE, f"The upstream's event {kind[:100]!r} cannot be read.") from error
         self._last = number if self._last is not None and number == self._last + 1 else None
-        return [piece]
+        return pieces
 
     def _gap(self, what: str) -> UpstreamError:
         """Return the error of a rest that does not begin where the events broke off."""
@@ -170,9 +174,7 @@ class ResponsesTranslator(Translator):
             if reason is None:
                 raise _failure(event["response"])
             self.done = True
-            chunk = self._of({}, reason)
-            usage = chat_usage(event["response"])
-            return {**chunk, "usage": usage} if usage else chunk
+            return self._of({}, reason)
         delta = self._chunks.delta(kind, event)
         return NOTHING if delta is None else self._of(delta)
 
