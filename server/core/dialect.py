@@ -49,7 +49,10 @@ class Writer(Protocol):
         return []
 
     def resume(self, records: Sequence[Record]) -> None:
-        """Go on after records that an earlier relay of this stream has written."""
+        """Take in records that an earlier relay of this stream has written: the first ones, or those that follow.
+
+        A long log comes in parts, from the first record to the last. Then this writer goes on.
+        """
         return
 
     def begin_attempt(self) -> None:

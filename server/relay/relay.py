@@ -19,7 +19,7 @@ from server.core.replay import inherited
 from server.relay.idle import IdleRecords
 from server.relay.plan import Plan, Rules
 from server.relay.progress import Progress
-from server.relay.stream import Stream
+from server.relay.stream import Stream, in_steps
 from server.relay.turn import Turn
 from server.telemetry.logs import cause
 from server.tools.loop import Answer, ToolLoop
@@ -168,7 +168,8 @@ class Relay:
         Raises StreamError if the store has lost a part of the log.
         """
         records = await self._stream.records()
-        self._writer.resume(records)
+        async for part in in_steps(records):
+            self._writer.resume(part)
         choices = self._turn.generation.choices
         turns = await self._stream.replayed(records, choices)
         if self._tool_loop is not None:

@@ -6,7 +6,7 @@ far the tail is ahead of the fastest reader, in bytes. Above the high water the 
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from server.aio.event import Event
@@ -19,7 +19,15 @@ from server.core.replay import LoggedTurn, Replay
 
 READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
 READ_STEP = 65_536  # bytes of a log that are read in one turn of the event loop
-REPLAY_STEP = 250  # records of it that are read as an answer in one turn
+REPLAY_STEP = 250  # records of it that are parsed in one turn
+
+
+async def in_steps(records: Sequence[Record]) -> AsyncIterator[Sequence[Record]]:
+    """Yield records part by part, with a turn of the event loop for others between two parts."""
+    for at in range(0, len(records), REPLAY_STEP):
+        if at:
+            await asyncio.sleep(0)
+        yield records[at : at + REPLAY_STEP]
 
 
 class Reader(Protocol):
@@ -218,10 +226,8 @@ class Stream:
     async def replayed(self, records: Sequence[Record], choices: int) -> list[LoggedTurn]:
         """Return what these records say, in steps as well."""
         replay = Replay(self.dialect.reader(self.beginning), choices)
-        for at in range(0, len(records), REPLAY_STEP):
-            if at:
-                await asyncio.sleep(0)
-            replay.feed(records[at : at + REPLAY_STEP])
+        async for part in in_steps(records):
+            replay.feed(part)
         return replay.turns
 
     async def append(self, records: Sequence[Record]) -> None:

@@ -124,6 +124,9 @@ async def test_key(guarded, how) -> None:
         ("POST", "/v1/nothing", b"{", {}),
         ("GET", "/v1/nothing", None, {}),
         ("DELETE", "/v1/nothing/at/all", None, {}),
+        ("POST", "/v1/responses/compact", b"{", {}),
+        ("POST", "/v1/responses/input_tokens", b"{}", {"Content-Type": "application/json"}),
+        ("GET", "/v1/responses/compact", None, {}),
     ],
 )
 async def test_unknown_endpoint(gateway, method, path, body, headers) -> None:

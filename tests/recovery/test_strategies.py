@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.core.errors import TRAITS, Kind
-from server.core.ports import Continue, Delivered, Failure, GiveUp, Restart, Retry, TargetView
+from server.core.ports import Continue, Delivered, Failure, GiveUp, Restart, Resume, Retry, TargetView
 from server.recovery.strategies import Auto, ContinueOnly, Nothing, RestartOnly, RetryOnly
 
 BUILT_IN = {"none": Nothing, "retry": RetryOnly, "restart": RestartOnly, "continue": ContinueOnly, "auto": Auto}
@@ -76,6 +76,10 @@ BEFORE = [
     ("Retry-After elsewhere", failed(Kind.RESET, view(1, Kind.RATE_LIMIT, wait=60.0), attempts=3), GiveUp()),
     ("the client has left", failed(Kind.RESET, view(), client_present=False), GiveUp()),
     ("no time left", failed(Kind.RESET, view(), time_left=0.0), GiveUp()),
+    ("it goes on with its answer", failed(Kind.CUT, view(), resumable=True), Resume(0.5)),
+    ("… and it has had its attempts", failed(Kind.CUT, view(), resumable=True, attempts=3), Resume(2.0)),
+    ("… and its circuit is open", failed(Kind.CUT, view(), resumable=True, mine={"available": False}), Restart(1)),
+    ("… and the client has left", failed(Kind.CUT, view(), resumable=True, client_present=False), GiveUp()),
     ("a backoff is bounded", failed(Kind.RESET, attempts=3, max_retries=900, backoff=60.0), Retry(10.0)),
 ]
 AFTER = [
@@ -89,6 +93,10 @@ AFTER = [
     ("a silent restart, attempts used up", failed(Kind.TTFT_TIMEOUT, delivered=TEXT, attempts=3), GiveUp()),
     ("a silent continuation, alone",
      failed(Kind.TTFT_TIMEOUT, mine=CAN, delivered=TEXT, attempts=2, diverged=True), Continue(0, 1.0)),
+    ("it goes on with its answer", failed(Kind.CUT, view(), delivered=TEXT, resumable=True), Resume(0.5)),
+    ("… calls too", failed(Kind.CUT, view(), delivered=replace(TEXT, calls=True), resumable=True), Resume(0.5)),
+    ("… in a restart", failed(Kind.CUT, view(), delivered=TEXT, resumable=True, diverged=True), Resume(0.5)),
+    ("… recoveries used up", failed(Kind.CUT, view(), delivered=TEXT, resumable=True, recoveries=3), GiveUp()),
     ("recoveries used up", failed(Kind.CUT, view(), delivered=TEXT, recoveries=3), GiveUp()),
     ("a takeover is none", failed(Kind.CUT, view(), delivered=TEXT, max_recoveries=0, takeover=True), Restart(0, 0.5)),
     ("the client has left", failed(Kind.CUT, view(), delivered=TEXT, client_present=False), GiveUp()),
@@ -127,6 +135,8 @@ def test_the_other_strategies_after_content() -> None:
     assert [BUILT_IN[name]().decide(failure) for name in BUILT_IN] == [
         GiveUp(), GiveUp(), Restart(0, 0.5), Continue(0, 0.5), Restart(0, 0.5),
     ]  # fmt: skip
+    resumable = replace(failure, resumable=True)
+    assert [BUILT_IN[name]().decide(resumable) for name in BUILT_IN] == [GiveUp(), GiveUp(), *[Resume(0.5)] * 3]
     assert RestartOnly().decide(failed(Kind.DIVERGED, mine=CAN, delivered=TEXT, diverged=True)) == GiveUp()
 
 
@@ -177,6 +187,7 @@ def failures(draw) -> Failure:
         client_present=draw(st.booleans()),
         max_retries=draw(st.integers(0, 3)),
         jitter=draw(st.floats(0, 1)),
+        resumable=draw(st.booleans()),
     )
 
 
@@ -186,6 +197,12 @@ def test_every_decision_can_be_carried_out(name, failure) -> None:
     """For any failure the decision is one that the relay can carry out, and that the settings allow."""
     decision = BUILT_IN[name]().decide(failure)
     if isinstance(decision, GiveUp):
+        return
+    if isinstance(decision, Resume):
+        assert failure.resumable
+        assert failure.client_present
+        assert failure.targets[failure.target].available
+        assert 0 <= decision.wait <= min(10.0, failure.time_left)
         return
     target = failure.target if isinstance(decision, Retry) else decision.target
     asked, gone = failure.targets[target], failure.delivered

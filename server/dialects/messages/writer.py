@@ -54,7 +54,7 @@ class MessagesWriter(Writer):
     # --- the state ---------------------------------------------------------------------------------------------------
 
     def resume(self, records: Sequence[Record]) -> None:
-        """Go on after records that an earlier relay of this stream has written."""
+        """Take in records that an earlier relay of this stream has written."""
         for kind, data in records:
             if kind == events.MESSAGE_START:
                 self._started = True

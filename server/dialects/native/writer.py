@@ -51,12 +51,12 @@ class NativeWriter(Writer):
         self._reasons: frozenset[str] = frozenset()  # the turn's finish reason: the last one counts
 
     def resume(self, records: Sequence[Record]) -> None:
-        """Go on after records that an earlier relay of this stream has written."""
-        self._started = bool(records)
-        texts = [data for kind, data in records if kind in (TOKEN, REASONING)]
-        self._tokens = loads(texts[-1])["token_count"] if texts else 0
-        self._turn = sum(kind == TOOL_CALL for kind, _ in records)  # it only has to differ from earlier turns
-        self._recoveries = sum(kind == RECOVERY for kind, _ in records)
+        """Take in records that an earlier relay of this stream has written."""
+        self._started = self._started or bool(records)
+        if texts := [data for kind, data in records if kind in (TOKEN, REASONING)]:
+            self._tokens = loads(texts[-1])["token_count"]
+        self._turn += sum(kind == TOOL_CALL for kind, _ in records)  # it only has to differ from earlier turns
+        self._recoveries += sum(kind == RECOVERY for kind, _ in records)
 
     def begin_attempt(self) -> None:
         """Forget the partial calls of an earlier attempt. No client saw them."""

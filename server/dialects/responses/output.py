@@ -23,6 +23,7 @@ PLACES: dict[str, tuple[str, str, str]] = {
     "response.mcp_call_arguments": ("", "", "arguments"),
     "response.code_interpreter_call_code": ("", "", "code"),
 }
+DELTAS = {f"{name}.delta": name for name in PLACES}
 KINDS = {"output_text": events.TEXT, "refusal": events.REFUSAL, "reasoning_text": events.REASONING}
 TALKING = ("message", "reasoning")  # items of which one at most is open
 
@@ -92,6 +93,9 @@ class Output:
             LookupError: it is about an item or a part that is not there.
 
         """
+        if (name := DELTAS.get(kind)) is not None:  # nearly every event
+            self._add_text(name, event)
+            return
         match kind:
             case events.ITEM_ADDED:
                 self._add_item(dict(event["item"]))
@@ -111,8 +115,8 @@ class Output:
                 self._items[event["output_index"]]["summary"][event["summary_index"]] = dict(event["part"])
             case _:
                 name, _, step = kind.rpartition(".")
-                if name in PLACES:
-                    self._add_text(name, step, event)
+                if name in PLACES and step == "done":
+                    self._finish_text(name, event)
 
     def _add_item(self, item: dict[str, Any]) -> None:
         self._items.append(copy.deepcopy(item))
@@ -134,18 +138,23 @@ class Output:
             self.part = Part(kind, item, index)
             self._texts[kind, item, index] = self.part.text
 
-    def _add_text(self, kind: str, step: str, event: Mapping[str, Any]) -> None:
+    def _add_text(self, kind: str, event: Mapping[str, Any]) -> None:
+        index = PLACES[kind][1]
+        key = (kind, event["output_index"], event[index] if index else 0)
+        text = self._texts.get(key)
+        if text is None:
+            text = self._texts[key] = bytearray()
+        text += encoded(event["delta"])
+        if event.get("logprobs"):
+            part = self._items[event["output_index"]]["content"][event["content_index"]]
+            part.setdefault("logprobs", []).extend(event["logprobs"])
+
+    def _finish_text(self, kind: str, event: Mapping[str, Any]) -> None:
         _, index, name = PLACES[kind]
         key = (kind, event["output_index"], event[index] if index else 0)
-        if step == "delta":
-            self._texts.setdefault(key, bytearray()).extend(encoded(event["delta"]))
-            if event.get("logprobs"):
-                part = self._items[event["output_index"]]["content"][event["content_index"]]
-                part.setdefault("logprobs", []).extend(event["logprobs"])
-        elif step == "done":
-            self._texts.pop(key, None)
-            self._whole.add(key)
-            self._set_text(*key, event[name])
+        self._texts.pop(key, None)
+        self._whole.add(key)
+        self._set_text(*key, event[name])
 
     def is_whole(self, kind: str, item: int, part: int = 0) -> bool:
         """Whether a text is done. A log may end behind that event, and before the end of the part or item."""

@@ -24,12 +24,15 @@ from server.dialects.responses import events
 from server.dialects.responses.earlier import final_response, input_items
 from server.dialects.responses.output import Output
 from server.dialects.responses.resource import response, response_id
-from server.relay.stream import Stream
+from server.relay.stream import Stream, in_steps
 from server.streams.streams import Streams
 
 LISTED, MOST_LISTED = 20, 100  # input items on a page, as the API reference has it
 # Items that a client may send without a status, and whose status a list of items always has.
 STATED = ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
+# Two paths of OpenAI's API look like an id, and are not served: they are told so, and not of a response that is
+# not there (https://platform.openai.com/docs/api-reference/responses/compact and …/input-tokens).
+ID = "{id:(?!(?:compact|input_tokens)$)[^/]+}"
 LIMIT = re.compile(r"[1-9][0-9]{0,2}")
 
 
@@ -64,7 +67,7 @@ class StoredResponses:
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes of these paths."""
-        path = "/v1/responses/{id}"
+        path = f"/v1/responses/{ID}"
         return [
             web.get(path, self.read, allow_head=False),
             web.delete(path, self.delete),
@@ -169,15 +172,16 @@ async def _resource(stream: Stream) -> dict[str, Any] | None:
         records = await stream.records()
     except Deleted:
         return None
-    for kind, data in records:
-        if kind == events.DONE:
-            break
-        event = loads(data)
-        if kind in events.TERMINAL:
-            return dict(event["response"])
-        output.add(kind, event)
-        if kind in events.LIFECYCLE:
-            shown = event["response"]
+    async for part in in_steps(records):
+        for kind, data in part:
+            if kind == events.DONE:
+                break
+            event = loads(data)
+            if kind in events.TERMINAL:
+                return dict(event["response"])
+            output.add(kind, event)
+            if kind in events.LIFECYCLE:
+                shown = event["response"]
     if shown is None:
         source, _ = logged_request(stream.beginning)
         shown = response(stream.beginning, source)

@@ -63,9 +63,8 @@ class ResponsesWriter(Writer):
     # --- the log so far ------------------------------------------------------------------------------------------
 
     def resume(self, records: Sequence[Record]) -> None:
-        """Go on after records that an earlier relay of this stream has written."""
+        """Take in records that an earlier relay of this stream has written."""
         self._next = self._log.tail
-        self._output = Output()
         for kind, data in records:
             if kind != events.DONE:
                 event = loads(data)
