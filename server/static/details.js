@@ -50,6 +50,7 @@ export async function details(id, attempts) {
     ["Log", `${state.records} records, ${state.bytes} bytes`],
     ["Usage", usage(state.usage)],
   ];
+  if (state.owner !== undefined) rows.splice(1, 0, ["Owner", state.owner || "no key"]); // an admin key is told
   if (state.error) rows.push(["Error", make("span", "failed", `${state.error.message} (${state.error.code})`)]);
   // A live stream is not read for this: its relay would take the console for a reader that keeps up.
   const ended = !LIVE.includes(state.state);
