@@ -1,6 +1,7 @@
 """What `scripts/build` makes, installed into clean environments as a user installs it."""
 
 import asyncio
+import json
 import os
 import re
 import shutil
@@ -55,6 +56,29 @@ assert cuts, "no connection was cut"
 assert both[0] == both[1], both
 loaded = sorted({"httpx", "httpx2"} & sys.modules.keys() & {type(client._client).__module__.split(".")[0]})
 print(*loaded, "".join(both[0]), sep="|")
+"""
+WITH_INSTRUCTOR = """
+import sys
+import instructor
+from openai import OpenAI
+from pydantic import BaseModel
+from sluiceway import Patience, resuming_sync_http_client
+
+class Gate(BaseModel):
+    name: str
+    level: float
+    notes: list[str]
+
+url, model = sys.argv[1:]
+cuts = []
+http = resuming_sync_http_client(patience=Patience(first_wait=0.01, longest_wait=0.1), on_cut=cuts.append)
+client = instructor.from_openai(OpenAI(base_url=url, api_key="none", max_retries=0, http_client=http))
+asked = {"model": model, "response_model": Gate, "messages": [{"role": "user", "content": "The north gate?"}]}
+*_, last = client.chat.completions.create_partial(**asked)
+assert cuts, "no connection was cut"
+whole = client.chat.completions.create(**asked)
+assert whole.model_dump() == last.model_dump(), (whole, last)
+print(last.model_dump_json())
 """
 IN_NODE = """
 import { Decoder, makeResumingFetch, readEvents, resumingFetch, StreamEvents } from "sluiceway";
@@ -145,6 +169,18 @@ async def test_the_client_beside_an_sdk(provider: Provider, model: str, tmp_path
     async with in_process(provider.url) as gateway, cutting(gateway.port, random_cuts(10, seed=3)) as proxy:
         out = await asyncio.to_thread(run, programs / "python", "program.py", f"{proxy.root}/v1", model, cwd=tmp_path)
     assert out.rstrip("\n") == f"{library}|{''.join(WORDS)}"
+
+
+async def test_instructor(provider: Provider, model: str, tmp_path, built, environment) -> None:
+    """instructor gets a model of pydantic from a tool call, streamed through cuts and at once."""
+    programs = environment(str(built["client"]), "instructor", "openai>=3,<4")
+    gate = {"name": "north", "level": 3.5, "notes": WORDS}
+    call = {"index": 0, "id": "call_1", "name": "Gate", "arguments": gate}
+    await provider.script(model, {"tool_calls": [call]}, {"tool_calls": [call]})
+    (tmp_path / "program.py").write_text(WITH_INSTRUCTOR)
+    async with in_process(provider.url) as gateway, cutting(gateway.port, random_cuts(3, seed=3)) as proxy:
+        out = await asyncio.to_thread(run, programs / "python", "program.py", f"{proxy.root}/v1", model, cwd=tmp_path)
+    assert json.loads(out) == gate
 
 
 async def test_the_commands_without_an_sdk(provider: Provider, model: str, tmp_path, built, environment) -> None:
