@@ -69,7 +69,8 @@ function usage(used) {
 /** @param {any} attempt */
 function phases(attempt) {
   const times = PHASES.filter((name) => attempt[name]).map((name) => `${name.replace("_", " ")} ${milliseconds(attempt[name])}`);
-  return `${attempt.target}: ${times.join(", ") || "no answer"}`;
+  const facts = [times.join(", ") || "no answer", ...(attempt.error ? [`failed: ${attempt.error}`] : [])];
+  return `${attempt.target}: ${facts.join("; ")}`;
 }
 
 /**
