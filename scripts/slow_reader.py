@@ -110,7 +110,7 @@ class Reader:
             self._bytes_left += len(data)
         self._end = (self._end + self._response.feed(data))[-1024:]
         self.done = self._response.over
-        if not self._response.framed:  # its end would be that of the connection
+        if not (self._response.chunked or self._response.counted):  # its end would be that of the connection
             self.done = any(event in self._end for event in LAST_EVENTS)
         return 0.0
 

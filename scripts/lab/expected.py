@@ -14,6 +14,7 @@ LAST_EVENTS = (DONE, b'data: {"type":"message_stop"}')  # of any dialect
 ERROR = b'data: {"error":'
 OTHER_LINES = (b": ", b"retry: ")  # lines that may come before an event: heartbeats, and the time to reconnect
 NOT_YET = -1.0
+FIRST_TOKEN = 2  # the event that has it, after the role's
 
 
 # --- each id and byte, as they come from a gateway --------------------------------------------------------------------
@@ -29,8 +30,9 @@ class Answer:
             frames = [frames[0], *[script.frames[0]] * script.tokens, script.finish]
         self._events = [_event(frame) for frame in frames] + [DONE]
         self.last = len(self._events)
-        before, _, after = self._events[1].partition(b"%0*d") if script.kind == "stamped" else (b"", b"", b"")
-        self._before, self._after = before, after
+        before, _, after = self._events[1].replace(b"%", b"%%").partition(b"%%0*d")
+        self._stamped = b"id: %d\n" + before + b"%b" + after
+        self._stamp = slice(-len(after) - STAMP_DIGITS, -len(after))
         self._stamped_to = script.tokens + 1 if script.kind == "stamped" else 0
 
     def check(self, seq: int, event: bytes) -> float:
@@ -40,21 +42,15 @@ class Answer:
             WrongError: it is another.
 
         """
-        while event.startswith(OTHER_LINES):
+        while not event.startswith(b"id: ") and event.startswith(OTHER_LINES):
             event = event[event.find(b"\n") + 1 :]
-        head = b"id: %d\n" % seq
         if 1 < seq <= self._stamped_to:
-            start = len(head) + len(self._before)
-            stamp = event[start : start + STAMP_DIGITS]
-            if event == head + self._before + stamp + self._after and stamp.isdigit():
+            stamp = event[self._stamp]
+            if event == self._stamped % (seq, stamp) and stamp.isdigit():
                 return int(stamp) / 1e9
-        elif seq <= self.last and event == head + self._events[seq - 1]:
+        elif seq <= self.last and event == b"id: %d\n%b" % (seq, self._events[seq - 1]):
             return NOT_YET
         raise WrongError(_kind(seq, event), event)
-
-    def is_token(self, seq: int) -> bool:
-        """Whether event ``seq`` is the first that has a token in it."""
-        return seq == 2
 
 
 @cache
@@ -97,18 +93,22 @@ class Checked(Response):
 
     def take(self, data: bytes, now: float) -> float:
         """Check what came at `now`. Raises WrongError: it is no next event, or the end is too early."""
-        text = self.feed(data)
-        self.ages = []
-        if "content-length" in self.headers:
+        text, ages = self.feed(data), []
+        if self.counted:  # it is no event stream
             self.body += text
-            self.events = 0
-        else:
-            *events, self._text = (self._text + text).split(b"\n\n")
-            self.events = len(events)
-            for event in events:
-                self._check(event, now)
-            if self.over and not self.whole:
-                raise WrongError("cut", self._text)
+            self.done = self.over
+            return 0.0
+        *events, self._text = (self._text + text).split(b"\n\n")
+        for event in events:
+            sent = self.answer.check(self.seq + 1, event)
+            self.seq += 1
+            if sent != NOT_YET:
+                ages.append(now - sent)
+        self.events, self.ages = len(events), ages
+        if self.seq >= FIRST_TOKEN and not self.first_token_at:
+            self.first_token_at = now
+        if self.over and not self.whole:
+            raise WrongError("cut", self._text)
         self.done = self.over or bool(self._until and self.seq >= self._until)
         if self._stall and self.seq >= self._stall[0]:
             (_, seconds), self._stall = self._stall, None
@@ -118,14 +118,6 @@ class Checked(Response):
     def place(self) -> str:
         """Return the last event that was right."""
         return f"after event {self.seq}"
-
-    def _check(self, event: bytes, now: float) -> None:
-        sent = self.answer.check(self.seq + 1, event)
-        self.seq += 1
-        if sent != NOT_YET:
-            self.ages.append(now - sent)
-        if not self.first_token_at and self.answer.is_token(self.seq):
-            self.first_token_at = now
 
 
 def _event(frame: bytes) -> bytes:

@@ -65,15 +65,9 @@ class Response:
         self.headers: dict[str, str] = {}  # by their names in lower case
         self.over = False
         self._raw = b""  # what is not whole yet: the head, or a chunk
-        self._chunked = False
-        self._left = (
-            math.inf
-        )  # bytes to come of a body that has no chunks; without a length it ends with the connection
-
-    @property
-    def framed(self) -> bool:
-        """Whether the end of the body is known without the end of the connection."""
-        return self._chunked or self._left < math.inf
+        self.chunked = False
+        self.counted = False  # it has a length. With neither, it ends with the connection
+        self._left = math.inf  # bytes to come of a body that has no chunks
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes; return what they make whole of the body, without HTTP's framing. Raises WrongError."""
@@ -85,7 +79,7 @@ class Response:
                 return b""
             self._head(head.decode("latin-1"))
             self._raw, raw = b"", rest
-        if not self._chunked:
+        if not self.chunked:
             self._left -= len(raw)
             self.over = self._left <= 0
             return raw
@@ -112,7 +106,8 @@ class Response:
         except (IndexError, ValueError):
             raise WrongError("framing", first.encode()) from None
         self.headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        self._chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
+        self.chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
+        self.counted = "content-length" in self.headers
         self._left = float(self.headers.get("content-length", math.inf))
 
 
