@@ -43,7 +43,8 @@ class Outgoing(NamedTuple):
 
     url: URL
     headers: dict[str, str]
-    body: bytes | AsyncIterable[bytes]
+    body: bytes | AsyncIterable[bytes] | None
+    method: str = "POST"
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -74,9 +75,9 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         return self._session
 
     async def send(self, outgoing: Outgoing) -> httpx2.Response:
-        """Send a POST request; return when the head of its response is here."""
+        """Send a request; return when the head of its response is here."""
         response = await self._opened().request(
-            "POST",
+            outgoing.method,
             outgoing.url,
             headers=outgoing.headers,
             data=outgoing.body,

@@ -94,6 +94,20 @@ class Intake:
         self.has_token = False  # this attempt has sent a token (delivered, or dropped by the seam)
         self.failure: UpstreamError | None = None  # seen in the frames; the pieces before it are still returned
 
+    @property
+    def running(self) -> str:
+        """The upstream's id of this answer, if it goes on with it without a connection; empty if not."""
+        return "" if self._translator is None else self._translator.running
+
+    def rest(self) -> str:
+        """Return the path that gives the rest of an answer that broke off, which is fed next; empty if none does."""
+        path = "" if self._translator is None else self._translator.rest()
+        if path:
+            self._decoder = Decoder()
+            self.done = self.over = False
+            self.failure = None
+        return path
+
     def tokens(self, data: bytes, kind: str) -> Tokens | None:
         """Return the records of `data` if it holds whole frames, and all are plain tokens; count them. Else None.
 
