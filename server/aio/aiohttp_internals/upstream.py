@@ -56,7 +56,7 @@ class UpstreamProtocol(ResponseHandler):
     """
 
     # Each as an attribute of aiohttp's own kind would cost every connection a dict of 800 bytes.
-    __slots__ = ("_fault", "_held", "_last_parser", "_pushed", "between_chunks", "sink", "was_taken")
+    __slots__ = ("_fault", "_held", "_last_parser", "_pushed", "between_chunks", "coded", "sink", "was_taken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -65,6 +65,7 @@ class UpstreamProtocol(ResponseHandler):
         self.sink: Sink | None = None  # what the body is pushed to
         self._pushed: Any = None  # the body; Any, because its private parts are used
         self.between_chunks = False  # of a pushed body: the parser waits for the head of a chunk
+        self.coded = False  # the body is compressed, so that what a read brings is not yet the body: it is not pushed
         self._held = False  # the socket is not read, because the sink has refused more
         self._fault: Exception | None = None  # what the sink has raised
         if SMALL_QUEUES.usable:
@@ -83,6 +84,7 @@ class UpstreamProtocol(ResponseHandler):
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Hand over a head with its body."""
         message, body = data
+        self.coded = message.compression is not None
         use_small_queues(body, chunked=message.chunked)
         super().feed_data(data, size)
 
