@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import ssl
 from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol, cast
 
 import aiohttp
@@ -194,14 +195,15 @@ class UpstreamProtocol(ResponseHandler):
 
 def _first(parts: Any, size: int) -> bytes:
     """Take the first parts of a queue, of about so many bytes; return them joined."""
-    first: bytes = parts.popleft()
-    if not parts:
+    if len(parts) == 1:
+        first: bytes = parts.pop()
         return first
-    taken = [first]
-    while parts and size > len(first):
-        size -= len(parts[0])
-        taken.append(parts.popleft())
-    return b"".join(taken)
+    # Chunks of one byte make thousands of parts, and `popleft` moves all that follow.
+    ends = accumulate(map(len, parts))
+    count = next((number for number, end in enumerate(ends, 1) if end >= size), len(parts))
+    first = b"".join(parts[:count])
+    del parts[:count]
+    return first
 
 
 class PushedBody(StreamReader):
