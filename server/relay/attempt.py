@@ -1,8 +1,8 @@
 """One attempt: one request to one target, relayed frame by frame until the answer is whole or it fails.
 
 It has steps. `first` connects, sends and reads to the first token, and so does `resume`. `rest` relays to the end of
-the answer. `tidy` reads the end of the body, so that the connection can be used again. `release` lets the connection go,
-after any step.
+the answer. `tidy` reads the end of the body, so that the connection can be used again. `release` lets the connection
+go, after any step.
 """
 
 import asyncio
@@ -187,7 +187,7 @@ class Attempt:
         while not self.intake.over:
             if not more:
                 await pump.catch_up()
-                if self._intake.over:
+                if self.intake.over:
                     return
             try:
                 refused = await push(response, pump)
@@ -203,9 +203,9 @@ class Attempt:
 
     async def _more(self, response: aiohttp.ClientResponse) -> bytes:
         """Return what the last read has left, in a turn of its own; else as `_read`."""
-        if rest := self._intake.take_rest():
+        if unparsed := self.intake.take_unparsed():
             await asyncio.sleep(0)
-            return rest
+            return unparsed
         return await self._read(response)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:

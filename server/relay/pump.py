@@ -74,10 +74,10 @@ class Pump:
         while not self._intake.over:
             if self._stream.must_pause:
                 await self._pause()
-            if not (rest := self._intake.take_rest()):
+            if not (unparsed := self._intake.take_unparsed()):
                 return
             await asyncio.sleep(0)  # the tokens of other streams have their turn
-            self.receive(rest)
+            self.receive(unparsed)
 
     async def _pause(self) -> None:
         """Wait for the clients and the store. The upstream is not the slow one, so its deadline does not run."""
@@ -120,4 +120,4 @@ class Pump:
             self._metrics.delivered += len(pieces)
             if records := self._writer.pieces(pieces):
                 more = self._stream.append_now(records)
-        return more and not self._intake.over and not self._intake.rest
+        return more and not self._intake.over and not self._intake.unparsed

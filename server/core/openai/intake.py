@@ -70,8 +70,8 @@ class Intake:
         "goes_on",
         "has_token",
         "over",
-        "rest",
         "transcript",
+        "unparsed",
     )
 
     def __init__(
@@ -96,7 +96,7 @@ class Intake:
         self.at_seam = False  # the last feed went through the seam: it may hold only what the client has
         self.goes_on = False  # the last feed brought more of the answer, and not only what keeps a connection alive
         self.done = False  # the answer is whole
-        self.rest = b""  # of a read, behind what was parsed of it in one turn of the event loop
+        self.unparsed = b""  # of a read, behind what was parsed of it in one turn of the event loop
         self.over = False  # the answer is whole or the attempt has failed: nothing that follows counts
         self.has_token = False  # this attempt has sent a token (delivered, or dropped by the seam)
         self.failure: UpstreamError | None = None  # seen in the frames; the pieces before it are still returned
@@ -129,7 +129,7 @@ class Intake:
     def feed(self, data: bytes) -> list[Piece]:
         """Return the pieces that `data` completes, in order. A bad frame sets `failure` and ends the reading.
 
-        A read may bring thousands of small frames. So a part of it may be left, which `take_rest` gives.
+        A read may bring thousands of small frames. So a part of it may be left, which `take_unparsed` gives.
         """
         self.at_seam = self.goes_on = False
         if self._plain and self._decoder.at_rest and (pieces := self._alone(data)):
@@ -141,7 +141,7 @@ class Intake:
             while data and not self.over:
                 part, data = self._take_run(data, pieces)
                 if len(part) > STEP and part.count(b"\n") + part.count(b"\r") > MANY_LINES:
-                    self.rest, part, data = part[STEP:] + data, part[:STEP], b""
+                    self.unparsed, part, data = part[STEP:] + data, part[:STEP], b""
                 self._parse(part, pieces)
         except EventTooLargeError as error:
             self._fail(UpstreamError(Kind.UNUSABLE, f"The upstream's answer cannot be used: {error}."))
@@ -149,10 +149,10 @@ class Intake:
             self._fail(error)
         return pieces
 
-    def take_rest(self) -> bytes:
+    def take_unparsed(self) -> bytes:
         """Return what is to be fed next, before anything else and in another turn of the event loop."""
-        rest, self.rest = self.rest, b""
-        return rest
+        unparsed, self.unparsed = self.unparsed, b""
+        return unparsed
 
     def _take_run(self, data: bytes, pieces: list[Piece]) -> tuple[bytes, bytes]:
         """Take the plain tokens that `data` begins with. Return what is to be parsed next, and what comes after that.
