@@ -33,7 +33,7 @@ class Delivery(Channel):
 
     pushed: ClassVar[bool] = True  # the relay writes to it, in its own turn, as long as the client keeps up
 
-    __slots__ = ("cursor", "live", "offset", "wake", "whole")
+    __slots__ = ("_early", "cursor", "live", "offset", "wake", "whole")
 
     def __init__(self, request: web.Request, stream: Stream, cursor: int, flow: Flow, metrics: Metrics) -> None:
         super().__init__(request, stream, flow, metrics)
@@ -42,6 +42,15 @@ class Delivery(Channel):
         self.live = False
         self.wake = Event()
         self.whole = False  # the response was written to its end
+        self._early: list[bytes] | None = None  # what was pushed before the response was open; None: it is written
+
+    def expect(self) -> None:
+        """Let what comes before the response is open be kept here. A log would have to be read for it, maybe far away.
+
+        Only a reader that begins with its stream can do so.
+        """
+        if self.pushed and not self.cursor and not self._stream.log.tail:
+            self._early, self.live = [], True
 
     async def run(self, response: web.StreamResponse) -> Leaving:
         """Open the response, deliver to the stream's ending, close it; return how it ended.
@@ -52,7 +61,8 @@ class Delivery(Channel):
             StoreError: the log cannot be read. Nothing was written yet.
 
         """
-        self.offset = await self._stream.log.offset(self.cursor)
+        if self._early is None:
+            self.offset = await self._stream.log.offset(self.cursor)
         leaving: Leaving = "ended"
         try:
             await self._open(response)
@@ -72,6 +82,11 @@ class Delivery(Channel):
     def push(self, data: bytes, tail: int, offset: int) -> None:
         """Write frames in the relay's own turn. If they fill the transport, the delivery's own task takes over."""
         self.cursor, self.offset = tail, offset
+        if self._early is not None:
+            self._early.append(data)
+            if offset > READ_BYTES:
+                self._step_aside()
+            return
         try:
             self._write(data)
         except ConnectionError:
@@ -109,6 +124,7 @@ class Delivery(Channel):
     async def _follow(self) -> None:
         """Write the records after the cursor, and then the new ones, to the ending or to the end of a deleted log."""
         stream, stream_log = self._stream, self._stream.log
+        self._write_early()
         while True:
             if self._protocol.writing_paused:
                 await self._drain()
@@ -123,6 +139,13 @@ class Delivery(Channel):
                 return
             else:
                 await self._wait_for_more()
+
+    def _write_early(self) -> None:
+        """Write what was pushed before the response was open. From here on pushes are written at once."""
+        frames, self._early = self._early, None
+        self.live = False
+        if frames:
+            self._write(b"".join(frames))
 
     async def _read(self) -> Sequence[Record]:
         """Return records after the cursor."""

@@ -74,6 +74,7 @@ class Responder:
             delivery: Delivery = WholeDelivery(request, stream, cursor, self._flow, self._metrics)
         else:
             delivery = self._delivery(request, stream, cursor, dialect)
+            delivery.expect()
         self._streams.attach(stream, delivery)
         self.open.add(delivery)
         self.idle.clear()

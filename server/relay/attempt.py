@@ -5,6 +5,7 @@ the answer. `tidy` reads the end of the body, so that the connection can be used
 go, after any step.
 """
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import Coroutine, Mapping, Sequence
@@ -18,10 +19,12 @@ from server.aio.aiohttp_internals.upstream import SinkError
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
+from server.core.openai.chunks import MAX_CHOICES
 from server.core.openai.finish_reasons import check_failures
 from server.core.openai.frames import is_error
-from server.core.openai.intake import Intake
+from server.core.openai.intake import MAX_ANSWER_VALUES, STEP, Intake
 from server.core.recovery.classify import in_band
+from server.core.shape import Shape, most_values
 from server.core.timing import Phases
 from server.core.upstream_api import Piece
 from server.core.wide_json import loads
@@ -129,7 +132,7 @@ class Attempt:
         while not intake.over:
             if self._stream.must_pause:
                 await self._pause(deadline)
-            data = await self._read(response)
+            data = await self._more(response)
             if not data:
                 break
             if not begun and (start := data.lstrip(SPACE)):
@@ -183,7 +186,9 @@ class Attempt:
         """
         while not self.intake.over:
             if not more:
-                await pump.pause()
+                await pump.catch_up()
+                if self.intake.over:
+                    return
             try:
                 refused = await push(response, pump)
             except SinkError as error:
@@ -195,6 +200,13 @@ class Attempt:
                 self._ended()
                 return
             more = False
+
+    async def _more(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return what the last read has left, in a turn of its own; else as `_read`."""
+        if unparsed := self.intake.take_unparsed():
+            await asyncio.sleep(0)
+            return unparsed
+        return await self._read(response)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the bytes that are there; empty at the end of a body that may end here. Raises UpstreamError."""
@@ -257,6 +269,7 @@ class WholeAttempt(Attempt):
                 self._stream.bound(len(self._answer))
         except FOREIGN as error:
             raise translate(error, in_body=True) from error.with_traceback(None)  # see `_broke_off`
+        await _check_values(self._answer)
         try:
             answer = loads(self._answer)
         except ValueError as error:
@@ -265,6 +278,9 @@ class WholeAttempt(Attempt):
             raise in_band(answer)
         if not isinstance(answer, dict):
             raise UpstreamError(Kind.GARBAGE, "The upstream's answer is not a JSON object.")
+        choices = answer.get("choices")
+        if isinstance(choices, list) and len(choices) > MAX_CHOICES:
+            raise UpstreamError(Kind.UNUSABLE, f"The upstream's answer has more than {MAX_CHOICES} choices.")
         self._chunk = self.target.api.whole(answer)
         check_failures(self._chunk.get("choices"))
         self.transcript.observe_whole(self._chunk)
@@ -274,6 +290,18 @@ class WholeAttempt(Attempt):
         self._writer.whole_answer(Piece(bytes(self._answer), self._chunk, self.target.api.name))
         self._answer.clear()
         self._chunk = {}
+
+
+async def _check_values(answer: bytearray) -> None:
+    """Raise UpstreamError if a whole answer has too many values. Other streams have their turn between its pieces."""
+    if most_values(answer) <= MAX_ANSWER_VALUES:
+        return
+    shape = Shape(MAX_ANSWER_VALUES)
+    for at in range(0, len(answer), STEP):
+        shape.feed(answer[at : at + STEP])
+        if shape.too_many:
+            raise UpstreamError(Kind.UNUSABLE, f"The upstream's answer has more than {MAX_ANSWER_VALUES} values.")
+        await asyncio.sleep(0)
 
 
 async def _read_to_end(response: aiohttp.ClientResponse) -> None:

@@ -360,7 +360,7 @@ class Turn:
             self.running.note(attempt)
         attempt.release()
         attempt.permit.settle(ok, None if failure is None else self._fault(attempt, failure))
-        self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.beginning)
+        self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.beginning, failure)
         if attempt.span is not None:
             attempt.span.end(attempt.phases, failure)
 
