@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Connects many slow readers to one SSE endpoint, to see what a server does with clients that fall behind.
 
-The readers use raw sockets. So each takes exactly the configured number of bytes per second, headers and framing
+Each takes exactly the configured number of bytes per second, headers and framing
 included; 0 reads nothing. Their number and the time are bounded, so the program stops by itself. Plain HTTP only.
 
 The program notices without reading if the server closes a connection. A RST shows on the reader's own socket. A FIN
@@ -15,7 +15,6 @@ import asyncio
 import json
 import resource
 import select
-import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,14 +24,14 @@ from statistics import median
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from lab.reader import Gone, PacedConnection, Response, WrongError, request
+
 MOST_READERS = 10_000
 LONGEST = 3600.0  # seconds
-CONNECT_TIMEOUT = 10.0  # seconds to connect and to send the request
+CONNECT_TIMEOUT = 10.0  # seconds
 MAX_CONNECTING = 100  # connections that are opened at the same time; fewer than a usual accept queue holds
-READ_INTERVAL = 0.02  # seconds between two reads of one reader
 WATCH_INTERVAL = 0.2  # seconds between two looks at the server's ends of all connections
-READ_SIZE = 262_144  # most bytes of one read
-MAX_HEAD = 16_384  # bytes in which the response head must end
+LAST_EVENTS = (b"data: [DONE]", b"event: done")
 
 # FIN_WAIT1, FIN_WAIT2, TIME_WAIT, LAST_ACK and CLOSING in the notation of /proc/net/tcp.
 CLOSING = frozenset(("04", "05", "06", "09", "0B"))
@@ -55,78 +54,74 @@ class Reading:
 
 
 class Reader:
-    """One connection that has sent its request. Each call of `turn` reads from it."""
+    """One client, and the receiver of its connection. `reading` is its result once it is over."""
 
-    def __init__(self, sock: socket.socket, bytes_per_second: float) -> None:
-        self.sock = sock
-        self.port: int = sock.getsockname()[1]
+    def __init__(self, bytes_per_second: float) -> None:
+        self.connection = PacedConnection(bytes_per_second)
+        self.connected = False
+        self.descriptor = self.port = 0  # of its socket
         self.bytes_read = 0
-        self.reading: Reading | None = None  # once it is over
-        self._pace = bytes_per_second
-        self._began = time.monotonic()
+        self.reading: Reading | None = None
+        self.done = self.over = False
+        self._response = Response()
+        self._began = 0.0
         self._bytes_left = 0
         self._closed_at: float | None = None
-        self._start = b""  # of the response, at least its head
         self._end = b""
 
-    def turn(self, now: float) -> None:
-        """Read as much as the pace allows by now. After the server has closed, read everything."""
-        while self.reading is None:
-            allowed = int(self._pace * (now - self._began)) - self.bytes_read
-            size = READ_SIZE if self._closed_at is not None else min(allowed, READ_SIZE)
-            if size <= 0:
-                return
-            try:
-                data = self.sock.recv(size)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""  # a reset is an end, like a FIN
-            self._take(data, now)
+    async def run(
+        self, target: SplitResult, message: bytes, rcvbuf: int, until: float, connecting: asyncio.Semaphore
+    ) -> None:
+        """Connect, send the request, and read until the response or the time is over (CLOCK_MONOTONIC, seconds)."""
+        try:
+            async with connecting, asyncio.timeout(min(CONNECT_TIMEOUT, until - time.monotonic())):
+                await self.connection.open(target.port or 80, host=target.hostname or "", window=rcvbuf)
+        except OSError:  # TimeoutError is one
+            self.reading = Reading("unreachable")
+            return
+        sock = self.connection.transport.get_extra_info("socket")
+        self.descriptor, self.port = sock.fileno(), sock.getsockname()[1]
+        self.connected, self._began = True, time.monotonic()
+        try:
+            async with asyncio.timeout(until - self._began):
+                await self.connection.exchange(message, self)
+            outcome = "finished"
+        except TimeoutError:
+            self._over("detached" if self._closed_at else "reading")
+            return
+        except (Gone, WrongError):
+            self.server_closed()
+            outcome = "detached"
+        finally:
+            self.connection.close()
+        self._over(outcome if self._response.status in (0, 200) else "refused")
 
-    def server_closed(self, now: float) -> None:
-        """Note when the server closed its end. Only the first call counts."""
-        self._closed_at = self._closed_at or now
+    def server_closed(self) -> None:
+        """Note when the server closed its end, and read what is left at once. Only the first call counts."""
+        if self._closed_at is None:
+            self._closed_at = time.monotonic()
+            self.connection.hurry()
 
-    def stop(self, now: float) -> None:
-        """End the reader, because the time is up."""
-        if self.reading is None:
-            self._over("reading" if self._closed_at is None else "detached", now)
-
-    def _take(self, data: bytes, now: float) -> None:
+    def take(self, data: bytes, now: float) -> float:  # noqa: ARG002 - other receivers need the time
+        """Count bytes, and judge by what the head says whether they end the response."""
         if self._closed_at is None:
             self.bytes_read += len(data)
         else:
             self._bytes_left += len(data)
-        if b"\r\n\r\n" not in self._start and len(self._start) < MAX_HEAD:
-            self._start += data
-        self._end = (self._end + data)[-1024:]
-        whole = self._whole()
-        if whole or not data:
-            self.server_closed(now)
-            refused = self._status() not in (200, None)
-            self._over("refused" if refused else "finished" if whole else "detached", now)
+        self._end = (self._end + self._response.feed(data))[-1024:]
+        self.done = self._response.over
+        if not (self._response.chunked or self._response.counted):  # its end would be that of the connection
+            self.done = any(event in self._end for event in LAST_EVENTS)
+        return 0.0
 
-    def _whole(self) -> bool:
-        """Whether the response is whole, judged by what its head says about its end."""
-        head, _, _ = self._start.lower().partition(b"\r\n\r\n")
-        if b"\r\ntransfer-encoding: chunked" in head:
-            return self._end.endswith(b"\r\n0\r\n\r\n")
-        _, counted, length = head.partition(b"\r\ncontent-length:")
-        if counted:
-            return self.bytes_read + self._bytes_left >= len(head) + 4 + int(length.split(b"\r\n")[0])
-        return b"data: [DONE]" in self._end or b"event: done" in self._end
+    def place(self) -> str:
+        """Return how much it has read."""
+        return f"after {self.bytes_read + self._bytes_left} bytes"
 
-    def _status(self) -> int | None:
-        word = self._start[9:12]
-        return int(word) if len(word) == 3 and word.isdigit() else None
-
-    def _over(self, outcome: str, now: float) -> None:
-        self.sock.close()
-        detached_at = self._closed_at - self._began if outcome == "detached" and self._closed_at else None
-        self.reading = Reading(
-            outcome, self.bytes_read, self._bytes_left, self._status(), detached_at, seconds=now - self._began
-        )
+    def _over(self, outcome: str) -> None:
+        now, status = time.monotonic(), self._response.status or None
+        at = self._closed_at - self._began if outcome == "detached" and self._closed_at else None
+        self.reading = Reading(outcome, self.bytes_read, self._bytes_left, status, at, seconds=now - self._began)
 
 
 async def run(
@@ -145,62 +140,39 @@ async def run(
     Each header is a whole line. `rcvbuf` is SO_RCVBUF in bytes; 0 leaves the system's default, which grows. `progress`
     is called with a line once per second.
     """
-    began = time.monotonic()
+    until = time.monotonic() + seconds
     target = urlsplit(url)
     if target.scheme != "http" or not target.hostname:
         raise ValueError(f"{url}: not an http:// URL")
-    request = request_bytes(target, body, headers)
-    limit = asyncio.Semaphore(MAX_CONNECTING)
-    readers: list[Reader] = []
-
-    async def begin() -> None:
-        async with limit:
-            if (sock := await connect(target, request, rcvbuf)) is not None:
-                readers.append(Reader(sock, bytes_per_second))
-
-    connecting = asyncio.gather(*(begin() for _ in range(count)))
-    watch = Watch(target.port or 80)
-    reported = 0  # the last second for which `progress` was called
+    path = (target.path or "/") + (f"?{target.query}" if target.query else "")
+    # The server closes after the response: a reader waits for that.
+    message = request(target.netloc, path, body, ["Connection: close", *headers])
+    connecting = asyncio.Semaphore(MAX_CONNECTING)
+    readers = [Reader(bytes_per_second) for _ in range(count)]
+    watching = asyncio.create_task(watch(readers, target.port or 80, progress))
     try:
-        while (now := time.monotonic()) - began < seconds:
-            running = [reader for reader in readers if reader.reading is None]
-            if connecting.done() and not running:
-                break
-            watch.look(running, now)
-            for reader in running:
-                reader.turn(now)
-            if progress is not None and int(now - began) > reported:
-                reported = int(now - began)
-                progress(progress_line(reported, readers, count))
-            await asyncio.sleep(READ_INTERVAL)
+        await asyncio.gather(*(reader.run(target, message, rcvbuf, until, connecting) for reader in readers))
     finally:
-        connecting.cancel()
-        for reader in readers:
-            reader.stop(time.monotonic())
-    readings = [reader.reading for reader in readers if reader.reading is not None]
-    return readings + [Reading("unreachable")] * (count - len(readings))
+        watching.cancel()
+    return [reader.reading or Reading("unreachable") for reader in readers]
 
 
-class Watch:
-    """Tells readers that the server has closed, even if they read nothing."""
-
-    def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
-        self._next = 0.0
-
-    def look(self, readers: list[Reader], now: float) -> None:
-        """Look at the server's ends, unless the last look was a moment ago."""
-        if now < self._next:
-            return
-        self._next = now + WATCH_INTERVAL
-        poll = select.poll()
-        for reader in readers:
-            poll.register(reader.sock, select.POLLRDHUP)
-        hung_up = {fd for fd, _ in poll.poll(0)}
-        ports = closing_ports(self._server_port)
-        for reader in readers:
-            if reader.sock.fileno() in hung_up or reader.port in ports:
-                reader.server_closed(now)
+async def watch(readers: list[Reader], server_port: int, progress: Callable[[str], None] | None) -> None:
+    """Tell readers that the server has closed, even if they read nothing. Tell their progress once per second."""
+    began, told = time.monotonic(), 0
+    while True:
+        await asyncio.sleep(WATCH_INTERVAL)
+        running = [reader for reader in readers if reader.connected and reader.reading is None]
+        poll, ports = select.poll(), closing_ports(server_port)
+        for reader in running:
+            poll.register(reader.descriptor, select.POLLRDHUP)
+        hung_up = {descriptor for descriptor, _ in poll.poll(0)}
+        for reader in running:
+            if reader.descriptor in hung_up or reader.port in ports:
+                reader.server_closed()
+        if progress is not None and (second := int(time.monotonic() - began)) > told:
+            told = second
+            progress(progress_line(second, readers))
 
 
 def closing_ports(server_port: int) -> set[int]:
@@ -216,43 +188,12 @@ def closing_ports(server_port: int) -> set[int]:
     return ports
 
 
-async def connect(target: SplitResult, request: bytes, rcvbuf: int) -> socket.socket | None:
-    """Connect and send the request. Return None if that fails or takes too long."""
-    loop = asyncio.get_running_loop()
-    family = socket.AF_INET6 if ":" in (target.hostname or "") else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setblocking(False)
-        if rcvbuf:  # set it before connecting: it decides the first window
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            await loop.sock_connect(sock, (target.hostname, target.port or 80))
-            await loop.sock_sendall(sock, request)
-    except (OSError, TimeoutError):
-        sock.close()
-        return None
-    except asyncio.CancelledError:
-        sock.close()
-        raise
-    return sock
-
-
-def request_bytes(target: SplitResult, body: dict[str, Any] | None, headers: Sequence[str]) -> bytes:
-    """Return the request as bytes. It asks the server to close after the response: a reader waits for that."""
-    path = (target.path or "/") + (f"?{target.query}" if target.query else "")
-    lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", f"Host: {target.netloc}", "Connection: close"]
-    payload = b"" if body is None else json.dumps(body).encode()
-    if body is not None:
-        lines += ["Content-Type: application/json", f"Content-Length: {len(payload)}"]
-    return "\r\n".join([*lines, "Accept: text/event-stream", *headers, "", ""]).encode() + payload
-
-
-def progress_line(second: int, readers: Sequence[Reader], count: int) -> str:
+def progress_line(second: int, readers: Sequence[Reader]) -> str:
     """Return one line about the readers' progress."""
     over = [reader.reading.outcome for reader in readers if reader.reading is not None]
     ends = ", ".join(f"{over.count(outcome)} {outcome}" for outcome in sorted(set(over))) or "none over"
-    total = sum(reader.bytes_read for reader in readers)
-    return f"{second:4} s: {len(readers)} of {count} connected, {ends}, {total:,} bytes read"
+    connected, total = (sum(getattr(reader, name) for reader in readers) for name in ("connected", "bytes_read"))
+    return f"{second:4} s: {connected} of {len(readers)} connected, {ends}, {total:,} bytes read"
 
 
 def table(readings: Sequence[Reading]) -> str:

@@ -6,18 +6,16 @@ Every token is checked, after the measured time; an answer that is not exactly r
 import argparse
 import asyncio
 import json
-import socket
 import sys
 import urllib.request
 from collections.abc import Callable, Coroutine
-from time import monotonic, sleep
+from time import monotonic
 from typing import Any
 
 import uvloop
-
-from .answer import Answer, LostTokenError, check
-from .connection import ClientConnection, has_token, request
-from .script import script
+from lab.expected import check
+from lab.reader import Collected, Connection, WrongError
+from lab.script import CHAT, TOKEN, question, script
 
 Options = argparse.Namespace
 Result = dict[str, Any]
@@ -27,19 +25,20 @@ async def streams(options: Options) -> Result:
     """Send requests over several keep-alive connections at once, on each one after the other."""
 
     async def one() -> list[list[tuple[float, bytes]]]:
-        connection = await ClientConnection.open(options.port)
-        answers = [await connection.exchange(message) for _ in range(options.requests)]
-        connection.transport.close()
+        connection = await Connection().open(options.port)
+        answers = []
+        for _ in range(options.requests):
+            await connection.exchange(message, answer := Collected())
+            answers.append(answer.parts)
+        connection.close()
         return answers
 
-    told, message = script(options.model), request(options.port, options.path, options.model)
+    told, message = script(options.model), question(options.port, options.path, options.model)
     began = monotonic()
     collected = await asyncio.gather(*(one() for _ in range(options.connections)))
     seconds = monotonic() - began
-    waits = [
-        next((arrival for arrival, data in answers[0] if has_token(data)), monotonic()) - began for answers in collected
-    ]
-    answers: list[Answer] = [check(parts, told) for several in collected for parts in several]
+    waits = [next((at for at, data in answers[0] if TOKEN in data), monotonic()) - began for answers in collected]
+    answers = [check(parts, told) for several in collected for parts in several]
     result: Result = {
         "seconds": seconds,
         "requests": len(answers),
@@ -58,16 +57,16 @@ async def first_token(options: Options) -> Result:
     The rate holds whether answers come or not: a slow relay does not get fewer requests.
     """
     told = script(options.model)
-    idle: dict[int, list[ClientConnection]] = {options.port: [], options.direct: []}
+    idle: dict[int, list[Connection]] = {options.port: [], options.direct: []}
     found: dict[int, list[float]] = {options.port: [], options.direct: []}
 
     async def one(port: int) -> None:
-        connection = idle[port].pop() if idle[port] else await ClientConnection.open(port)
+        connection = idle[port].pop() if idle[port] else await Connection().open(port)
         began = monotonic()
-        parts = await connection.exchange(request(port, options.path, options.model))
+        await connection.exchange(question(port, options.path, options.model), answer := Collected())
         idle[port].append(connection)
-        found[port].append(next(arrival for arrival, data in parts if has_token(data)) - began)
-        check(parts, told)
+        found[port].append(next(at for at, data in answer.parts if TOKEN in data) - began)
+        check(answer.parts, told)
 
     began = monotonic()
     async with asyncio.TaskGroup() as group:
@@ -79,49 +78,39 @@ async def first_token(options: Options) -> Result:
 
 async def hold(options: Options) -> Result:
     """Hold streams open that have got one token. Print a line when all have, and end when the input is closed."""
-    message = request(options.port, options.path, options.model)
-    connections: list[ClientConnection] = []
+    message = question(options.port, options.path, options.model)
+    connections: list[Connection] = []
     for _ in range(options.connections):
-        connection = await ClientConnection.open(options.port)
-        await connection.exchange(message, until_token=True)
+        connection = await Connection().open(options.port)
+        await connection.exchange(message, Collected(until=TOKEN))
         connections.append(connection)
     print(json.dumps({"open": len(connections)}), flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     closed = sum(connection.transport.is_closing() for connection in connections)
     if closed:
-        raise LostTokenError(f"{closed} of {len(connections)} idle streams were closed")
+        raise WrongError("lost", b"%d of %d idle streams were closed" % (closed, len(connections)))
     return {"open": len(connections)}
 
 
 async def disconnect(options: Options) -> Result:
     """Let each client leave after its first token, one by one. Return the seconds until the upstream noticed each."""
-    left = await asyncio.get_running_loop().run_in_executor(None, _leave, options)
+    left: dict[str, float] = {}  # tag: when its client left (CLOCK_MONOTONIC, seconds)
+    for number in range(options.requests):
+        tag = f"{options.port}-{monotonic()}-{number}"
+        connection = await Connection().open(options.port)
+        message = question(options.port, options.path, options.model, tag)
+        await connection.exchange(message, Collected(until=TOKEN))
+        await asyncio.sleep(0.005)  # the relay rests now, as it does between two tokens
+        left[tag] = monotonic()
+        connection.close()
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.3)  # a slow notice must count as well
     with urllib.request.urlopen(f"http://127.0.0.1:{options.direct}/closed") as answer:  # noqa: ASYNC210
         told = json.load(answer)
     missing = [tag for tag in left if tag not in told]
     if missing:
-        raise LostTokenError(f"the upstream was never told of {len(missing)} of {len(left)} disconnects")
+        raise WrongError("never told", b"the upstream, of %d of %d disconnects" % (len(missing), len(left)))
     return {"cancelled": percentiles([told[tag] - when for tag, when in left.items()])}
-
-
-def _leave(options: Options) -> dict[str, float]:
-    """Return the tag of each request, and when its client left (CLOCK_MONOTONIC, seconds)."""
-    left: dict[str, float] = {}
-    for number in range(options.requests):
-        tag = f"{options.port}-{monotonic()}-{number}"
-        with socket.create_connection(("127.0.0.1", options.port), timeout=10) as connection:
-            connection.sendall(request(options.port, options.path, options.model, tag))
-            received = b""
-            while not has_token(received):
-                data = connection.recv(65536)
-                if not data:
-                    raise LostTokenError(f"closed before the first token: {received[-300:]!r}")
-                received += data
-            sleep(0.005)  # the relay rests now, as it does between two tokens
-            left[tag] = monotonic()
-        sleep(0.02)
-    sleep(0.3)  # a slow notice must count as well
-    return left
 
 
 def percentiles(values: list[float]) -> dict[str, float]:
@@ -149,7 +138,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=KINDS)
     parser.add_argument("--port", type=int, required=True, help="port of the relay")
-    parser.add_argument("--path", default="/v1/chat/completions", help="path of the requests: it says the dialect")
+    parser.add_argument("--path", default=CHAT, help="path of the requests: it says the dialect")
     parser.add_argument("--direct", type=int, default=0, help="port of the upstream")
     parser.add_argument("--model", default="", help="name of a model, which stands for a script of the upstream")
     parser.add_argument("--connections", type=int, default=1)
@@ -159,7 +148,7 @@ def main() -> None:
     parser.add_argument("--limit", type=float, default=60.0, help="seconds until the load gives up")
     try:
         print(json.dumps(uvloop.run(run(parser.parse_args()))), flush=True)
-    except (LostTokenError, OSError) as failure:  # TimeoutError is an OSError
+    except (WrongError, OSError) as failure:  # TimeoutError is an OSError
         sys.exit(f"{type(failure).__name__}: {failure}")
 
 

@@ -62,7 +62,7 @@ class Running:
     def upstream(self) -> Relay:
         """The benchmark upstream."""
         if "upstream" not in self._relays:
-            child = self._stack.enter_context(places.module("benchmark.upstream", [], self._folder))
+            child = self._stack.enter_context(places.module("lab.upstream", [], self._folder))
             self._relays["upstream"] = Relay("upstream", child, self._folder)
         return self._relays["upstream"]
 

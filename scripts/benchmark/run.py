@@ -4,7 +4,8 @@ import sys
 from dataclasses import dataclass
 from statistics import median
 
-from .machine import Machine
+from lab.machine import Machine
+
 from .relays import Running
 from .scenarios import Sample, Scenario, Setting
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from statistics import median
 from time import monotonic, sleep
 
+from lab.script import frame_size
+
 from .relays import PATHS, Relay
-from .script import frame_size
 from .work import BenchError, core_to_itself, cpu_of, load, memory_of_idle
 
 Sample = tuple[float, ...]  # one measurement: one figure, or two, as median and 99th percentile

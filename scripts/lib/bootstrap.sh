@@ -40,6 +40,7 @@ need_from_debian() {
         case $part in
             python) (find_python) &>/dev/null || missing+=(python3 python3-venv) ;;
             libgomp) "$python" -c 'import ctypes; ctypes.CDLL("libgomp.so.1")' 2>/dev/null || missing+=(libgomp1) ;;
+            browser) has_browser || missing+=(chromium-headless-shell) ;;
             systemd-analyze) command -v "$part" >/dev/null || missing+=(systemd) ;;
             *) command -v "$part" >/dev/null || missing+=("$part") ;;
         esac
@@ -55,6 +56,11 @@ need_from_debian() {
     "${sudo[@]}" apt-get update -q >&2 || say "apt-get update failed; trying with the package lists at hand."
     "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}" >&2 ||
         die "apt-get could not install ${missing[*]}, for the reason above."
+}
+
+# The shell is the engine of Chromium without a window: the tests take half as long with it. Either will do.
+has_browser() {
+    command -v chromium-headless-shell >/dev/null || command -v chromium >/dev/null
 }
 
 # --- Python ---------------------------------------------------------------------------------------------------------

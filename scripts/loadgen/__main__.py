@@ -22,7 +22,10 @@ SPARE = 500  # descriptors of a process besides those of its streams
 
 def main(arguments: list[str] | None = None) -> int:
     """Run; return 0 if no stream went wrong and the goals of the preset were met, 1 if not, 2 if it cannot run."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.attacks and options.preset != "hostile":
+        parser.error("--attacks is for --preset hostile")
     plan = _plan(options)
     if problem := _descriptors(plan):
         print(f"load: {problem}", file=sys.stderr)
@@ -99,7 +102,7 @@ def _descriptors(plan: Plan) -> str:
 def _plan(options: argparse.Namespace) -> Plan:
     plan = PRESETS[options.preset]
     names = ("count", "ramp", "seconds", "settle", "pace", "tokens", "unpaced_tokens", "slow_pace", "drain_timeout",
-             "retention", "mix")  # fmt: skip
+             "retention", "mix", "attacks")  # fmt: skip
     changes = {name: value for name in names if (value := getattr(options, name)) is not None}
     if options.open is not None:
         changes |= {"open": options.open, "rate": 0.0}
@@ -154,6 +157,12 @@ def _parser() -> argparse.ArgumentParser:
         help="drain timeout of the gateway, for stalled readers",
     )
     add("--retention", type=_number(float, 0, LONGEST), metavar="S", help="retention of the gateway")
+    add(
+        "--attacks",
+        type=_number(float, 0.1, 100),
+        metavar="N",
+        help="attacks per second, for the preset hostile only",
+    )
     add("--mix", type=_mix, metavar="KIND=N,…", help="shares of the kinds of streams, such as fast=8,slow=1,cut=1")
     add("--gateway", type=_loopback, metavar="URL", help="a gateway that runs already, on this machine only")
     add(

@@ -14,9 +14,8 @@ from time import monotonic
 from typing import Any
 
 import uvloop
+from lab.reader import Gone, WrongError
 
-from .connection import Gone
-from .expected import WrongError
 from .histogram import Histogram
 from .plan import Plan
 from .streams import Refused, Streams

@@ -78,7 +78,7 @@ class Gateway:
 def upstream(folder: Path, port: int = 0) -> Iterator[int]:
     """Run the upstream until the end of the block; yield its port."""
     port = port or free_port()
-    command = [sys.executable, "-m", "loadgen.upstream", str(port)]
+    command = [sys.executable, "-m", "lab.upstream", str(port)]
     with Child("upstream", command, cwd=SCRIPTS, log=folder / "upstream.log") as child:
         wait_until(lambda: _answers(port, "/closed"), child)
         yield port

@@ -40,6 +40,11 @@ def call(index: int, name: str = "f", arguments: str = "") -> Body:
     return {"index": index, "id": "same", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
+def fat(before: bytes, part: bytes, after: bytes) -> bytes:
+    """Return JSON of 3.9 MB: nearly as much as one event may have."""
+    return before + part * (3_900_000 // len(part)) + after
+
+
 def nested(depth: int) -> bytes:
     """Return lists in lists."""
     return b"[" * depth + b"]" * depth
@@ -47,6 +52,14 @@ def nested(depth: int) -> bytes:
 
 WHOLE = HEAD + frame(content="x") + frame("stop")
 ODD_USAGE = b'data: {"id":"c","choices":[],"usage":{"prompt_tokens":%b,"x":%b}}\n\n'
+JSON_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+FAT = {
+    "fat choices": fat(b'{"choices":[', b"{},", b"{}]}"),
+    "fat lists": fat(b'{"choices":[{"delta":{"content":"a","x":[', b"[],", b"1]}}]}"),
+    "fat error": fat(b'{"error":[', b"[],", b"1]}"),
+    "fat names": b'{"choices":[{"delta":{%b}}]}' % b",".join(b'"%d":1' % number for number in range(350_000)),
+    "long error": fat(b'{"error":{"message":"', b"context length rate limit ", b'"}}'),
+}
 QUOTES = {"message": f"Wrong key {KEY}", "code": KEY, "type": base64.b64encode(KEY.encode()).decode(), "param": KEY}
 
 # What is sent at once, by name.
@@ -66,6 +79,8 @@ ANSWERS: dict[str, bytes] = {
     "later": b"HTTP/1.1 429 No\r\nRetry-After: 1" + b"0" * 20 + b"\r\nContent-Length: 0\r\n\r\n",
     "no http": b"\x00\x01\x02HTTP nonsense\r\n\r\n",
     "wrong length": HEAD.replace(b"Transfer-Encoding: chunked", b"Content-Length: 9999999") + b"data: {}\n\n",
+    **{name: HEAD + frame(content="x") + chunk(b"data: %b\n\n" % data) + END for name, data in FAT.items()},
+    **{f"{name}, whole": JSON_HEAD + chunk(data) + END for name, data in FAT.items()},
     "packed": b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n" + chunk(gzip.compress(b"data: " + b" " * MOST, 9)) + END,
 }  # fmt: skip
@@ -74,6 +89,9 @@ ENDLESS: dict[str, tuple[bytes, bytes]] = {
     "endless head": (b"HTTP/1.1 200 OK\r\nX: ", b"a" * 65_536),
     "endless line": (HEAD, chunk(b"data: " + b"a" * 65_536)),
     "endless comments": (HEAD + frame(content="x"), chunk(b": x\n" * 4096)),
+    "endless nothing": (HEAD + frame(content="x"), chunk(b"data\n\n" * 10_000)),
+    "endless chunks": (HEAD + frame(content="x"), chunk(b":") * 10_000),
+    "endless lines": (HEAD + frame(content="x"), chunk(b"\r" * 65_536)),
     "endless names": (HEAD, frame(tool_calls=[call(0, "n" * 65_536)])),
     "endless arguments": (HEAD, frame(tool_calls=[call(0, "", "a" * 65_536)])),
     "endless text": (HEAD, frame(content="a" * 16_384)),

@@ -12,7 +12,7 @@ from pathlib import Path
 from signal import SIGINT, SIGTERM
 from typing import Any
 
-from benchmark.machine import Machine
+from lab.machine import Machine
 from lab.processes import SCRIPTS
 
 from . import hostile

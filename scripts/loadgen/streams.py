@@ -2,23 +2,44 @@
 
 import asyncio
 import random
+from functools import partial
 from time import monotonic
+from typing import Any, Protocol
 
-from benchmark.connection import request
+from lab.expected import Answer, Checked, answer
+from lab.reader import SMALL_WINDOW, Connection, Gone, PacedConnection, request
+from lab.script import CHAT, question
 
-from .connection import Connection, Gone, Listener
-from .expected import answer
 from .plan import Plan
-from .response import Response
 
 PAUSE = (0.05, 1.0)  # seconds between a cut and the request to resume
 CUTS = 3
-CHAT = "/v1/chat/completions"
 STALL_AFTER = 20  # events
+
+
+class Listener(Protocol):
+    """Counts what arrives."""
+
+    def arrived(self, size: int, events: int, ages: list[float], now: float) -> None:
+        """Count bytes, events, and the ages of tokens in seconds."""
 
 
 class Refused(Exception):
     """The gateway answered with another status than 200."""
+
+
+class Counted(Checked):
+    """A checked response whose bytes, events and ages are counted as they come."""
+
+    def __init__(self, listener: Listener, *answer: Any, **options: Any) -> None:
+        super().__init__(*answer, **options)
+        self._arrived = listener.arrived
+
+    def take(self, data: bytes, now: float) -> float:
+        """Check what came, and count it."""
+        rest = super().take(data, now)
+        self._arrived(len(data), self.events, self.ages, now)
+        return rest
 
 
 class Streams:
@@ -27,11 +48,11 @@ class Streams:
     def __init__(self, plan: Plan, port: int, listener: Listener) -> None:
         self._plan = plan
         self._port = port
-        self._listener = listener
+        self._counted = partial(Counted, listener)
         self._idle: list[Connection] = []
         self.left: dict[str, float] = {}  # tag: when its client left (CLOCK_MONOTONIC)
 
-    async def run(self, kind: str, number: int) -> tuple[Response, int]:
+    async def run(self, kind: str, number: int) -> tuple[Counted, int]:
         """Run one stream to its end; return the last response, and how often the stream was resumed.
 
         Raises:
@@ -39,106 +60,84 @@ class Streams:
 
         """
         plan, tag = self._plan, f"{kind}:{number}" if kind in ("leaves", "cut", "fails") else ""
-        message = self._known(request(self._port, CHAT, plan.model(kind), tag))
+        more = ["X-On-Disconnect: continue"] if kind == "resumes" else []
+        message = question(self._port, CHAT, plan.model(kind), tag, [*more, *self._key()])
         expected = answer(plan.model(kind))
         match kind:
             case "slow":
-                return await self._once(message, kind, pace=plan.slow_pace), 0
+                slow = await PacedConnection(plan.slow_pace).open(self._port, window=SMALL_WINDOW)
+                return await self._read(slow, message, self._counted(expected), keep=False), 0
             case "stalled":
-                return await self._stalled(message)
+                return await self._stalled(message, expected)
             case "resumes":
-                message = message.replace(b"\r\n\r\n", b"\r\nX-On-Disconnect: continue\r\n\r\n", 1)
                 cuts = sorted(random.sample(range(2, expected.last), min(CUTS, expected.last - 2)))
-                return await self._resumed(message, kind, [*cuts, 0])
+                return await self._resumed(message, expected, [*cuts, 0])
             case "leaves":
-                connection = await self._connection()
-                response = await connection.exchange(message, expected, until=expected.last // 2)
-                self._must_be(response)
+                part = self._counted(expected, until=expected.last // 2)
+                await self._read(connection := await self._connection(), message, part)
                 connection.close()
                 self.left[tag] = monotonic()
-                return response, 0
-        return await self._once(message, kind), 0
+                return part, 0
+        return await self._read(await self._connection(), message, self._counted(expected)), 0
 
-    async def _once(self, message: bytes, kind: str, *, pace: float = 0.0) -> Response:
-        connection = await (Connection.open(self._port, self._listener, small=True) if pace else self._connection())
+    async def _read(self, connection: Connection, message: bytes, response: Counted, *, keep: bool = True) -> Counted:
+        """Read a response as far as its client wants. The connection is kept if it may, and if it can be used again."""
         try:
-            response = await connection.exchange(message, answer(self._plan.model(kind)), pace=pace)
+            await connection.exchange(message, response)
         except BaseException:
             connection.close()
             raise
-        self._keep(connection)
-        self._must_be(response)
+        if not keep:
+            connection.close()
+        elif connection.usable:
+            self._idle.append(connection)
+        if response.status != 200:
+            raise Refused(f"{response.status} {response.body[:200].decode(errors='replace')}")
         return response
 
-    async def _stalled(self, message: bytes) -> tuple[Response, int]:
-        connection = await Connection.open(self._port, self._listener, small=True)
-        stall = (STALL_AFTER, self._plan.drain_timeout * 1.5)
+    async def _stalled(self, message: bytes, expected: Answer) -> tuple[Counted, int]:
+        connection = await Connection().open(self._port, window=SMALL_WINDOW)
+        response = self._counted(expected, stall=(STALL_AFTER, self._plan.drain_timeout * 1.5))
         try:
-            response = await connection.exchange(message, answer(self._plan.model("stalled")), stall=stall)
-        except Gone as gone:
-            if not gone.response.stream_id:
+            return await self._read(connection, message, response, keep=False), 0
+        except Gone:
+            if not response.stream_id:
                 raise
-            return await self._resumed(b"", "stalled", [0], gone.response)
-        finally:
-            connection.close()
-        self._must_be(response)
-        return response, 0
+            return await self._resumed(b"", expected, [0], response)
 
     async def _resumed(
-        self, message: bytes, kind: str, cuts: list[int], last: Response | None = None
-    ) -> tuple[Response, int]:
+        self, message: bytes, expected: Answer, cuts: list[int], last: Counted | None = None
+    ) -> tuple[Counted, int]:
         """Resume the stream after each cut, and read to the next."""
-        expected, resumed = answer(self._plan.model(kind)), 0
+        resumed = 0
         for until in cuts:
-            connection = await self._connection()
             if last is not None:
-                message, resumed = self._again(last), resumed + 1
-            try:
-                response = await connection.exchange(message, expected, after=last.seq if last else 0, until=until)
-            except BaseException:
-                connection.close()
-                raise
-            self._must_be(response)
-            if response.over:
-                self._keep(connection)
-            else:
+                fields = [f"Last-Event-ID: {last.seq}", *self._key()]
+                message = request(f"127.0.0.1:{self._port}", f"/v1/streams/{last.stream_id}", fields=fields)
+                resumed += 1
+            connection = await self._connection()
+            response = self._counted(expected, last.seq if last else 0, until=until)
+            await self._read(connection, message, response)
+            if not response.over:
                 connection.close()
                 await asyncio.sleep(random.uniform(*PAUSE))  # noqa: S311
             response.first_token_at = last.first_token_at if last else response.first_token_at
-            response.stream_id = response.stream_id or (last.stream_id if last else "")
             last = response
             if last.whole:  # the rest came together with the event to cut after
                 break
         assert last is not None
         return last, resumed
 
-    def _known(self, message: bytes) -> bytes:
-        """Return a request with the plan's key, if it has one."""
-        key = f"\r\nAuthorization: Bearer {self._plan.key}\r\n\r\n".encode()
-        return message.replace(b"\r\n\r\n", key, 1) if self._plan.key else message
-
-    def _again(self, last: Response) -> bytes:
-        again = (
-            f"GET /v1/streams/{last.stream_id} HTTP/1.1\r\nHost: 127.0.0.1:{self._port}\r\n"
-            f"Accept: text/event-stream\r\nLast-Event-ID: {last.seq}\r\n\r\n"
-        )
-        return self._known(again.encode())
+    def _key(self) -> list[str]:
+        """Return the header of the plan's key, if it has one."""
+        return [f"Authorization: Bearer {self._plan.key}"] if self._plan.key else []
 
     async def _connection(self) -> Connection:
         while self._idle:
             connection = self._idle.pop()
             if connection.usable:
                 return connection
-        return await Connection.open(self._port, self._listener)
-
-    def _keep(self, connection: Connection) -> None:
-        if connection.usable:
-            self._idle.append(connection)
-
-    @staticmethod
-    def _must_be(response: Response) -> None:
-        if response.status != 200:
-            raise Refused(f"{response.status} {response.body[:200].decode(errors='replace')}")
+        return await Connection().open(self._port)
 
     def close(self) -> None:
         """Close the idle connections."""

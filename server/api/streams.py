@@ -1,6 +1,7 @@
 """`/v1/streams`: list, state, resume, abort."""
 
 import asyncio
+from typing import Any
 
 from aiohttp import web
 
@@ -10,6 +11,7 @@ from server.api.requests import cursor
 from server.api.respond import Responder
 from server.core.dialect import Dialects
 from server.core.errors import Rejected
+from server.relay.stream import Stream
 from server.streams.streams import Streams
 
 LISTED_PER_TURN = 256  # of the event loop: there may be a hundred thousand retained streams
@@ -35,7 +37,7 @@ class StreamPaths:
         """Return every live and retained stream that the caller may see."""
         data = []
         async for stream in self._streams.visible(request[OWNER]):
-            data.append(stream.view())
+            data.append(stream.view() | _owner(request, stream))
             if len(data) % LISTED_PER_TURN == 0:
                 await asyncio.sleep(0)
         return json_response({"object": "list", "data": data})
@@ -46,7 +48,7 @@ class StreamPaths:
         stream = await self._streams.find(request.match_info["id"], request[OWNER])
         accept = request.headers.get("Accept", "")
         if "application/json" in accept and "text/event-stream" not in accept:
-            return json_response(stream.detail())
+            return json_response(stream.detail() | _owner(request, stream))
         dialect = stream.dialect
         if (name := request.query.get("format")) is not None:
             requested = self._dialects.named(name)
@@ -63,3 +65,9 @@ class StreamPaths:
         # Shielded: otherwise, if the client hangs up half-way, the stream is claimed here and has no relay.
         await asyncio.shield(self._streams.abort(stream, reason))
         return web.Response(status=204)
+
+
+def _owner(request: web.Request, stream: Stream) -> dict[str, Any]:
+    """Return whose stream it is, by the name of the key, if the caller has an admin key: only that one sees others'."""
+    caller = request[OWNER]
+    return {"owner": stream.beginning.key_name} if caller.admin and caller.name else {}

@@ -1,6 +1,7 @@
 """`sluiceway serve`: one process with one gateway."""
 
 import asyncio
+import ctypes
 import gc
 import os
 import socket
@@ -28,6 +29,12 @@ FAILED = 1
 SWITCH_INTERVAL = 0.0005
 # Allocations between two garbage collections. With Python's default of 700 they take a tenth of a paced token's time.
 GC_THRESHOLD = (20_000, 20, 20)
+# Bytes from which on glibc's malloc takes a block from the system, and gives it back when it is freed. By default it
+# raises this to the largest block that was freed, up to 32 MB: then bodies of some MB leave holes in the heap.
+LARGE_BLOCK = 1 << 20
+# Free bytes at the end of the heap from which on it is made shorter.
+FREE_END = 4 << 20
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 def serve(named: Path | None, host: str | None, port: int | None) -> int:
@@ -63,12 +70,21 @@ def serve(named: Path | None, host: str | None, port: int | None) -> int:
     return 0
 
 
+def give_memory_back() -> None:
+    """Let malloc give large blocks back when they are freed. It does nothing where the C library is not glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+        mallopt(M_TRIM_THRESHOLD, FREE_END)
+
+
 def _run(gateway: Gateway, read: Load, passed: list[socket.socket]) -> None:
     # Streams leave hardly any cycles. So collect seldom, and never look at the objects that the start has created.
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)
     gc.enable()
+    give_memory_back()
     sys.setswitchinterval(SWITCH_INTERVAL)
     uses_uvloop = gateway.settings.server.event_loop == "uvloop"
     with asyncio.Runner(loop_factory=uvloop.new_event_loop if uses_uvloop else asyncio.new_event_loop) as runner:

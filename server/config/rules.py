@@ -156,7 +156,7 @@ def _variable(
     if not isinstance(variable, str) or not variable.isascii():
         return
     if not (value := environ.get(variable)):
-        yield problem_at(location, variable, "this variable is not set: none is sent", warning=True)
+        yield problem_at(location, variable, "this variable is not set: requests go without it", warning=True)
     elif not re.fullmatch(pattern, value):
         wanted = f"expected a variable with visible ASCII and nothing else {without}"
         yield problem_at(location, variable, wanted)

@@ -173,6 +173,7 @@ Continuation = Annotated[
     Literal["none", "assistant", "continue_final_message", "prefix", "partial", "user_turn"],
     _wants('"none", "assistant", "continue_final_message", "prefix", "partial" or "user_turn"'),
 ]
+Background = Annotated[Literal["asked", "always", "never"], _wants('"asked", "always" or "never"')]
 TargetText = Annotated[
     Target,
     BeforeValidator(Target.parse),
@@ -321,6 +322,11 @@ class Upstream(Table):
     )
     continuation: Continuation = Field("none", description="How it continues a partial answer: see recovery.md.")
     usage: Flag = Field(True, description="Ask it for the usage of streams.")
+    background: Background = Field(
+        "asked",
+        description="If it speaks Responses: which streams run in its background, so that they are resumed there after "
+        'a cut. "asked": those whose client asks for that; "always": all but those with store = false; "never".',
+    )
 
     def api_key(self, environ: Mapping[str, str]) -> str | None:
         """Return the API key, or None if no variable is named, or if the variable is unset or empty."""

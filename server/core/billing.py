@@ -25,6 +25,7 @@ class Bill:
         self._tokens_at_start = 0  # tokens delivered when the running attempt began
         self._running = False
         self._continued = False
+        self._was_billed = False  # the attempt that was settled last
 
     def begin(self, transcript: Transcript, *, continued: bool) -> None:
         """Note that an attempt begins. `continued`: it goes on from the delivered text and does not repeat it."""
@@ -33,13 +34,20 @@ class Bill:
         self._tokens_at_start = transcript.tokens
         self._running = True
 
+    def resume(self) -> None:
+        """Note that the attempt that was settled last goes on: its answer is billed once."""
+        if self._was_billed:
+            self._settled.pop()
+        self._was_billed, self._running = False, True
+
     def settle(self, transcript: Transcript, *, has_token: bool, restarted: bool) -> None:
         """Note that an attempt is over, and bill it if it sent anything.
 
         `has_token`: it sent a token. `restarted`: it repeated the delivered text from the start.
         """
         self._running = False
-        if has_token or transcript.usage is not None:
+        self._was_billed = has_token or transcript.usage is not None
+        if self._was_billed:
             tokens = transcript.tokens if restarted else transcript.tokens - self._tokens_at_start
             self._settled.append(transcript.usage or self._estimate(tokens))
 

@@ -27,7 +27,8 @@ class Log(Protocol):
 
     `tail` is the number of the last record that may be shown, `size` the bytes of all data so far. `lost` are runs of
     record numbers (first, last) that the store once had and no longer has: nearly always none. `ending` is what the
-    last append was given. `target` names the upstream target that answers; a new value is stored with the next append.
+    last append was given. `target` names the upstream target that answers, and the answer that it goes on with by
+    itself (`records.target_of` gives the name alone); a new value is stored with the next append.
     """
 
     beginning: Beginning
@@ -189,6 +190,7 @@ class Failure:
     backoff: float
     jitter: float  # random, 0 to 1; the relay draws it, so that a decision is a pure function
     takeover: bool = False  # no attempt of this relay failed: an earlier relay of the stream is gone
+    resumable: bool = False  # the failed target goes on with its answer, and the rest of it can be asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,6 +212,13 @@ class Restart:
 
 
 @dataclass(frozen=True, slots=True)
+class Resume:
+    """Ask the same target for the rest of its answer, after `wait` seconds. Only if the failure is `resumable`."""
+
+    wait: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Continue:
     """Ask target number `target` to go on from the delivered text, after `wait` seconds."""
 
@@ -222,7 +231,7 @@ class GiveUp:
     """End the stream with its first error."""
 
 
-Decision = Retry | Restart | Continue | GiveUp
+Decision = Retry | Resume | Restart | Continue | GiveUp
 
 
 class Strategy(Protocol):

@@ -12,6 +12,9 @@ from server.core.lifecycle import State
 
 Policy = Literal["cancel", "continue"]
 
+# In `Log.target`, between the name of a target and its id of an answer that it goes on with by itself. No name of a
+# model has a control character.
+RUNNING = "\t"
 STREAM_PREFIX = "strm_"  # of the id of a stream; what follows is random
 WHOLE = "response"  # the kind of a record that holds the JSON of an answer that was not streamed
 
@@ -60,6 +63,11 @@ def size_of(records: Sequence[Record]) -> int:
         texts, around = records.texts, len(records.before) + len(records.after)
         return len(texts[0]) + around if len(texts) == 1 else sum(map(len, texts)) + len(texts) * around
     return sum([len(data) for _, data in records])
+
+
+def target_of(noted: str) -> str:
+    """Return the name of the target in a `Log.target`."""
+    return noted.partition(RUNNING)[0]
 
 
 TOKEN_MARK = re.compile(r"\.[0-9a-f]{16}\Z")  # ends the name of an owner

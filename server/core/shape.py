@@ -3,12 +3,25 @@
 from itertools import accumulate
 
 IRRELEVANT = bytes(set(range(256)) - set(b'"[]{},'))
+PIECE = 32_768  # bytes that are counted at once: what follows too many values is not looked at
 STEPS = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 
 
 def most_values(data: bytes | bytearray) -> int:
     """Return how many values a JSON text can have at most. Characters in texts count, too."""
     return 1 + data.count(b"[") + data.count(b"{") + data.count(b",")
+
+
+def has_more_values(data: bytes | bytearray, most: int) -> bool:
+    """Whether a JSON text has more than `most` values. What is in texts does not count."""
+    if len(data) < 2 * most or most_values(data) <= most:  # each value takes two bytes, but the only one in a list
+        return False
+    shape = Shape(most)
+    for at in range(0, len(data), PIECE):
+        shape.feed(data[at : at + PIECE])
+        if shape.too_many:
+            return True
+    return False
 
 
 class Shape:

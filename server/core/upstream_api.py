@@ -7,13 +7,14 @@ events themselves are kept as they came, for a client that speaks the same API.
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from server.core.generation import Generation
 from server.core.openai.chunks import Chunk
 from server.core.openai.sse import Event
 
 CHAT = "chat"
+Background = Literal["asked", "always", "never"]
 
 
 class Piece(NamedTuple):
@@ -28,19 +29,28 @@ class Piece(NamedTuple):
 
 
 class Translator(Protocol):
-    """Reads the events of one attempt."""
+    """Reads the events of one attempt. Classes inherit the defaults."""
 
     done: bool  # the upstream has said that its answer is over
+    # The upstream's id of an answer that it goes on with, whether its connection is there or not. "": it does not.
+    running: str = ""
 
     def read(self, event: Event) -> Sequence[Piece]:
         """Return what an event means: usually one piece. Raises UpstreamError if it is an error or cannot be read."""
+
+    def rest(self) -> str:
+        """Return the path that gives the events of a running answer after the last one that was read; "": none does.
+
+        From now on events come from there. Those that were read are passed over, and a missing one is an error.
+        """
+        return ""
 
 
 class UpstreamApi(Protocol):
     """One API of model servers. It has no state of any stream: its translators have. Classes inherit the defaults."""
 
     name: str  # as `api` of [[upstreams]] gives it
-    path: str  # below `base_url`
+    path: str  # below `base_url`, as are all paths here
 
     def headers(self, generation: Generation) -> Mapping[str, str]:  # noqa: ARG002 — the default needs none
         """Return further headers of a request."""
@@ -56,9 +66,26 @@ class UpstreamApi(Protocol):
         `changes`: fields of the chat request that a recovery has changed.
         """
 
+    def in_background(self, body: bytes, generation: Generation, when: Background) -> bytes | None:  # noqa: ARG002
+        """Return the body of a request whose answer goes on at the upstream if its connection breaks.
+
+        None: this request is not to be made so, or the API has no such answers. `when`: see `Upstream.background`.
+        """
+        return None
+
     def translator(self) -> Translator | None:
         """Return what reads the events of one attempt. None: they are chunks already."""
         return None
+
+    # The next two are asked only of an API whose translators have a `running` answer, and get its id.
+
+    def again(self, running: str) -> str:  # noqa: ARG002
+        """Return the path that gives a running answer from its first event."""
+        return ""
+
+    def cancelling(self, running: str) -> str:  # noqa: ARG002
+        """Return the path to which a POST ends a running answer."""
+        return ""
 
     def whole(self, answer: Chunk) -> Chunk:
         """Return an answer that was not streamed as a chat completion. Raises UpstreamError if it cannot be read."""

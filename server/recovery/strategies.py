@@ -1,11 +1,14 @@
 """The built-in recovery strategies: pure functions from a `Failure` to a decision.
 
-Each strategy is a ladder: it takes the first step that is possible. Third parties register a strategy of their own, a
+Each strategy is a ladder: it takes the first step that is possible. An answer that its target goes on with is resumed
+there before anything else: it is not paid again, and it is exact. Third parties register a strategy of their own, a
 class without constructor arguments, under the entry point group `sluiceway.recovery`.
 """
 
+from collections.abc import Callable
+
 from server.core.errors import TRAITS, Kind
-from server.core.ports import Continue, Decision, Failure, GiveUp, Restart, Retry
+from server.core.ports import Continue, Decision, Failure, GiveUp, Restart, Resume, Retry
 
 MAX_WAIT = 10.0  # seconds; a target that asks for a longer wait is skipped
 SILENT = frozenset({Kind.TTFT_TIMEOUT, Kind.CONNECT_TIMEOUT})
@@ -34,7 +37,7 @@ class RestartOnly:
         """Retry before content; after it, restart if nothing forbids it."""
         if not after_content(failure):
             return before_content(failure)
-        return restart(failure) if within_budget(failure) else GiveUp()
+        return first_of(failure, resume, restart) if within_budget(failure) else GiveUp()
 
 
 class ContinueOnly:
@@ -44,11 +47,11 @@ class ContinueOnly:
         """Retry before content; after it, continue if a target can and nothing forbids it."""
         if not after_content(failure):
             return before_content(failure)
-        return continuation(failure) if within_budget(failure) else GiveUp()
+        return first_of(failure, resume, continuation) if within_budget(failure) else GiveUp()
 
 
 class Auto:
-    """`auto`: as `retry`; after content, restart, then continue, then end with an error."""
+    """`auto`: as `retry`; after content, resume, then restart, then continue, then end with an error."""
 
     def decide(self, failure: Failure) -> Decision:
         """Take the first step that is possible."""
@@ -56,17 +59,32 @@ class Auto:
             return before_content(failure)
         if not within_budget(failure):
             return GiveUp()
-        step = GiveUp() if failure.diverged else restart(failure)
-        return continuation(failure) if isinstance(step, GiveUp) else step
+        steps = (resume, continuation) if failure.diverged else (resume, restart, continuation)
+        return first_of(failure, *steps)
 
 
 # --- the steps --------------------------------------------------------------------------------------------------
+
+
+def first_of(failure: Failure, *steps: Callable[[Failure], Decision]) -> Decision:
+    """Return the first step that is possible."""
+    decisions = (step(failure) for step in steps)
+    return next((decision for decision in decisions if not isinstance(decision, GiveUp)), GiveUp())
+
+
+def resume(failure: Failure) -> Decision:
+    """Ask the same target for the rest of an answer that it goes on with. This takes none of its attempts."""
+    if not (failure.resumable and failure.targets[failure.target].available):
+        return GiveUp()
+    return Resume(min(backoff(failure, failure.target), failure.time_left))
 
 
 def before_content(failure: Failure) -> Decision:
     """Retry the same target, then try the next. A silent target is asked again if there is no other one."""
     if not failure.client_present or failure.time_left <= 0:
         return GiveUp()
+    if isinstance(step := resume(failure), Resume):
+        return step
     wait = wait_for(failure, failure.target)
     if wait is None:
         other = next_target(failure)

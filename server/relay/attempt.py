@@ -1,13 +1,16 @@
 """One attempt: one request to one target, relayed frame by frame until the answer is whole or it fails.
 
-It has steps. `first` connects, sends and reads to the first token. `rest` relays to the end of the answer. `tidy` reads
-the end of the body, so that the connection can be used again. `release` lets the connection go, after any step.
+It has steps. `first` connects, sends and reads to the first token, and so does `resume`. `rest` relays to the end of
+the answer. `tidy` reads the end of the body, so that the connection can be used again. `release` lets the connection
+go, after any step.
 """
 
+import asyncio
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import aiohttp
 
@@ -16,10 +19,12 @@ from server.aio.aiohttp_internals.upstream import SinkError
 from server.aio.deadline import Deadline
 from server.core.dialect import Writer
 from server.core.errors import Kind, UpstreamError
+from server.core.openai.chunks import MAX_CHOICES
 from server.core.openai.finish_reasons import check_failures
 from server.core.openai.frames import is_error
-from server.core.openai.intake import Intake
+from server.core.openai.intake import MAX_ANSWER_VALUES, STEP, Intake
 from server.core.recovery.classify import in_band
+from server.core.shape import Shape, most_values
 from server.core.timing import Phases
 from server.core.upstream_api import Piece
 from server.core.wide_json import loads
@@ -44,7 +49,6 @@ class Attempt:
     """
 
     __slots__ = (
-        "_intake",
         "_metrics",
         "_pieces",
         "_response",
@@ -52,6 +56,7 @@ class Attempt:
         "_writer",
         "has_token",
         "idle_timeout",
+        "intake",
         "number",
         "permit",
         "phases",
@@ -80,12 +85,17 @@ class Attempt:
         self.has_token = False  # its first token is there
         self.ttft_timeout = target.ttft_timeout  # seconds from the sent request to the first token
         self.idle_timeout = target.idle_timeout  # seconds between two tokens
-        self._intake = intake
+        self.intake = intake
         self._stream = stream
         self._writer = writer
         self._metrics = metrics
         self._response: aiohttp.ClientResponse | None = None
         self._pieces: Sequence[Piece] = ()  # of the read with the first token
+
+    @property
+    def running(self) -> str:
+        """The upstream's id of the answer, if that goes on without a connection; empty if not."""
+        return self.intake.running
 
     def be_patient(self) -> None:
         """Wait for each token as long as for a target that is the last one to ask."""
@@ -100,21 +110,29 @@ class Attempt:
             UpstreamError: the attempt failed, or there was no token in time.
 
         """
+        await self._first(self.target.client.post(body, self.phases, headers))
+
+    async def resume(self, path: str, headers: Mapping[str, str]) -> None:
+        """Ask for the rest of an answer that broke off, as `first` does for one. Raises UpstreamError."""
+        await self._first(self.target.client.resume(path, self.phases, headers))
+
+    async def _first(self, asking: Coroutine[Any, Any, aiohttp.ClientResponse]) -> None:
         try:
             with Deadline() as deadline:
                 deadline.set(self.phases.started + self.ttft_timeout)
-                response = self._response = await self.target.client.post(body, self.phases, headers)
+                response = self._response = await asking
                 self.phases.headers = time.monotonic()
                 await self._read_to_first_token(response, deadline)
         except TimeoutError:
             raise UpstreamError(Kind.TTFT_TIMEOUT, "The upstream sent no token in time.") from None
 
     async def _read_to_first_token(self, response: aiohttp.ClientResponse, deadline: Deadline) -> None:
-        intake, begun = self._intake, False
+        intake, begun = self.intake, False
+        running = intake.running
         while not intake.over:
             if self._stream.must_pause:
                 await self._pause(deadline)
-            data = await self._read(response)
+            data = await self._more(response)
             if not data:
                 break
             if not begun and (start := data.lstrip(SPACE)):
@@ -123,6 +141,9 @@ class Attempt:
                 if start[:1] in JSON_STARTS:
                     raise await _json_instead(start, response)
             pieces = intake.feed(data)
+            if intake.running != running:
+                running = intake.running
+                self._stream.asks(self.target.name, running)
             if pieces or intake.at_seam:
                 self.phases.first_token = self.phases.last_token = time.monotonic()
                 self._pieces = pieces
@@ -144,7 +165,7 @@ class Attempt:
         try:
             with Deadline() as deadline:
                 label, limit = self.target.label, self.idle_timeout
-                pump = Pump(self._stream, self._writer, self._intake, deadline, self._metrics, label, limit)
+                pump = Pump(self._stream, self._writer, self.intake, deadline, self._metrics, label, limit)
                 more = pump.relay(self._pieces)
                 self._pieces = ()  # else a stream that waits would hold its first read in memory
                 try:
@@ -155,17 +176,19 @@ class Attempt:
             if not self.transcript.finished:  # otherwise only usage or [DONE] is missing
                 raise UpstreamError(Kind.IDLE_TIMEOUT, "The upstream stopped in the middle of the stream.") from None
             return
-        if self._intake.failure is not None:
-            raise dataclasses.replace(self._intake.failure)
+        if self.intake.failure is not None:
+            raise dataclasses.replace(self.intake.failure)
 
     async def _relay(self, response: aiohttp.ClientResponse, pump: Pump, *, more: bool) -> None:
         """Let the pump take the body until the answer is whole. `more`: it may come at once.
 
         Raises the same errors as `rest`, but leaves a failure in the frames to it.
         """
-        while not self._intake.over:
+        while not self.intake.over:
             if not more:
-                await pump.pause()
+                await pump.catch_up()
+                if self.intake.over:
+                    return
             try:
                 refused = await push(response, pump)
             except SinkError as error:
@@ -177,6 +200,13 @@ class Attempt:
                 self._ended()
                 return
             more = False
+
+    async def _more(self, response: aiohttp.ClientResponse) -> bytes:
+        """Return what the last read has left, in a turn of its own; else as `_read`."""
+        if unparsed := self.intake.take_unparsed():
+            await asyncio.sleep(0)
+            return unparsed
+        return await self._read(response)
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         """Return the bytes that are there; empty at the end of a body that may end here. Raises UpstreamError."""
@@ -197,7 +227,7 @@ class Attempt:
 
     def _ended(self) -> None:
         """Raise UpstreamError if the body ended before the whole answer was there."""
-        if error := self._intake.at_end():
+        if error := self.intake.at_end():
             raise dataclasses.replace(error)  # a local variable of this frame, which it would know, is not raised
 
     async def _pause(self, deadline: Deadline) -> None:
@@ -239,6 +269,7 @@ class WholeAttempt(Attempt):
                 self._stream.bound(len(self._answer))
         except FOREIGN as error:
             raise translate(error, in_body=True) from error.with_traceback(None)  # see `_broke_off`
+        await _check_values(self._answer)
         try:
             answer = loads(self._answer)
         except ValueError as error:
@@ -247,6 +278,9 @@ class WholeAttempt(Attempt):
             raise in_band(answer)
         if not isinstance(answer, dict):
             raise UpstreamError(Kind.GARBAGE, "The upstream's answer is not a JSON object.")
+        choices = answer.get("choices")
+        if isinstance(choices, list) and len(choices) > MAX_CHOICES:
+            raise UpstreamError(Kind.UNUSABLE, f"The upstream's answer has more than {MAX_CHOICES} choices.")
         self._chunk = self.target.api.whole(answer)
         check_failures(self._chunk.get("choices"))
         self.transcript.observe_whole(self._chunk)
@@ -256,6 +290,18 @@ class WholeAttempt(Attempt):
         self._writer.whole_answer(Piece(bytes(self._answer), self._chunk, self.target.api.name))
         self._answer.clear()
         self._chunk = {}
+
+
+async def _check_values(answer: bytearray) -> None:
+    """Raise UpstreamError if a whole answer has too many values. Other streams have their turn between its pieces."""
+    if most_values(answer) <= MAX_ANSWER_VALUES:
+        return
+    shape = Shape(MAX_ANSWER_VALUES)
+    for at in range(0, len(answer), STEP):
+        shape.feed(answer[at : at + STEP])
+        if shape.too_many:
+            raise UpstreamError(Kind.UNUSABLE, f"The upstream's answer has more than {MAX_ANSWER_VALUES} values.")
+        await asyncio.sleep(0)
 
 
 async def _read_to_end(response: aiohttp.ClientResponse) -> None:

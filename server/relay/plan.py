@@ -16,11 +16,12 @@ from server.core.errors import UpstreamError
 from server.core.generation import Generation
 from server.core.openai.intake import Seam
 from server.core.openai.transcript import Transcript
-from server.core.ports import Continue, Decision, Delivered, Failure, GiveUp, Restart, Retry, Strategy
+from server.core.ports import Continue, Decision, Delivered, Failure, GiveUp, Restart, Resume, Retry, Strategy
 from server.core.recovery import continuation
 from server.core.recovery.seam import Suppression, Texts
 from server.core.replay import LoggedTurn, running
 from server.relay.progress import Progress
+from server.relay.running import Rest
 from server.relay.stream import Stream
 from server.relay.tries import Tries
 from server.telemetry.logs import cause
@@ -48,7 +49,8 @@ class Plan:
     wait: float = 0.0  # seconds
     seam: Seam | None = None
     changes: dict[str, Any] = field(default_factory=dict)
-    recovery: str = ""  # "restart" or "continue" if a text was delivered before
+    recovery: str = ""  # "resume", "restart" or "continue" if a text was delivered before
+    rest: Rest | None = None  # the rest of an answer is asked for, and no new answer
     takeover: bool = False  # an earlier relay delivered the text and is gone; no attempt of this one failed
 
 
@@ -63,10 +65,19 @@ class Planner:
         self._settings = rules.recovery
         self._progress = progress
 
-    async def after(self, failed: int, error: UpstreamError, transcript: Transcript, *, takeover: bool = False) -> Plan:
+    async def after(
+        self,
+        failed: int,
+        error: UpstreamError,
+        transcript: Transcript,
+        *,
+        takeover: bool = False,
+        rest: Rest | None = None,
+    ) -> Plan:
         """Return the plan that follows the failure of target number `failed`.
 
         `takeover`: no attempt of this relay failed. The earlier relay, which is gone, had asked that target.
+        `rest`: the target goes on with its answer, and this is how the rest of it can be asked for.
 
         Raises:
             UpstreamError: the first cause, if the strategy gives up or its decision cannot be carried out.
@@ -74,20 +85,24 @@ class Planner:
         """
         transcript.reopen()
         told = await self._told() if transcript.begun else LoggedTurn(transcript)
+        calls, first = transcript.calls, transcript.first
         if self._stream.dialect.whole_calls:
             _forget_calls(transcript, told)
+        if rest is not None and rest.intake is None and transcript.begun and not _repeatable(transcript, told):
+            rest = None
         try:
             failure = self._describe(failed, error, told, transcript)
-            if takeover:
-                failure = dataclasses.replace(failure, takeover=True)
+            failure = dataclasses.replace(failure, takeover=takeover, resumable=rest is not None)
             decision = self._strategy.decide(failure)
-            plan = self._checked(decision, failure, told, transcript)
+            plan = self._checked(decision, failure, told, transcript, rest)
         except Exception as fault:  # noqa: BLE001 — third-party code may raise anything; the stream still needs its ending
             name = self._settings.strategy
             log.error("strategy failed", stream_id=self._stream.id, strategy=name, **cause(fault))
             plan = None
         if plan is None:
             raise self._tries.final_error(failed, error) from error
+        if plan.rest is not None and plan.rest.intake is not None:
+            transcript.calls, transcript.first = calls, first  # the calls that broke off go on as well
         return plan
 
     def is_last_resort(self, target: int, transcript: Transcript) -> bool:
@@ -103,30 +118,43 @@ class Planner:
         told_calls = transcript.calls and not self._stream.dialect.whole_calls
         return settings.strategy == "retry" or told_calls or self._stream.recoveries >= settings.max_recoveries
 
-    def _checked(self, decision: Decision, failure: Failure, told: LoggedTurn, transcript: Transcript) -> Plan | None:
+    def _checked(
+        self, decision: Decision, failure: Failure, told: LoggedTurn, transcript: Transcript, rest: Rest | None
+    ) -> Plan | None:
         """Return the plan for a decision, or None for `GiveUp`. Raises NonsenseError."""
         if isinstance(decision, GiveUp):
             return None
-        if not isinstance(decision, Retry | Restart | Continue):
+        if not isinstance(decision, Retry | Resume | Restart | Continue):
             raise NonsenseError(f"{decision!r} is no decision")
-        target = failure.target if isinstance(decision, Retry) else decision.target
-        self._check(target, decision.wait)
+        target = failure.target if isinstance(decision, Retry | Resume) else decision.target
+        self._check_wait(decision.wait)
+        if isinstance(decision, Resume) and rest is None:
+            raise NonsenseError(f"target {target} does not go on with its answer")
+        if not isinstance(decision, Resume):
+            self._check(target)
+            rest = None
         if not transcript.begun:
-            return Plan(target, decision.wait)
+            return Plan(target, decision.wait, rest=rest)
         if not failure.takeover and self._stream.recoveries >= self._settings.max_recoveries:
             raise NonsenseError("max_recoveries is used up")
-        texts = told.texts
-        if transcript.calls or not (texts or told.others or transcript.finish):
+        if rest is not None and rest.intake is not None:
+            return Plan(target, decision.wait, rest.seam, recovery="resume", rest=rest)
+        if not _repeatable(transcript, told):
             raise NonsenseError("the delivered answer cannot be repeated")
+        texts = told.texts
         if isinstance(decision, Continue):
             return self._continued(target, decision.wait, texts, transcript)
-        return Plan(target, decision.wait, Suppression(texts, transcript.finish, told.others), recovery="restart")
+        recovery = "restart" if rest is None else "resume"
+        seam = Suppression(texts, transcript.finish, told.others)
+        return Plan(target, decision.wait, seam, recovery=recovery, rest=rest)
 
-    def _check(self, target: object, wait: object) -> None:
+    def _check(self, target: object) -> None:
         if not (isinstance(target, int) and 0 <= target < len(self._tries)):
             raise NonsenseError(f"there is no target {target!r}")
         if self._tries.attempts(target) > self._settings.max_retries:
             raise NonsenseError(f"target {target} has had all its attempts")
+
+    def _check_wait(self, wait: object) -> None:
         if not (isinstance(wait, int | float) and math.isfinite(wait) and 0 <= wait <= self._progress.time_left):
             raise NonsenseError(f"the stream cannot wait for {wait!r} seconds")
 
@@ -169,6 +197,11 @@ class Planner:
             backoff=settings.backoff,
             jitter=random.random(),  # noqa: S311 — it spreads retries and protects no secret
         )
+
+
+def _repeatable(transcript: Transcript, told: LoggedTurn) -> bool:
+    """Whether an answer from the start can be joined to what was delivered."""
+    return not transcript.calls and bool(told.texts or told.others or transcript.finish)
 
 
 def _forget_calls(transcript: Transcript, told: LoggedTurn) -> None:

@@ -4,6 +4,7 @@ It is one turn of the event loop, without a task. With hundreds of streams in tu
 memory that it touches for the first time. So what every token needs is in one object.
 """
 
+import asyncio
 import time
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -65,7 +66,20 @@ class Pump:
         self._finishing = self._intake.transcript.closing
         self._deadline.follow(self, AFTER_FINISH if self._finishing else self._idle_timeout)
 
-    async def pause(self) -> None:
+    async def catch_up(self) -> None:
+        """Return when the upstream may be read on: there is room, and nothing is left of the last read.
+
+        Raises as `receive` does.
+        """
+        while not self._intake.over:
+            if self._stream.must_pause:
+                await self._pause()
+            if not (unparsed := self._intake.take_unparsed()):
+                return
+            await asyncio.sleep(0)  # the tokens of other streams have their turn
+            self.receive(unparsed)
+
+    async def _pause(self) -> None:
         """Wait for the clients and the store. The upstream is not the slow one, so its deadline does not run."""
         self._deadline.set(None)
         await self._stream.room()
@@ -106,4 +120,4 @@ class Pump:
             self._metrics.delivered += len(pieces)
             if records := self._writer.pieces(pieces):
                 more = self._stream.append_now(records)
-        return more and not self._intake.over
+        return more and not self._intake.over and not self._intake.unparsed

@@ -112,6 +112,8 @@ class Relay:
 
     async def _until_ended(self) -> None:
         """Relay turn after turn. The caller closes the last one."""
+        if self.progress.taken_over:
+            self._turn.running.inherited()  # to be cancelled, if this relay is stopped before it goes on
         owes_results = await self._inherit() if self.progress.taken_over else False
         if self.stopped is not None:
             raise replace(self.stopped)
@@ -133,11 +135,12 @@ class Relay:
         if turn.transcript.closing:
             await self._end_as_finished()
             return None
+        error = UpstreamError(Kind.CUT, "The gateway that relayed this stream has gone.")
         if not turn.transcript.begun:
-            return Plan(turn.tries.first())
+            rest = turn.running.inherited(error)
+            return Plan(turn.tries.first()) if rest is None else Plan(rest.target, rest=rest)
         # The same target is asked again, because another one may give another text.
         target = turn.tries.named(self._stream.target)
-        error = UpstreamError(Kind.CUT, "The gateway that relayed this stream has gone.")
         return await turn.take_over(turn.tries.first() if target is None else target, error)
 
     async def _after_turn(self) -> Plan | None:
@@ -224,6 +227,7 @@ class Relay:
         body = error.body()
         body["error"]["retryable"] = retryable
         await self._end(state, code, error=body, status=status, retry_after=retry_after)
+        self._turn.running.cancel()  # after the ending, so that no client waits for that
 
     async def _end(self, state: State, reason: str, **failure: Any) -> None:
         """Write the ending.

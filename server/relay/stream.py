@@ -14,7 +14,7 @@ from server.core.dialect import Dialect
 from server.core.errors import StreamError
 from server.core.lifecycle import State, advance
 from server.core.ports import Log, PendingAppend
-from server.core.records import Beginning, Ending, Record, size_of
+from server.core.records import RUNNING, Beginning, Ending, Record, size_of, target_of
 from server.core.replay import LoggedTurn, Replay
 
 READ_ALL = 1 << 40  # bytes; a log is bounded by max_stream_bytes
@@ -122,11 +122,19 @@ class Stream:
     @property
     def target(self) -> str:
         """The name of the target that is being asked, or that answered."""
-        return self.log.target
+        return target_of(self.log.target)
 
-    @target.setter
-    def target(self, name: str) -> None:
-        self.log.target = name
+    @property
+    def running(self) -> str:
+        """The target's id of an answer that it goes on with, whether it is read or not; empty: it does not."""
+        return self.log.target.partition(RUNNING)[2]
+
+    def asks(self, target: str, running: str = "") -> None:
+        """Note which target is being asked, or answers, and the id of its answer if that goes on by itself.
+
+        The log has both, for another relay that has to go on.
+        """
+        self.log.target = f"{target}{RUNNING}{running}" if running else target
 
     @property
     def lag(self) -> int:

@@ -88,6 +88,18 @@ class Tries:
                 return other
         return None
 
+    def resume(self, index: int) -> Permit:
+        """Return the permit to ask for the rest of an answer, which is no further attempt.
+
+        Raises:
+            UpstreamError: the target's circuit is open.
+
+        """
+        permit = self._targets[index].breaker.acquire(alone=self._alone)
+        if permit is None:
+            raise self._no_target()
+        return permit
+
     def begin(self, index: int) -> Permit:
         """Count an attempt and return the permit to make it.
 

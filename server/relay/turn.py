@@ -17,7 +17,7 @@ from server.core.generation import Generation, asks_usage
 from server.core.lifecycle import State
 from server.core.openai.intake import Intake
 from server.core.openai.transcript import Transcript
-from server.core.recovery.classify import refuses_usage
+from server.core.recovery.classify import refuses_background, refuses_usage
 from server.core.recovery.present import present
 from server.core.recovery.seam import Suppression, Trim
 from server.core.recovery.silence import name_silence
@@ -25,6 +25,7 @@ from server.relay.attempt import Attempt, WholeAttempt
 from server.relay.hedge import Step, race
 from server.relay.plan import Plan, Planner, Rules
 from server.relay.progress import Progress
+from server.relay.running import Rest, Running
 from server.relay.stream import Stream
 from server.relay.tries import Tries
 from server.upstreams.breaker import Fault
@@ -58,6 +59,9 @@ class Turn:
         self.target = 0  # number of the target that answered
         self._answer: tuple[Plan, Attempt] | None = None  # the attempt that answered, with its plan, until it is closed
         self._unsettled: set[Attempt] = set()  # attempts that still hold a connection and a permit
+        self._failed: Attempt | None = None  # the last one that failed, if it had a permit
+        self._went_on = False  # the last attempt had a token
+        self.running = Running(stream, self.tries, rules.recovery.max_retries)
 
     async def run(self, plan: Plan) -> None:
         """Carry out `plan`, and after a failure the next plan, until an answer is whole. `close` must follow.
@@ -81,13 +85,14 @@ class Turn:
             else:
                 self.target, self._answer = attempt.number, (plan, attempt)
                 return
-            plan = await self._recover(failure)
+            plan = await self._recover(plan, failure)
 
     async def close(self) -> None:
         """Read the end of the answer, for a moment, and account for the attempt. Only the first call counts."""
         if self._answer is None:
             return
         (plan, attempt), self._answer = self._answer, None
+        self.running.over()
         try:
             await attempt.tidy()
         finally:
@@ -103,17 +108,44 @@ class Turn:
 
     # --- after a failure -----------------------------------------------------------------------------------------
 
-    async def _recover(self, error: UpstreamError) -> Plan:
+    async def _recover(self, failed: Plan, error: UpstreamError) -> Plan:
         """Return the next plan after a failure, and announce it. Raises UpstreamError, the first cause."""
-        plan = await self._planner.after(self.tries.failed_last, error, self.transcript)
+        if failed.rest is not None and not self._went_on:
+            return await self._recover_again(failed, failed.rest, error)
+        rest = None if self._failed is None else self.running.broke_off(self._failed, failed.seam, error)
+        plan = await self._planner.after(self.tries.failed_last, error, self.transcript, rest=rest)
         if plan.recovery:
             self._stream.recoveries += 1
         await self._announce(plan, error.kind.value)
         return plan
 
+    async def _recover_again(self, failed: Plan, rest: Rest, error: UpstreamError) -> Plan:
+        """Return the next plan if a request for the rest of an answer brought nothing. It is still the same recovery.
+
+        What failed is the answer, as before: the strategy decides about that, and not about this request.
+        """
+        cut, counted = self.running.cut, bool(failed.recovery) and not failed.takeover
+        assert cut is not None
+        self._stream.recoveries -= counted
+        try:
+            plan = await self._planner.after(
+                rest.target,
+                cut,
+                self.transcript,
+                takeover=failed.takeover,
+                rest=self.running.brought_nothing(rest, error),
+            )
+        finally:
+            self._stream.recoveries += counted
+        plan.takeover = failed.takeover
+        if plan.rest is None:
+            await self._announce(plan, error.kind.value)
+        return plan
+
     async def take_over(self, target: int, error: UpstreamError) -> Plan:
         """Return the plan to go on from the text of an earlier relay, and announce it. Raises UpstreamError."""
-        plan = await self._planner.after(target, error, self.transcript, takeover=True)
+        rest = self.running.inherited(error)
+        plan = await self._planner.after(target, error, self.transcript, takeover=True, rest=rest)
         plan.takeover = True
         await self._announce(plan, "takeover")
         return plan
@@ -122,10 +154,10 @@ class Turn:
         """Show which target is asked next. If it joins delivered text, also log the announcement."""
         stream, target = self._stream, self.tries[plan.target]
         if not plan.recovery:
-            stream.target = target.name
+            stream.asks(target.name, "" if plan.rest is None else plan.rest.running)
             return
         stream.move(State.RECOVERING)
-        exact = plan.recovery == "restart" or target.settings.continuation != "user_turn"
+        exact = plan.recovery != "continue" or target.settings.continuation != "user_turn"
         announcement = {"strategy": plan.recovery, "target": target.name, "reason": reason, "exact": exact}
         await stream.append(self._writer.recovery(announcement))
 
@@ -133,15 +165,24 @@ class Turn:
 
     async def _attempt(self, plan: Plan) -> Attempt:
         """Carry out a plan; return the attempt whose answer is whole, still open. Raises UpstreamError."""
-        self._writer.begin_attempt()
+        rest, bill = plan.rest, self._progress.bill
+        if rest is None or rest.intake is None:
+            self._writer.begin_attempt()
+            bill.begin(self.transcript, continued=isinstance(plan.seam, Trim))
+            self.running.cancel(*[(rest.target, rest.running)] if rest else [])
+        else:
+            bill.resume()
+            self.running.cancel((rest.target, rest.running))
         before = self.transcript.tokens
-        self._progress.bill.begin(self.transcript, continued=isinstance(plan.seam, Trim))
-        has_token, outcome = False, "stopped"
+        self._went_on, outcome = False, "stopped"
+        has_token = rest is not None and rest.is_billed
         try:
             attempt = await self._first(plan)
             for loser in self._unsettled - {attempt}:  # both had a first token in the same moment
                 self._account(loser, ok=None)
-            has_token = True
+            if rest is None:  # of two attempts, one has lost
+                self.running.cancel()
+            has_token = self._went_on = True
             try:
                 self._note_first_token(attempt)
                 self._allow_time(attempt)
@@ -162,7 +203,9 @@ class Turn:
 
     async def _first(self, plan: Plan) -> Attempt:
         """Return the attempt that has the first token. Raises UpstreamError."""
-        if not (self._hedge_after and self.generation.stream) or self.transcript.begun:
+        if plan.rest is not None and plan.rest.intake is not None:
+            return await self._ask(plan, plan.target, plan.rest.intake.transcript)
+        if not (self._hedge_after and self.generation.stream) or self.transcript.begun or plan.rest is not None:
             return await self._ask(plan, plan.target, self.transcript)
         # Each of the two has its own transcript until one of them has a token.
         choices = self.generation.choices
@@ -175,17 +218,19 @@ class Turn:
 
     async def _ask(self, plan: Plan, number: int, transcript: Transcript) -> Attempt:
         """Make one request; return the attempt when it has its first token. Raises UpstreamError if it fails."""
-        generation, target = self.generation, self.tries[number]
+        generation, target, rest = self.generation, self.tries[number], plan.rest
         self._progress.attempts += 1
-        permit = self.tries.begin(number)
-        self._stream.target = target.name
-        intake = Intake(
-            transcript,
-            show_usage=generation.show_usage,
-            seam=plan.seam,
-            parsed=not self._writer.token_kind,
-            translator=target.api.translator(),
-        )
+        permit = self.tries.begin(number) if rest is None else self.tries.resume(number)
+        self._stream.asks(target.name, "" if rest is None else rest.running)
+        intake = None if rest is None else rest.intake
+        if intake is None:
+            intake = Intake(
+                transcript,
+                show_usage=generation.show_usage,
+                seam=plan.seam,
+                parsed=not self._writer.token_kind,
+                translator=target.api.translator(),
+            )
         kind = Attempt if generation.stream else WholeAttempt
         attempt = kind(number, target, permit, intake, self._stream, self._writer, self._metrics)
         self._unsettled.add(attempt)
@@ -198,32 +243,44 @@ class Turn:
         try:
             await self._until_first_token(attempt, plan)
         except BaseException as error:
-            self._judge(attempt, error)
+            self._judge(attempt, error, counts=rest is None)
             raise
         return attempt
 
     async def _until_first_token(self, attempt: Attempt, plan: Plan) -> None:
-        """Send the request. If the upstream refuses to be asked for usage, ask once more without that."""
+        """Send the request. If the upstream refuses a thing that it can do without, ask once more without that."""
         generation, target = self.generation, attempt.target
         headers = dict(generation.trace) if attempt.span is None else attempt.span.headers
         if further := target.api.headers(generation):
             headers = {**headers, **further}
+        if plan.rest is not None:
+            await attempt.resume(plan.rest.path, headers)
+            return
         body_for = partial(
             target.api.body, generation, target.model, ask_usage=target.settings.usage, changes=plan.changes
         )
-        refused = target.client.refuses_usage(target.model)
-        asks = not refused and generation.stream and (target.settings.usage or asks_usage(generation.body))
+        client, model = target.client, target.model
+        no_usage = client.refuses(model, "usage")
+        asks = not no_usage and generation.stream and (target.settings.usage or asks_usage(generation.body))
+        body = body_for(drop_usage=no_usage)
+        in_background = None
+        if generation.stream and not client.refuses(model, "background"):
+            in_background = target.api.in_background(body, generation, target.settings.background)
         try:
-            await attempt.first(body_for(drop_usage=refused), headers)
+            await attempt.first(in_background or body, headers)
         except UpstreamError as error:
-            if not asks or not refuses_usage(error):
+            if in_background is not None and refuses_background(error):
+                feature = "background"
+            elif asks and refuses_usage(error):
+                feature, body = "usage", body_for(drop_usage=True)
+            else:
                 raise
         else:
             return
         attempt.release()
         self._progress.attempts += 1
-        await attempt.first(body_for(drop_usage=True), headers)
-        target.client.note_usage_refused(target.model)
+        await attempt.first(body, headers)
+        client.note_refused(model, feature)
 
     def _allow_time(self, attempt: Attempt) -> None:
         """Let an attempt take longer if nobody else would be asked: giving up early would help nobody."""
@@ -234,7 +291,7 @@ class Turn:
         """Note an attempt's first token. From here on its answer is the one that is delivered."""
         attempt.has_token = True
         self.transcript = attempt.transcript
-        self._stream.target = attempt.target.name
+        self._stream.asks(attempt.target.name, attempt.running)
         self._stream.passed_on = attempt.phases.passed_on
         self._stream.move(State.STREAMING)
         attempt.permit.answered(self._stream.beginning.owner)
@@ -242,8 +299,11 @@ class Turn:
 
     # --- what becomes of an attempt ------------------------------------------------------------------------------
 
-    def _judge(self, attempt: Attempt, error: BaseException) -> None:
-        """Account for an attempt that has failed or was cancelled, and say in `error` whose failure it is."""
+    def _judge(self, attempt: Attempt, error: BaseException, *, counts: bool = True) -> None:
+        """Account for an attempt that has failed or was cancelled, and say in `error` whose failure it is.
+
+        `counts`: the strategy decides about it.
+        """
         target = attempt.target
         if isinstance(error, UpstreamError):
             self._name_silence(error, attempt)
@@ -254,7 +314,9 @@ class Turn:
             error.request_id = target.client.unquoted(request_id) if request_id else None
             error.upstream = target.settings.name, target.name
             self._log_failure(target, error)
-            self.tries.fail(attempt.number, error)
+            if counts:
+                self._failed = attempt
+                self.tries.fail(attempt.number, error)
         elif self._ran_out_of_time(attempt):
             self._account(attempt, ok=False, failure=Kind.TTFT_TIMEOUT)
         else:
@@ -294,9 +356,11 @@ class Turn:
     def _account(self, attempt: Attempt, *, ok: bool | None, failure: Kind | None = None) -> None:
         """Release an attempt's connection, and report its outcome to the circuit, the metrics and the trace."""
         self._unsettled.discard(attempt)
+        if not ok:
+            self.running.note(attempt)
         attempt.release()
         attempt.permit.settle(ok, None if failure is None else self._fault(attempt, failure))
-        self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.beginning)
+        self._metrics.observe_phases(attempt.target.label, attempt.phases, self._stream.beginning, failure)
         if attempt.span is not None:
             attempt.span.end(attempt.phases, failure)
 

@@ -1,10 +1,11 @@
 /** The chat: the conversation that this tab shows, the list of the others, and the one answer that may be under way. */
 
-import { askForKey, getJson, keyHeaders } from "./access.js";
+import { askForKey, keyHeaders } from "./access.js";
 import { AnswerView, questionView } from "./answer.js";
 import * as conversations from "./conversations.js";
 import { byId, make } from "./elements.js";
 import { StreamEvents } from "./events.js";
+import { askForModel, chooseModel, chosenModel, offerModels } from "./models.js";
 import { randomKey } from "./resume.js";
 
 /**
@@ -17,7 +18,6 @@ const NAMES = ["start", "token", "reasoning", "tool_call", "tool_result", "recov
 
 const messages = byId("messages");
 const prompt = /** @type {HTMLTextAreaElement} */ (byId("prompt"));
-const model = /** @type {HTMLInputElement} */ (byId("model"));
 const system = /** @type {HTMLTextAreaElement} */ (byId("system"));
 const connection = byId("connection");
 
@@ -54,22 +54,6 @@ export function startChat() {
   void offerModels();
 }
 
-async function offerModels() {
-  /** @type {string[]} */
-  let names = [];
-  let problem = "";
-  try {
-    const { data } = await getJson("v1/models");
-    names = data.map((/** @type {{ id: string }} */ { id }) => id);
-    problem = names.length ? "" : "The upstreams list no models: type a model's name.";
-  } catch {
-    problem = "The models cannot be listed now: type a model's name.";
-  }
-  byId("models").replaceChildren(...names.map((name) => new Option(name, name)));
-  byId("models-note").textContent = problem;
-  model.value ||= names[0] ?? "";
-}
-
 // --- conversations --------------------------------------------------------------------------------------------------
 
 /** Show the conversation `chat`. If its last answer was interrupted, go on with it. */
@@ -79,7 +63,7 @@ function showChat() {
   underWay(false);
   messages.replaceChildren();
   for (const turn of chat.turns) show(turn);
-  model.value = chat.model || model.value;
+  if (chat.model) chooseModel(chat.model);
   system.value = chat.system ?? "";
   /** @type {HTMLDetailsElement} */ (byId("system-box")).open = Boolean(chat.system);
   const last = chat.turns.at(-1);
@@ -108,7 +92,7 @@ function showList() {
 /** @param {string} id */
 function go(id) {
   save();
-  chat = conversations.open(id) ?? conversations.fresh(model.value, "");
+  chat = conversations.open(id) ?? conversations.fresh(chosenModel(), "");
   showChat();
   prompt.focus();
   document.dispatchEvent(new CustomEvent("chat-chosen"));
@@ -118,7 +102,7 @@ function go(id) {
 function forget(id) {
   if (id === chat.id) {
     events?.close();
-    chat = conversations.fresh(model.value, "");
+    chat = conversations.fresh(chosenModel(), "");
     conversations.remove(id);
     showChat();
   } else {
@@ -130,7 +114,7 @@ function forget(id) {
 /** Begin a new conversation, with the same model and system prompt. */
 function begin() {
   save();
-  chat = conversations.fresh(model.value.trim(), system.value);
+  chat = conversations.fresh(chosenModel(), system.value);
   conversations.save(chat); // so that a reload shows this one
   showChat();
   prompt.focus();
@@ -141,7 +125,7 @@ function begin() {
 function ask() {
   const content = prompt.value.trim();
   if (!content || events) return;
-  if (!model.value.trim()) return model.focus();
+  if (!chosenModel()) return askForModel();
   prompt.value = "";
   /** @type {Question} */
   const question = { role: "user", content };
@@ -152,7 +136,7 @@ function ask() {
 
 /** Ask the model for an answer to the turns so far. */
 function answer() {
-  chat.model = model.value.trim();
+  chat.model = chosenModel();
   chat.system = system.value;
   /** @type {Answer} */
   const next = { role: "assistant", parts: [], key: `console-${randomKey()}`, id: "", lastEventId: "", over: false };
@@ -166,7 +150,7 @@ function answer() {
 /** @param {Answer} last */
 function again(last) {
   if (events || chat.turns.at(-1) !== last) return;
-  if (!model.value.trim()) return model.focus();
+  if (!chosenModel()) return askForModel();
   chat.turns.pop();
   messages.lastElementChild?.remove();
   answer();

@@ -50,6 +50,7 @@ export async function details(id, attempts) {
     ["Log", `${state.records} records, ${state.bytes} bytes`],
     ["Usage", usage(state.usage)],
   ];
+  if (state.owner !== undefined) rows.splice(1, 0, ["Owner", state.owner || "no key"]); // an admin key is told
   if (state.error) rows.push(["Error", make("span", "failed", `${state.error.message} (${state.error.code})`)]);
   // A live stream is not read for this: its relay would take the console for a reader that keeps up.
   const ended = !LIVE.includes(state.state);
@@ -68,7 +69,8 @@ function usage(used) {
 /** @param {any} attempt */
 function phases(attempt) {
   const times = PHASES.filter((name) => attempt[name]).map((name) => `${name.replace("_", " ")} ${milliseconds(attempt[name])}`);
-  return `${attempt.target}: ${times.join(", ") || "no answer"}`;
+  const facts = [times.join(", ") || "no answer", ...(attempt.error ? [`failed: ${attempt.error}`] : [])];
+  return `${attempt.target}: ${facts.join("; ")}`;
 }
 
 /**

@@ -45,9 +45,9 @@ async function look() {
 }
 
 /** @param {any} stream */
-function isWanted({ id, model, target, state, paused }) {
+function isWanted({ id, owner = "", model, target, state, paused }) {
   const words = filter.value.toLowerCase().split(/\s+/);
-  const text = `${id} ${model} ${target} ${paused ? "paused" : state}`.toLowerCase();
+  const text = `${id} ${owner} ${model} ${target} ${paused ? "paused" : state}`.toLowerCase();
   return words.every((word) => text.includes(word));
 }
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
+from server.core.errors import Kind
 from server.core.records import Beginning
 from server.core.timing import Phases
 from server.telemetry.histogram import PlainHistogram
@@ -136,13 +137,14 @@ class Metrics:
         for target, counts in self.gaps.settle():
             self.stats.add("inter_token", counts, target)
 
-    def observe_phases(self, target: str, phases: Phases, beginning: Beginning) -> None:
-        """Count the phases of one attempt. `beginning` is that of its stream."""
+    def observe_phases(self, target: str, phases: Phases, beginning: Beginning, failure: Kind | None = None) -> None:
+        """Count the phases of one attempt, and note how it failed, if it did. `beginning` is that of its stream."""
         durations = self._phases(target, phases)
         if (overhead := phases.overhead) is not None:
             self._overhead.of(target).observe(overhead)
             self.stats.count("overhead", overhead, target)
-        self.stats.attempt(beginning.id, beginning.owner, target, durations)
+        error = None if failure is None else failure.value
+        self.stats.attempt(beginning.id, beginning.owner, target, durations, error)
 
     def observe_plain_phases(self, target: str, phases: Phases) -> None:
         """Count the phases of an attempt of a plain path."""

@@ -28,13 +28,14 @@ PROCESS = ("loop_lag",)  # measures of the process, not of a target
 
 
 class Attempt(NamedTuple):
-    """One attempt at one target. `phases` are in seconds, `at` is in seconds since the epoch."""
+    """One attempt at one target. `phases` are in seconds, `at` in seconds since the epoch. `error`: how it failed."""
 
     stream_id: str
     owner: str
     target: str
     at: float
     phases: Mapping[str, float]
+    error: str | None
 
 
 Buckets = dict[tuple[str, str], Counter[int]]  # by the name of the measure, and the target ("" if it has none)
@@ -73,9 +74,11 @@ class Stats:
             counter = buckets[name, target] = Counter()
         return counter
 
-    def attempt(self, stream_id: str, owner: str, target: str, phases: Mapping[str, float]) -> None:
-        """Add one attempt to the most recent ones."""
-        self._recent.append(Attempt(stream_id, owner, target, self._clock(), phases))
+    def attempt(
+        self, stream_id: str, owner: str, target: str, phases: Mapping[str, float], error: str | None = None
+    ) -> None:
+        """Add one attempt to the most recent ones. `error` is the kind of its failure."""
+        self._recent.append(Attempt(stream_id, owner, target, self._clock(), phases, error))
 
     def windows(self) -> dict[str, Any]:
         """Return the percentiles of the last minute, five minutes and hour."""
@@ -111,7 +114,13 @@ class Stats:
     def recent(self, sees: Callable[[str], bool]) -> list[dict[str, Any]]:
         """Return the most recent attempts, newest first, of the owners for whom `sees` is true."""
         return [
-            {"stream_id": entry.stream_id, "target": entry.target, "at": entry.at, **_milliseconds(entry.phases)}
+            {
+                "stream_id": entry.stream_id,
+                "target": entry.target,
+                "at": entry.at,
+                "error": entry.error,
+                **_milliseconds(entry.phases),
+            }
             for entry in reversed(self._recent)
             if sees(entry.owner)
         ]

@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import httpx2
+import structlog
 
 from server.aio.aiohttp_internals.heads import forget_heads
 from server.aio.aiohttp_internals.upstream import can_connect_ahead
@@ -25,10 +26,12 @@ from server.upstreams.sdk import Sdk
 from server.upstreams.translate import FOREIGN, passed_on, request_id, translate
 from server.upstreams.transport import AiohttpTransport
 
+log = structlog.get_logger("sluiceway.upstreams")
 CHAT_API = ChatApi()
 MAX_AHEAD = 64  # connections that are begun before their requests are ready
 SECRET_NAME = re.compile(r"(?i)key|token|secret|sig|passw|auth|code")  # of a query parameter; others may be quoted
-USAGE_REFUSED = 3600.0  # seconds in which a model that refused to be asked for usage is not asked for it
+REFUSED = 3600.0  # seconds in which a model that refused to be asked for usage, say, is not asked for it
+CANCELLING = 5.0  # seconds for the request that cancels an answer
 MAX_REFUSING = 1000  # models that are remembered so: clients choose names behind "upstream/*"
 
 
@@ -59,7 +62,8 @@ class UpstreamClient:
         self.identity = identity(settings, environ)
         self.streams = 0
         self.asked = time.monotonic()  # when it was asked last; a new client is expected to be
-        self._usage_refused: dict[str, float] = {}  # model to time.monotonic()
+        self._refused: dict[tuple[str, str], float] = {}  # model and feature to time.monotonic()
+        self._cancelling: set[asyncio.Task[None]] = set()
         # What each request that is being prepared will be sent on, in their order; None: a connection of the pool.
         self._ahead: deque[asyncio.Task[Phases] | None] = deque()
         tls = tls_context(settings.ca_file)
@@ -90,6 +94,31 @@ class UpstreamClient:
         response = await self._answered(self._sdk.complete(body, headers), phases)
         forget_heads(response)
         return response
+
+    async def resume(self, path: str, phases: Phases, headers: Mapping[str, str]) -> aiohttp.ClientResponse:
+        """Ask for the rest of an answer, which is at a path below `base_url`, as `post` does. Raises UpstreamError."""
+        response = await self._answered(self._sdk.get(path, headers), phases)
+        forget_heads(response)
+        return response
+
+    def cancel(self, path: str) -> None:
+        """Cancel an answer that goes on although nobody reads it, with a POST to a path below `base_url`.
+
+        Nobody waits for that. The answer may have ended meanwhile, or be known no more: then there is nothing to do.
+        """
+        task = asyncio.create_task(self._cancel(path), name=f"cancel at {self.settings.name}")
+        self._cancelling.add(task)
+        task.add_done_callback(self._cancelling.discard)
+
+    async def _cancel(self, path: str) -> None:
+        try:
+            async with asyncio.timeout(CANCELLING):
+                response = await self.relay(path, b"", Phases(time.monotonic()), {})
+        except (UpstreamError, TimeoutError) as error:
+            status = error.status if isinstance(error, UpstreamError) else None
+            log.info("answer not cancelled", upstream=self.settings.name, status=status)
+        else:
+            response.release()
 
     async def relay(
         self, path: str, body: bytes | AsyncIterable[bytes], phases: Phases, headers: Mapping[str, str]
@@ -156,23 +185,24 @@ class UpstreamClient:
         began = time.monotonic()
         phases.joined(await ahead, time.monotonic() - began)
 
-    def refuses_usage(self, model: str) -> bool:
-        """Whether a model refused to be asked for usage, not long ago. Its server may be a newer one later."""
-        refused = self._usage_refused.get(model)
-        return refused is not None and time.monotonic() < refused + USAGE_REFUSED
+    def refuses(self, model: str, feature: str) -> bool:
+        """Whether a model refused to be asked for something, not long ago. Its server may be a newer one later."""
+        refused = self._refused.get((model, feature))
+        return refused is not None and time.monotonic() < refused + REFUSED
 
-    def note_usage_refused(self, model: str) -> None:
-        """Note that a model answers only if it is not asked for usage."""
-        if len(self._usage_refused) >= MAX_REFUSING:
-            self._usage_refused.clear()
-        self._usage_refused[model] = time.monotonic()
+    def note_refused(self, model: str, feature: str) -> None:
+        """Note that a model answers only if it is not asked for something: "usage" or "background"."""
+        if len(self._refused) >= MAX_REFUSING:
+            self._refused.clear()
+        self._refused[model, feature] = time.monotonic()
 
     def unquoted(self, text: str) -> str:
         """Return an upstream's words, in which the key and other secrets that were sent to it are hidden."""
         return self._secrets.hide(text)
 
     async def close(self) -> None:
-        """Close every connection. A request that still comes opens a new one."""
+        """Close every connection, when what is being cancelled is. A request that still comes opens a new one."""
+        await asyncio.gather(*self._cancelling)
         tasks = [task for task in self._ahead if task is not None]
         self._ahead.clear()
         for task in tasks:

@@ -82,6 +82,14 @@ class Sdk:
         """
         return await self._send(Outgoing(_url(self._settings, path), {**self.headers, **headers}, body))
 
+    async def get(self, path: str, headers: Mapping[str, str]) -> httpx2.Response:
+        """Ask for what is at a path below `base_url`, which may have a query; return when a head of success is here.
+
+        Raises what the SDK raises.
+        """
+        kept = {name: value for name, value in self.headers.items() if name != "content-type"}
+        return await self._send(Outgoing(_url(self._settings, path), {**kept, **headers}, None, "GET"))
+
     async def _send(self, outgoing: Outgoing) -> httpx2.Response:
         sending = _Sending(outgoing)
         _sending.set(sending)
@@ -101,8 +109,9 @@ class Sdk:
 
 
 def address(settings: Upstream, path: str) -> str:
-    """Return the URL of a path below an upstream's `base_url`, with the configured query, encoded."""
-    return str(httpx2.URL(settings.base_url + path, params=settings.query or None))
+    """Return the URL of a path below an upstream's `base_url`, with its own and the configured query, encoded."""
+    url = httpx2.URL(settings.base_url + path)
+    return str(url.copy_merge_params(settings.query) if settings.query else url)
 
 
 def _url(settings: Upstream, path: str) -> URL:

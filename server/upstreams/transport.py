@@ -48,7 +48,8 @@ class Outgoing(NamedTuple):
 
     url: URL
     headers: dict[str, str]
-    body: bytes | AsyncIterable[bytes]
+    body: bytes | AsyncIterable[bytes] | None
+    method: str = "POST"
 
 
 class AiohttpTransport(httpx2.AsyncBaseTransport):
@@ -86,7 +87,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         return self._session
 
     async def send(self, outgoing: Outgoing) -> httpx2.Response:
-        """Send a POST request; return when the head of its response is here."""
+        """Send a request; return when the head of its response is here."""
         response = await self._answered(outgoing)
         extensions = {"aiohttp": response}
         if response.status == 200:
@@ -96,11 +97,17 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         )
 
     async def _answered(self, outgoing: Outgoing) -> aiohttp.ClientResponse:
-        """Send a POST request; return aiohttp's response when its head is here."""
+        """Send a request; return aiohttp's response when its head is here."""
         session = self._opened()
-        if can_post() and self._proxy is None and outgoing.url.user is None:
+        if (
+            can_post()
+            and outgoing.method == "POST"
+            and isinstance(outgoing.body, bytes)
+            and self._proxy is None
+            and outgoing.url.user is None
+        ):
             post = self._post
-            if post is None or post.url is not outgoing.url:
+            if post is None or post.url != outgoing.url:
                 post = self._post = Post(
                     session,
                     outgoing.url,
@@ -109,10 +116,10 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
                     parameters={**READING, "read_until_eof": True},
                     loop=asyncio.get_running_loop(),
                 )
-            if isinstance(outgoing.body, bytes) and post.takes(outgoing.headers, outgoing.body):
+            if post.takes(outgoing.headers, outgoing.body):
                 return await post.send(outgoing.headers, outgoing.body)
         return await session.request(
-            "POST",
+            outgoing.method,
             outgoing.url,
             headers=outgoing.headers,
             data=outgoing.body,

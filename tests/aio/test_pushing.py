@@ -1,6 +1,7 @@
 """A body that is pushed: its sink gets what a reader would have read, in the turn in which it arrived."""
 
 import asyncio
+import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -43,12 +44,12 @@ class Sink:
 class Connection:
     """An upstream's connection without a socket, whose body has not begun."""
 
-    def __init__(self) -> None:
+    def __init__(self, coding: bytes = b"") -> None:
         self.transport = FakeTransport()
         self.protocol = UpstreamProtocol(asyncio.get_running_loop())
         self.protocol.transport = self.transport  # type: ignore[assignment]
-        self.protocol.set_response_params(read_bufsize=16_384)
-        self.protocol.data_received(HEAD)
+        self.protocol.set_response_params(read_bufsize=16_384, auto_decompress=True)
+        self.protocol.data_received(HEAD.removesuffix(b"\r\n") + coding + b"\r\n")
         _, body = completed(self.protocol.read())
         response: Any = SimpleNamespace(content=body, connection=SimpleNamespace(protocol=self.protocol))
         self.response: aiohttp.ClientResponse = response
@@ -256,6 +257,20 @@ async def test_every_end(
 
     going_on = asyncio.Event()
     await answered(answer, use)
+
+
+@pytest.mark.parametrize(("coding", "bits"), [(b"gzip", 31), (b"deflate", 15)])
+async def test_a_coded_body(coding: bytes, bits: int) -> None:
+    """A proxy may code a body though nobody asked for it. The sink gets what was coded, also if a read is one chunk."""
+    connection, sink, coder = Connection(b"Content-Encoding: %b\r\n" % coding), Sink(), zlib.compressobj(wbits=bits)
+    pushing = asyncio.create_task(push(connection.response, sink))
+    for text in (b"one", b"two", b"three"):
+        await turn()
+        connection.protocol.data_received(chunk(coder.compress(text) + coder.flush(zlib.Z_SYNC_FLUSH)))
+    await turn()
+    connection.protocol.data_received(chunk(coder.flush()) + b"0\r\n\r\n")
+    assert not await pushing
+    assert sink.received == b"onetwothree"
 
 
 def test_a_body_that_is_not_http_any_more() -> None:

@@ -50,7 +50,20 @@ async def test_says_how_long_first_tokens_take(provider: Provider, model: str) -
     assert sum(minute["count"] for minute in stats["minutes"]) == 3
     assert [one["stream_id"] for one in stats["recent"]] == ids
     assert stats["recent"][0]["first_token"] > 250
+    assert {one["error"] for one in stats["recent"]} == {None}
     assert stats["breakers"] == {"local/*": "closed"}
+
+
+async def test_says_how_attempts_failed(provider: Provider, model: str) -> None:
+    """An attempt that failed says by what, also one before the first token, after which another one has answered."""
+    await provider.script(model, {"status": 500}, {"tokens": 3})
+    async with in_process(provider.url, recovery={"strategy": "auto", "backoff": 0.01}) as gateway:
+        body = {"model": model, **ASK}
+        async with aiohttp.request("POST", gateway.url + "/chat/completions", json=body) as answer:
+            await answer.read()
+        await gateway.idle()
+        recent = (await _stats(gateway.root))["recent"]
+    assert [one["error"] for one in recent] == [None, "upstream_server_error"]
 
 
 async def test_shows_nobody_elses_streams(provider: Provider, model: str) -> None:

@@ -229,7 +229,10 @@ async def test_list(gateway, provider, model) -> None:
 
 
 async def test_foreign_streams(provider, model) -> None:
-    """With keys a stream is its owner's: for anybody else it is 404, not listed and not to be aborted; an admin may."""
+    """With keys a stream is its owner's: for anybody else it is 404, not listed and not to be aborted.
+
+    An admin key may do all that, and is told whose stream it is.
+    """
     tokens = {"alice": "a-token", "bob": "b-token", "root": "r-token"}
     keys = [
         {"name": name, "sha256": hashlib.sha256(token.encode()).hexdigest(), "admin": name == "root"}
@@ -245,6 +248,9 @@ async def test_foreign_streams(provider, model) -> None:
             assert (await call(gateway.root, "GET", path, headers=headers[name] | JSON)).status == status
             listed = (await call(gateway.root, "GET", "/v1/streams", headers=headers[name])).json["data"]
             assert len(listed) == (status == 200)
+            state = (await call(gateway.root, "GET", path, headers=headers[name] | JSON)).json
+            owners = [one.get("owner") for one in (*listed, state)]
+            assert owners == (["alice"] * 2 if name == "root" else [None] * len(owners))
         assert (await call(gateway.root, "DELETE", path)).status == 401
         assert (await call(gateway.root, "DELETE", path, headers=headers["bob"])).status == 404
         assert (await call(gateway.root, "DELETE", path, headers=headers["root"])).status == 204

@@ -519,7 +519,8 @@ def test_secret_from_the_environment(tmp_path: Path) -> None:
         assert load(path, unset).upstream("a").api_key(unset) is None
         (problem,) = check(path, unset)
         assert problem.warning
-        assert str(problem) == 'warning: upstreams[0].api_key_env: "A_KEY" — this variable is not set: none is sent'
+        words = "this variable is not set: requests go without it"
+        assert str(problem) == f'warning: upstreams[0].api_key_env: "A_KEY" — {words}'
     (problem,) = check(path, {"ORG": "o", "A_KEY": "sk-1\n"})
     assert not problem.warning
     assert "sk-1" not in str(problem)
@@ -619,7 +620,7 @@ def test_a_lower_case_variable_is_not_shown(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("[[models]]", 'api_key_env = "hf_abcdefgh"\n[[models]]'))
     lines = [str(problem) for problem in check(path, {})]
     assert lines == [
-        "warning: upstreams[0].api_key_env: (hidden, 11 characters) — this variable is not set: none is sent"
+        "warning: upstreams[0].api_key_env: (hidden, 11 characters) — this variable is not set: requests go without it"
     ]
 
 

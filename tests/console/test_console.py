@@ -132,13 +132,19 @@ async def test_marks_recoveries_and_shows_tools(provider: Provider, model: str) 
     assert said["markup"] == 0
 
 
-async def test_asks_for_the_key(provider: Provider, model: str) -> None:
-    """If there are keys, the console asks for one, says when it is wrong, and streams with the right one."""
+@pytest.mark.parametrize("admin", [False, True])
+async def test_asks_for_the_key(provider: Provider, model: str, admin: bool) -> None:
+    """If there are keys, the console asks for one, says when it is wrong, and streams with the right one.
+
+    With an admin key the details of a stream say whose it is; with another key they do not.
+    """
     await provider.script(model, PACED)
-    async with in_process(provider.url, keys=[{"name": "web", "sha256": DIGEST}]) as gateway:
+    async with in_process(provider.url, keys=[{"name": "web", "sha256": DIGEST, "admin": admin}]) as gateway:
         said = await console(gateway.root, "key", model)
     check(said)
     assert said["final"] == TEXT
+    assert f"local/{model}" in said["words"]
+    assert ("Ownerweb" in said["words"]) is admin
 
 
 async def test_shows_the_gateway(provider: Provider, model: str) -> None:
@@ -172,11 +178,15 @@ async def test_light_dark_phone_and_keyboard(provider: Provider, model: str) -> 
     """
     call = {"index": 0, "id": "call_1", "name": "lookup", "arguments": {"query": "level at the north gate " * 8}}
     thought = {"reasoning": ["I should ", "look it up."], "text": "Let me look. ", "tool_calls": [call]}
-    answer = {"pieces": [*WORDS, "\n\n    ", "longword" * 20, "\n", *WORDS], "rate": 30}
+    wide = ["\n\n    ", "longword" * 20, "\n\n| a column | another |\n|---|---|\n| ", "longword" * 20, " | 1 |\n\n"]
+    answer = {"pieces": [*WORDS, *wide, *WORDS], "rate": 30}
+    names = [model, "a-model-with-a-rather-long-name-that-no-phone-can-show-in-one-line"]
+    models = [{"name": name, "targets": [f"local/{model}"]} for name in names]
     await provider.script(model, thought, {**answer, "cut_after": 30}, answer)
     tools = {"functions": {"lookup": "console_tools:lookup"}}
     argument = json.dumps({"model": model, "folder": os.environ.get("SCREENSHOTS", "")})
-    async with in_process(provider.url, recovery={"strategy": "auto", "backoff": 0.05}, tools=tools) as gateway:
+    recovery = {"strategy": "auto", "backoff": 0.05}
+    async with in_process(provider.url, recovery=recovery, tools=tools, models=models) as gateway:
         said = await console(gateway.root, "looks", argument)
     check(said)
     light, dark, phone = said["light"], said["dark"], said["phone"]
@@ -185,7 +195,7 @@ async def test_light_dark_phone_and_keyboard(provider: Provider, model: str) -> 
     assert light["overflow"] == dark["overflow"] == phone["overflow"] == 0
     assert said["answering"]
     assert (phone["chat"], phone["gateway"], said["tab"]) == (True, False, True)
-    assert {"skip", "theme", "messages", "summary", "prompt", "model", "clear", "send", "scroll"} <= set(
+    assert {"skip", "theme", "messages", "summary", "prompt", "models", "clear", "send", "scroll"} <= set(
         said["reached"]
     )
 
@@ -271,17 +281,19 @@ async def test_regenerates_with_the_system_prompt(provider: Provider, model: str
 
 
 async def test_the_list_of_models(provider: Provider, model: str) -> None:
-    """The configured names are offered. If nothing can be listed, the console says so."""
+    """The configured names are offered, and any other can be typed. If nothing can be listed, the console says so."""
     async with in_process(provider.url, models=[{"name": "small", "targets": [f"local/{model}"]}]) as gateway:
         said = await console(gateway.root, "models")
     check(said)
-    assert (said["note"], said["names"]) == ("", ["small"])
+    assert (said["note"], said["names"], said["shown"]) == ("", ["small", ""], [True, False])
+    assert said["typed"] == "a name of one's own"
     away = [{"name": "local", "base_url": "http://127.0.0.1:9/v1"}]
     models = [{"name": "*", "targets": ["local/*"]}]
     async with in_process(provider.url, upstreams=away, models=models) as gateway:
         said = await console(gateway.root, "models")
     check(said)
-    assert (said["note"], said["names"]) == ("The upstreams list no models: type a model's name.", [])
+    words = "The upstreams list no models: type a model's name."
+    assert (said["note"], said["names"], said["shown"]) == (words, [""], [False, True])
 
 
 async def test_details_of_a_stream(provider: Provider, model: str) -> None:
@@ -292,7 +304,14 @@ async def test_details_of_a_stream(provider: Provider, model: str) -> None:
     check(said)
     assert said["cells"][1] == model
     assert said["cells"][5].removeprefix("≈ ") == "80"
-    for words in (f"local/{model}", "restart at", "upstream_cut", "80 completion tokens", "strm_", "first token"):
+    for words in (
+        f"local/{model}",
+        "restart at",
+        "failed: upstream_cut",
+        "80 completion tokens",
+        "strm_",
+        "first token",
+    ):
         assert words in said["words"]
     assert (said["open"], said["found"]) == (1, 1)
     assert said["none"] == "No stream fits the filter."

@@ -68,23 +68,27 @@ def settings(unit: Path) -> list[str]:
 def test_install(tmp_path) -> None:
     """scripts/install --root installs a program that runs and a valid configuration. A second run keeps changes.
 
-    Without --otel there is nothing for traces, with it there is.
+    A configuration under its older name stays, and the new name leads to it. Without --otel there is nothing for
+    traces, with it there is.
     """
     command = [ROOT / "scripts" / "install", "--root", tmp_path]
     environ = {**os.environ, "PIP_NO_COMPILE": "1"}  # pip compiles what nobody imports here, for most of its time
     subprocess.run(command, check=True, capture_output=True, timeout=300, env=environ)
-    config = tmp_path / "etc/sluiceway/config.toml"
+    config = tmp_path / "etc/sluiceway/sluiceway.toml"
     keys = tmp_path / "etc/sluiceway/keys"
     assert keys.stat().st_mode & 0o777 == 0o700
     units = tmp_path / "etc/systemd/system"
     assert sorted(unit.name for unit in units.iterdir()) == sorted(unit.name for unit in DEPLOY.glob("sluiceway*"))
-    config.write_text(config.read_text() + "# mine\n")
+    older = config.with_name("config.toml")
+    older.write_text(config.read_text() + "# mine\n")
+    config.unlink()
     (keys / "MY_KEY").write_text("secret")
-    before = config.read_text()
+    before = older.read_text()
     assert not [*tmp_path.glob("opt/sluiceway/lib/*/site-packages/opentelemetry/exporter/otlp")]
     subprocess.run([*command, "--otel"], check=True, capture_output=True, timeout=300, env=environ)
     assert [*tmp_path.glob("opt/sluiceway/lib/*/site-packages/opentelemetry/exporter/otlp/proto/http")]
-    assert (config.read_text(), (keys / "MY_KEY").read_text()) == (before, "secret")
+    assert (config.readlink(), config.read_text()) == (Path("config.toml"), before)
+    assert (older.read_text(), (keys / "MY_KEY").read_text()) == (before, "secret")
     program = str(tmp_path) + PROGRAM
     checked = subprocess.run(
         [program, "check", "--config", config], check=False, capture_output=True, cwd="/", env={"PATH": os.defpath}

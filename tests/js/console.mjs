@@ -16,8 +16,17 @@ page.on("console", (message) => {
 const requests = [];
 page.on("request", (request) => requests.push(`${request.method()} ${request.url().replace(root, "")}`));
 
+async function choose(model) {
+  await page.waitForSelector("#models option", { state: "attached" }); // the gateway has been asked for its models
+  const listed = await page.locator("#models option").evaluateAll((all) => all.map(({ value }) => value));
+  if (listed.length > 1) await page.selectOption("#models", listed.includes(model) ? model : "");
+  if (!listed.includes(model)) await page.fill("#model", model);
+}
+
+const chosen = () => page.evaluate(() => document.getElementById("models").value || document.getElementById("model").value);
+
 async function ask(model, text) {
-  await page.fill("#model", model);
+  await choose(model);
   await page.fill("#prompt", text);
   await page.press("#prompt", "Enter");
 }
@@ -76,7 +85,7 @@ const scenarios = {
     await page.click("#clear");
     const left = await page.locator("#messages li").count();
     await page.reload();
-    return { final, left, kept: await page.locator("#messages li").count(), model: await page.inputValue("#model") };
+    return { final, left, kept: await page.locator("#messages li").count(), model: await chosen() };
   },
 
   async offline() {
@@ -142,7 +151,10 @@ const scenarios = {
     await page.waitForSelector("#key-dialog:not([open])", { state: "attached" });
     await ask(argument, "Tell me.");
     await over();
-    return { final: await text() };
+    const final = await text();
+    await page.click("#streams tr[data-id] button");
+    await page.waitForSelector("#streams .details dl");
+    return { final, words: await page.textContent("#streams .details") };
   },
 
   async gateway() {
@@ -174,7 +186,8 @@ const scenarios = {
       await page.emulateMedia({ colorScheme });
       found[name] = await page.evaluate(() => ({
         background: getComputedStyle(document.body).backgroundColor,
-        overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+        overflow: Math.max(...[document.documentElement, ...document.querySelectorAll("#chat, #messages, #composer, #gateway")]
+          .map((one) => one.scrollWidth - one.clientWidth)),
         chat: document.getElementById("chat").checkVisibility(),
         gateway: document.getElementById("gateway").checkVisibility(),
       }));
@@ -267,8 +280,13 @@ const scenarios = {
   },
 
   async models() {
-    await page.waitForFunction(() => document.getElementById("models-note").textContent || document.querySelector("#models option"));
-    return { note: await page.textContent("#models-note"), names: await page.locator("#models option").evaluateAll((all) => all.map(({ value }) => value)) };
+    await page.waitForSelector("#models option", { state: "attached" });
+    const names = await page.locator("#models option").evaluateAll((all) => all.map(({ value }) => value));
+    const shown = [await page.isVisible("#models"), await page.isVisible("#model")];
+    await choose("a name of one's own");
+    const typed = await chosen();
+    await page.reload();
+    return { note: await page.textContent("#models-note"), names, shown, typed };
   },
 
   async details() {

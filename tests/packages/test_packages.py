@@ -1,18 +1,22 @@
 """What `scripts/build` makes, installed into clean environments as a user installs it."""
 
 import asyncio
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 import pytest
 from cutting_proxy import cutting, random_cuts
-from gateway import ROOT, in_process
+from gateway import ROOT, in_process, toml
 from node import JS, NODE
 from ports import free_port
 from provider import Provider
@@ -24,6 +28,11 @@ pytestmark = pytest.mark.timeout(600)  # pip and npm install from the network
 
 WORDS = [f"w{n}é☃ " for n in range(120)]
 GATEWAY_ONLY = {"aiohttp", "uvloop", "redis", "mcp", "orjson", "prometheus-client", "structlog", "sluiceway"}
+OTHER_PYTHONS = [
+    version
+    for version in re.findall(r"Programming Language :: Python :: (3\.\d+)", (ROOT / "setup.cfg").read_text())
+    if version != f"{sys.version_info.major}.{sys.version_info.minor}"
+]
 PROGRAM = """
 import asyncio, sys
 import server  # the application's own
@@ -47,6 +56,29 @@ assert cuts, "no connection was cut"
 assert both[0] == both[1], both
 loaded = sorted({"httpx", "httpx2"} & sys.modules.keys() & {type(client._client).__module__.split(".")[0]})
 print(*loaded, "".join(both[0]), sep="|")
+"""
+WITH_INSTRUCTOR = """
+import sys
+import instructor
+from openai import OpenAI
+from pydantic import BaseModel
+from sluiceway import Patience, resuming_sync_http_client
+
+class Gate(BaseModel):
+    name: str
+    level: float
+    notes: list[str]
+
+url, model = sys.argv[1:]
+cuts = []
+http = resuming_sync_http_client(patience=Patience(first_wait=0.01, longest_wait=0.1), on_cut=cuts.append)
+client = instructor.from_openai(OpenAI(base_url=url, api_key="none", max_retries=0, http_client=http))
+asked = {"model": model, "response_model": Gate, "messages": [{"role": "user", "content": "The north gate?"}]}
+*_, last = client.chat.completions.create_partial(**asked)
+assert cuts, "no connection was cut"
+whole = client.chat.completions.create(**asked)
+assert whole.model_dump() == last.model_dump(), (whole, last)
+print(last.model_dump_json())
 """
 IN_NODE = """
 import { Decoder, makeResumingFetch, readEvents, resumingFetch, StreamEvents } from "sluiceway";
@@ -96,13 +128,24 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
     """Make a virtual environment with these requirements; return the folder of its programs."""
 
     @cache
-    def make(*requirements: str) -> Path:
+    def make(*requirements: str, python: str = sys.executable) -> Path:
         folder = tmp_path_factory.mktemp("venv")
-        run(sys.executable, "-m", "venv", folder, cwd=folder)
+        run(python, "-m", "venv", folder, cwd=folder)
         run(folder / "bin" / "pip", "install", "--quiet", "--no-compile", *requirements, cwd=folder)
         return folder / "bin"
 
     return make
+
+
+def interpreter(version: str) -> str:
+    """Where a Python of this version is: on the PATH, or among those of pyenv. Skips the test if there is none."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
+    own = sorted(pyenv.glob(f"{version}.*/bin/python{version}"), reverse=True)
+    for program in (shutil.which(f"python{version}"), *own):
+        # pyenv's own entry on the PATH is there for every version, and runs only the one that is chosen.
+        if program and subprocess.run([program, "-c", "import venv"], check=False, capture_output=True).returncode == 0:
+            return str(program)
+    pytest.skip(f"there is no Python {version} on this machine")
 
 
 def installed(programs: Path) -> set[str]:
@@ -128,6 +171,18 @@ async def test_the_client_beside_an_sdk(provider: Provider, model: str, tmp_path
     assert out.rstrip("\n") == f"{library}|{''.join(WORDS)}"
 
 
+async def test_instructor(provider: Provider, model: str, tmp_path, built, environment) -> None:
+    """instructor gets a model of pydantic from a tool call, streamed through cuts and at once."""
+    programs = environment(str(built["client"]), "instructor", "openai>=3,<4")
+    gate = {"name": "north", "level": 3.5, "notes": WORDS}
+    call = {"index": 0, "id": "call_1", "name": "Gate", "arguments": gate}
+    await provider.script(model, {"tool_calls": [call]}, {"tool_calls": [call]})
+    (tmp_path / "program.py").write_text(WITH_INSTRUCTOR)
+    async with in_process(provider.url) as gateway, cutting(gateway.port, random_cuts(3, seed=3)) as proxy:
+        out = await asyncio.to_thread(run, programs / "python", "program.py", f"{proxy.root}/v1", model, cwd=tmp_path)
+    assert json.loads(out) == gate
+
+
 async def test_the_commands_without_an_sdk(provider: Provider, model: str, tmp_path, built, environment) -> None:
     """The client alone has the terminal commands."""
     programs = environment(str(built["client"]))
@@ -138,22 +193,46 @@ async def test_the_commands_without_an_sdk(provider: Provider, model: str, tmp_p
     assert "no live streams" in out
 
 
-def test_the_gateway(tmp_path, built, environment) -> None:
-    """`sluiceway` checks and serves in a folder that has a `server.py` of its own, and says its version."""
-    programs = environment(str(built["client"]), str(built["gateway"]))
-    (tmp_path / "server.py").write_text("raise SystemExit('this is the application')\n")
-    assert run(programs / "sluiceway", "--version", cwd=tmp_path).split() == ["sluiceway", server.__version__]
-    (tmp_path / "config.toml").write_text((ROOT / "config.toml").read_text())
-    run(programs / "sluiceway", "check", "--config", "config.toml", cwd=tmp_path)
-    command = [programs / "sluiceway", "serve", "--config", "config.toml", "--port", str(port := free_port())]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.DEVNULL)
+@contextmanager
+def serving(programs: Path, folder: Path, config: str) -> Iterator[int]:
+    """Run the installed gateway in `folder`; give its port. At the end it must drain and exit 0."""
+    (folder / "server.py").write_text("raise SystemExit('this is the application')\n")
+    (folder / "sluiceway.toml").write_text(config)
+    command = [programs / "sluiceway", "serve", "--port", str(port := free_port())]
+    process = subprocess.Popen(command, cwd=folder, stderr=subprocess.DEVNULL)
     try:
         ready = f"http://127.0.0.1:{port}/readyz"
-        run("curl", "-sf", "--retry", "60", "--retry-delay", "1", "--retry-all-errors", ready, cwd=tmp_path)
-        assert "<title>" in run("curl", "-sf", f"http://127.0.0.1:{port}/", cwd=tmp_path)
+        run("curl", "-sf", "--retry", "60", "--retry-delay", "1", "--retry-all-errors", ready, cwd=folder)
+        yield port
     finally:
         process.terminate()
         assert process.wait(60) == 0
+
+
+def test_the_gateway(tmp_path, built, environment) -> None:
+    """`sluiceway` checks and serves in a folder that has a `server.py` of its own, and says its version."""
+    programs = environment(str(built["client"]), str(built["gateway"]))
+    assert run(programs / "sluiceway", "--version", cwd=tmp_path).split() == ["sluiceway", server.__version__]
+    with serving(programs, tmp_path, (ROOT / "config.toml").read_text()) as port:
+        run(programs / "sluiceway", "check", cwd=tmp_path)
+        assert "<title>" in run("curl", "-sf", f"http://127.0.0.1:{port}/", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("version", OTHER_PYTHONS)
+async def test_another_python(provider: Provider, model: str, tmp_path, built, environment, version) -> None:
+    """Both packages work with each Python that they name: the client reads from the gateway, through cuts."""
+    programs = environment(str(built["client"]), str(built["gateway"]), python=interpreter(version))
+    assert run(programs / "python", "-V", cwd=tmp_path).startswith(f"Python {version}.")
+    (its := tmp_path / "its").mkdir()
+    (its / "server.py").write_text("APPLICATION = True\n")
+    (its / "program.py").write_text(PROGRAM)
+    await provider.script(model, {"pieces": WORDS, "rate": 400}, {"pieces": WORDS, "rate": 400})
+    upstreams = [{"name": "local", "base_url": provider.url}]
+    config = toml({"upstreams": upstreams, "models": [{"name": "*", "targets": ["local/*"]}]})
+    with serving(programs, tmp_path, config) as port:
+        async with cutting(port, random_cuts(10, seed=3)) as proxy:
+            out = await asyncio.to_thread(run, programs / "python", "program.py", f"{proxy.root}/v1", model, cwd=its)
+    assert out.rstrip("\n") == f"httpx2|{''.join(WORDS)}"
 
 
 async def test_the_npm_package(provider: Provider, model: str, tmp_path, built) -> None:

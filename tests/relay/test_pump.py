@@ -85,7 +85,7 @@ async def relayed(reads: list[bytes], holds: set[int]) -> tuple[Stream, LiveRead
         with Deadline() as deadline:
             pump = Pump(stream, ChatWriter(show_usage=True), intake, deadline, Metrics(), "a", 60.0)
             while not intake.over and await push(response, pump):
-                await pump.pause()
+                await pump.catch_up()
 
     relaying = asyncio.create_task(relay())
     await asyncio.sleep(0)

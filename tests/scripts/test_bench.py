@@ -6,8 +6,9 @@ from pathlib import Path
 from time import monotonic_ns
 
 import pytest
-from benchmark.answer import LostTokenError, check
-from benchmark.script import HEAD, LAST_CHUNK, script, stamped, word
+from lab.expected import check
+from lab.reader import LAST_CHUNK, WrongError
+from lab.script import HEAD, script, stamped, word
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,8 +28,7 @@ def test_an_answer_is_right_however_it_is_cut(size: int) -> None:
     raw = whole("short-16")
     parts = [(float(start), raw[start : start + size]) for start in range(0, len(raw), size)]
     answer = check(parts, script("short-16"))
-    assert len(answer.texts) == 16
-    assert answer.arrivals[-1][1] == len(answer.body)
+    assert [text for _, text in answer.tokens] == [word(number) for number in range(16)]
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_an_answer_is_right_however_it_is_cut(size: int) -> None:
 )
 def test_a_damaged_answer_has_no_figure(damage) -> None:
     told = script("short-16")
-    with pytest.raises(LostTokenError):
+    with pytest.raises(WrongError):
         check([(0.0, damage(told))], told)
 
 
@@ -101,9 +101,9 @@ def test_an_answer_in_another_dialect_is_checked_as_well(dialect: str) -> None:
     def answer(events: list[str]) -> bytes:
         return HEAD + b"".join(CHUNK % (len(event) + 8, event.encode()) for event in events) + LAST_CHUNK
 
-    assert len(check([(0.0, answer(events))], told).texts) == 16
+    assert len(check([(0.0, answer(events))], told).tokens) == 16
     for damaged in (events[1:], [*events[:15], *events[16:]], [events[0], *events], events[:-2], events[:-1]):
-        with pytest.raises(LostTokenError):
+        with pytest.raises(WrongError):
             check([(0.0, answer(damaged))], told)
 
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from time import monotonic_ns
 
 import pytest
-from benchmark.script import HEAD, LAST_CHUNK, script, stamped
 from gateway import in_process
+from lab.expected import NOT_YET, Checked, answer
+from lab.reader import LAST_CHUNK, WrongError
+from lab.script import HEAD, script, stamped
 from loadgen.__main__ import main
-from loadgen.expected import NOT_YET, WrongError, answer
 from loadgen.histogram import Histogram
 from loadgen.plan import KINDS, PRESETS
-from loadgen.response import Response
 from ports import free_port
 
 LOAD = Path(__file__).parents[2] / "scripts" / "load"
@@ -46,9 +46,9 @@ def events(model: str) -> list[bytes]:
     return [b"id: %d\n%b" % (seq, body) for seq, body in enumerate(bodies, 1)]
 
 
-def feed(response: Response, raw: bytes, size: int) -> None:
+def feed(response: Checked, raw: bytes, size: int) -> None:
     for start in range(0, len(raw), size):
-        response.feed(raw[start : start + size], float(start))
+        response.take(raw[start : start + size], float(start))
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100, 1000, 100_000])
@@ -58,7 +58,7 @@ def test_a_right_answer_is_right_however_it_is_cut(size: int, together: int) -> 
     told = events("short-16")
     told.insert(9, b": hb\n")
     raw = START + b"".join(chunk(b"".join(told[first : first + together])) for first in range(0, len(told), together))
-    response = Response(answer("short-16"))
+    response = Checked(answer("short-16"))
     feed(response, raw + LAST_CHUNK, size)
     assert response.over
     assert response.whole
@@ -69,13 +69,13 @@ def test_a_right_answer_is_right_however_it_is_cut(size: int, together: int) -> 
 def test_a_resumed_answer_begins_after_its_cursor(after: int) -> None:
     """A resumed answer begins exactly after the cursor: one event earlier is `repeated`, one later `lost`."""
     told = events("short-16")
-    Response(answer("short-16"), after).feed(START + chunk(b"".join(told[after:])) + LAST_CHUNK, 0.0)
+    Checked(answer("short-16"), after).take(START + chunk(b"".join(told[after:])) + LAST_CHUNK, 0.0)
     if after:
         with pytest.raises(WrongError, match="repeated"):
-            Response(answer("short-16"), after).feed(START + chunk(told[after - 1]), 0.0)
+            Checked(answer("short-16"), after).take(START + chunk(told[after - 1]), 0.0)
     if after + 1 < len(told):
         with pytest.raises(WrongError, match="lost"):
-            Response(answer("short-16"), after).feed(START + chunk(told[after + 1]), 0.0)
+            Checked(answer("short-16"), after).take(START + chunk(told[after + 1]), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_wrong_answer_is_noticed(damage, kind: str) -> None:
     """Every fault of an event is noticed, and has its name."""
     raw = START + b"".join(map(chunk, damage(events("short-16")))) + LAST_CHUNK
     with pytest.raises(WrongError) as wrong:
-        feed(Response(answer("short-16")), raw, 50)
+        feed(Checked(answer("short-16")), raw, 50)
     assert wrong.value.kind == kind
 
 

@@ -49,7 +49,7 @@ async def push(response: aiohttp.ClientResponse, sink: Sink) -> bool:
     if body.is_eof():
         return False
     protocol = None if response.connection is None else response.connection.protocol
-    if PUSHING.usable and isinstance(protocol, UpstreamProtocol) and type(body) is StreamReader:
+    if PUSHING.usable and isinstance(protocol, UpstreamProtocol) and type(body) is StreamReader and not protocol.coded:
         await protocol.push(body, sink)
         return not body.at_eof()
     while data := await body.readany():

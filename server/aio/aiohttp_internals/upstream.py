@@ -8,6 +8,7 @@ import asyncio
 import inspect
 import ssl
 from functools import partial
+from itertools import accumulate
 from typing import Any, Protocol, cast
 
 import aiohttp
@@ -56,7 +57,7 @@ class UpstreamProtocol(ResponseHandler):
     """
 
     # Each as an attribute of aiohttp's own kind would cost every connection a dict of 800 bytes.
-    __slots__ = ("_fault", "_held", "_last_parser", "_pushed", "between_chunks", "sink", "was_taken")
+    __slots__ = ("_fault", "_held", "_last_parser", "_pushed", "between_chunks", "coded", "sink", "was_taken")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop)
@@ -65,6 +66,7 @@ class UpstreamProtocol(ResponseHandler):
         self.sink: Sink | None = None  # what the body is pushed to
         self._pushed: Any = None  # the body; Any, because its private parts are used
         self.between_chunks = False  # of a pushed body: the parser waits for the head of a chunk
+        self.coded = False  # the body is compressed, so that what a read brings is not yet the body: it is not pushed
         self._held = False  # the socket is not read, because the sink has refused more
         self._fault: Exception | None = None  # what the sink has raised
         if SMALL_QUEUES.usable:
@@ -83,6 +85,7 @@ class UpstreamProtocol(ResponseHandler):
     def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
         """Hand over a head with its body."""
         message, body = data
+        self.coded = message.compression is not None
         use_small_queues(body, chunked=message.chunked)
         super().feed_data(data, size)
 
@@ -192,14 +195,15 @@ class UpstreamProtocol(ResponseHandler):
 
 def _first(parts: Any, size: int) -> bytes:
     """Take the first parts of a queue, of about so many bytes; return them joined."""
-    first: bytes = parts.popleft()
-    if not parts:
+    if len(parts) == 1:
+        first: bytes = parts.pop()
         return first
-    taken = [first]
-    while parts and size > len(first):
-        size -= len(parts[0])
-        taken.append(parts.popleft())
-    return b"".join(taken)
+    # Chunks of one byte make thousands of parts, and `popleft` moves all that follow.
+    ends = accumulate(map(len, parts))
+    count = next((number for number, end in enumerate(ends, 1) if end >= size), len(parts))
+    first = b"".join(parts[:count])
+    del parts[:count]
+    return first
 
 
 class PushedBody(StreamReader):

@@ -7,6 +7,7 @@ from typing import Any
 from server.core.openai.usage import MAX_COUNT
 
 KEPT = 16_384  # bytes of the beginning, and of the end: an answer has its usage before or behind its data
+LOOKED_AT = 8  # places that say "usage", the last ones: to look at thousands takes a second
 USAGE = re.compile(rb'(?<!\\)"usage"\s*:\s*(?=\{)')
 TYPES = frozenset({"application/json", "text/event-stream"})
 DECODER = JSONDecoder()
@@ -43,7 +44,7 @@ class UsageFinder:
     def tokens(self) -> dict[str, int] | None:
         """Return the tokens by kind, or None if the answer counts none. The last count of a stream is that of all."""
         for part in (self._last, self._first) if len(self._last) == KEPT else (self._first + self._last,):
-            for found in reversed(list(USAGE.finditer(part))):
+            for found in reversed(list(USAGE.finditer(part))[-LOOKED_AT:]):
                 if (tokens := tokens_by_kind(_object(part[found.end() :]))) is not None:
                     return tokens
         return None

@@ -1,6 +1,7 @@
 """Reading OpenAI chat completion chunks (https://platform.openai.com/docs/api-reference/chat-streaming)."""
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from server.core.wide_json import dumps
@@ -17,6 +18,8 @@ ONCE_FIELDS = ("tool_calls", "function_call", "audio")  # must not reach a clien
 SUBSTANCE_FIELDS = (*TEXT_FIELDS, *ONCE_FIELDS)
 SCAFFOLD = frozenset({"role", "index", "id", "type"})  # say where a part belongs, and are no part of the answer
 NESTED = 4  # levels of a delta that are looked at: calls have three
+MAX_PARTS = 100  # fields and elements of each level that are looked at
+MAX_CHOICES = 1024  # of a chunk; OpenAI's `n` is at most 128
 KNOWN_FIELDS = frozenset({"role", *SUBSTANCE_FIELDS})
 
 
@@ -49,9 +52,9 @@ def goes_on(choice: dict[str, Any]) -> bool:
 
 def _brings(name: str, value: object, levels: int) -> bool:
     if levels and isinstance(value, dict):
-        return any(_brings(key, one, levels - 1) for key, one in value.items())
+        return any(_brings(key, one, levels - 1) for key, one in islice(value.items(), MAX_PARTS))
     if levels and isinstance(value, list):
-        return any(_brings(name, one, levels - 1) for one in value)
+        return any(_brings(name, one, levels - 1) for one in islice(value, MAX_PARTS))
     return bool(value) and name not in SCAFFOLD
 
 
@@ -84,7 +87,7 @@ def well_formed(chunk: dict[str, Any]) -> bool:
     any form: PHP writes an empty object as `[]`.
     """
     choices = chunk["choices"]
-    if not isinstance(choices, list):
+    if not isinstance(choices, list) or len(choices) > MAX_CHOICES:
         return False
     for choice in choices:  # a loop is faster than all(…)
         if not isinstance(choice, dict):

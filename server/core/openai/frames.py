@@ -5,6 +5,7 @@ OpenAI's own SDK (`openai/_streaming.py`) is the measure: it hands on whatever P
 over here, as browsers pass over events with a name that nobody listens to (WHATWG HTML, section 9.2).
 """
 
+from itertools import islice
 from typing import Any
 
 from server.core.errors import Kind, UpstreamError
@@ -16,16 +17,21 @@ from server.core.wide_json import loads
 # Names of events with chunks. Others are keep-alive events (`ping`, `heartbeat`) or belong to another API.
 NAMES = (b"", b"message")
 MAX_DEPTH = 6  # objects within each other that are looked into
+MAX_PARTS = 100  # parts of each of them
 
 
 def value_of(event: Event) -> Any:
     """Return the JSON of an event, or None if it says nothing. Raises UpstreamError if it is not JSON."""
+    if not event.data or event.data.isspace():
+        if event.type == b"error":
+            raise in_band("")
+        return None
     try:
         return loads(event.data)
     except ValueError as error:
         if event.type == b"error":
             raise in_band(event.data.decode("utf-8", "replace")) from error
-        if event.type not in NAMES or not event.data.strip():
+        if event.type not in NAMES:
             return None
         raise UpstreamError(Kind.GARBAGE, "The upstream sent a frame that is not JSON.") from error
 
@@ -70,7 +76,7 @@ def says_something(error: object, depth: int = 0) -> bool:
     """Whether an `error` is one. Some upstreams send an empty one with every chunk, such as null, `{}` or no code."""
     if isinstance(error, dict | list) and depth < MAX_DEPTH:
         parts = error.values() if isinstance(error, dict) else error
-        return any(says_something(part, depth + 1) for part in parts)
+        return any(says_something(part, depth + 1) for part in islice(parts, MAX_PARTS))
     return bool(error.strip() if isinstance(error, str) else error)
 
 

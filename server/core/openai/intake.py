@@ -19,11 +19,16 @@ from server.core.openai.sse import Decoder, Event, EventTooLargeError
 from server.core.openai.stencil import Stencil
 from server.core.openai.transcript import Transcript
 from server.core.records import Tokens
+from server.core.shape import has_more_values
 from server.core.upstream_api import CHAT, Piece, Translator
 from server.core.wide_json import dumps_like
 
 MAX_HELD = 1024  # frames that are held before an attempt's first token
 MAX_HELD_BYTES = 1024 * 1024  # of those frames together
+STEP = 16_384  # bytes of small frames that are parsed in one turn of the event loop
+MANY_LINES = 64  # in a read that is larger than that
+MAX_VALUES = 20_000  # of a chunk: 100 tokens with 20 log probabilities each
+MAX_ANSWER_VALUES = 200_000  # of an event that may have a whole answer
 PARSED_ALONE = 8  # frames of an attempt that are parsed one by one, although more have come, to learn the pattern
 WORTH_A_RUN = 4  # plain tokens: after fewer, all that a read brought is parsed at once
 
@@ -66,6 +71,7 @@ class Intake:
         "has_token",
         "over",
         "transcript",
+        "unparsed",
     )
 
     def __init__(
@@ -90,9 +96,24 @@ class Intake:
         self.at_seam = False  # the last feed went through the seam: it may hold only what the client has
         self.goes_on = False  # the last feed brought more of the answer, and not only what keeps a connection alive
         self.done = False  # the answer is whole
+        self.unparsed = b""  # of a read, behind what was parsed of it in one turn of the event loop
         self.over = False  # the answer is whole or the attempt has failed: nothing that follows counts
         self.has_token = False  # this attempt has sent a token (delivered, or dropped by the seam)
         self.failure: UpstreamError | None = None  # seen in the frames; the pieces before it are still returned
+
+    @property
+    def running(self) -> str:
+        """The upstream's id of this answer, if it goes on with it without a connection; empty if not."""
+        return "" if self._translator is None else self._translator.running
+
+    def rest(self) -> str:
+        """Return the path that gives the rest of an answer that broke off, which is fed next; empty if none does."""
+        path = "" if self._translator is None else self._translator.rest()
+        if path:
+            self._decoder = Decoder()
+            self.done = self.over = False
+            self.failure = None
+        return path
 
     def tokens(self, data: bytes, kind: str) -> Tokens | None:
         """Return the records of `data` if it holds whole frames, and all are plain tokens; count them. Else None.
@@ -106,7 +127,10 @@ class Intake:
         return Tokens(kind, stencil.before, texts, stencil.after)
 
     def feed(self, data: bytes) -> list[Piece]:
-        """Return the pieces that `data` completes, in order. A bad frame sets `failure` and ends the reading."""
+        """Return the pieces that `data` completes, in order. A bad frame sets `failure` and ends the reading.
+
+        A read may bring thousands of small frames. So a part of it may be left, which `take_unparsed` gives.
+        """
         self.at_seam = self.goes_on = False
         if self._plain and self._decoder.at_rest and (pieces := self._alone(data)):
             return pieces
@@ -116,12 +140,19 @@ class Intake:
         try:
             while data and not self.over:
                 part, data = self._take_run(data, pieces)
+                if len(part) > STEP and part.count(b"\n") + part.count(b"\r") > MANY_LINES:
+                    self.unparsed, part, data = part[STEP:] + data, part[:STEP], b""
                 self._parse(part, pieces)
         except EventTooLargeError as error:
             self._fail(UpstreamError(Kind.UNUSABLE, f"The upstream's answer cannot be used: {error}."))
         except UpstreamError as error:
             self._fail(error)
         return pieces
+
+    def take_unparsed(self) -> bytes:
+        """Return what is to be fed next, before anything else and in another turn of the event loop."""
+        unparsed, self.unparsed = self.unparsed, b""
+        return unparsed
 
     def _take_run(self, data: bytes, pieces: list[Piece]) -> tuple[bytes, bytes]:
         """Take the plain tokens that `data` begins with. Return what is to be parsed next, and what comes after that.
@@ -148,7 +179,10 @@ class Intake:
         return (data[:end], data[end:]) if end > 1 else (data, b"")
 
     def _parse(self, data: bytes, pieces: list[Piece]) -> None:
+        most = MAX_VALUES if self._translator is None else MAX_ANSWER_VALUES
         for event in self._decoder.feed(data):
+            if has_more_values(event.data, most):
+                raise UpstreamError(Kind.UNUSABLE, f"The upstream sent a frame with more than {most} values.")
             if self._plain and not event.type and self._stencil is not None and self._stencil.fits(event.data):
                 self.transcript.tokens += 1
                 self.goes_on = True

@@ -69,6 +69,12 @@ def refuses_usage(error: UpstreamError) -> bool:
     return refused and ("stream_options" in words or "include_usage" in words)
 
 
+def refuses_background(error: UpstreamError) -> bool:
+    """Whether an upstream refused `background`, which not every server has that speaks Responses."""
+    refused = error.status is not None and error.kind in (Kind.BAD_REQUEST, Kind.REFUSED)
+    return refused and "background" in f"{error.message} {error.param}".lower()
+
+
 def parse_retry_after(value: str | None, now: float) -> float | None:
     """Return the seconds that a `Retry-After` header asks for, in either form of RFC 9110 section 10.2.3.
 

@@ -11,7 +11,7 @@ from server.core.openai.chunks import REASONING_FIELDS
 from server.core.openai.tool_calls import ToolCall, ToolCalls
 from server.core.openai.transcript import Transcript
 from server.core.ports import Log
-from server.core.records import Ending, Record
+from server.core.records import Ending, Record, target_of
 from server.core.upstream_api import Piece
 from server.core.wide_json import loads
 from server.dialects.native.events import (
@@ -74,7 +74,9 @@ class NativeWriter(Writer):
         if not self._started:
             self._started = True
             beginning = self._log.beginning
-            records.append(event(START, stream_id=beginning.id, model=beginning.model, target=self._log.target))
+            records.append(
+                event(START, stream_id=beginning.id, model=beginning.model, target=target_of(self._log.target))
+            )
         for piece in pieces:
             for choice in piece.chunk.get("choices") or ():
                 if not choice.get("index"):

@@ -2,18 +2,23 @@
 
 For a client that speaks Responses, too, request and events go through as they are. Numbers and the id of the response
 are the gateway's, because another attempt may have to go on where this one breaks off.
+
+A response in the background goes on without its connection. Those of its events that come after a number can be had
+again (https://platform.openai.com/docs/guides/background#streaming-a-background-response).
 """
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from server.core.body import Body
 from server.core.errors import Kind, UpstreamError
 from server.core.generation import Generation
 from server.core.openai.chunks import DONE_DATA, Chunk
 from server.core.openai.frames import says_something, value_of
 from server.core.openai.sse import Event
 from server.core.recovery.classify import in_band
-from server.core.upstream_api import Piece, Translator, UpstreamApi
+from server.core.upstream_api import Background, Piece, Translator, UpstreamApi
 from server.core.wide_json import dumps
 from server.dialects.responses import events
 from server.dialects.responses.delta import image_part
@@ -24,6 +29,7 @@ from server.dialects.responses.tools import chat_name
 
 NOTHING: Chunk = {"choices": []}
 MAX_COUNT = 1 << 53
+IDENTITY = re.compile(r"[A-Za-z0-9_-]{1,256}")  # of a response, as a path may have it
 
 
 class ResponsesApi(UpstreamApi):
@@ -53,9 +59,28 @@ class ResponsesApi(UpstreamApi):
         left_out = {EARLIER, "previous_response_id", "background"}
         return dumps({**{name: source[name] for name in source if name not in left_out}, **fields})
 
+    def in_background(self, body: bytes, generation: Generation, when: Background) -> bytes | None:
+        """Return the body of a request for a response in the background, which is always a stored one.
+
+        A client that does not want its response stored does not get it stored.
+        """
+        request = Body.read(body)
+        asked = generation.logged.get("store") is not False and when == "always"
+        if generation.dialect == events.API and when != "never" and generation.logged.get("background"):
+            asked = True
+        return request.changed({"background": True, "store": True}) if asked else None
+
     def translator(self) -> Translator | None:
         """Return what reads the events of one attempt."""
         return ResponsesTranslator()
+
+    def again(self, running: str) -> str:
+        """Return the path that gives the events of a response from the first."""
+        return f"{self.path}/{running}?stream=true"
+
+    def cancelling(self, running: str) -> str:
+        """Return the path that cancels a response."""
+        return f"{self.path}/{running}/cancel"
 
     def whole(self, answer: Chunk) -> Chunk:
         """Return a response as a chat completion. Raises UpstreamError if it failed."""
@@ -83,12 +108,27 @@ class ResponsesTranslator(Translator):
 
     def __init__(self) -> None:
         self.done = False
+        self.running = ""
+        self._last: int | None = -1  # the number of the last event; None: the events are not numbered one by one
+        self._resumed = False
         self._head: Chunk = {}
         self._chunks = Chunks()
 
+    def rest(self) -> str:
+        """Return the path of the events after the last one, if the response is in the background."""
+        if not self.running or self._last is None:
+            return ""
+        self._resumed = True
+        return f"{ResponsesApi.path}/{self.running}?stream=true&starting_after={self._last}"
+
     def read(self, event: Event) -> Sequence[Piece]:
-        """Return one piece for each event. Raises UpstreamError if it is an error, or no event of Responses."""
+        """Return one piece for each event. Raises UpstreamError if it is an error, or no event of Responses.
+
+        What comes for the rest of a response goes on behind the last event, or is an error.
+        """
         if event.data.startswith(DONE_DATA):
+            if self._resumed:
+                raise self._gap("the end")
             self.done = True
             return ()
         value = value_of(event)
@@ -98,17 +138,34 @@ class ResponsesTranslator(Translator):
         kind = value.get("type") if isinstance(value, dict) else None
         if not isinstance(kind, str):
             return ()
+        number = value.get("sequence_number")
+        if number is None and not kind.startswith("response."):
+            return ()  # what only keeps a connection alive
+        if self._resumed and (number.__class__ is not int or self._last is None or number > self._last + 1):
+            raise self._gap(f"event {str(number)[:20]}")
+        if self._resumed and number <= self._last:
+            return ()
         try:
-            return [Piece(event.data, self._chunk(kind, value), events.API)]
+            piece = Piece(event.data, self._chunk(kind, value), events.API)
         except (LookupError, TypeError, AttributeError) as error:
             raise UpstreamError(Kind.UNUSABLE, f"The upstream's event {kind[:100]!r} cannot be read.") from error
+        self._last = number if self._last is not None and number == self._last + 1 else None
+        return [piece]
+
+    def _gap(self, what: str) -> UpstreamError:
+        """Return the error of a rest that does not begin where the events broke off."""
+        after, self._last = self._last, None
+        return UpstreamError(Kind.UNUSABLE, f"The upstream resumed a response after event {after} with {what}.")
 
     def _chunk(self, kind: str, event: dict[str, Any]) -> Chunk:
         if kind == events.CREATED:
             response = event["response"]
             identity = {"id": response["id"], "created": _created(response), "model": response.get("model")}
             self._head = {"object": "chat.completion.chunk", **identity}
+            if response.get("background") is True and IDENTITY.fullmatch(response["id"]):
+                self.running = response["id"]
         elif kind in events.TERMINAL:
+            self.running = ""
             reason = finish_reason(event["response"])
             if reason is None:
                 raise _failure(event["response"])

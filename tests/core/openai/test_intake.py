@@ -9,8 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from server.core.errors import Kind
-from server.core.openai.chunks import well_formed
-from server.core.openai.intake import MAX_HELD, MAX_HELD_BYTES, Intake
+from server.core.openai.chunks import MAX_CHOICES, well_formed
+from server.core.openai.intake import MAX_HELD, MAX_HELD_BYTES, MAX_VALUES, Intake
 from server.core.openai.sse import MAX_EVENT_BYTES
 from server.core.openai.transcript import Transcript
 from server.core.recovery.seam import Suppression, Trim
@@ -356,6 +356,54 @@ def test_fault_after_the_finish(bad: Any) -> None:
     assert payloads(one.feed(sse(chunk("a"), END, bad))) == [chunk("a"), END]
     assert one.failure is None
     assert one.done
+
+
+@pytest.mark.parametrize("parsed", [True, False])
+@pytest.mark.parametrize(
+    "frame",
+    [b": x\n", b"\r", b"a\n", b"data\n\n", b"data:  \n\n", b"event: x\ndata\n\n", b"event: x\ndata: {\n\n",
+     b"data: {}\n\n", b'data: {"choices":[]}\n\n', sse(chunk("a")), sse(chunk("b", reasoning="c")),
+     sse(chunk(index=1))],
+)  # fmt: skip
+def test_thousands_of_small_frames_in_one_read(frame: bytes, parsed: bool) -> None:
+    """Such a read is parsed in steps. Each frame comes out once, in order, whatever comes behind them."""
+    data = frame * (65_536 // len(frame)) + sse(chunk("z"), END) + b"data: [DONE]\n\n"
+    one = Intake(Transcript(), show_usage=True, parsed=parsed)
+    taken, steps = one.feed(sse(chunk("x"))), 0
+    while data:
+        before = len(data)
+        taken += one.feed(data)
+        data = one.take_unparsed()
+        steps += 1
+        assert len(data) < before
+    assert one.done
+    assert 1 <= steps <= 6
+    whole = Intake(Transcript(), show_usage=True, parsed=True)
+    expected = whole.feed(sse(chunk("x")))
+    for _ in range(65_536 // len(frame)):
+        expected += whole.feed(frame)
+    expected += whole.feed(sse(chunk("z"), END) + b"data: [DONE]\n\n")
+    assert [piece.data for piece in taken] == [piece.data for piece in expected]
+
+
+@pytest.mark.parametrize(
+    "fat",
+    [b'{"choices":[%b{}]}' % (b"{}," * MAX_VALUES), b'{"choices":[{"delta":{}}],"x":[%b1]}' % (b"[]," * MAX_VALUES),
+     b'{"error":[%b1]}' % (b"[]," * MAX_VALUES), b'{"choices":[%b{}]}' % (b"{}," * MAX_CHOICES)],
+)  # fmt: skip
+def test_frame_of_too_many_values(fat: bytes) -> None:
+    """A frame of thousands of values or choices would take seconds: it fails before it is parsed, or looked through."""
+    one = intake()
+    pieces = one.feed(sse(chunk("a")) + b"data: " + fat + b"\n\n")
+    assert payloads(pieces) == [chunk("a")]
+    assert one.failure is not None
+    assert one.failure.kind is Kind.UNUSABLE
+
+
+def test_text_of_many_brackets() -> None:
+    """What is in a text counts as no value: a frame may hold a program of a megabyte."""
+    one, text = intake(), "[1,2],{}" * 100_000
+    assert payloads(one.feed(sse(chunk(text)))) == [chunk(text)]
 
 
 def test_event_too_large() -> None:

@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from lab.processes import TICKS, tree_cpu
+from .processes import TICKS, tree_cpu
 
 
 class Machine:

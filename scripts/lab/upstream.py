@@ -1,11 +1,12 @@
-"""The benchmark's upstream, in its own process. It writes prebuilt OpenAI chunks, so that it is no bottleneck.
+"""The upstream of a load, in its own process. It writes prebuilt OpenAI chunks, so that it is no bottleneck.
 
-``GET /closed`` tells when the connection of each tagged request (its ``user``) was closed by the other side.
+``GET /closed`` tells when the connection of each tagged request (its ``user``) was closed by the other side. A tag
+``cut:NAME`` or ``fails:NAME`` breaks the first request that has it, and ``spoils:NAME`` each.
 """
 
 import asyncio
+import resource
 import sys
-from collections.abc import Callable
 from time import monotonic, monotonic_ns
 from typing import cast
 
@@ -15,12 +16,15 @@ import uvloop
 from .script import Script, script, stamped
 from .wheel import Wheel
 
+FAILED = b'{"error":{"message":"broken on purpose","type":"server_error"}}'
+
 
 class Provider:
     """What the connections share: the timer wheel, the unpaced streams and the times of the disconnects."""
 
     def __init__(self) -> None:
         self.wheel = Wheel()
+        self.broken: set[str] = set()  # tags; a second try may come on another connection
         self.closed: dict[str, float] = {}  # tag: CLOCK_MONOTONIC, seconds
         self._floods: set[Connection] = set()
 
@@ -52,6 +56,7 @@ class Connection(asyncio.Protocol):
         self._inbox = b""
         self._script: Script | None = None  # of the running stream
         self._sent = 0  # tokens
+        self._most = 0  # tokens until the end, or until the cut
         self._with_usage = False
         self._tag = ""
 
@@ -85,7 +90,16 @@ class Connection(asyncio.Protocol):
         except ValueError as unknown:
             self.say("404 Not Found", orjson.dumps({"error": {"message": str(unknown)}}))
             return
-        self._sent, self._tag = 0, str(body.get("user", ""))
+        self._sent, self._tag, self._most = 0, str(body.get("user", "")), self._script.tokens
+        fault = self._tag.partition(":")[0]
+        if fault in ("cut", "fails", "spoils") and self._tag not in self._provider.broken:
+            if fault != "spoils":
+                self._provider.broken.add(self._tag)
+            if fault != "cut":
+                self._script = None
+                self.say("500 Internal Server Error", FAILED)
+                return
+            self._most //= 2
         options = body.get("stream_options")
         self._with_usage = isinstance(options, dict) and bool(options.get("include_usage"))
         match self._script:
@@ -109,11 +123,14 @@ class Connection(asyncio.Protocol):
         )
 
     def step(self) -> bool:
-        """Write the next token, or the ending after the last. Return whether there is more to come."""
+        """Write the next token, or the ending after the last, or cut. Return whether there is more to come."""
         current = self._script
         if current is None:  # the client has gone
             return False
-        if self._sent == current.tokens:
+        if self._sent == self._most:
+            if self._most < current.tokens:
+                self._transport.abort()
+                return False
             self._transport.write(current.ending(with_usage=self._with_usage))
             self._script = None
             return False
@@ -149,14 +166,16 @@ class Connection(asyncio.Protocol):
         self._provider.ebb(self)
 
 
-async def serve(port: int, connection: Callable[[Provider], Connection] = Connection) -> None:
+async def serve(port: int) -> None:
     """Serve on the loopback port until the process is stopped."""
     provider = Provider()
     server = await asyncio.get_running_loop().create_server(
-        lambda: connection(provider), "127.0.0.1", port, backlog=4096
+        lambda: Connection(provider), "127.0.0.1", port, backlog=4096
     )
     await server.serve_forever()
 
 
 if __name__ == "__main__":
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     uvloop.run(serve(int(sys.argv[1])))

@@ -1,4 +1,4 @@
-"""The answers of the benchmark's upstream, by the name of the model. The client checks its answers against the same.
+"""The answers of a load's upstream, by the name of the model. The client checks its answers against the same.
 
 | model | the stream |
 |---|---|
@@ -9,14 +9,26 @@
 | ``idle`` | one token, then an open connection |
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
+
+from .reader import LAST_CHUNK, request
+
+QUESTION = [{"role": "user", "content": "Tell me about the weather on the sea."}]
+CHAT = "/v1/chat/completions"
+FIELDS: dict[str, dict[str, Any]] = {  # the question, in the dialect of each path
+    CHAT: {"messages": QUESTION},
+    "/v1/responses": {"input": QUESTION},
+    "/v1/messages": {"messages": QUESTION, "max_tokens": 100_000},
+}
 
 HEAD = (
     b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nCache-Control: no-cache\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n"
 )
-LAST_CHUNK = b"0\r\n\r\n"
+TOKEN = b'"content":" '  # in data that holds a token's text. That begins with a space; the role chunk has an empty one
 STAMP_DIGITS = 18
 
 
@@ -36,6 +48,12 @@ class Script:
     def ending(self, *, with_usage: bool) -> bytes:
         """Return everything after the last token."""
         return self.finish + (self.usage if with_usage else b"") + self.done
+
+
+def question(port: int, path: str, model: str, tag: str = "", fields: Iterable[str] = ()) -> bytes:
+    """Build a request for the stream of a model, in the dialect of the path. Each field is a whole line."""
+    body = {"model": model, "stream": True, **FIELDS[path], **({"user": tag} if tag else {})}
+    return request(f"127.0.0.1:{port}", path, body, fields)
 
 
 def word(number: int) -> str:
