@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
+from lab.report import table
 
 from chaos_test.client import Client, Verdict
 from chaos_test.cluster import Cluster
@@ -103,17 +104,17 @@ async def _progress(until: float) -> None:
 
 def _report(verdicts: list[Verdict], broken: Counter[str]) -> int:
     faults = sum((verdict.faults for verdict in verdicts), Counter[str]())
-    print("\n| what | count |\n|---|---|")
-    print(f"| streams | {len(verdicts)} |")
-    for path, count in sorted(Counter(verdict.path for verdict in verdicts).items()):
-        print(f"| streams of {path} | {count} |")
-    print(f"| streams with a fault of their own | {sum(1 for verdict in verdicts if verdict.faults)} |")
-    for name, count in sorted((broken + faults).items()):
-        print(f"| {name} | {count} |")
-    print(f"| records | {sum(verdict.records for verdict in verdicts)} |")
+    paths = Counter(f"streams of {verdict.path}" for verdict in verdicts)
     totals = {name: sum(getattr(verdict, name) for verdict in verdicts) for name in MUST_BE_ZERO}
-    for name, count in totals.items():
-        print(f"| **{name}** | **{count}** |")
+    rows = [
+        ("streams", len(verdicts)),
+        *sorted(paths.items()),
+        ("streams with a fault of their own", sum(1 for verdict in verdicts if verdict.faults)),
+        *sorted((broken + faults).items()),
+        ("records", sum(verdict.records for verdict in verdicts)),
+        *((f"**{name}**", f"**{count}**") for name, count in totals.items()),
+    ]
+    print(f"\n{table(('what', 'count'), rows)}")
     for verdict in verdicts:
         if any(getattr(verdict, name) for name in MUST_BE_ZERO):
             print(f"{verdict.model}: {verdict.words}", file=sys.stderr)

@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+from lab.places import own_gateway
+from lab.report import head, row
 from local_model import NAME, LocalModel
 
 from .caller import Answer, ask, read
-from .processes import gateway
 
 PROMPT = [{"role": "user", "content": "Tell me a story about a river, a mill and a fox, in about ten sentences."}]
+HEADS = ("recovery", "kills", "whole, nothing lost or told twice", "the uninterrupted text", "recoveries needed")
 TOKENS = 120
 MARGIN = 10  # chunks at the end: a kill there may come when the whole answer is under way already
 
@@ -60,7 +62,7 @@ class Tally:
 async def run(strategy: str, kills: int, seed: int, tokens: int = TOKENS) -> Tally:
     """Kill the model once in each of `kills` streams of `tokens`, at a random content chunk, under one strategy."""
     chance, tally = random.Random(seed), Tally()  # noqa: S311 — a repeatable experiment
-    async with LocalModel() as model, gateway(tables(strategy, model.url)) as root:
+    async with LocalModel() as model, own_gateway(tables(strategy, model.url)) as root:
         plain = await ask(root, NAME, messages=PROMPT, temperature=0, max_tokens=tokens)
         while tally.kills < kills:
             after = chance.randrange(1, len(plain.chunks) - MARGIN)
@@ -141,12 +143,11 @@ async def _continued(url: str, prefill: str, tokens: int) -> str:
 async def main(kills: int, seed: int) -> int:
     """Run the experiment with both strategies and print the results; return the exit status."""
     wrong = 0
-    print("| recovery | kills | whole, nothing lost or told twice | the uninterrupted text | recoveries needed |")
-    print("|---|---|---|---|---|")
+    print(head(HEADS))
     for strategy in ("restart", "continue"):
         tally = await run(strategy, kills, seed)
         good = tally.kills - len(tally.wrong)
-        print(f"| {strategy} | {tally.kills} | {good} | {tally.same} | {tally.recoveries} |", flush=True)
+        print(row([strategy, tally.kills, good, tally.same, tally.recoveries]), flush=True)
         for problem in tally.wrong:
             print(problem, file=sys.stderr)
         wrong += len(tally.wrong)
