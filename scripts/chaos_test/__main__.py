@@ -57,12 +57,7 @@ def main() -> int:
 
 async def _run(options: argparse.Namespace, folder: Path) -> tuple[list[Verdict], Counter[str]]:
     broken: Counter[str] = Counter()
-    async with (
-        Cluster(options.store, folder) as cluster,
-        aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_read=30)
-        ) as session,
-    ):
+    async with Cluster(options.store, folder) as cluster, aiohttp.ClientSession() as session:
         pause = (options.pause * 0.5, options.pause * 1.5)
         breaking = asyncio.create_task(break_processes(cluster, random.Random(options.seed + 1), broken, pause))  # noqa: S311  # a seed repeats it
         until = time.monotonic() + options.seconds
@@ -90,7 +85,7 @@ async def _one(session: aiohttp.ClientSession, cluster: Cluster, chance: random.
     async with session.post(address, json={"model": model, "calls": calls}) as answer:
         answer.raise_for_status()
     kind = chance.choice(CLIENTS)
-    client = kind(session, f"http://127.0.0.1:{cluster.nginx.port}", model, text, chance)
+    client = kind(cluster.nginx.port, model, text, chance)
     client.verdict.faults.update(faults)
     client.verdict.path = kind.path
     return await client.run()
