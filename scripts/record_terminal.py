@@ -7,7 +7,6 @@ of the answer. The gateway is started again, and the chat goes on. What is shown
 Only pauses of more than a second are shortened. At the end the text is compared with what the model wrote.
 """
 
-import contextlib
 import html
 import json
 import os
@@ -18,15 +17,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from ports import free_port
+from lab import places
+from lab.processes import ROOT, Child
 
-ROOT = Path(__file__).resolve().parents[1]
 FILE = ROOT / "docs" / "pictures" / "terminal.svg"
 TEXT = (
     "A sluice gate holds back a river and lets through what the canal can carry. When the channel below is blocked, "
@@ -34,20 +33,6 @@ TEXT = (
     "it stood. A streaming gateway does the same with tokens: a log keeps them, and a reader that comes back goes on "
     "with the next one."
 )
-CONFIG = """
-[server]
-port = {port}
-[store]
-kind = "sqlite"
-path = "streams.db"
-lease = 1.0
-[[upstreams]]
-name = "local"
-base_url = "{upstream}/v1"
-[[models]]
-name = "small"
-targets = ["local/small"]
-"""
 WIDTH, LONGEST_PAUSE, LAST_PAUSE = 84, 1.0, 5.0  # columns; seconds; seconds
 ADVANCE = 8.45  # width of a character, in pixels
 FONT = "ui-monospace, SFMono-Regular, Menlo, Consolas, monospace"
@@ -70,98 +55,62 @@ class Recording:
         self.show(f"{text}\n", "typed")
 
 
-@contextlib.contextmanager
-def process(command: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a program in a folder for the block; end it after that if it still runs."""
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    running = subprocess.Popen(
-        command, cwd=folder, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        yield running
-    finally:
-        running.terminate()
-        running.wait()
-
-
-def request(url: str, body: object = None) -> bytes:
-    """Return the answer to a GET, or to a POST of JSON."""
-    data = None if body is None else json.dumps(body).encode()
-    asked = urllib.request.Request(url, data, {"Content-Type": "application/json"})  # noqa: S310  # a loopback address
-    with urllib.request.urlopen(asked, timeout=5) as response:  # noqa: S310
-        return bytes(response.read())
-
-
-def until_ready(url: str) -> None:
-    """Wait until a gateway says that it is ready."""
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(urllib.error.URLError):
-            request(f"{url}/readyz")
-            return
-        time.sleep(0.05)
-    sys.exit(f"error: {url} did not get ready")
+def tables(upstream: str, folder: Path) -> dict[str, Any]:
+    """Return the gateway's configuration."""
+    return {
+        "store": {"kind": "sqlite", "path": str(folder / "streams.db"), "lease": 1.0},
+        "upstreams": [{"name": "local", "base_url": f"{upstream}/v1"}],
+        "models": [{"name": "small", "targets": ["local/small"]}],
+    }
 
 
 def record() -> list[Piece]:
     """Run it all; return what was shown. Exits if the answer is not whole."""
-    shown, port = Recording(), free_port()
-    provider = [sys.executable, str(ROOT / "scripts" / "scripted_provider.py")]
-    gateway = [sys.executable, "-P", "-m", "server", "serve", "--config", "sluiceway.toml"]
-    url = f"http://127.0.0.1:{port}"
-    with tempfile.TemporaryDirectory() as name, process(provider, ROOT) as model:
-        folder = Path(name)
-        assert model.stdout is not None
-        upstream = "http://" + model.stdout.readline().split()[-1]
-        request(f"{upstream}/_script", {"model": "small", "calls": [{"text": TEXT, "rate": 14}]})
-        (folder / "sluiceway.toml").write_text(CONFIG.format(port=port, upstream=upstream), encoding="utf-8")
+    shown = Recording()
+    with tempfile.TemporaryDirectory() as name, places.provider(Path(name)) as model:
+        script = json.dumps({"model": "small", "calls": [{"text": TEXT, "rate": 14}]}).encode()
+        urllib.request.urlopen(f"{model.root}/_script", script).close()  # noqa: S310 - a loopback address
         shown.command("sluiceway serve &")
-        with process(gateway, folder) as first:
-            until_ready(url)
+        with places.gateway(tables(model.root, Path(name)), Path(name)) as gateway:
             shown.command('sluiceway chat <<< "What does a sluice gate do?"')
-            answer = chat(url, folder, shown, first, gateway)
+            answer = chat(gateway, shown)
     if " ".join(answer.split()) != TEXT:
         sys.exit(f"error: the answer is not whole: {answer!r}")
     shown.command("# killed in the middle, and not a word is missing or told twice")
     return shown.pieces
 
 
-def chat(url: str, folder: Path, shown: Recording, first: subprocess.Popen[str], gateway: list[str]) -> str:
+def chat(gateway: Child, shown: Recording) -> str:
     """Ask by `sluiceway chat`, and kill the gateway meanwhile. Return the answer."""
     ours, theirs = pty.openpty()
-    command = [sys.executable, "-P", "-m", "server", "chat", "--url", url]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    talking = subprocess.Popen(
-        command, cwd=folder, env=environ, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, text=True
-    )
+    command = [sys.executable, "-m", "server", "chat", "--url", gateway.root]
+    talking = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=theirs, stderr=theirs, text=True)
     os.close(theirs)
     assert talking.stdin is not None
     talking.stdin.write("What does a sluice gate do?\n")
     talking.stdin.close()
-    answer, killed = "", False
-    with contextlib.ExitStack() as second:
-        while select.select([ours], [], [], 60)[0]:
-            try:
-                text = os.read(ours, 4096).decode().replace("\r\n", "\n")
-            except OSError:  # the chat has closed its end
-                break
-            notes = re.findall(r"\x1b\[2m\[.*?\]\x1b\[0m\n", text)
-            for note in notes:
-                text = text.replace(note, "")
-            answer += text
-            if text:
-                shown.show(text)
-            for note in notes:
-                plain = re.sub(r"\x1b\[\d+m", "", note)
-                shown.show(f"\n{plain}" if answer and not answer.endswith("\n") else plain, "note")
-            if not killed and len(answer) > len(TEXT) / 2.4:
-                killed = True
-                first.send_signal(signal.SIGKILL)
-                first.wait()
-                shown.show("\n")
-                shown.command("kill -9 %1; sluiceway serve &")
-                second.enter_context(process(gateway, folder))
-        talking.wait()
+    answer, again = "", threading.Thread(target=gateway.start)  # what the chat says meanwhile is shown at its time
+    while select.select([ours], [], [], 60)[0]:
+        try:
+            text = os.read(ours, 4096).decode().replace("\r\n", "\n")
+        except OSError:  # the chat has closed its end
+            break
+        notes = re.findall(r"\x1b\[2m\[.*?\]\x1b\[0m\n", text)
+        for note in notes:
+            text = text.replace(note, "")
+        answer += text
+        if text:
+            shown.show(text)
+        for note in notes:
+            plain = re.sub(r"\x1b\[\d+m", "", note)
+            shown.show(f"\n{plain}" if answer and not answer.endswith("\n") else plain, "note")
+        if again.ident is None and len(answer) > len(TEXT) / 2.4:
+            gateway.stop(signal.SIGKILL)
+            shown.show("\n")
+            shown.command("kill -9 %1; sluiceway serve &")
+            again.start()
+    talking.wait()
+    again.join()
     return answer
 
 

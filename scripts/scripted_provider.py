@@ -3,7 +3,8 @@
 
 Tests and benchmarks use it as the gateway's upstream. `POST /_script` sets the answers to all calls of a model. An
 `X-Script` header or a `script` field in the body sets the answer to one call. Without a script, the answer has twenty
-tokens. `scripted/script.py` lists the fields. `GET /_seen` lists what every request got and when its client left.
+tokens. `scripted/script.py` lists the fields. `POST /_open` lets a stream of a model go on that stands at a gate.
+`GET /_seen` lists what every request got and when its client left.
 """
 
 import argparse

@@ -13,7 +13,7 @@ whole.
 import argparse
 import asyncio
 import json
-import resource
+import math
 import select
 import sys
 import time
@@ -24,6 +24,7 @@ from statistics import median
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from lab.options import most_descriptors, number
 from lab.reader import Gone, PacedConnection, Response, WrongError, request
 
 MOST_READERS = 10_000
@@ -219,25 +220,22 @@ def spread(values: Sequence[float], form: str) -> str:
 def main() -> None:
     """Read the command line, run the readers, and print a report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--url", default="http://127.0.0.1:8080/v1/chat/completions")
-    parser.add_argument("--count", type=int, default=10, help=f"readers, {MOST_READERS} at most")
-    parser.add_argument("--bytes-per-second", type=float, default=0, help="pace of each reader; 0 never reads")
-    parser.add_argument(
-        "--seconds", type=float, default=60, help=f"seconds until all readers stop, {LONGEST:.0f} at most"
-    )
-    parser.add_argument("--rcvbuf", type=int, default=4096, help="SO_RCVBUF in bytes; 0 leaves the system's default")
-    parser.add_argument("--model", default="small")
-    parser.add_argument("--body", type=json.loads, default={}, help="a JSON object with more fields for the request")
-    parser.add_argument("--get", action="store_true", help="GET the URL instead, to read a stream that exists")
-    parser.add_argument("--header", action="append", default=[], help="'Name: value'; may be given again")
-    parser.add_argument("--json", action="store_true", help="report as JSON")
+    add = parser.add_argument
+    add("--url", default="http://127.0.0.1:8080/v1/chat/completions")
+    readers, pace, seconds = number(int, 1, MOST_READERS), number(float, 0, math.inf), number(float, 0.01, LONGEST)
+    add("--count", type=readers, default=10, help=f"readers, {MOST_READERS} at most")
+    add("--bytes-per-second", type=pace, default=0, help="pace of each reader; 0 never reads")
+    add("--seconds", type=seconds, default=60, help=f"seconds until all readers stop, {LONGEST:.0f} at most")
+    add("--rcvbuf", type=int, default=4096, help="SO_RCVBUF in bytes; 0 leaves the system's default")
+    add("--model", default="small")
+    add("--body", type=json.loads, default={}, help="a JSON object with more fields for the request")
+    add("--get", action="store_true", help="GET the URL instead, to read a stream that exists")
+    add("--header", action="append", default=[], help="'Name: value'; may be given again")
+    add("--json", action="store_true", help="report as JSON")
     args = parser.parse_args()
-    if not (0 < args.count <= MOST_READERS and 0 < args.seconds <= LONGEST and args.bytes_per_second >= 0):
-        parser.error("--count, --seconds or --bytes-per-second is out of its bounds")
     if not isinstance(args.body, dict):
         parser.error("--body must be a JSON object")
-    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(files, min(most, args.count + 100)), most))
+    most_descriptors()
     default_body = {
         "model": args.model,
         "messages": [{"role": "user", "content": "Tell me a long story."}],

@@ -1,12 +1,14 @@
 """For every test: the modules of `tests/support`, `scripts` and `deploy`, and the scripted provider as an upstream."""
 
 import fcntl
+import functools
 import gc
 import itertools
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import httpcore2
 import pytest
 import pytest_asyncio
 from xdist.scheduler import LoadScopeScheduling
@@ -22,6 +24,9 @@ from provider import Provider
 # A deadline would measure the machine, which other processes use as well.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+# The SDKs' clients share what they trust: each would read the machine's 140 authorities anew, which takes 35 ms.
+httpcore2.default_ssl_context = functools.cache(httpcore2.default_ssl_context)
 
 _names = itertools.count()
 

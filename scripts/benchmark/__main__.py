@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import resource
 import signal
 import sys
 import tempfile
@@ -10,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from lab.options import most_descriptors, some_of
+
 from .relays import GATEWAYS, STORES, Running, missing
-from .report import plain, table
+from .report import plain, verdict
 from .run import Outcome, run
 from .scenarios import ROWS, SCENARIOS, Scenario
 from .work import BenchError
@@ -45,23 +46,17 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    print(table(outcomes))
+    print(verdict(outcomes))
     if options.json:
         options.json.write_text(json.dumps([plain(outcome) for outcome in outcomes], indent=2) + "\n")
     return 0
 
 
 def _options() -> argparse.Namespace:
-    def some_of(known: tuple[str, ...], text: str) -> list[str]:
-        names = text.split(",")
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"no {', '.join(unknown)}; there are {', '.join(known)}")
-        return names
-
     parser = argparse.ArgumentParser(prog="bench", description="Measure the gateway beside nginx on the same work.")
     parser.add_argument(
         "--only",
-        type=lambda text: some_of(tuple(SCENARIOS), text),
+        type=some_of(SCENARIOS),
         default=[row.name for row in ROWS],
         metavar="ROW,...",
         help=f"some of {', '.join(SCENARIOS)}; the default is the first {len(ROWS)}",
@@ -73,7 +68,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--relays",
-        type=lambda text: some_of(RELAYS, text),
+        type=some_of(RELAYS),
         default=list(RELAYS),
         metavar="NAME,...",
         help=f"some of {', '.join(RELAYS)}; the default is all",
@@ -89,8 +84,7 @@ def _with_store(row: Scenario, store: str) -> Scenario:
 
 def _bound() -> None:
     """Allow descriptors for a thousand streams. SIGTERM and the time limit raise, so that every `finally` runs."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most_descriptors()
 
     def stop(number: int, _: FrameType | None) -> None:
         if number == signal.SIGALRM:

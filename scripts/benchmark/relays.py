@@ -62,7 +62,7 @@ class Running:
     def upstream(self) -> Relay:
         """The benchmark upstream."""
         if "upstream" not in self._relays:
-            child = self._stack.enter_context(places.module("lab.upstream", [], self._folder))
+            child = self._stack.enter_context(places.module("lab.upstream", self._folder))
             self._relays["upstream"] = Relay("upstream", child, self._folder)
         return self._relays["upstream"]
 
@@ -89,7 +89,7 @@ def contestant(name: str, upstream_port: int, folder: Path) -> Iterator[Relay]:
         if name == "nginx":
             child = places.nginx([address], "proxy_read_timeout 300s;", folder)
         elif name == "bare":
-            child = places.module("benchmark.bare_relay", [f"http://{address}"], folder)
+            child = places.module("benchmark.bare_relay", folder, f"http://{address}")
         else:
             tables = gateway_tables("memory" if name in PATHS else name, f"http://{address}/v1", folder)
             if name == "redis":

@@ -5,19 +5,20 @@ from collections.abc import Iterable
 from statistics import median
 from typing import Any
 
+from lab.report import table
+
 from .run import QUIET, Outcome
 from .scenarios import Sample
 
-HEAD = "| what | reach | nginx | gateway | ratio (min..max) | bare aiohttp relay, nothing parsed | verdict |"
+HEADS = ("what", "reach", "nginx", "gateway", "ratio (min..max)", "bare aiohttp relay, nothing parsed", "verdict")
 
 
-def table(outcomes: Iterable[Outcome]) -> str:
+def verdict(outcomes: Iterable[Outcome]) -> str:
     """Write one row per outcome, and below them how much of the machine the benchmark had."""
     outcomes = list(outcomes)
-    rows = [HEAD, "|---|---|---|---|---|---|---|", *(_row(outcome) for outcome in outcomes)]
     others = [cores for outcome in outcomes for cores in outcome.others]
     quiet = sum(cores < QUIET for cores in others)
-    return "\n".join(rows) + (
+    return table(HEADS, map(_row, outcomes)) + (
         f"\n\nMedians of the rounds that had the machine for themselves (others below {QUIET} cores), "
         f"{quiet} of {len(others)}; of all rounds in a row that had none. "
         f"Others kept up to {max(others, default=0):.2f} of {os.cpu_count()} cores busy."
@@ -38,10 +39,10 @@ def plain(outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def _row(outcome: Outcome) -> str:
+def _row(outcome: Outcome) -> list[str]:
     row = outcome.scenario
     verdict = {True: "met", False: "missed", None: "—"}[outcome.met()]
-    columns = [
+    return [
         row.what,
         row.reach(),
         _figures(outcome.typical("nginx"), row.unit),
@@ -50,7 +51,6 @@ def _row(outcome: Outcome) -> str:
         _figures(outcome.typical("bare"), row.unit),
         verdict,
     ]
-    return f"| {' | '.join(columns)} |"
 
 
 def _figures(sample: Sample, unit: str) -> str:

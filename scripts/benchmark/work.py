@@ -2,14 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from subprocess import PIPE, STDOUT, Popen
 from typing import Any
 
-from lab.processes import SCRIPTS
+from lab.processes import running
 
 from .relays import Relay
 
@@ -75,27 +74,13 @@ def memory_of_idle(relay: Relay, count: int, model: str) -> float:
     return grown / count
 
 
-@contextmanager
-def _load_process(kind: str, relay: Relay, options: dict[str, object]) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "benchmark.load", kind, "--port", str(relay.port), "--path", relay.path]
-    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    process = subprocess.Popen(
-        command,
-        cwd=SCRIPTS,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()  # after communicate() it has ended
+def _load_process(kind: str, relay: Relay, options: dict[str, object]) -> AbstractContextManager[Popen[str]]:
+    arguments = [kind, "--port", str(relay.port), "--path", relay.path]
+    arguments += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    return running("benchmark.load", arguments, stdin=PIPE, stderr=STDOUT)
 
 
-def _failed(kind: str, relay: Relay, process: subprocess.Popen[str], output: str) -> BenchError:
+def _failed(kind: str, relay: Relay, process: Popen[str], output: str) -> BenchError:
     said = output or process.communicate(timeout=30)[0]
     return BenchError(
         f"{kind} through {relay.name}: {said.strip()[-1500:]}\n{relay.name} said: {relay.process.complaint()}"

@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import aiohttp
+from lab.report import table
 
 from chaos_test.client import Client, Verdict
 from chaos_test.cluster import Cluster
@@ -56,12 +57,7 @@ def main() -> int:
 
 async def _run(options: argparse.Namespace, folder: Path) -> tuple[list[Verdict], Counter[str]]:
     broken: Counter[str] = Counter()
-    async with (
-        Cluster(options.store, folder) as cluster,
-        aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None, sock_read=30)
-        ) as session,
-    ):
+    async with Cluster(options.store, folder) as cluster, aiohttp.ClientSession() as session:
         pause = (options.pause * 0.5, options.pause * 1.5)
         breaking = asyncio.create_task(break_processes(cluster, random.Random(options.seed + 1), broken, pause))  # noqa: S311  # a seed repeats it
         until = time.monotonic() + options.seconds
@@ -89,7 +85,7 @@ async def _one(session: aiohttp.ClientSession, cluster: Cluster, chance: random.
     async with session.post(address, json={"model": model, "calls": calls}) as answer:
         answer.raise_for_status()
     kind = chance.choice(CLIENTS)
-    client = kind(session, f"http://127.0.0.1:{cluster.nginx.port}", model, text, chance)
+    client = kind(cluster.nginx.port, model, text, chance)
     client.verdict.faults.update(faults)
     client.verdict.path = kind.path
     return await client.run()
@@ -103,17 +99,17 @@ async def _progress(until: float) -> None:
 
 def _report(verdicts: list[Verdict], broken: Counter[str]) -> int:
     faults = sum((verdict.faults for verdict in verdicts), Counter[str]())
-    print("\n| what | count |\n|---|---|")
-    print(f"| streams | {len(verdicts)} |")
-    for path, count in sorted(Counter(verdict.path for verdict in verdicts).items()):
-        print(f"| streams of {path} | {count} |")
-    print(f"| streams with a fault of their own | {sum(1 for verdict in verdicts if verdict.faults)} |")
-    for name, count in sorted((broken + faults).items()):
-        print(f"| {name} | {count} |")
-    print(f"| records | {sum(verdict.records for verdict in verdicts)} |")
+    paths = Counter(f"streams of {verdict.path}" for verdict in verdicts)
     totals = {name: sum(getattr(verdict, name) for verdict in verdicts) for name in MUST_BE_ZERO}
-    for name, count in totals.items():
-        print(f"| **{name}** | **{count}** |")
+    rows = [
+        ("streams", len(verdicts)),
+        *sorted(paths.items()),
+        ("streams with a fault of their own", sum(1 for verdict in verdicts if verdict.faults)),
+        *sorted((broken + faults).items()),
+        ("records", sum(verdict.records for verdict in verdicts)),
+        *((f"**{name}**", f"**{count}**") for name, count in totals.items()),
+    ]
+    print(f"\n{table(('what', 'count'), rows)}")
     for verdict in verdicts:
         if any(getattr(verdict, name) for name in MUST_BE_ZERO):
             print(f"{verdict.model}: {verdict.words}", file=sys.stderr)

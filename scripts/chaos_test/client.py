@@ -6,18 +6,15 @@ It cuts its connection or stalls at random, and resumes with `Last-Event-ID` whe
 import asyncio
 import random
 from collections import Counter
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import orjson
-
-from server.core.openai.sse import Decoder
+from lab.reader import Connection, EventStream, WrongError, request
 
 PATIENCE = 150.0  # seconds until a stream counts as unfinished
 RETRY_AFTER = 0.2  # seconds before a client comes back
-CONNECTION_ERRORS = (aiohttp.ClientError, ConnectionError, TimeoutError, asyncio.IncompleteReadError)
+SILENCE = 30.0  # seconds without a byte, after which it comes back as well
 
 
 @dataclass
@@ -39,18 +36,18 @@ class Verdict:
     words: str = ""
 
 
-class DeliberateCut(Exception):  # it is no error
-    """The client cut its connection on purpose."""
-
-
 class Client:
-    """Reads one stream from its creation to its ending. `text` is what it must be shown in all."""
+    """Reads one stream from its creation to its ending, and is the receiver of each of its connections.
+
+    `text` is what it must be shown in all.
+    """
 
     path = "/v1/chat/completions"
 
-    def __init__(self, session: aiohttp.ClientSession, root: str, model: str, text: str, chance: random.Random) -> None:
-        self._session = session
-        self._root = root
+    def __init__(self, port: int, model: str, text: str, chance: random.Random) -> None:
+        self.done = self.over = False
+        self._port = port
+        self._response = EventStream()
         self._text = text
         self._chance = chance
         self._stream_id = ""
@@ -71,8 +68,8 @@ class Client:
                 while not self._ended:
                     try:
                         await self._connect()
-                    except (DeliberateCut, *CONNECTION_ERRORS) as error:
-                        self.verdict.faults["came back"] += not isinstance(error, DeliberateCut)
+                    except (OSError, WrongError):  # also a timeout; and half a head, if nginx is stopped
+                        self.verdict.faults["came back"] += 1
                     await asyncio.sleep(RETRY_AFTER)
         except TimeoutError:
             self.verdict.unfinished = 1
@@ -88,43 +85,57 @@ class Client:
         return self.verdict
 
     async def _connect(self) -> None:
-        # If the answer to a POST is lost, the same request joins the stream that it created.
-        headers = {"Idempotency-Key": self.verdict.model}
-        post = self._session.post
-        request = self._again() if self._stream_id else post(self._root + self.path, json=self._body(), headers=headers)
-        async with request as response:
-            if response.status == 200:
-                self._stream_id = response.headers["X-Stream-Id"]
-                await self._read(response)
-            elif response.status in (400, 404, 422):
-                self.verdict.words = f"{response.status} {self._stream_id} at {self._last}: {await response.text()}"
-                self.verdict.unfinished = 1
-                self._ended = True
+        self._response, self.done, self.over = EventStream(), False, False
+        connection = await Connection().open(self._port)
+        try:
+            async with asyncio.timeout(SILENCE) as self._silence:
+                await connection.exchange(self._again() if self._stream_id else self._post(), self)
+        finally:
+            connection.close()
+        if self._response.status in (400, 404, 422):
+            words = f"{self._response.status} {self._stream_id} at {self._last}: {self._response.body.decode()}"
+            self.verdict.words = words
+            self.verdict.unfinished = 1
+            self._ended = True
 
-    def _again(self) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    def _post(self) -> bytes:
+        # If the answer to a POST is lost, the same request joins the stream that it created.
+        return self._request(self.path, self._body(), f"Idempotency-Key: {self.verdict.model}")
+
+    def _again(self) -> bytes:
         """Ask for what comes after the last record."""
-        url = f"{self._root}/v1/streams/{self._stream_id}"
-        return self._session.get(url, headers={"Last-Event-ID": str(self._last)})
+        return self._request(f"/v1/streams/{self._stream_id}", None, f"Last-Event-ID: {self._last}")
+
+    def _request(self, path: str, body: object = None, *fields: str) -> bytes:
+        return request(f"127.0.0.1:{self._port}", path, body, fields)
 
     def _body(self) -> dict[str, Any]:
         return {"model": self.verdict.model, "stream": True, "messages": [{"role": "user", "content": "Say it."}]}
 
-    async def _read(self, response: aiohttp.ClientResponse) -> None:
-        decoder = Decoder()
-        async for data in response.content.iter_any():
-            for event in decoder.feed(data):
-                self._take(event.id, event.data)
-                if self._ended:
-                    return
-            await self._misbehave(response, len(data))
+    def take(self, data: bytes, now: float) -> float:  # noqa: ARG002 - no time is measured
+        """Take bytes; return how long to read nothing, as this client stalls at random. It cuts at random, too."""
+        self._silence.reschedule(asyncio.get_running_loop().time() + SILENCE)
+        for event in self._response.events(data):
+            self._take(event.id, event.data)
+            if self._ended:
+                break
+        if self._response.status == 200:
+            self._stream_id = self._response.headers["x-stream-id"]
+        self.over = self._response.over
+        self.done = self._ended or self.over
+        return 0.0 if self.done else self._misbehave()
 
-    def _take(self, identity: bytes | None, data: bytes) -> None:
+    def place(self) -> str:
+        """Return the last record."""
+        return f"after {self._last}"
+
+    def _take(self, identity: int | None, data: bytes) -> None:
         chunk: dict[str, Any] = {} if data == b"[DONE]" else orjson.loads(data)
         error = chunk.get("error") or {}
         if identity is None:
             self._told(error.get("code"))
             return
-        self._count(int(identity))
+        self._count(identity)
         if error:
             self._failed(data)
         self._ended = bool(error) or not chunk
@@ -149,16 +160,16 @@ class Client:
             self.verdict.words = self.verdict.words or f"{self._stream_id}: {seq} after {self._last}"
         self._last = max(seq, self._last)
 
-    async def _misbehave(self, response: aiohttp.ClientResponse, size: int) -> None:  # noqa: ARG002
+    def _misbehave(self) -> float:
         after, what = self._fault
         if self._last < after:
-            return
+            return 0.0
         more, following = self._next_fault()
         self._fault = (self._last + more, following)
         if what == "cut":
             self.verdict.faults["client cut"] += 1
-            response.close()
-            raise DeliberateCut
-        if what == "stall":
+            self.done = True
+        elif what == "stall":
             self.verdict.faults["client stalled"] += 1
-            await asyncio.sleep(self._chance.uniform(0.5, 3.0))
+            return self._chance.uniform(0.5, 3.0)
+        return 0.0

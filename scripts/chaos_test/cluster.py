@@ -54,7 +54,7 @@ class Cluster:
     async def __aenter__(self) -> "Cluster":
         try:
             for process in self.processes:
-                await start(process)
+                await asyncio.to_thread(process.start)
         except BaseException:
             await self.__aexit__()
             raise
@@ -63,14 +63,5 @@ class Cluster:
     async def __aexit__(self, *_: object) -> None:
         for process in reversed(self.processes):
             if process.started:
-                await stop(process, signal.SIGKILL if process in self.gateways else signal.SIGTERM)
-
-
-async def start(process: Child) -> None:
-    """Start a process and wait until it is ready. Raises RuntimeError with the end of its log."""
-    await asyncio.to_thread(process.start)
-
-
-async def stop(process: Child, number: signal.Signals) -> int:
-    """Send a signal that ends a process, and wait for that; return its exit status."""
-    return await asyncio.to_thread(process.stop, number, START)
+                number = signal.SIGKILL if process in self.gateways else signal.SIGTERM
+                await asyncio.to_thread(process.stop, number, START)

@@ -6,9 +6,9 @@ import signal
 from collections import Counter
 from typing import Any
 
-from lab.processes import Child
+from lab.processes import START, Child
 
-from chaos_test.cluster import Cluster, start, stop
+from chaos_test.cluster import Cluster
 
 TOKENS = (30, 90)  # the least and the most tokens of one stream
 RATE = (15, 60)  # tokens per second
@@ -68,8 +68,8 @@ async def _break(kind: str, cluster: Cluster, gateway: Child, seconds: float) ->
         return
     process = gateway if kind.startswith("gateway") else cluster.redis
     number = signal.SIGKILL if kind.endswith("SIGKILL") else signal.SIGTERM
-    status = await stop(process, number)
+    status = await asyncio.to_thread(process.stop, number, START)
     if process is gateway and number is signal.SIGTERM and status != 0:
         raise RuntimeError(f"{gateway.name} ended with {status} on SIGTERM")
     await asyncio.sleep(seconds)
-    await start(process)
+    await asyncio.to_thread(process.start)

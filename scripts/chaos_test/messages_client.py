@@ -16,13 +16,13 @@ class MessagesClient(Client):
     def _body(self) -> dict[str, Any]:
         return {**super()._body(), "max_tokens": 1000}
 
-    def _take(self, identity: bytes | None, data: bytes) -> None:
+    def _take(self, identity: int | None, data: bytes) -> None:
         event = json.loads(data)
         kind = event["type"]
         if identity is None:
             self._told(event["error"].get("code") if kind == "error" else kind)
             return
-        self._count(int(identity))
+        self._count(identity)
         if kind == "error":
             self._failed(data)
         elif not self._in_order(kind, event.get("index")):

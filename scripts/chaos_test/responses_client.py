@@ -1,10 +1,7 @@
 """The same client for Responses: it comes back with `starting_after`, the number of its last event."""
 
 import json
-from contextlib import AbstractAsyncContextManager
 from typing import Any
-
-import aiohttp
 
 from chaos_test.client import Client
 
@@ -18,14 +15,14 @@ class ResponsesClient(Client):
     _response_id = ""
     _whole = False  # the last event has come
 
-    def _again(self) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        query = {"stream": "true", **({"starting_after": str(self._last - 1)} if self._last else {})}
-        return self._session.get(f"{self._root}/v1/responses/{self._response_id or self._stream_id}", params=query)
+    def _again(self) -> bytes:
+        after = f"&starting_after={self._last - 1}" if self._last else ""
+        return self._request(f"/v1/responses/{self._response_id or self._stream_id}?stream=true{after}")
 
     def _body(self) -> dict[str, Any]:
         return {"model": self.verdict.model, "stream": True, "input": "Say it."}
 
-    def _take(self, identity: bytes | None, data: bytes) -> None:
+    def _take(self, identity: int | None, data: bytes) -> None:
         """Take one event. `_last` counts the events, as their numbers are one less."""
         if data == b"[DONE]":
             self._ended = self._whole

@@ -1,32 +1,67 @@
 """The caller of the gateway: one completion request, and its whole answer."""
 
+import asyncio
 import json
+import math
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
-import aiohttp
+from lab.reader import Connection, EventStream, request
 
-LIMIT = aiohttp.ClientTimeout(total=120)
+LIMIT = 120.0  # seconds for one answer
 
 
-@dataclass
-class Answer:
-    """The answer to a request. Times are in seconds since the request was sent.
+class Answer(EventStream):
+    """The receiver of the answer to a request. Times are in seconds since the request was sent.
 
-    `first` is when the first content came, `last` when the last content or finish reason came, `took` the end.
+    `first` is when the first content came, `last` when the last content or finish reason came, `took` the end. When
+    there are `pause_at` chunks, `paused` is set and nothing more is read. At the end it is set, too.
     """
 
-    status: int
-    headers: dict[str, str]
-    chunks: list[dict[str, Any]] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    done: bool = False
-    error: dict[str, Any] | None = None
-    first: float | None = None
-    last: float = 0.0
-    took: float = 0.0
+    def __init__(self, pause_at: int = 0) -> None:
+        super().__init__()
+        self.chunks: list[dict[str, Any]] = []
+        self.ids: list[int] = []
+        self.ended = False  # by [DONE]
+        self.error: dict[str, Any] | None = None
+        self.first: float | None = None
+        self.last = self.took = 0.0
+        self.paused = asyncio.Event()
+        self.done = False
+        self._began = time.monotonic()
+        self._pause_at = pause_at
+
+    def take(self, data: bytes, now: float) -> float:
+        """Take bytes."""
+        for event in self.events(data):
+            self.ids += [] if event.id is None else [event.id]
+            self._take(event.data, now - self._began)
+        self.done, self.took = self.over, now - self._began
+        if self.done and self.status != 200:
+            self.error = json.loads(self.body).get("error")
+        pauses = bool(self._pause_at) and len(self.chunks) >= self._pause_at and not self.paused.is_set()
+        if pauses or self.done:
+            self.paused.set()
+        return math.inf if pauses else 0.0
+
+    def place(self) -> str:
+        """Return how much has come."""
+        return f"after {len(self.chunks)} chunks"
+
+    def _take(self, data: bytes, at: float) -> None:
+        if data == b"[DONE]":
+            self.ended = True
+            return
+        chunk = json.loads(data)
+        if "error" in chunk:
+            self.error = chunk["error"]
+            return
+        self.chunks.append(chunk)
+        if chunk.get("choices"):
+            self.last = at
+            if self.first is None and chunk["choices"][0]["delta"].get("content"):
+                self.first = at
 
     @property
     def text(self) -> str:
@@ -59,38 +94,22 @@ async def ask(root: str, model: str, **fields: Any) -> Answer:
     return await read(root, body)
 
 
-async def read(root: str, body: dict[str, Any], watch: Callable[[Answer], Awaitable[None]] | None = None) -> Answer:
-    """Send a request and read the whole answer. After each line, `watch` gets the part of the answer that has come."""
-    began = time.monotonic()
-    async with (
-        aiohttp.ClientSession(timeout=LIMIT) as session,
-        session.post(f"{root}/v1/chat/completions", json=body) as response,
-    ):
-        answer = Answer(response.status, {name.lower(): value for name, value in response.headers.items()})
-        if response.content_type == "text/event-stream":
-            async for line in response.content:
-                _take(answer, line.rstrip(b"\n"), time.monotonic() - began)
-                if watch is not None:
-                    await watch(answer)
-        else:
-            answer.error = (await response.json()).get("error")
-    answer.took = time.monotonic() - began
+async def read(root: str, body: dict[str, Any]) -> Answer:
+    """Send a request and read the whole answer."""
+    answer = Answer()
+    async with asyncio.timeout(LIMIT):
+        await exchange(await connect(root), body, answer)
     return answer
 
 
-def _take(answer: Answer, line: bytes, at: float) -> None:
-    """Add a line of the response to an answer; `at` is the time in seconds since the request."""
-    if line.startswith(b"id: "):
-        answer.ids.append(int(line[4:]))
-    elif line == b"data: [DONE]":
-        answer.done = True
-    elif line.startswith(b"data: "):
-        chunk = json.loads(line[6:])
-        if "error" in chunk:
-            answer.error = chunk["error"]
-            return
-        answer.chunks.append(chunk)
-        if chunk.get("choices"):
-            answer.last = at
-            if answer.first is None and chunk["choices"][0]["delta"].get("content"):
-                answer.first = at
+async def connect(root: str) -> Connection:
+    """Connect to the server with this root URL."""
+    return await Connection().open(urlsplit(root).port or 80)
+
+
+async def exchange(connection: Connection, body: dict[str, Any], answer: Answer) -> None:
+    """Send a request on a new connection and read the whole answer."""
+    try:
+        await connection.exchange(request("127.0.0.1", "/v1/chat/completions", body), answer)
+    finally:
+        connection.close()

@@ -107,7 +107,7 @@ def expect_whole(answer: Answer) -> None:
     expect(answer.status == 200, f"status {answer.status}: {answer.error}")
     expect(answer.error is None, f"the stream ended in an error: {answer.error}")
     expect(answer.text == TEXT, f"another text: {answer.text!r}")
-    expect(answer.done and answer.finish == "stop", "no ending")
+    expect(answer.ended and answer.finish == "stop", "no ending")
     expect(answer.ids == list(range(1, len(answer.ids) + 1)), f"ids with a gap: {answer.ids}")
     expect(len({chunk["id"] for chunk in answer.chunks}) == 1, "chunks of several ids")
 
@@ -182,7 +182,7 @@ async def content_filter(installation: Installation, model: str) -> Outcome:
         f"{answer.status}: {answer.error}",
     )
     expect(answer.error and answer.error["message"] == UNSAFE["message"], f"another message: {answer.error}")
-    expect(late.finish == "content_filter" and late.done, f"finish reason {late.finish}")
+    expect(late.finish == "content_filter" and late.ended, f"finish reason {late.finish}")
     expect(len(first) == len(first_late) == 1, "the primary was asked again")
     expect(not second and not second_late, "the fallback was asked")
     return Outcome("400 `content_filter`, or the finish reason", len(first), len(second), answer.took)

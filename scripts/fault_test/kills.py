@@ -18,12 +18,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
+from lab.places import own_gateway
+from lab.report import head, row
 from local_model import NAME, LocalModel
 
-from .caller import Answer, ask, read
-from .processes import gateway
+from .caller import Answer, ask, connect, exchange, read
 
 PROMPT = [{"role": "user", "content": "Tell me a story about a river, a mill and a fox, in about ten sentences."}]
+HEADS = ("recovery", "kills", "whole, nothing lost or told twice", "the uninterrupted text", "recoveries needed")
 TOKENS = 120
 MARGIN = 10  # chunks at the end: a kill there may come when the whole answer is under way already
 
@@ -60,7 +62,7 @@ class Tally:
 async def run(strategy: str, kills: int, seed: int, tokens: int = TOKENS) -> Tally:
     """Kill the model once in each of `kills` streams of `tokens`, at a random content chunk, under one strategy."""
     chance, tally = random.Random(seed), Tally()  # noqa: S311 — a repeatable experiment
-    async with LocalModel() as model, gateway(tables(strategy, model.url)) as root:
+    async with LocalModel() as model, own_gateway(tables(strategy, model.url)) as root:
         plain = await ask(root, NAME, messages=PROMPT, temperature=0, max_tokens=tokens)
         while tally.kills < kills:
             after = chance.randrange(1, len(plain.chunks) - MARGIN)
@@ -80,29 +82,25 @@ async def _kill_mid_stream(root: str, model: LocalModel, after: int, tokens: int
 
     Return the answer, the number of its chunks from before the kill, and the number of its recoveries.
     """
-    pid, before, recoveries = model.pid, 0, 0
+    pid = model.pid
     assert pid is not None  # it is running
+    answer, connection = Answer(pause_at=after), await connect(root)
+    reading = asyncio.create_task(exchange(connection, _body(max_tokens=tokens), answer))
+    await answer.paused.wait()
+    os.kill(pid, signal.SIGKILL)
     async with aiohttp.ClientSession() as session:
-        path = ""
-
-        async def watch(answer: Answer) -> None:
-            nonlocal path, before
-            path = f"{root}/v1/streams/{answer.headers['x-stream-id']}"
-            if before or len(answer.chunks) < after:
-                return
-            os.kill(pid, signal.SIGKILL)
-            # The model takes much longer to come back than this takes. So no record is added meanwhile.
-            while True:
-                state = await _state(session, path)
-                if state["recoveries"] or state["usage"]:  # or the stream has ended: the kill came too late
-                    break
-                await asyncio.sleep(0.005)
-            before = state["records"]
-
-        answer = await read(root, _body(max_tokens=tokens), watch)
+        path = f"{root}/v1/streams/{answer.headers['x-stream-id']}"
+        # The model takes much longer to come back than this takes. So no record is added meanwhile.
+        while True:
+            state = await _state(session, path)
+            if state["recoveries"] or state["usage"]:  # or the stream has ended: the kill came too late
+                break
+            await asyncio.sleep(0.005)
+        connection.go_on()
+        await reading
         recoveries = (await _state(session, path))["recoveries"]
     await model.restarted(pid)
-    return answer, before, recoveries
+    return answer, state["records"], recoveries
 
 
 async def _state(session: aiohttp.ClientSession, path: str) -> dict[str, Any]:
@@ -117,7 +115,7 @@ def _body(**changes: Any) -> dict[str, Any]:
 
 async def _problem(url: str, strategy: str, plain: Answer, answer: Answer, before: int, tokens: int) -> str:
     """Return what is wrong with an answer, or an empty text."""
-    if answer.error or not answer.done or answer.finish is None:
+    if answer.error or not answer.ended or answer.finish is None:
         return f"no ending: {answer.error}"
     if strategy == "restart":
         return "" if answer.text == plain.text else f"another text: {answer.text!r}"
@@ -141,12 +139,11 @@ async def _continued(url: str, prefill: str, tokens: int) -> str:
 async def main(kills: int, seed: int) -> int:
     """Run the experiment with both strategies and print the results; return the exit status."""
     wrong = 0
-    print("| recovery | kills | whole, nothing lost or told twice | the uninterrupted text | recoveries needed |")
-    print("|---|---|---|---|---|")
+    print(head(HEADS))
     for strategy in ("restart", "continue"):
         tally = await run(strategy, kills, seed)
         good = tally.kills - len(tally.wrong)
-        print(f"| {strategy} | {tally.kills} | {good} | {tally.same} | {tally.recoveries} |", flush=True)
+        print(row([strategy, tally.kills, good, tally.same, tally.recoveries]), flush=True)
         for problem in tally.wrong:
             print(problem, file=sys.stderr)
         wrong += len(tally.wrong)

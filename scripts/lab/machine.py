@@ -4,7 +4,7 @@ import os
 import time
 from pathlib import Path
 
-from .processes import TICKS, tree_cpu
+from .processes import TICKS, Watched
 
 
 class Machine:
@@ -31,4 +31,4 @@ def _busy() -> float:
 
 def _ours() -> float:
     """Return the seconds of CPU of the benchmark and its children, also of those that have ended."""
-    return tree_cpu(os.getpid())
+    return Watched(os.getpid()).cpu()

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +49,14 @@ def gateway(tables: Mapping[str, Any], folder: Path, name: str = "gateway") -> C
     return Child(name, command, log=folder / f"{name}.log", port=port, path="/readyz")
 
 
+@asynccontextmanager
+async def own_gateway(tables: Mapping[str, Any]) -> AsyncIterator[str]:
+    """Run a gateway with this configuration, in a folder of its own, until the end of the block; yield its root URL."""
+    with tempfile.TemporaryDirectory(prefix="gateway-") as folder:
+        async with gateway(tables, Path(folder)) as running:
+            yield running.root
+
+
 def nginx(servers: Sequence[str], location: str, folder: Path) -> Child:
     """Give an nginx before these `server` entries (an address and its options), with these words for its location."""
     port = free_port()
@@ -65,9 +75,9 @@ def redis(folder: Path) -> Child:
     return Child("redis", command, cwd=folder, log=folder / "redis.log", port=port)
 
 
-def module(name: str, arguments: Sequence[str], folder: Path) -> Child:
-    """Give a module of scripts/ whose arguments are the port to listen on and these."""
-    port = free_port()
+def module(name: str, folder: Path, *arguments: str, port: int = 0) -> Child:
+    """Give a module of scripts/ whose arguments are the port to listen on (0: a free one) and these."""
+    port = port or free_port()
     command = [sys.executable, "-m", name, str(port), *arguments]
     return Child(name, command, cwd=SCRIPTS, log=folder / f"{name}.log", port=port)
 

@@ -1,12 +1,14 @@
 """Programs of an experiment: started until they are ready, measured through /proc, and always ended."""
 
+import asyncio
 import os
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM, Signals
 from typing import Self
@@ -20,16 +22,52 @@ TICKS = os.sysconf("SC_CLK_TCK")  # per second
 PAGE = os.sysconf("SC_PAGE_SIZE")  # bytes
 
 
-class Child:
+class Watched:
+    """A process and its descendants, measured through /proc. A pid of 0 is none: everything is 0 then."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self._pid
+
+    def cpu(self) -> float:
+        """Return the seconds of CPU used, over all threads, in user mode and in the kernel."""
+        ticks = 0
+        for pid in _tree(self.pid):
+            with suppress(OSError):
+                # After the name: state, ppid, …; utime, stime, cutime and cstime are fields 14 to 17 of proc(5).
+                ticks += sum(int(field) for field in _stat(pid)[11:15])
+        return ticks / TICKS
+
+    def memory(self) -> int:
+        """Return the bytes of resident memory."""
+        pages = 0
+        for pid in _tree(self.pid):
+            with suppress(OSError, IndexError):
+                pages += int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return pages * PAGE
+
+    def descriptors(self) -> int:
+        """Return the number of open descriptors of the process itself."""
+        with suppress(OSError):
+            return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
+        return 0
+
+
+class Child(Watched):
     """One program and all its descendants, on a port of the loopback interface. It can be started again.
 
     It is ready when `path` answers 200, or without a path when it listens; without a port it is ready at once. As a
-    context manager it is started at the beginning of a block and stopped at its end.
+    context manager it is started at the beginning of a block and stopped at its end, with `async with` in a thread.
     """
 
     def __init__(
         self, name: str, command: list[str], *, log: Path, cwd: Path = ROOT, port: int = 0, path: str = ""
     ) -> None:
+        super().__init__(0)
         self.name = name
         self.log = log
         self.port = port
@@ -45,6 +83,13 @@ class Child:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self.stop()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.__exit__)
 
     def start(self) -> None:
         """Start it and wait until it is ready. Raises RuntimeError with the end of its output."""
@@ -68,7 +113,7 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """The program's process id."""
+        """The program's process id. It has one while it is started."""
         return self._running().pid
 
     @property
@@ -84,14 +129,6 @@ class Child:
     def complaint(self) -> str:
         """Return the end of its output."""
         return self.log.read_text(errors="replace")[-2000:]
-
-    def cpu(self) -> float:
-        """Return the seconds of CPU that it and its descendants have used, in user mode and in the kernel."""
-        return tree_cpu(self.pid)
-
-    def memory(self) -> int:
-        """Return the bytes of resident memory of it and its descendants."""
-        return sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in _tree(self.pid)) * PAGE
 
     def pin(self, cores: set[int]) -> None:
         """Let all its threads and descendants run on these cores only."""
@@ -124,6 +161,21 @@ class Child:
         return self._process
 
 
+@contextmanager
+def running(
+    name: str, arguments: Sequence[str], *, stdin: int | None = None, stderr: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a module of scripts/ whose output is read, until the end of the block. Ctrl-C does not reach it."""
+    command = [sys.executable, "-m", name, *arguments]
+    with subprocess.Popen(
+        command, cwd=SCRIPTS, stdin=stdin, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # if it has not ended by itself
+
+
 def wait_until(ready: Callable[[], bool], child: Child, limit: float = START) -> None:
     """Wait until the child is ready. Raises RuntimeError with its output if it ends or takes too long."""
     deadline = time.monotonic() + limit
@@ -151,18 +203,10 @@ def answers(port: int, path: str) -> bool:
         return False
 
 
-def tree_cpu(root: int) -> float:
-    """Return the seconds of CPU of a process and its descendants, over all threads, in user mode and in the kernel."""
-    ticks = 0
-    for pid in _tree(root):
-        with suppress(OSError):
-            # After the name: state, ppid, …; utime, stime, cutime and cstime are fields 14 to 17 of proc(5).
-            ticks += sum(int(field) for field in _stat(pid)[11:15])
-    return ticks / TICKS
-
-
 def _tree(root: int) -> Iterator[int]:
-    """Yield a process and its descendants, parents first."""
+    """Yield a process and its descendants, parents first; nothing for 0."""
+    if not root:
+        return
     children: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():

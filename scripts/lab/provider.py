@@ -51,6 +51,18 @@ class Provider:
         seen: list[dict[str, Any]] = await self._call("GET", "/_seen", params={} if model is None else {"model": model})
         return seen
 
+    async def at_gate(self, model: str, count: int = 1) -> None:
+        """Wait until so many answers for the model stand still at a gate (`gate_at`). Raises TimeoutError."""
+        async with asyncio.timeout(CLOSE):
+            while True:
+                if sum(seen["at_gate"] for seen in await self.seen(model)) >= count:
+                    return
+                await asyncio.sleep(0.01)
+
+    async def open(self, model: str) -> None:
+        """Let one answer for the model go on: one that stands at a gate, or else the next that comes to one."""
+        await self._call("POST", "/_open", json={"model": model})
+
     async def closed(self, model: str) -> dict[str, Any]:
         """Wait until the client of the only request for the model has closed its connection; return the request.
 

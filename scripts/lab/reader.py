@@ -9,7 +9,7 @@ import math
 import socket
 from collections.abc import Iterable
 from time import monotonic
-from typing import Protocol, Self, cast
+from typing import NamedTuple, Protocol, Self, cast
 
 import orjson
 
@@ -109,6 +109,42 @@ class Response:
         self.chunked = "chunked" in self.headers.get("transfer-encoding", "").lower()
         self.counted = "content-length" in self.headers
         self._left = float(self.headers.get("content-length", math.inf))
+
+
+class Event(NamedTuple):
+    """One event of a stream: its id (None: it has none) and its data."""
+
+    id: int | None
+    data: bytes
+
+
+class EventStream(Response):
+    """A response with an event stream, whose events are told. Of a response with another status it keeps the body."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = b""
+        self._text = b""  # of an event that is not whole yet
+
+    def events(self, data: bytes) -> list[Event]:
+        """Take bytes; return the events that they make whole. Raises WrongError."""
+        text = self.feed(data)
+        if self.status != 200:
+            self.body += text
+            return []
+        *blocks, self._text = (self._text + text).split(b"\n\n")
+        return [event for block in blocks if (event := _event(block)) is not None]
+
+
+def _event(block: bytes) -> Event | None:
+    """Return the event of a block of lines; None for a block of comments."""
+    identity, data = None, None
+    for line in block.split(b"\n"):
+        if line.startswith(b"id: "):
+            identity = int(line[4:])
+        elif line.startswith(b"data: "):
+            data = line[6:]
+    return None if data is None else Event(identity, data)
 
 
 class Collected:

@@ -5,14 +5,15 @@
 """
 
 import asyncio
-import resource
 import sys
 from time import monotonic, monotonic_ns
 from typing import cast
 
 import orjson
 import uvloop
+from scripted.request import take
 
+from .options import most_descriptors
 from .script import Script, script, stamped
 from .wheel import Wheel
 
@@ -53,7 +54,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._transport: asyncio.Transport
-        self._inbox = b""
+        self._inbox = bytearray()
         self._script: Script | None = None  # of the running stream
         self._sent = 0  # tokens
         self._most = 0  # tokens until the end, or until the cut
@@ -67,21 +68,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answer the request when it is complete."""
         self._inbox += data
-        head, found, rest = self._inbox.partition(b"\r\n\r\n")
-        if not found:
+        if (request := take(self._inbox)) is None:
             return
-        lines = head.split(b"\r\n")
-        headers = dict(line.lower().split(b": ", 1) for line in lines[1:] if b": " in line)
-        length = int(headers.get(b"content-length", 0))
-        if len(rest) < length:
-            return
-        self._inbox = rest[length:]
-        path = lines[0].split()[1]
-        if lines[0].startswith(b"POST ") and length:
-            self.generate(orjson.loads(rest[:length]))
+        if request.method == "POST":
+            self.generate(orjson.loads(request.body))
         else:
-            known = {b"/closed": self._provider.closed, b"/v1/models": {"object": "list", "data": []}}
-            self.say("200 OK" if path in known else "404 Not Found", orjson.dumps(known.get(path, {})))
+            known = {"/closed": self._provider.closed, "/v1/models": {"object": "list", "data": []}}
+            found = request.path in known
+            self.say("200 OK" if found else "404 Not Found", orjson.dumps(known.get(request.path, {})))
 
     def generate(self, body: dict[str, object]) -> None:
         """Begin the stream of the request's model."""
@@ -176,6 +170,5 @@ async def serve(port: int) -> None:
 
 
 if __name__ == "__main__":
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most_descriptors()
     uvloop.run(serve(int(sys.argv[1])))

@@ -2,21 +2,20 @@
 
 import argparse
 import json
-import resource
 import sys
 import tempfile
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TypeVar
 from urllib.parse import urlsplit
+
+from lab.options import most_descriptors, number
+from lab.report import table
 
 from .goals import goals
 from .page import KIND_HEADS, PROCESS_HEADS, kinds, process, summary, write
 from .plan import KINDS, LONGEST, MOST_COUNT, MOST_OPEN, MOST_RATE, PRESETS, Plan
 from .run import Destination, LoadError, Run, Sample, run
 
-Number = TypeVar("Number", int, float)
 SPARE = 500  # descriptors of a process besides those of its streams
 
 
@@ -51,15 +50,10 @@ def _report(measured: Run, options: argparse.Namespace) -> int:
     attacks = [
         [name, ", ".join(f"{count} {how}" for how, count in told.items())] for name, told in measured.attacks.items()
     ]
-    for heads, lines in (
-        (["what", "reach", "measured", ""], rows),
-        *([(["attack", "how it was answered"], attacks)] if attacks else []),
-        (KIND_HEADS, kinds(measured)),
-        (PROCESS_HEADS, process(measured)),
-    ):
-        print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-        for line in lines:
-            print("| " + " | ".join(line) + " |")
+    print(f"\n{table(['what', 'reach', 'measured', ''], rows)}")
+    if attacks:
+        print(f"\n{table(['attack', 'how it was answered'], attacks)}")
+    print(f"\n{table(KIND_HEADS, kinds(measured))}\n\n{table(PROCESS_HEADS, process(measured))}")
     for complaint in measured.result["complaints"]:
         print(complaint, file=sys.stderr)
     if options.report:
@@ -91,8 +85,7 @@ def _sentence(plan: Plan) -> str:
 
 def _descriptors(plan: Plan) -> str:
     """Raise the limit of descriptors, which children inherit. Return why it is too low, or an empty text."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    hard = most_descriptors()
     needed = 2 * plan.most_open + SPARE
     return f"{plan.most_open} streams take {needed} descriptors, and no more than {hard} are allowed (ulimit -Hn)" * (
         needed > hard
@@ -125,41 +118,36 @@ def _parser() -> argparse.ArgumentParser:
         help="the plan that the other options change; the default is mixed",
     )
     load = parser.add_mutually_exclusive_group()
-    load.add_argument("--open", type=_number(int, 1, MOST_OPEN), metavar="N", help="number of streams at the same time")
+    load.add_argument("--open", type=number(int, 1, MOST_OPEN), metavar="N", help="number of streams at the same time")
     load.add_argument(
         "--rate",
-        type=_number(float, 0.1, MOST_RATE),
+        type=number(float, 0.1, MOST_RATE),
         metavar="N",
         help="requests per second, whether earlier ones are answered or not",
     )
-    add("--count", type=_number(int, 1, MOST_COUNT), metavar="N", help="the most streams in all")
-    add(
-        "--ramp",
-        type=_number(float, 0, LONGEST),
-        metavar="S",
-        help="seconds until all streams are open",
-    )
+    add("--count", type=number(int, 1, MOST_COUNT), metavar="N", help="the most streams in all")
+    add("--ramp", type=number(float, 0, LONGEST), metavar="S", help="seconds until all streams are open")
     add(
         "--seconds",
-        type=_number(float, 1, LONGEST),
+        type=number(float, 1, LONGEST),
         metavar="S",
         help="seconds after the ramp in which streams are begun",
     )
-    add("--settle", type=_number(float, 1, LONGEST), metavar="S", help="seconds for the last streams to end")
-    add("--pace", type=_number(int, 0, 1000), metavar="N", help="tokens per second of a paced stream; 0: all at once")
-    add("--tokens", type=_number(int, 2, 100_000), metavar="N", help="tokens of one paced stream")
-    add("--unpaced-tokens", type=_number(int, 2, 100_000), metavar="N", help="tokens of one unpaced stream")
-    add("--slow-pace", type=_number(float, 100, 1e9), metavar="B", help="bytes per second of a slow reader")
+    add("--settle", type=number(float, 1, LONGEST), metavar="S", help="seconds for the last streams to end")
+    add("--pace", type=number(int, 0, 1000), metavar="N", help="tokens per second of a paced stream; 0: all at once")
+    add("--tokens", type=number(int, 2, 100_000), metavar="N", help="tokens of one paced stream")
+    add("--unpaced-tokens", type=number(int, 2, 100_000), metavar="N", help="tokens of one unpaced stream")
+    add("--slow-pace", type=number(float, 100, 1e9), metavar="B", help="bytes per second of a slow reader")
     add(
         "--drain-timeout",
-        type=_number(float, 0.1, LONGEST),
+        type=number(float, 0.1, LONGEST),
         metavar="S",
         help="drain timeout of the gateway, for stalled readers",
     )
-    add("--retention", type=_number(float, 0, LONGEST), metavar="S", help="retention of the gateway")
+    add("--retention", type=number(float, 0, LONGEST), metavar="S", help="retention of the gateway")
     add(
         "--attacks",
-        type=_number(float, 0.1, 100),
+        type=number(float, 0.1, 100),
         metavar="N",
         help="attacks per second, for the preset hostile only",
     )
@@ -167,14 +155,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--gateway", type=_loopback, metavar="URL", help="a gateway that runs already, on this machine only")
     add(
         "--upstream-port",
-        type=_number(int, 0, 65535),
+        type=number(int, 0, 65535),
         default=0,
         metavar="N",
         help="port on which the upstream of that gateway listens",
     )
     add(
         "--pid",
-        type=_number(int, 0, 1 << 22),
+        type=number(int, 0, 1 << 22),
         default=0,
         metavar="N",
         help="process of that gateway, for memory and descriptors",
@@ -183,16 +171,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-report", action="store_const", const=None, dest="report", help="write neither page nor picture")
     add("--json", type=Path, metavar="FILE", help="write everything that was measured")
     return parser
-
-
-def _number(kind: Callable[[str], Number], low: float, high: float) -> Callable[[str], Number]:
-    def number(text: str) -> Number:
-        value = kind(text)
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not between {low:g} and {high:g}")
-        return value
-
-    return number
 
 
 def _mix(text: str) -> dict[str, int]:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import resource
 import signal
 import sys
 import time
@@ -14,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 import uvloop
+from lab.options import most_descriptors
 from lab.reader import Gone, WrongError
 
 from .histogram import Histogram
@@ -183,8 +183,7 @@ def main() -> None:
     """Read the plan, run it, and print the result."""
     arguments = json.loads(sys.argv[1])
     port, upstream_port = arguments.pop("port"), arguments.pop("upstream_port")
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    most_descriptors()
 
     async def run() -> dict[str, Any]:
         return await Client(Plan(**arguments), port, upstream_port).run()

@@ -1,8 +1,9 @@
 """The report: one HTML page without any other file, and its plots as a picture."""
 
-from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
+
+from lab.report import html_table
 
 from .goals import goals
 from .histogram import Histogram
@@ -42,9 +43,9 @@ def html(run: Run) -> str:
     return (
         f'<!doctype html>\n<html lang="en"><meta charset="utf-8"><title>Load: {escape(run.plan.name)}</title>'
         f"<style>{STYLE}</style><h1>Load: {escape(run.plan.name)}</h1><p>{escape(summary(run))}</p>{early}"
-        f"{_table(['what', 'reach', 'measured', ''], verdict)}{svg(run)}"
-        f"<h2>What each kind of stream came to</h2>{_table(KIND_HEADS, kinds(run))}"
-        f"<h2>The gateway's process</h2>{_table(PROCESS_HEADS, process(run))}{complaints}</html>\n"
+        f"{html_table(['what', 'reach', 'measured', ''], verdict)}{svg(run)}"
+        f"<h2>What each kind of stream came to</h2>{html_table(KIND_HEADS, kinds(run))}"
+        f"<h2>The gateway's process</h2>{html_table(PROCESS_HEADS, process(run))}{complaints}</html>\n"
     )
 
 
@@ -104,11 +105,3 @@ def process(run: Run) -> list[list[str]]:
         ]
         for when, each in points
     ]
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    def cells(name: str, row: Sequence[str]) -> str:
-        missed = ' class="missed"' * (row[-1] == "missed")
-        return f"<tr{missed}>" + "".join(f"<{name}>{escape(cell)}</{name}>" for cell in row) + "</tr>"
-
-    return f"<table>{cells('th', heads)}{''.join(cells('td', row) for row in rows)}</table>"

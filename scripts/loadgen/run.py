@@ -2,21 +2,22 @@
 
 import json
 import signal
-import subprocess
-import sys
 import time
+import tomllib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from signal import SIGINT, SIGTERM
+from subprocess import Popen
 from typing import Any
 
+from lab import places
 from lab.machine import Machine
-from lab.processes import SCRIPTS
+from lab.processes import running
 
 from . import hostile
-from .gateway import Gateway, gateway, upstream
+from .gateway import Gateway, tables
 from .plan import Plan
 
 COUNT_EVERY = 5  # samples from one count of descriptors and tasks to the next: they are expensive to count
@@ -56,33 +57,27 @@ def run(plan: Plan, destination: Destination, show: Callable[[Plan, Sample], Non
     """Run the plan. SIGINT and SIGTERM end it early, with the measurements so far. Raises LoadError."""
     measured = Run(plan)
     with ExitStack() as stack:
-        upstream_port = stack.enter_context(upstream(destination.folder, destination.upstream_port))
+        folder = destination.folder
+        upstream = stack.enter_context(places.module("lab.upstream", folder, port=destination.upstream_port))
         observed = Gateway(destination.port, destination.pid)
         if not destination.port:
-            more = ""
+            configuration = tables(plan, upstream.port)
             if plan.attacks:
-                more = hostile.tables(destination.folder, stack.enter_context(hostile.upstream(destination.folder)))
-            observed = stack.enter_context(gateway(plan, upstream_port, destination.folder, more))
+                _add(configuration, hostile.tables(folder, stack.enter_context(hostile.upstream(folder))))
+            # It inherits the limit of descriptors, which __main__ has raised.
+            started = stack.enter_context(places.gateway(configuration, folder))
+            observed = Gateway(started.port, started.pid)
         machine = Machine()
         time.sleep(0.5)
         measured.before = _rest(observed)
         attackers = stack.enter_context(hostile.attackers(observed.port, plan.attacks)) if plan.attacks else None
-        arguments = {**asdict(plan), "port": observed.port, "upstream_port": upstream_port}
-        process = subprocess.Popen(
-            [sys.executable, "-m", "loadgen.client", json.dumps(arguments)],
-            cwd=SCRIPTS,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,  # Ctrl-C goes to this process, which passes it on
-        )
+        arguments = json.dumps({**asdict(plan), "port": observed.port, "upstream_port": upstream.port})
+        process = stack.enter_context(running("loadgen.client", [arguments]))
         for number in (SIGINT, SIGTERM):
             # If a handler raised, the line that is just being read could be lost.
             signal.signal(number, lambda *_: process.send_signal(SIGINT))
-        with process:
-            try:
-                _follow(process, measured, observed, show)
-            finally:
-                process.kill()
+        _follow(process, measured, observed, show)
+        process.wait()
         if not measured.result:
             raise LoadError(f"the client process ended with {process.returncode}")
         if attackers is not None:
@@ -94,9 +89,7 @@ def run(plan: Plan, destination: Destination, show: Callable[[Plan, Sample], Non
     return measured
 
 
-def _follow(
-    process: subprocess.Popen[str], measured: Run, observed: Gateway, show: Callable[[Plan, Sample], None]
-) -> None:
+def _follow(process: Popen[str], measured: Run, observed: Gateway, show: Callable[[Plan, Sample], None]) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         figures = json.loads(line)
@@ -119,6 +112,12 @@ def _sample(observed: Gateway, before: list[Sample], figures: Sample, *, tasks: 
     if tasks:
         sample["tasks"] = observed.tasks()
     return sample
+
+
+def _add(configuration: dict[str, Any], more: str) -> None:
+    """Add tables in the form of a TOML file."""
+    for name, table in tomllib.loads(more).items():
+        configuration[name] = [*configuration.get(name, []), *table] if isinstance(table, list) else table
 
 
 def _rest(observed: Gateway) -> Sample:

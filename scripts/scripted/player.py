@@ -66,13 +66,20 @@ class Player:
     """One answer under way."""
 
     def __init__(
-        self, connection: Connection, request: Request, parameters: dict[str, Any], script: Script, seen: Seen
+        self,
+        connection: Connection,
+        request: Request,
+        parameters: dict[str, Any],
+        script: Script,
+        seen: Seen,
+        gate: asyncio.Semaphore,
     ) -> None:
         self._connection = connection
         self._request = request
         self._parameters = parameters
         self._script = script
         self._seen = seen
+        self._gate = gate
         self._completion = Completion(script, parameters, seen.number)
         self._next_comment = math.inf
 
@@ -219,8 +226,14 @@ class Player:
             await self._mark(count, b"")
 
     async def _mark(self, count: int, event: bytes) -> None:
-        """Do what the script says for this number of chunks, in the order: stall, garbage, error, the ways to end."""
+        """Do what the script says for this number of chunks: gate, stall, garbage, error, and the ways to end."""
         script, wire = self._script, self._wire
+        if count in script.gates:
+            await wire.flush()
+            self._seen.at_gate = True
+            await self._gate.acquire()
+            self._seen.at_gate = False
+            self._origin = time.monotonic() - (count / script.rate if script.rate else 0)
         if count == script.stall_after:
             stall = math.inf if script.stall_for is None else script.stall_for
             await self._pause(stall)

@@ -38,6 +38,9 @@ class Routes:
                 case "POST", "/_script":
                     self._write(request)
                     answer(connection, 200, b"{}")
+                case "POST", "/_open":
+                    self._memory.gates[str(decoded(request.body).get("model"))].release()
+                    answer(connection, 200, b"{}")
                 case "GET", "/_seen":
                     answer(connection, 200, self._report(request))
                 case "DELETE", "/_seen":
@@ -81,7 +84,7 @@ class Routes:
         )
         self._memory.seen.append(seen)
         connection.current = seen
-        await Player(connection, request, parameters, script, seen).play()
+        await Player(connection, request, parameters, script, seen, self._memory.gates[model]).play()
 
     def _write(self, request: Request) -> None:
         content = decoded(request.body)

@@ -56,6 +56,7 @@ class Script:
     stall_after: int | None = None
     stall_for: float | None = None  # default: for ever
     comments: float = 0  # seconds between two ": keep-alive", from the head on, also in a stall
+    gate_at: int | list[int] | None = None  # stands still there until POST /_open lets it go on, once for each gate
     after_finish: str = "close"  # the response ends; "hang": it never does. The connection stays open
 
     # An answer that is no stream.
@@ -118,7 +119,13 @@ class Script:
             self.bad_chunk_header_at,
             self.stall_after,
         )
-        return frozenset(k for k in at if k is not None)
+        return frozenset(k for k in at if k is not None) | self.gates
+
+    @property
+    def gates(self) -> frozenset[int]:
+        """The counts of content chunks at which it stands still until it is told to go on."""
+        at = self.gate_at
+        return frozenset(at if isinstance(at, list) else () if at is None else (at,))
 
 
 _HINTS: dict[str, Any] = {f.name: get_type_hints(Script)[f.name] for f in fields(Script)}

@@ -1,7 +1,8 @@
 """What the provider remembers: its scripts, and the requests that it has seen."""
 
+import asyncio
 import time
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -36,6 +37,7 @@ class Seen:
     bytes_written: int = 0
     open: bool = True
     finished: bool = False
+    at_gate: bool = False
     first_token_at: float | None = None
     closed_by_client_at: float | None = None
 
@@ -54,6 +56,7 @@ class Seen:
             "bytes_acked": min(self.bytes_written, max(0, self.meter.acked() - self.base)),
             "open": self.open,
             "finished": self.finished,
+            "at_gate": self.at_gate,
             "started_at": self.started_at,
             "first_token_at": self.first_token_at,
             "closed_by_client_at": self.closed_by_client_at,
@@ -69,6 +72,8 @@ class Memory:
         self.requests = 0
         self._scripts: dict[str, list[Script]] = {}
         self._calls: dict[str, int] = {}
+        # By model. What a gate was told before its stream has come to it counts as well.
+        self.gates: defaultdict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(0))
 
     @property
     def models(self) -> list[str]:
@@ -76,7 +81,8 @@ class Memory:
         return list(self._scripts)
 
     def write(self, model: str, calls: list[Script]) -> None:
-        """Replace the scripts of a model and count its calls from 0 again."""
+        """Replace the scripts of a model, count its calls from 0 again, and close its gates."""
+        self.gates.pop(model, None)
         self._scripts[model] = calls
         self._calls[model] = 0
 

@@ -95,7 +95,9 @@ class Access:
         if origin is not None and origin not in self._origins and origin != f"http://{request.headers['Host']}":
             raise Rejected(403, "This origin may not use the gateway.", "forbidden_origin")
         served = request.match_info.http_exception is None  # else the answer is 404 or 405, whatever the body
-        if request.method == "POST" and served and request.content_type != "application/json":
+        # A request without a body is no form's: with it OpenAI's JavaScript SDK cancels a response.
+        nothing = "Content-Type" not in request.headers and not request.can_read_body
+        if request.method == "POST" and served and request.content_type != "application/json" and not nothing:
             _no_form(request)
 
 

@@ -64,7 +64,8 @@ class UpstreamClient:
         self.asked = time.monotonic()  # when it was asked last; a new client is expected to be
         self._refused: dict[tuple[str, str], float] = {}  # model and feature to time.monotonic()
         self._cancelling: set[asyncio.Task[None]] = set()
-        self._ahead: deque[asyncio.Task[Phases]] = deque()
+        # What each request that is being prepared will be sent on, in their order; None: a connection of the pool.
+        self._ahead: deque[asyncio.Task[Phases] | None] = deque()
         tls = tls_context(settings.ca_file)
         self._transport = AiohttpTransport(connect_timeout=settings.connect_timeout, tls=tls, proxy=settings.proxy)
         key = settings.api_key(environ)
@@ -161,8 +162,15 @@ class UpstreamClient:
             return None
 
     def connect_ahead(self) -> None:
-        """Begin to connect for a request that is still being prepared. The next request that is sent waits for it."""
-        if can_connect_ahead() and len(self._ahead) < MAX_AHEAD:
+        """Begin to connect for a request that is still being prepared. The next request that is sent waits for it.
+
+        If the pool has a connection for it, nothing is begun.
+        """
+        if not can_connect_ahead() or len(self._ahead) >= MAX_AHEAD:
+            return
+        if self._transport.idle > self._ahead.count(None):
+            self._ahead.append(None)
+        else:
             self._ahead.append(
                 asyncio.create_task(self._transport.connect(self.settings.base_url), name="connect ahead")
             )
@@ -170,6 +178,8 @@ class UpstreamClient:
     async def _joined(self, phases: Phases) -> None:
         """Wait for the connection that was begun first. Raises what connecting does."""
         ahead = self._ahead.popleft()
+        if ahead is None:
+            return
         if ahead.done() and (ahead.cancelled() or ahead.exception() is not None):
             return  # it failed before anybody waited for it: this request connects for itself
         began = time.monotonic()
@@ -193,8 +203,9 @@ class UpstreamClient:
     async def close(self) -> None:
         """Close every connection, when what is being cancelled is. A request that still comes opens a new one."""
         await asyncio.gather(*self._cancelling)
-        for ahead in self._ahead:
-            ahead.cancel()
-        await asyncio.gather(*self._ahead, return_exceptions=True)
+        tasks = [task for task in self._ahead if task is not None]
         self._ahead.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._transport.aclose()

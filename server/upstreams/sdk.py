@@ -168,9 +168,11 @@ class QuickOpenAI(PlainOpenAI):
         return cast("httpx2.Response", answer)
 
     async def request(self, cast_to: Any, options: Any, **rest: Any) -> Any:
-        """Send a request. Remember its options, which the SDK copies before it changes anything in them."""
-        options.idempotency_key = "none"  # it is not sent; the SDK would draw a random one for each request
-        self._options = options
+        """Send a request. Remember its options: nothing changes them, so the copies that the SDK makes are the same."""
+        if options is not self._options:
+            options.idempotency_key = "none"  # it is not sent; the SDK would draw a random one for each request
+            vars(options)["model_copy"] = lambda **_: options
+            self._options = options
         return await super().request(cast_to, options, **rest)
 
     def _build_request(self, *_args: object, **_options: object) -> httpx2.Request:

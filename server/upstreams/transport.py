@@ -8,13 +8,14 @@ import asyncio
 import ssl
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import aiohttp
 import httpx2
 from yarl import URL
 
-from server.aio.aiohttp_internals.upstream import connect_idle
+from server.aio.aiohttp_internals.posting import Post, can_post
+from server.aio.aiohttp_internals.upstream import connect_idle, idle_connections
 from server.core.timing import Phases
 from server.upstreams.connecting import UpstreamConnector, current_phases
 
@@ -24,6 +25,13 @@ READ_BUFFER = 16_384  # bytes; aiohttp holds at most twice this before it stops 
 HEAD_LINE = 65_536
 ERROR_BODY = 65_536  # bytes of an error's body that are looked at
 ERROR_BODY_TIMEOUT = 5.0  # seconds for it
+# How answers are read.
+READING: Mapping[str, Any] = {
+    "read_bufsize": READ_BUFFER,
+    "max_line_size": HEAD_LINE,
+    "max_field_size": HEAD_LINE,
+    "auto_decompress": True,
+}
 
 
 def new_session() -> aiohttp.ClientSession:
@@ -31,10 +39,7 @@ def new_session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         connector=UpstreamConnector(),
         cookie_jar=aiohttp.DummyCookieJar(),
-        read_bufsize=READ_BUFFER,
-        max_line_size=HEAD_LINE,
-        max_field_size=HEAD_LINE,
-        auto_decompress=True,
+        **READING,
     )
 
 
@@ -55,6 +60,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     def __init__(self, *, connect_timeout: float, tls: ssl.SSLContext, proxy: str | None) -> None:
         self._session: aiohttp.ClientSession | None = None
+        self._post: Post | None = None  # of the URL that was asked last: nearly always all requests go to one
         self._timeout = aiohttp.ClientTimeout(total=None, connect=connect_timeout)
         self._tls = tls
         self._proxy = proxy
@@ -69,6 +75,12 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
         await connect_idle(self._opened(), url, tls=self._tls, proxy=self._proxy, timeout=self._timeout)
         return phases
 
+    @property
+    def idle(self) -> int:
+        """How many connections wait for a request. Ask only if `can_connect_ahead`."""
+        session = self._session
+        return 0 if session is None or session.connector is None else idle_connections(session.connector)
+
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = new_session()
@@ -76,7 +88,37 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def send(self, outgoing: Outgoing) -> httpx2.Response:
         """Send a request; return when the head of its response is here."""
-        response = await self._opened().request(
+        response = await self._answered(outgoing)
+        extensions = {"aiohttp": response}
+        if response.status == 200:
+            return _good(extensions)
+        return httpx2.Response(
+            response.status, headers=response.raw_headers, stream=_Body(response), extensions=extensions
+        )
+
+    async def _answered(self, outgoing: Outgoing) -> aiohttp.ClientResponse:
+        """Send a request; return aiohttp's response when its head is here."""
+        session = self._opened()
+        if (
+            can_post()
+            and outgoing.method == "POST"
+            and isinstance(outgoing.body, bytes)
+            and self._proxy is None
+            and outgoing.url.user is None
+        ):
+            post = self._post
+            if post is None or post.url != outgoing.url:
+                post = self._post = Post(
+                    session,
+                    outgoing.url,
+                    tls=self._tls,
+                    timeout=self._timeout,
+                    parameters={**READING, "read_until_eof": True},
+                    loop=asyncio.get_running_loop(),
+                )
+            if post.takes(outgoing.headers, outgoing.body):
+                return await post.send(outgoing.headers, outgoing.body)
+        return await session.request(
             outgoing.method,
             outgoing.url,
             headers=outgoing.headers,
@@ -85,12 +127,6 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
             timeout=self._timeout,
             ssl=self._tls,
             proxy=self._proxy,
-        )
-        extensions = {"aiohttp": response}
-        if response.status == 200:
-            return _good(extensions)
-        return httpx2.Response(
-            response.status, headers=response.raw_headers, stream=_Body(response), extensions=extensions
         )
 
     async def get(self, url: str, headers: Mapping[str, str], *, limit: int) -> tuple[int, bytes]:
@@ -112,7 +148,7 @@ class AiohttpTransport(httpx2.AsyncBaseTransport):
 
     async def aclose(self) -> None:
         """Close every connection."""
-        session, self._session = self._session, None
+        session, self._session, self._post = self._session, None, None
         if session is not None:
             await session.close()
 

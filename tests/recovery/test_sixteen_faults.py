@@ -3,7 +3,7 @@
 import pytest
 import pytest_asyncio
 from fault_test.faults import FAULTS, Installation, Pace
-from fault_test.processes import gateway
+from lab.places import own_gateway
 from lab.provider import Provider
 
 from server.config.check import parse
@@ -14,7 +14,7 @@ BRIEF = Pace(scale=0.2)
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def installation():
-    async with Provider() as primary, Provider() as fallback, gateway(BRIEF.tables(primary, fallback)) as root:
+    async with Provider() as primary, Provider() as fallback, own_gateway(BRIEF.tables(primary, fallback)) as root:
         yield Installation(root, primary, fallback, BRIEF)
 
 

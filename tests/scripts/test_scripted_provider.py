@@ -455,6 +455,37 @@ async def test_reset(provider: Provider, k: int) -> None:
     assert (len(answer.contents), answer.ended) == (k, False)
 
 
+async def test_gate(provider: Provider) -> None:
+    """A stream stands still at each of its gates until it is told to go on, and sends everything before."""
+    model = next(MODELS)
+    await provider.script(model, {"tokens": 5, "gate_at": [0, 3]})
+    async with connected(provider) as (reader, writer):
+        writer.write(request(None, model=model))
+        for count in (0, 3):
+            await provider.at_gate(model)
+            [seen] = await provider.seen(model)
+            assert (seen["content_chunks"], seen["finished"], seen["at_gate"]) == (count, False, True)
+            if count:
+                assert b"tok2 " in await reader.readuntil(b"tok2 ")
+            await provider.open(model)
+        assert b"[DONE]" in await reader.readuntil(b"0\r\n\r\n")
+    [seen] = await provider.seen(model)
+    assert (seen["finished"], seen["at_gate"]) == (True, False)
+
+
+async def test_a_gate_that_was_opened_before(provider: Provider) -> None:
+    """It lets one stream through, whichever comes first; the next one stands. A new script closes it again."""
+    model = next(MODELS)
+    await provider.script(model, {"tokens": 2, "gate_at": 1})
+    await provider.open(model)
+    assert (await ask(provider, None, model=model)).contents == ["tok0 ", "tok1 "]
+    await provider.open(model)
+    await provider.script(model, {"tokens": 2, "gate_at": 1})
+    async with connected(provider) as (_, writer):
+        writer.write(request(None, model=model))
+        await provider.at_gate(model)
+
+
 async def test_reset_before_head(provider: Provider) -> None:
     """A reset before the head sends nothing, and the script counts as played."""
     model = next(MODELS)

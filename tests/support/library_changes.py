@@ -16,6 +16,7 @@ from aiohttp.connector import BaseConnector
 from aiohttp.http_writer import StreamWriter
 
 from server.aio.aiohttp_internals.heads import HEADS
+from server.aio.aiohttp_internals.posting import POSTING
 from server.aio.aiohttp_internals.queues import SMALL_QUEUES
 from server.aio.aiohttp_internals.upstream import CONNECT_AHEAD, UPSTREAM_PROTOCOL
 from server.aio.aiohttp_internals.writing import CHUNKS, HEAD_AS_BYTES, IDLE_CLOCK, LATE_HEAD, WRITE_NOW
@@ -127,6 +128,17 @@ def answer_heads(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(aiohttp.ClientResponse, "raw_headers", told)
 
 
+def posting(patch: pytest.MonkeyPatch) -> None:
+    """Ask the writer of a request for more when its answer is made."""
+    init = aiohttp.ClientResponse.__init__
+
+    def changed(self: Any, *args: Any, stream_writer: Any, **options: Any) -> None:
+        assert stream_writer.length is None or stream_writer.length >= 0
+        init(self, *args, stream_writer=stream_writer, **options)
+
+    patch.setattr(aiohttp.ClientResponse, "__init__", changed)
+
+
 def idle_clock(patch: pytest.MonkeyPatch) -> None:
     """Keep the timer of an idle connection."""
     patch.setattr(web.RequestHandler, "keep_alive", lambda self, val: setattr(self, "_keepalive", val))
@@ -152,6 +164,7 @@ CHANGES = {
     "chunks": (chunks, CHUNKS),
     "headers": (headers, HEAD_AS_BYTES),
     "heads of answers": (answer_heads, HEADS),
+    "posting": (posting, POSTING),
     "idle clock": (idle_clock, IDLE_CLOCK),
     "requests": (requests, sdk.BUILD_REQUEST),
 }

@@ -334,11 +334,18 @@ async def connect_idle(
     connection.release()
 
 
+def idle_connections(connector: aiohttp.BaseConnector) -> int:
+    """Return how many connections wait in the pool. Call only if `can_connect_ahead`."""
+    inner: Any = connector
+    return sum(map(len, inner._conns.values()))
+
+
 def _check_connect_ahead() -> None:
     inspect.signature(aiohttp.ClientRequest).bind("POST", None, session=None, ssl=None, proxy=None)
     inspect.signature(aiohttp.TCPConnector.connect).bind(None, None, traces=[], timeout=None)
     expect(inspect.iscoroutinefunction(aiohttp.TCPConnector.connect), "connecting is no coroutine")
     expect(hasattr(aiohttp.connector.Connection, "release"), "a connection cannot be given back")
+    expect("_conns" in aiohttp.BaseConnector._get.__code__.co_names, "idle connections are kept elsewhere")
 
 
 CONNECT_AHEAD = PrivatePart("aiohttp connecting", _check_connect_ahead, instead="requests connect for themselves")

@@ -113,6 +113,18 @@ async def test_while_it_is_in_progress(provider, model, client) -> None:
     await second.close()
 
 
+async def test_cancelling_without_a_body(provider, model, gateway, client) -> None:
+    """OpenAI's JavaScript SDK cancels without a body. A page of another site may not, by its origin."""
+    await provider.script(model, STALLED)
+    stream = await client.responses.create(model=model, input="Go.", stream=True)
+    path = f"/v1/responses/{(await begun(stream, 9))[0]['response']['id']}/cancel"
+    foreign = await wire.call(gateway.root, "POST", path, headers={"Origin": "https://evil.example"})
+    assert (foreign.status, foreign.error["code"]) == (403, "forbidden_origin")
+    answer = await wire.call(gateway.root, "POST", path)
+    assert (answer.status, answer.json["status"]) == (200, "cancelled")
+    await stream.close()
+
+
 async def test_a_reader_that_knows_an_id(provider, model, gateway, client) -> None:
     """`Last-Event-ID` wins, as a browser reconnects with it to the same address; at the last id there is nothing."""
     await provider.script(model, {"pieces": WORDS})
