@@ -36,7 +36,7 @@ path = "%(folder)s/streams.db"
 [tools]
 timeout = 0.5
 [tools.functions]
-hang = "loadgen.hostile_upstream:hang"
+hang = "loadgen.hostile_tool:hang"
 
 [[upstreams]]
 name = "evil"

@@ -1,4 +1,4 @@
-"""A hostile upstream: the model's name says what it does: `evil-NAME`. `hang` is a tool that never comes back."""
+"""A hostile upstream: the model's name says what it does: `evil-NAME`."""
 
 import asyncio
 import base64
@@ -16,11 +16,6 @@ MEGABYTE = 1 << 20
 MOST = 64 * MEGABYTE  # of what has no end
 Send = Callable[[bytes], Awaitable[None]]
 Body = dict[str, Any]
-
-
-async def hang(seconds: float = 3600.0) -> None:
-    """Wait for an hour."""
-    await asyncio.sleep(seconds)
 
 
 def chunk(data: bytes) -> bytes:

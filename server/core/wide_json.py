@@ -11,6 +11,9 @@ from typing import Any
 
 import orjson
 
+from server.core.shape import has_more_values
+
+MAX_VALUES = 100_000  # of JSON that is a text within JSON, such as the arguments of a call
 PAST_FFFF = re.compile("[\U00010000-\U0010ffff]")  # characters that UTF-16, and so JSON's escapes, write as a pair
 
 
@@ -44,6 +47,17 @@ def loads(data: bytes | bytearray) -> Any:
             return json.loads(data.decode())  # a text: of bytes it would guess the encoding
         except RecursionError:
             raise ValueError("JSON is nested too deeply") from None
+
+
+def loads_text(text: str) -> Any:
+    """Return the value of JSON that came as a text within JSON: the shape of that JSON says nothing of it.
+
+    Raises ValueError as `loads` does, and if it has more than `MAX_VALUES` values: a million take seconds.
+    """
+    data = text.encode("utf-8", "surrogatepass")
+    if has_more_values(data, MAX_VALUES):
+        raise ValueError(f"it has more than {MAX_VALUES} values")
+    return loads(data)
 
 
 def paired(text: str) -> str:

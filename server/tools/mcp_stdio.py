@@ -19,6 +19,8 @@ from mcp.client.stdio import get_default_environment
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
+from server.core.shape import has_more_values
+from server.core.wide_json import MAX_VALUES
 from server.tools.pace import MAX_MESSAGE, Pace
 
 MAX_NOISE = 1000  # lines one after the other that are no message: some servers print a greeting
@@ -100,6 +102,8 @@ class StdioServer:
             while line := await stdout.readline():  # raises ValueError if it is too long
                 await pace.wait(len(line), messages=1)
                 try:
+                    if has_more_values(line, MAX_VALUES):
+                        raise ValueError("too many values")
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError:
                     noise += 1

@@ -37,7 +37,7 @@ def tables(evil: int, store: dict) -> dict:
             {"name": "evil", "base_url": f"http://127.0.0.1:{evil}/v1", "api_key_env": "HOSTILE_KEY", **short},
         ],
         "models": [{"name": "evil-*", "targets": ["evil/*"]}, {"name": "*", "targets": ["local/*"]}],
-        "tools": {"timeout": 0.3, "functions": {"hang": "loadgen.hostile_upstream:hang"}},
+        "tools": {"timeout": 0.3, "functions": {"hang": "loadgen.hostile_tool:hang"}},
         "streams": {"retention": 2.0, "total_timeout": 10.0},
     }
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Self
 import orjson
 
 from server.core.errors import StreamError
-from server.core.wide_json import dumps, paired
+from server.core.shape import has_more_values
+from server.core.wide_json import MAX_VALUES, dumps, paired
 
 BROKE_OFF = "The arguments broke off."
 LEGACY = -1  # the index of a `function_call`; a turn has at most one
@@ -228,7 +229,9 @@ def _parsed(identity: str, partial: PartialCall, *, whole: bool) -> ToolCall:
 
 
 def _loaded(raw: str) -> Any:
-    """Parse the text of arguments. Raises JSONDecodeError."""
+    """Parse the text of arguments. Raises JSONDecodeError, also if it has too many values."""
+    if has_more_values(raw.encode("utf-8", "replace"), MAX_VALUES):
+        raise orjson.JSONDecodeError(f"more than {MAX_VALUES} values", "", 0)
     try:
         return orjson.loads(raw)
     except orjson.JSONDecodeError:

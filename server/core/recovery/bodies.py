@@ -9,7 +9,10 @@ import orjson
 
 MAX_DEPTH = 6  # objects within each other that are looked into
 MAX_ITEMS = 20  # of an array
-TITLE = re.compile(r"<title[^>]*>([^<]{1,200})</title>", re.IGNORECASE)
+# Characters of a text that are read. Clients get far less of it (core/recovery/present.py): what is cut here is no part
+# of a secret that they see.
+MAX_TEXT = 65_536
+TITLE = re.compile(r"<title[^<>]*>([^<]{1,200})</title>", re.IGNORECASE)
 SAFE_INTEGER = 2**53  # past it a JSON number is no exact one for JavaScript, and orjson writes none past 64 bits
 
 # Where an error is, from the outside in. The first one that is there is looked into.
@@ -66,9 +69,9 @@ class ErrorBody(NamedTuple):
 
 
 def read(body: object) -> ErrorBody:
-    """Read a body: parsed JSON, or a text, or anything. Nothing of it is cut."""
+    """Read a body: parsed JSON, or a text, or anything."""
     if isinstance(body, str) and body.lstrip()[:1] == "<":
-        title = TITLE.search(body)
+        title = TITLE.search(body, 0, MAX_TEXT)
         return ErrorBody(title[1].strip() if title else "", "", "", "", frozenset(), {}, page=True)
     body = _parsed(body)
     error = _unpacked(body)
@@ -93,7 +96,7 @@ def read(body: object) -> ErrorBody:
 def safe(value: object, depth: int = 0) -> Any:
     """Return a value that can be written as JSON anywhere: no surrogates, no numbers out of range, not too deep."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return value[:MAX_TEXT].encode("utf-8", "replace").decode()
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, int):
@@ -111,7 +114,7 @@ def safe(value: object, depth: int = 0) -> Any:
 
 def _parsed(value: object) -> object:
     """Return the JSON that a text holds, or the value as it is."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+    if isinstance(value, str) and len(value) <= MAX_TEXT and value.lstrip()[:1] in ("{", "["):
         try:
             return orjson.loads(value.encode("utf-8", "replace"))
         except orjson.JSONDecodeError:
@@ -153,7 +156,9 @@ def _words(value: object, depth: int = 0, *, own: bool = False) -> str:
     """Return the message that a value holds, or an empty string. `own`: a text alone is no message."""
     if isinstance(value, str):
         parsed = _parsed(value)
-        return _words(parsed, depth + 1) if parsed is not value and depth < MAX_DEPTH else "" if own else value.strip()
+        if parsed is not value and depth < MAX_DEPTH:
+            return _words(parsed, depth + 1)
+        return "" if own else value[:MAX_TEXT].strip()
     if depth >= MAX_DEPTH:
         return ""
     if isinstance(value, list):
@@ -193,10 +198,10 @@ def _names(source: dict[str, Any]) -> Iterator[str]:
             if inner.get("flagged_input") or inner.get("reasons"):
                 yield "content_filter"  # OpenRouter's moderation has no code of its own
     details = source.get("details")
-    for item in details if isinstance(details, list) else ():
+    for item in details[:MAX_ITEMS] if isinstance(details, list) else ():
         if isinstance(item, dict):
             yield _text(item.get("reason"))
             violations = item.get("violations")  # of Google's `QuotaFailure`
-            for violation in violations if isinstance(violations, list) else ():
+            for violation in violations[:MAX_ITEMS] if isinstance(violations, list) else ():
                 if isinstance(violation, dict) and "PerDay" in _text(violation.get("quotaId")):
                     yield "quota_per_day"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.core.errors import Kind, UpstreamError
-from server.core.wide_json import loads
+from server.core.wide_json import loads_text
 
 DEFAULT_MAX_TOKENS = 16_384  # the field is required there; every model of 2025 and later takes this much
 # What an effort means to a model that is given a budget of tokens. It must be at least 1,024, and less than max_tokens.
@@ -210,7 +210,7 @@ def _thoughts(details: object) -> list[Block]:
 def _call(identity: object, function: Object) -> Block:
     arguments = function.get("arguments")
     try:
-        value = loads(arguments.encode("utf-8", "surrogatepass")) if isinstance(arguments, str) else arguments
+        value = loads_text(arguments) if isinstance(arguments, str) else arguments
     except ValueError:
         value = None
     given = value if isinstance(value, dict) else {"arguments": arguments} if arguments else {}

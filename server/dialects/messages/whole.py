@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 import orjson
 
 from server.core.openai.chunks import text_of
-from server.core.wide_json import dumps, loads
+from server.core.wide_json import dumps, loads_text
 from server.dialects.messages.blocks import REDACTED, TEXT, THINKING, TOOL
 from server.dialects.messages.chunks import FORMAT
 from server.dialects.messages.said import details_of, texts_of
@@ -111,7 +111,7 @@ def _input(arguments: object) -> dict[str, Any]:
     value = arguments
     if isinstance(arguments, str):
         try:
-            value = loads(arguments.encode("utf-8", "surrogatepass")) if arguments.strip() else {}
+            value = loads_text(arguments) if arguments.strip() else {}
         except (ValueError, orjson.JSONDecodeError):
             value = arguments
     if value is None:

@@ -3,13 +3,13 @@
 import json
 import re
 
-from server.core.wide_json import loads, paired
+from server.core.wide_json import loads_text, paired
 
 START = re.compile(r'\s*\{\s*"input"\s*:\s*"')
 MAX_START = 64  # characters; arguments that begin otherwise are read when they are whole
-ESCAPE = r'\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})'
-TEXT = re.compile(rf'(?:[^"\\]|{ESCAPE})*')
-UNFINISHED = re.compile(r"\\(?:u[0-9a-fA-F]{0,3})?")  # an escape of which more may come
+# To the quote that ends it, or to an escape at its end of which more may come.
+TEXT = re.compile(r'(?:[^"\\]+|\\(?!u[0-9a-fA-F]{0,3}\Z).)*', re.DOTALL)
+ODD = re.compile(r'\\(?!["/bfnrt]|u[0-9a-fA-F]{4})')  # an escape that JSON does not know: the model meant the character
 
 
 class CustomInput:
@@ -35,25 +35,21 @@ class CustomInput:
         return self._decoded()
 
     def _decoded(self) -> str:
-        texts = []
-        while True:
-            match = TEXT.match(self._rest)
-            assert match is not None
-            texts.append(json.loads(f'"{match[0]}"', strict=False))
-            self._rest = self._rest[match.end() :]
-            if self._rest.startswith('"'):
-                self._closed, self._rest = True, ""
-            if not self._rest or UNFINISHED.fullmatch(self._rest):
-                return "".join(texts)
-            texts.append("\\")  # an escape that JSON does not know: the model meant the character
-            self._rest = self._rest[1:]
+        match = TEXT.match(self._rest)
+        assert match is not None
+        rest = self._rest[match.end() :]
+        self._closed = rest.startswith('"')
+        self._rest = "" if self._closed else rest
+        pairs = match[0].split(r"\\")  # a backslash behind an escaped one begins an escape
+        text = r"\\".join(ODD.sub(r"\\\\", part) for part in pairs)
+        return str(json.loads(f'"{text}"', strict=False))
 
     def finish(self) -> str:
         """Return what is left of the input when no more arguments come."""
         if self._begun:
             return ""
         try:
-            value = loads(paired(self._rest).encode("utf-8", "surrogatepass"))
+            value = loads_text(paired(self._rest))
         except ValueError:
             value = None
         text = value.get("input", None if value else "") if isinstance(value, dict) else value
