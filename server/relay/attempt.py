@@ -184,22 +184,26 @@ class Attempt:
 
         Raises the same errors as `rest`, but leaves a failure in the frames to it.
         """
+        broken = None
         while not self.intake.over:
             if not more:
                 await pump.catch_up()
-                if self.intake.over:
-                    return
+            more = False
             try:
-                refused = await push(response, pump)
+                if self.intake.over or not await push(response, pump):
+                    break
             except SinkError as error:
                 raise error.take() from None
             except FOREIGN as error:
-                self._broke_off(error)
-                return
-            if not refused:
-                self._ended()
-                return
-            more = False
+                broken = error
+                break
+        await pump.catch_up()  # the end may have come with a read of which something is left
+        if self.intake.over:
+            return
+        if broken is None:
+            self._ended()
+        else:
+            self._broke_off(broken)
 
     async def _more(self, response: aiohttp.ClientResponse) -> bytes:
         """Return what the last read has left, in a turn of its own; else as `_read`."""

@@ -8,7 +8,7 @@ import asyncio
 import inspect
 import ssl
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any, Protocol, cast
 
 import aiohttp
@@ -198,11 +198,15 @@ def _first(parts: Any, size: int) -> bytes:
     if len(parts) == 1:
         first: bytes = parts.pop()
         return first
-    # Chunks of one byte make thousands of parts, and `popleft` moves all that follow.
     ends = accumulate(map(len, parts))
     count = next((number for number, end in enumerate(ends, 1) if end >= size), len(parts))
-    first = b"".join(parts[:count])
-    del parts[:count]
+    first = b"".join(islice(parts, count))
+    if isinstance(parts, SmallDeque):
+        # Chunks of one byte make thousands of parts, and its `popleft` moves all that follow.
+        del parts[:count]
+    else:
+        for _ in range(count):
+            parts.popleft()
     return first
 
 
