@@ -118,8 +118,8 @@ class Stats:
                 "stream_id": entry.stream_id,
                 "target": entry.target,
                 "at": entry.at,
-                "error": entry.error,
                 **_milliseconds(entry.phases),
+                **({} if entry.error is None else {"error": entry.error}),
             }
             for entry in reversed(self._recent)
             if sees(entry.owner)

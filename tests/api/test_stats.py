@@ -50,7 +50,7 @@ async def test_says_how_long_first_tokens_take(provider: Provider, model: str) -
     assert sum(minute["count"] for minute in stats["minutes"]) == 3
     assert [one["stream_id"] for one in stats["recent"]] == ids
     assert stats["recent"][0]["first_token"] > 250
-    assert {one["error"] for one in stats["recent"]} == {None}
+    assert {one.get("error") for one in stats["recent"]} == {None}
     assert stats["breakers"] == {"local/*": "closed"}
 
 
@@ -63,7 +63,7 @@ async def test_says_how_attempts_failed(provider: Provider, model: str) -> None:
             await answer.read()
         await gateway.idle()
         recent = (await _stats(gateway.root))["recent"]
-    assert [one["error"] for one in recent] == [None, "upstream_server_error"]
+    assert [one.get("error") for one in recent] == [None, "upstream_server_error"]
 
 
 async def test_shows_nobody_elses_streams(provider: Provider, model: str) -> None:
@@ -149,7 +149,7 @@ async def test_a_slow_upstream(provider: Provider, model: str) -> None:
 
 async def test_a_slow_client(provider: Provider, model: str) -> None:
     """The time that it did not read is drain time: of its target, in the metrics, and in the stream's log line."""
-    await provider.script(model, {"tokens": 3000, "big": 1000})
+    await provider.script(model, {"tokens": 3000, "big": 3000})
 
     async def ask(_number: int) -> float:
         async with in_process(provider.url) as gateway:

@@ -177,6 +177,7 @@ KEYS: dict[str, tuple[list[Any], list[Any]]] = {
     'upstreams[0].headers."a b"': ([], ["a"]),
     "upstreams[0].headers.authorization": ([], ["Bearer x"]),
     "upstreams[0].api": (["chat", "other"], ["", "a b", 1, []]),
+    "upstreams[0].background": (["asked", "always", "never"], ["", "Always", True, 1, []]),
     "upstreams[0].auth": (["bearer", "api-key", "x-api-key"], ["", "Bearer", "basic", 1, []]),
     "upstreams[0].query": ([{}, {"api-version": "2026-10-01", "$x": ""}], ["api-version=1", [], 1]),
     "upstreams[0].query.a": (["", "a b&c=%"], ["é", "a\n", 1, []]),

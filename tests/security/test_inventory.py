@@ -65,15 +65,15 @@ async def test_methods(gateway, method) -> None:
 
 
 async def test_properties_of_a_stream(provider, model) -> None:
-    """A stream shows the fields of the contract, and neither its owner nor its request nor its upstream."""
+    """A stream shows the fields of the contract, to an admin its owner, too, and not its request or its upstream."""
     async with in_process(provider.url, keys=[key("alice"), key("root", admin=True)]) as gateway:
         answer = await complete(gateway.root, model, headers=bearer("alice"))
         stream = answer.headers["x-stream-id"]
-        for who in ("alice", "root"):
+        for who, fields in (("alice", LISTED), ("root", LISTED | {"owner"})):
             [listed] = (await call(gateway.root, "GET", "/v1/streams", headers=bearer(who))).json["data"]
-            assert listed.keys() == LISTED
+            assert listed.keys() == fields
             state = (await call(gateway.root, "GET", f"/v1/streams/{stream}", headers={**bearer(who), **JSON})).json
-            assert state.keys() == LISTED | {"usage", "error"}
+            assert state.keys() == fields | {"usage", "error"}
             assert "Say it." not in str(state)
 
 
