@@ -51,10 +51,8 @@ class Log(Protocol):
         Raises StoreError from a log that returns None: nothing was added.
         """
 
-    async def append(self, records: Sequence[Record], ending: Ending | None = None, shown: Shown | None = None) -> None:
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records, all or none. They may be shown on return. With `ending`, the last one is the ending record.
-
-        A log that commits later calls `shown` like `put`, before this returns.
 
         Appends that wait at the same time are added in the order of their calls. A call that is cancelled returns when
         it is decided: if it was made, `tail` and `ending` say so.

@@ -253,25 +253,15 @@ class Stream:
     async def finish(self, records: Sequence[Record], ending: Ending) -> None:
         """Log the last records with the ending, once, and show them."""
         try:
-            await self.log.append(records, ending, self._finished)
+            await self.log.append(records, ending)
         finally:  # a cancelled call may have been made, and another instance may have ended the log instead
-            if self.log.ending == ending:
-                self._finished(records, self.log.tail, self.log.size)
-
-    def _finished(self, records: Sequence[Record], tail: int, size: int) -> None:
-        """Show the last records, once. A log that commits later calls this with the commit.
-
-        A reader would otherwise find them before they are shown, and read them from the store.
-        """
-        ending = self.log.ending
-        if ending is None or self.ended.is_set():
-            return
-        self.move(ending.state)
-        self.ended.set()
-        self._show(records, tail, size)
-        for reader in self.readers:
-            reader.wake.set()
-        self._room.set()
+            if self.log.ending == ending and not self.ended.is_set():
+                self.move(ending.state)
+                self.ended.set()
+                self._show(records, self.log.tail, self.log.size)
+                for reader in self.readers:
+                    reader.wake.set()
+                self._room.set()
 
     def _show(self, records: Sequence[Record], tail: int, size: int) -> None:
         """Write records to the readers that have seen everything before them. The last record is number `tail`."""

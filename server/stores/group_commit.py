@@ -172,9 +172,9 @@ class BatchedLog:
         self._put(write)
         return write
 
-    async def append(self, records: Sequence[Record], ending: Ending | None = None, shown: Shown | None = None) -> None:
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records; returns when they are durable. Raises Fenced, StoreError."""
-        write = Append(self, records, ending, shown)
+        write = Append(self, records, ending)
         self._put(write)
         await write.decided()
 

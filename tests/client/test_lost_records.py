@@ -67,32 +67,36 @@ def redis(tmp_path: Path) -> Iterator[ForgetfulRedis]:
 
 
 @asynccontextmanager
-async def losing(provider: Provider, redis: ForgetfulRedis) -> AsyncIterator[CuttingProxy]:
-    """Run a gateway behind a proxy that cuts a stream's first connection, and lose 30 records or more meanwhile."""
+async def losing(provider: Provider, model: str, redis: ForgetfulRedis) -> AsyncIterator[CuttingProxy]:
+    """Run a gateway behind a proxy that cuts a stream's first connection, and lose 50 records meanwhile."""
+    await provider.script(model, {"pieces": WORDS, "rate": 100, "gate_at": [60, 110, 140]})
     tables = {"store": {"kind": "redis", "url": redis.server.url}}
     async with in_process(provider.url, **tables) as gateway, cutting(gateway.port, [3000]) as proxy:
         proxy.cuts_of = CREATING
 
         async def lose(_made: int) -> None:
             proxy.drop()  # a browser has more connections, and would be back before anything is lost
-            written = await _grown(gateway, 0)
+            await _grown(gateway, 60)
             await asyncio.to_thread(redis.remember)
-            written = await _grown(gateway, written + 30)
+            await provider.open(model)
+            await _grown(gateway, 110)
             await asyncio.to_thread(redis.forget)
-            await _grown(gateway, written + 5)  # the relay has found out, and written on
+            await provider.open(model)
+            await _grown(gateway, 140)  # the relay has found out, and written on
+            await provider.open(model)
 
         proxy.on_cut = lose
         yield proxy
 
 
-async def _grown(gateway: InProcess, records: int) -> int:
-    """Wait until the one live stream has more than so many records; return how many."""
+async def _grown(gateway: InProcess, records: int) -> None:
+    """Wait until the one live stream has so many records."""
 
-    async def tail() -> int:
+    async def there() -> bool:
         (live,) = internals.live_streams(gateway.app)
-        return live.stream.log.tail if live.stream.log.tail > records else 0
+        return live.stream.log.tail >= records
 
-    return int(await wire.until(tail, 20.0))
+    await wire.until(there, 60.0)
 
 
 def check_gap(message: str, code: str | None, said: str) -> None:
@@ -106,9 +110,8 @@ def check_gap(message: str, code: str | None, said: str) -> None:
 
 async def test_async_sdk(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """AsyncOpenAI raises an APIError of code `gap` that names the lost records."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
     said = ""
-    async with losing(provider, redis) as proxy, resuming_http_client(base_url=proxy.url, patience=QUICK) as http:
+    async with losing(provider, model, redis) as proxy, resuming_http_client(base_url=proxy.url, patience=QUICK) as http:
         client = openai.AsyncOpenAI(api_key="none", http_client=http)
         stream = await client.chat.completions.create(model=model, messages=QUESTION, stream=True)
         try:
@@ -121,7 +124,6 @@ async def test_async_sdk(provider: Provider, model: str, redis: ForgetfulRedis) 
 
 async def test_sync_sdk(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """OpenAI, the sync client, raises the same error."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
     said: list[str] = []
 
     def ask(url: str) -> None:
@@ -130,7 +132,7 @@ async def test_sync_sdk(provider: Provider, model: str, redis: ForgetfulRedis) -
             stream = client.chat.completions.create(model=model, messages=QUESTION, stream=True)
             said.extend(chunk.choices[0].delta.content or "" for chunk in stream)
 
-    async with losing(provider, redis) as proxy:
+    async with losing(provider, model, redis) as proxy:
         with pytest.raises(openai.APIError) as raised:
             await asyncio.to_thread(ask, proxy.url)
     check_gap(raised.value.message, raised.value.code, "".join(said))
@@ -138,9 +140,8 @@ async def test_sync_sdk(provider: Provider, model: str, redis: ForgetfulRedis) -
 
 async def test_langchain(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """LangChain's ChatOpenAI passes the SDK's error on."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
     said = ""
-    async with losing(provider, redis) as proxy, resuming_http_client(patience=QUICK) as http:
+    async with losing(provider, model, redis) as proxy, resuming_http_client(patience=QUICK) as http:
         chat = ChatOpenAI(model=model, base_url=proxy.url, api_key="none", http_async_client=http, max_retries=0)
         try:
             async for chunk in chat.astream("Tell me."):
@@ -152,25 +153,22 @@ async def test_langchain(provider: Provider, model: str, redis: ForgetfulRedis) 
 
 async def test_javascript_sdk(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """OpenAI's JavaScript SDK throws the same error over `resumingFetch`."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
-    async with losing(provider, redis) as proxy:
+    async with losing(provider, model, redis) as proxy:
         said = await node("openai_sdk.mjs", proxy.url, model)
     check_gap(said["error"]["message"], said["error"]["code"], "".join(said["texts"]))
 
 
 async def test_vercel(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """Vercel's AI SDK gives it as an error part of its stream."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
-    async with losing(provider, redis) as proxy:
+    async with losing(provider, model, redis) as proxy:
         said = await node("vercel_ai.mjs", proxy.url, model)
     check_gap(said["errors"][0], "gap", "".join(said["texts"]))
 
 
 async def test_tail(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """`sluiceway tail` prints what there is up to the gap, says what is lost, and fails."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
     body = {"model": model, "messages": QUESTION, "stream": True}
-    async with losing(provider, redis) as proxy:
+    async with losing(provider, model, redis) as proxy:
         with pytest.raises(aiohttp.ClientError):
             async with aiohttp.request(
                 "POST", proxy.url + "/chat/completions", json=body, headers={"X-On-Disconnect": "continue"}
@@ -183,8 +181,7 @@ async def test_tail(provider: Provider, model: str, redis: ForgetfulRedis) -> No
 
 async def test_native(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """In the native form the `gap` is an event between those before and those after it, and the stream goes on."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
-    async with losing(provider, redis) as proxy, resuming_http_client(base_url=proxy.root, patience=QUICK) as http:
+    async with losing(provider, model, redis) as proxy, resuming_http_client(base_url=proxy.root, patience=QUICK) as http:
         response = await http.post("/api/stream", json={"model": model, "prompt": "Tell me."})
         events = Decoder().feed(response.content)
     at = [event.type for event in events].index(b"gap")
@@ -202,8 +199,7 @@ async def test_native(provider: Provider, model: str, redis: ForgetfulRedis) -> 
 
 async def test_stream_events(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """`StreamEvents` dispatches the `gap` and what follows it."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
-    async with losing(provider, redis) as proxy:
+    async with losing(provider, model, redis) as proxy:
         said = await node(
             "stream_events.mjs", proxy.root + "/api/stream", json.dumps({"model": model, "prompt": "Tell me."})
         )
@@ -214,8 +210,7 @@ async def test_stream_events(provider: Provider, model: str, redis: ForgetfulRed
 
 async def test_console(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """The console marks where events are missing, and shows what comes after."""
-    await provider.script(model, {"pieces": WORDS, "rate": 100})
-    async with losing(provider, redis) as proxy:
+    async with losing(provider, model, redis) as proxy:
         said = await console(proxy.root, "gap", model)
     check(said)
     before, after = said["around"]

@@ -103,12 +103,7 @@ class MemoryLog:
         self._packed.add(self._unpacked)
         self._unpacked = []
 
-    async def append(
-        self,
-        records: Sequence[Record],
-        ending: Ending | None = None,
-        shown: Shown | None = None,  # noqa: ARG002 — the Log protocol's
-    ) -> None:
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records; never suspends. Raises StoreError after the ending."""
         self.put(records)
         if ending is not None:

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 import orjson
 
 from server.core.errors import StoreError
-from server.core.ports import Shown
 from server.core.records import Beginning, Ending, Record, dump_ending, load_ending, upper_bound, writable
 from server.stores.group_commit import Append, BatchedLog, Batches, Write, fenced
 from server.stores.ownership import Ownership
@@ -58,11 +57,11 @@ class RedisLog(BatchedLog):
         self.last_activity, self.target = float(active), target.decode("utf-8", "replace")
         self.ending = load_ending(ending) if ending is not None else None
 
-    async def append(self, records: Sequence[Record], ending: Ending | None = None, shown: Shown | None = None) -> None:
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records; see `server.core.ports.Log`. An ending that cannot be written fails here, not in the batch."""
         if ending is not None:
             dump_ending(ending)
-        await super().append(records, ending, shown)
+        await super().append(records, ending)
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`. Raises StoreError."""

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from server.core.errors import Deleted
-from server.core.ports import Shown
 from server.core.records import Beginning, Ending, Record, dump_ending, resume_at, upper_bound
 from server.stores.group_commit import BatchedLog, Batches
 from server.stores.runs import Run
@@ -34,11 +33,11 @@ class SqliteLog(BatchedLog):
         self._store = store
         self._chunks: deque[Run] = deque(maxlen=CHUNKS_KEPT)  # those that were read last
 
-    async def append(self, records: Sequence[Record], ending: Ending | None = None, shown: Shown | None = None) -> None:
+    async def append(self, records: Sequence[Record], ending: Ending | None = None) -> None:
         """Add records; see `server.core.ports.Log`. An ending that cannot be written fails here, not in the batch."""
         if ending is not None:
             dump_ending(ending)
-        await super().append(records, ending, shown)
+        await super().append(records, ending)
 
     async def read(self, after: int, max_bytes: int) -> Sequence[Record]:
         """Return records after `after`. Those of a live log nearly always come from memory. Raises StoreError."""
