@@ -141,8 +141,7 @@ class StdioServer:
             if len(rest) > MAX_SAID * 4:
                 whole, rest = [*whole, rest], b""
             if clock.time() - second >= 1.0:
-                if dropped:
-                    log.warning("mcp server said more", server=self._name, dropped=dropped)
+                self._say_dropped(dropped)
                 second, lines, dropped = clock.time(), 0, 0
             shown = whole[: max(SAID_EACH_SECOND - lines, 0)]
             lines, dropped = lines + len(shown), dropped + len(whole) - len(shown)
@@ -151,6 +150,11 @@ class StdioServer:
                     log.info("mcp server said", server=self._name, text=text)
         if text := self._clean(rest):
             log.info("mcp server said", server=self._name, text=text)
+        self._say_dropped(dropped)
+
+    def _say_dropped(self, lines: int) -> None:
+        if lines:
+            log.warning("mcp server said more", server=self._name, dropped=lines)
 
     def _clean(self, line: bytes) -> str:
         """Return a line without control characters and secrets, and not too long."""

@@ -57,6 +57,8 @@ class CuttingProxy:
     async def stop(self) -> None:
         """Stop listening, and cut every connection."""
         self._server.close()
+        for _ in range(5):  # turns of the loop until what was accepted has its task, which closes it
+            await asyncio.sleep(0)
         self.drop()
         for task in list(self._tasks):
             task.cancel()
