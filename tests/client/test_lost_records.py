@@ -111,7 +111,10 @@ def check_gap(message: str, code: str | None, said: str) -> None:
 async def test_async_sdk(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """AsyncOpenAI raises an APIError of code `gap` that names the lost records."""
     said = ""
-    async with losing(provider, model, redis) as proxy, resuming_http_client(base_url=proxy.url, patience=QUICK) as http:
+    async with (
+        losing(provider, model, redis) as proxy,
+        resuming_http_client(base_url=proxy.url, patience=QUICK) as http,
+    ):
         client = openai.AsyncOpenAI(api_key="none", http_client=http)
         stream = await client.chat.completions.create(model=model, messages=QUESTION, stream=True)
         try:
@@ -181,7 +184,10 @@ async def test_tail(provider: Provider, model: str, redis: ForgetfulRedis) -> No
 
 async def test_native(provider: Provider, model: str, redis: ForgetfulRedis) -> None:
     """In the native form the `gap` is an event between those before and those after it, and the stream goes on."""
-    async with losing(provider, model, redis) as proxy, resuming_http_client(base_url=proxy.root, patience=QUICK) as http:
+    async with (
+        losing(provider, model, redis) as proxy,
+        resuming_http_client(base_url=proxy.root, patience=QUICK) as http,
+    ):
         response = await http.post("/api/stream", json={"model": model, "prompt": "Tell me."})
         events = Decoder().feed(response.content)
     at = [event.type for event in events].index(b"gap")
