@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from openai.types.responses import (
@@ -47,6 +48,9 @@ def listed(value: Any) -> Any:
     return value if isinstance(value, str | int | float) else None
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Generating overly large repr"
+)  # of the strategies, which Hypothesis makes now and then
 @given(st.from_type(ResponseCreateParamsStreaming), ITEMS, TOOLS)
 def test_any_request_of_the_specification(fields: Any, items: list[Any], tools: list[Any]) -> None:
     """Whatever the specification allows becomes a chat request that can be written, or is refused by name."""
