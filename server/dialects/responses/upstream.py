@@ -170,11 +170,11 @@ class ResponsesTranslator(Translator):
                 self.running = response["id"]
         elif kind in events.TERMINAL:
             self.running = ""
-            reason = finish_reason(event["response"])
-            if reason is None:
+            end = self._chunks.end(event["response"])
+            if end is None:
                 raise _failure(event["response"])
             self.done = True
-            return self._of({}, reason)
+            return self._of(*end)
         delta = self._chunks.delta(kind, event)
         return NOTHING if delta is None else self._of(delta)
 

@@ -160,9 +160,14 @@ class ResponsesWriter(Writer):
         What begins and ends a response is the writer's own: after a recovery there is one response all the same.
         """
         kind = str(event["type"])
+        if kind in events.TERMINAL and not len(self._output):  # all that this upstream tells
+            for item in (event.get("response") or {}).get("output") or ():
+                self._pass_on(records, {"type": events.ITEM_DONE, "output_index": len(self._output), "item": item})
         if kind in events.LIFECYCLE or not kind.startswith("response."):  # such as OpenAI's `keepalive`
             return
         try:
+            if kind == events.ITEM_DONE and event["output_index"] == len(self._output):  # it was never added
+                self._emit(records, events.ITEM_ADDED, output_index=event["output_index"], item=event["item"])
             self._emit(records, kind, **{name: value for name, value in event.items() if name not in NUMBERED})
         except (LookupError, TypeError, AttributeError) as error:
             words = f"The upstream's event {kind[:100]!r} is out of place."
